@@ -1,0 +1,1 @@
+"""Adapters: a Step becomes a command, a TFX component or a KFP component."""

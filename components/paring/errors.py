@@ -1,0 +1,94 @@
+"""The exceptions that Paring raises on purpose, and the exit code of each.
+
+Every one says what was wrong, what was received, and what to do about it, so
+that the command line can show it whole without a traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ParingError(Exception):
+    """Base of all expected errors.
+
+    Args:
+        what: What was wrong, naming the file or argument.
+        received: The value that was received, or "" where `what` holds it.
+        remedy: What the user can do.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, received: object = "", remedy: str = "") -> None:
+        self.what = what
+        self.received = str(received)
+        self.remedy = remedy
+        parts = [what]
+        if self.received:
+            parts.append(f"received: {self.received}")
+        if remedy:
+            parts.append(f"to fix it: {remedy}")
+        super().__init__("\n  ".join(parts))
+
+
+class ParameterError(ParingError):
+    """A parameter, option, recipe or step name that can't be taken."""
+
+    exit_code = 2
+
+
+class ModelError(ParingError):
+    """A path that holds no model, or one that can't be read."""
+
+    exit_code = 10
+
+
+class UntrustedModelError(ModelError):
+    """A model that carries code of its own, which is not run unasked."""
+
+    exit_code = 11
+
+
+class ExamplesError(ParingError):
+    """Examples that are missing, broken, or not what the model takes."""
+
+    exit_code = 12
+
+
+class UnsupportedError(ParingError):
+    """A method that can't be applied to this model; the others still can."""
+
+    exit_code = 13
+
+
+class MissingDependencyError(ParingError):
+    """A library or a device that this step needs is not there."""
+
+    exit_code = 14
+
+
+class OutputError(ParingError):
+    """A place that can't be written, or holds something that isn't ours."""
+
+    exit_code = 15
+
+
+class StepFailedError(ParingError):
+    """A step broke in a way nobody foresaw, or one of its inputs had failed."""
+
+    exit_code = 16
+
+
+class ArtifactTypeError(ParingError):
+    """An artifact of another type than the one asked for."""
+
+    exit_code = 17
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

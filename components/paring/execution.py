@@ -1,0 +1,253 @@
+"""Run one step on paths: what every adapter does once its inputs are local.
+
+Checks types and parameters, gives the step an empty folder for each output,
+writes each output's record with its lineage, and puts the folders in place by
+renaming, so that a step that fails or is interrupted leaves what was there.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paring.artifacts import Artifact, Failure, content_digest, read_record
+from paring.errors import (
+    OutputError,
+    ParameterError,
+    ParingError,
+    StepFailedError,
+    UnsupportedError,
+    nearest,
+)
+from paring.step import InputSpec, Scalar, Step
+
+_LIBRARIES = (
+    "tensorflow",
+    "tf-keras",
+    "keras",
+    "tensorflow-model-optimization",
+    "ai-edge-litert",
+    "numpy",
+    "paring",
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a step.
+
+    Attributes:
+        inputs: A path for each input, or a mapping of paths for a family.
+        outputs: The folder that each output shall become.
+        parameters: Values as received; text and doubles are converted.
+        tolerate: Record a failure in the outputs instead of raising it, so
+            that one candidate that can't be built does not end the others.
+        identity: What the caller calls this work, kept in the record.
+    """
+
+    inputs: Mapping[str, Path | Mapping[str, Path]]
+    outputs: Mapping[str, Path]
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    tolerate: bool = False
+    identity: str = ""
+
+
+def execute(step: Step, call: Call) -> dict[str, Artifact]:
+    """Run `step` and return its outputs by name, with their facts.
+
+    Raises:
+        ParameterError: Names or values of the call don't fit the step.
+        ArtifactTypeError: An input is of another type.
+        OutputError: An output folder can't be written, or holds other things.
+        ParingError: Whatever the step raised, unless `call.tolerate`.
+    """
+    parameters = step.parse_parameters(call.parameters)
+    _check_names(step, "output", call.outputs, set(step.outputs), set(step.outputs))
+    required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
+    _check_names(step, "input", call.inputs, set(step.inputs), required)
+    inputs = {
+        name: _load_input(name, spec, call.inputs.get(name))
+        for name, spec in step.inputs.items()
+    }
+    lineage = {
+        "step": step.name,
+        "version": step.version,
+        "identity": call.identity,
+        "parameters": parameters,
+        "inputs": {name: _describe(value) for name, value in inputs.items()},
+        "environment": environment(),
+    }
+    with _staged(call.outputs) as staged:
+        outputs = {
+            name: kind(staged[name], lineage={**lineage, "output": name})
+            for name, kind in step.outputs.items()
+        }
+        failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
+        for output in outputs.values():
+            if failure is not None:
+                _empty(output.path)
+                output.failure = failure
+            output.save()
+    for name, output in outputs.items():
+        output.path = call.outputs[name]
+    return outputs
+
+
+def _attempt(
+    step: Step,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Artifact],
+    parameters: Mapping[str, Scalar],
+    tolerate: bool,
+) -> Failure | None:
+    """Call the function; the failure to record, or None where it worked."""
+    failed = [v.failure for v in inputs.values() if isinstance(v, Artifact) and v.failure]
+    if failed:
+        if tolerate:
+            return failed[0]
+        raise StepFailedError(
+            f"an input of {step.name} could not be made: {failed[0].reason}",
+            remedy=f"look at step {failed[0].step}",
+        )
+    try:
+        step.function(**inputs, **outputs, **parameters)
+    except UnsupportedError as error:
+        if not tolerate:
+            raise
+        return Failure("unsupported", step.name, str(error))
+    except ParingError as error:
+        if not tolerate:
+            raise
+        return Failure("failed", step.name, str(error))
+    except Exception as error:
+        # Whatever a library throws at one candidate must not end the others;
+        # where nothing is tolerated it goes up as it is, for --debug.
+        if not tolerate:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+        return Failure("failed", step.name, reason)
+    return None
+
+
+def _check_names(
+    step: Step, what: str, given: Mapping[str, object], known: set[str], required: set[str]
+) -> None:
+    for name in given:
+        if name not in known:
+            raise ParameterError(
+                f"step {step.name} has no {what} {name!r}", remedy=nearest(name, known)
+            )
+    missing = sorted(required - set(given))
+    if missing:
+        raise ParameterError(
+            f"step {step.name} needs {what} {', '.join(missing)}",
+            remedy=f"give --{missing[0].replace('_', '-')} PATH",
+        )
+
+
+def _load_input(
+    name: str, spec: InputSpec, given: Path | Mapping[str, Path] | None
+) -> Artifact | dict[str, Artifact] | None:
+    if isinstance(given, Mapping):
+        return {key: _load_one(f"{name} {key}", spec, path) for key, path in given.items()}
+    if given is None:
+        return {} if spec.family else None
+    return _load_one(name, spec, given)
+
+
+def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
+    if not path.exists():
+        raise ParameterError(
+            f"{name}: there is nothing at this path",
+            received=path,
+            remedy=f"give the path of a {spec.type.__name__}",
+        )
+    artifact = spec.type.load(path)
+    if not artifact.digest and artifact.failure is None:
+        artifact.digest = content_digest(path)
+    return artifact
+
+
+def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
+    """An input's type, digest and own lineage, for the record."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _describe(one) for key, one in value.items()}
+    described: dict[str, Any] = {"type": type(value).__name__, "digest": value.digest}
+    if value.lineage:
+        described["lineage"] = value.lineage
+    else:
+        described["path"] = str(value.path)
+    return described
+
+
+@contextmanager
+def _staged(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Empty folders beside the outputs, renamed onto them at the end."""
+    staged: dict[str, Path] = {}
+    try:
+        for name, path in outputs.items():
+            _check_replaceable(name, path)
+            staged[name] = path.with_name(f".{path.name}.partial-{os.getpid()}")
+            try:
+                staged[name].mkdir(parents=True)
+            except OSError as error:
+                raise OutputError(
+                    f"{name}: this folder can't be written",
+                    received=f"{path} ({error.strerror})",
+                    remedy="give a folder that you may write to",
+                ) from error
+        yield staged
+        for name, path in outputs.items():
+            _replace(staged[name], path)
+    finally:
+        for folder in staged.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaceable(name: str, path: Path) -> None:
+    if not path.exists():
+        return
+    if path.is_dir() and (not any(path.iterdir()) or read_record(path) is not None):
+        return
+    raise OutputError(
+        f"{name}: this path holds something that Paring did not write",
+        received=path,
+        remedy="give a new or empty folder",
+    )
+
+
+def _replace(staged: Path, path: Path) -> None:
+    """Put `staged` in the place of `path`, an empty or earlier output."""
+    if not path.exists():
+        staged.rename(path)
+        return
+    old = path.with_name(f".{path.name}.old-{os.getpid()}-{time.monotonic_ns()}")
+    path.rename(old)
+    staged.rename(path)
+    shutil.rmtree(old)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def environment() -> dict[str, str]:
+    """The versions that lineage records, by distribution name."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions

@@ -1,0 +1,199 @@
+"""`@step` turns a plain function into a pipeline step.
+
+The function's signature is the whole declaration: artifacts stand before the
+`*`, scalars after it. A step knows no orchestrator, no image, no URI scheme
+and no other step; the adapters give it to each of those worlds.
+
+    @step
+    def prune(
+        model: Input[Model],
+        pruned: Output[PrunedModel],
+        *,
+        sparsity: Annotated[float, Ge(0), Lt(1)] = 0.5,
+    ) -> None:
+        '''Zero the smallest weights of `model`.'''
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
+
+from paring.artifacts import Artifact
+from paring.errors import ParameterError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Role:
+    name: str
+
+
+Input = Annotated[T, _Role("input")]
+"""One artifact that the step reads; `Input[T | None]` may be left out."""
+
+Inputs = Annotated[Mapping[str, T], _Role("inputs")]
+"""A named family of artifacts, handed in as a mapping; failed members too."""
+
+Output = Annotated[T, _Role("output")]
+"""One artifact that the step makes, in its empty folder `path`."""
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: its type, whether it is a family, whether it may be absent."""
+
+    type: type[Artifact]
+    family: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter: its annotation with bounds, Python type and default."""
+
+    annotation: Any
+    type: type[Scalar]
+    default: Scalar
+    choices: tuple[str, ...] = ()
+
+    def parse(self, name: str, value: object) -> Scalar:
+        """`value` as this parameter's type, checked against its bounds.
+
+        Text is read as the type's literal, and a whole float as an int, since
+        KFP hands every number over as a double.
+
+        Raises:
+            ParameterError: It is of another type, or out of bounds.
+        """
+        # Imported late: printing the Dag needs no validation of user input.
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            parsed: Scalar = TypeAdapter(self.annotation).validate_python(value)
+        except ValidationError as error:
+            detail = error.errors()[0]["msg"].lower()
+            raise ParameterError(
+                f"{name}: {detail}",
+                received=value,
+                remedy=f"give a value in bounds; the default is {self.default}",
+            ) from error
+        # nan passes pydantic's bounds only where there are none.
+        if isinstance(parsed, float) and parsed != parsed:
+            raise ParameterError(f"{name}: must be a number", received=value)
+        return parsed
+
+
+@dataclass(frozen=True)
+class Step:
+    """A declared step; see the module's text.
+
+    Attributes:
+        name: The function's name, which is the command's and the file's too.
+        function: The function itself.
+        inputs, outputs, parameters: The declaration, in the signature's order.
+        version: Raised by whoever changes what the step makes; part of every
+            node's identity, since no orchestrator's cache looks at code.
+        measures: Whether the result depends on the machine, which then is part
+            of the identity too.
+    """
+
+    name: str
+    function: Callable[..., None]
+    inputs: Mapping[str, InputSpec]
+    outputs: Mapping[str, type[Artifact]]
+    parameters: Mapping[str, ParameterSpec]
+    version: str = "1"
+    measures: bool = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Call the function as it stands, without checks or a record."""
+        self.function(*args, **kwargs)
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring, on one line."""
+        text = inspect.getdoc(self.function) or ""
+        return " ".join(text.split("\n\n")[0].split())
+
+    def parse_parameters(self, given: Mapping[str, object]) -> dict[str, Scalar]:
+        """All parameters: those given, parsed and checked, and the defaults.
+
+        Raises:
+            ParameterError: An unknown name, or a value that can't be taken.
+        """
+        for name in given:
+            if name not in self.parameters:
+                raise ParameterError(
+                    f"step {self.name} has no parameter {name!r}",
+                    received=given[name],
+                    remedy=nearest(name, self.parameters),
+                )
+        return {
+            name: spec.parse(f"{self.name}: {name}", given[name])
+            if name in given
+            else spec.default
+            for name, spec in self.parameters.items()
+        }
+
+
+@overload
+def step(function: Callable[..., None]) -> Step: ...
+@overload
+def step(
+    *, version: str = ..., measures: bool = ...
+) -> Callable[[Callable[..., None]], Step]: ...
+def step(
+    function: Callable[..., None] | None = None,
+    *,
+    version: str = "1",
+    measures: bool = False,
+) -> Step | Callable[[Callable[..., None]], Step]:
+    """Declare a function as a step; see the module's text and `Step`."""
+    if function is not None:
+        return _declare(function, version, measures)
+    return lambda declared: _declare(declared, version, measures)
+
+
+def _declare(function: Callable[..., None], version: str, measures: bool) -> Step:
+    hints = get_type_hints(function, include_extras=True)
+    inputs: dict[str, InputSpec] = {}
+    outputs: dict[str, type[Artifact]] = {}
+    parameters: dict[str, ParameterSpec] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = hints[name]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            parameters[name] = _parameter(function, parameter, hint)
+            continue
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        role = next((note.name for note in notes if isinstance(note, _Role)), None)
+        if role is None:
+            raise TypeError(f"{function.__name__}: {name} is no Input or Output")
+        if role == "output":
+            outputs[name] = kind
+        elif role == "inputs":
+            inputs[name] = InputSpec(get_args(kind)[1], family=True)
+        elif get_origin(kind) in (Union, types.UnionType):
+            inputs[name] = InputSpec(get_args(kind)[0], optional=True)
+        else:
+            inputs[name] = InputSpec(kind)
+    return Step(
+        function.__name__, function, inputs, outputs, parameters, version, measures
+    )
+
+
+def _parameter(
+    function: Callable[..., None], parameter: inspect.Parameter, hint: Any
+) -> ParameterSpec:
+    if parameter.default is inspect.Parameter.empty:
+        raise TypeError(f"{function.__name__}: {parameter.name} needs a default")
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(plain) is Literal:
+        return ParameterSpec(hint, str, parameter.default, get_args(plain))
+    if plain not in (str, int, float, bool):
+        raise TypeError(f"{function.__name__}: {parameter.name} is no scalar")
+    return ParameterSpec(hint, plain, parameter.default)

@@ -1,0 +1,1 @@
+"""Functions on live TensorFlow objects, shared by the steps."""

@@ -1,0 +1,1 @@
+"""The pipeline: recipes, the Dag, and the places it runs."""
