@@ -73,8 +73,7 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
     _check_names(step, "input", call.inputs, set(step.inputs), required)
     inputs = {
-        name: _load_input(name, spec, call.inputs.get(name))
-        for name, spec in step.inputs.items()
+        name: _load_input(name, spec, call.inputs.get(name)) for name, spec in step.inputs.items()
     }
     lineage = {
         "step": step.name,

@@ -18,7 +18,17 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from paring.artifacts import Artifact
 from paring.errors import ParameterError, nearest
@@ -134,9 +144,7 @@ class Step:
                     remedy=nearest(name, self.parameters),
                 )
         return {
-            name: spec.parse(f"{self.name}: {name}", given[name])
-            if name in given
-            else spec.default
+            name: spec.parse(f"{self.name}: {name}", given[name]) if name in given else spec.default
             for name, spec in self.parameters.items()
         }
 
@@ -144,9 +152,7 @@ class Step:
 @overload
 def step(function: Callable[..., None]) -> Step: ...
 @overload
-def step(
-    *, version: str = ..., measures: bool = ...
-) -> Callable[[Callable[..., None]], Step]: ...
+def step(*, version: str = ..., measures: bool = ...) -> Callable[[Callable[..., None]], Step]: ...
 def step(
     function: Callable[..., None] | None = None,
     *,
@@ -181,9 +187,7 @@ def _declare(function: Callable[..., None], version: str, measures: bool) -> Ste
             inputs[name] = InputSpec(get_args(kind)[0], optional=True)
         else:
             inputs[name] = InputSpec(kind)
-    return Step(
-        function.__name__, function, inputs, outputs, parameters, version, measures
-    )
+    return Step(function.__name__, function, inputs, outputs, parameters, version, measures)
 
 
 def _parameter(

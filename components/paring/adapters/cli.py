@@ -1,0 +1,132 @@
+"""A Step as a command: `paring step NAME ...`, which every container runs too."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paring.artifacts import Artifact
+from paring.catalog import STEPS, find
+from paring.errors import ParameterError
+from paring.execution import Call, execute
+from paring.step import ParameterSpec, Step
+
+ShowOutputs = Callable[[Mapping[str, Artifact]], None]
+
+
+class StepGroup(click.Group):
+    """All steps of the catalog as commands, made when they are asked for."""
+
+    def __init__(self, *args: Any, show: ShowOutputs, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._show = show
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all steps."""
+        return list(STEPS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command of one step; unknown names raise ParameterError."""
+        return command(find(cmd_name), self._show)
+
+
+def command(step: Step, show: ShowOutputs = lambda outputs: None) -> click.Command:
+    """`step` as a click command.
+
+    Inputs and outputs become `--name PATH`, families `--name KEY=PATH`, given
+    once a member, and parameters `--name VALUE`; underscores become dashes.
+    `--executor-input` takes Kubeflow's JSON in place of all of them.
+
+    Args:
+        step: The step.
+        show: Called with what the step made.
+    """
+    options: list[click.Parameter] = []
+    for name, spec in step.inputs.items():
+        kind = spec.type.__name__
+        text = f"A {kind}." + (" May be left out." if spec.optional else "")
+        if spec.family:
+            text = f"A {kind}; once for each member."
+        options.append(
+            click.Option(
+                [_flag(name)],
+                multiple=spec.family,
+                metavar="KEY=PATH" if spec.family else "PATH",
+                help=text,
+            )
+        )
+    for name, kind_made in step.outputs.items():
+        text = f"The folder to write the {kind_made.__name__} to."
+        options.append(click.Option([_flag(name)], metavar="DIR", help=text))
+    options += [_parameter_option(name, spec) for name, spec in step.parameters.items()]
+    options += [
+        click.Option(
+            ["--executor-input"], metavar="JSON", help="Kubeflow's ExecutorInput.", hidden=True
+        ),
+        click.Option(
+            ["--identity"],
+            default="",
+            metavar="TEXT",
+            help="A name for this work, kept in the lineage.",
+        ),
+        click.Option(
+            ["--tolerate"], is_flag=True, help="Record a failure in the outputs and succeed."
+        ),
+    ]
+
+    def run(executor_input: str | None, identity: str, tolerate: bool, **given: Any) -> None:
+        if executor_input is not None:
+            # Imported late: only containers take this way.
+            from paring.adapters.kfp import run_executor_input
+
+            run_executor_input(step, executor_input, identity=identity, tolerate=tolerate)
+            return
+        show(execute(step, _call(step, given, identity, tolerate)))
+
+    return click.Command(
+        step.name, params=options, callback=run, help=_help(step), short_help=step.summary
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parameter_option(name: str, spec: ParameterSpec) -> click.Option:
+    # Values stay text here: the step's own parser gives the same errors
+    # through every adapter.
+    if spec.type is bool:
+        flag = _flag(name)
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=spec.default, show_default=True)
+    metavar = "|".join(spec.choices) or spec.type.__name__.upper()
+    return click.Option(
+        [_flag(name)], type=str, metavar=metavar, help=f"[default: {spec.default!r}]"
+    )
+
+
+def _help(step: Step) -> str:
+    # click shows paragraphs that begin with \b as they are.
+    paragraphs = (step.function.__doc__ or "").replace("\n    ", "\n").split("\n\n")
+    return "\n\n".join(paragraphs[:1] + [f"\b\n{one}" for one in paragraphs[1:]])
+
+
+def _call(step: Step, given: Mapping[str, Any], identity: str, tolerate: bool) -> Call:
+    inputs: dict[str, Path | dict[str, Path]] = {}
+    for name, spec in step.inputs.items():
+        if spec.family:
+            inputs[name] = dict(_member(name, text) for text in given[name])
+        elif given[name] is not None:
+            inputs[name] = Path(given[name])
+    outputs = {name: Path(given[name]) for name in step.outputs if given[name] is not None}
+    parameters = {name: given[name] for name in step.parameters if given[name] is not None}
+    return Call(inputs, outputs, parameters, tolerate, identity)
+
+
+def _member(name: str, text: str) -> tuple[str, Path]:
+    key, separator, path = text.partition("=")
+    if not (key and separator and path):
+        raise ParameterError(
+            f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"{_flag(name)} source=DIR"
+        )
+    return key, Path(path)

@@ -1,0 +1,343 @@
+"""A Step as a Kubeflow Pipelines component, and what runs in its container.
+
+    from paring.adapters.kfp import component
+    from paring.prune import prune
+
+    prune_task = component(prune, image="registry/paring@sha256:...")
+
+    @dsl.pipeline
+    def pipeline(model_uri: str, examples_uri: str):
+        ...
+        pruned = prune_task(model=trained.outputs["model"], examples=..., sparsity=0.6)
+        serve(model=pruned.outputs["pruned"])
+
+Kubeflow knows only its own artifact types and no subtypes of them, so models
+compile as system.Model, examples as system.Dataset and whatever holds figures
+as system.Metrics, which Kubeflow's page of a run draws as a table. Paring's own
+type stands in the artifact's metadata, as `paring_type`, beside the facts, and
+is checked again, by the record, when a step starts.
+
+The container's command is `paring step NAME --executor-input {{$}}`, which ends
+in `run_executor_input`. kfp itself is imported only to make components, so that
+containers start fast.
+"""
+
+import html
+import inspect
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paring.artifacts import (
+    Artifact,
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    Examples,
+    Fact,
+    ModelProfile,
+    Report,
+    Selection,
+    Servable,
+)
+from paring.errors import OutputError, ParameterError
+from paring.execution import Call, execute
+from paring.step import Step
+
+if TYPE_CHECKING:
+    from kfp import dsl
+
+FAMILY_SEPARATOR = "__"
+"""Between a family's name and a member's key, in a component's inputs."""
+
+SOURCE_DIGEST = "source_digest"
+"""A parameter of every component: names the content of what the pipeline was
+given, for Kubeflow's cache, which looks at URIs only."""
+
+FAMILY_MEMBERS = "family_members"
+"""A parameter of components with families: JSON, each member's input name to
+its key, since a key may hold what an input's name can't."""
+
+HTML_SUFFIX = "_html"
+"""Beside each Report output stands one of type system.HTML under its name with
+this suffix: the page alone, as Kubeflow shows it, since an artifact of that
+type must be the file itself."""
+
+# An argument that a pipeline's author builds from a pipeline parameter brings
+# that parameter along under such a name.
+_INJECTED = "pipelinechannel--"
+
+_METRICS = (BenchmarkMetrics, EvaluationMetrics, Selection, ModelProfile)
+
+_MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+
+
+def kfp_type(kind: type[Artifact]) -> Any:
+    """The class of kfp.dsl that stands for `kind`."""
+    from kfp import dsl
+
+    if issubclass(kind, Servable):
+        return dsl.Model
+    if issubclass(kind, Examples):
+        return dsl.Dataset
+    if issubclass(kind, _METRICS):
+        return dsl.Metrics
+    return dsl.Artifact
+
+
+def member_inputs(step: Step, members: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+    """Each family member's input name, with its family and its key.
+
+    `prune-int8` of the family `benchmarks` becomes `benchmarks__prune_int8`;
+    keys that look alike then are told apart by a number.
+
+    Args:
+        step: The step.
+        members: The keys of each family's members.
+
+    Raises:
+        ParameterError: A name in `members` is no family of the step.
+    """
+    named: dict[str, tuple[str, str]] = {}
+    for family, keys in members.items():
+        if family not in step.inputs or not step.inputs[family].family:
+            families = [name for name, spec in step.inputs.items() if spec.family]
+            raise ParameterError(
+                f"step {step.name} has no family {family!r}",
+                remedy=f"its families: {', '.join(families) or 'none'}",
+            )
+        for key in keys:
+            stem = f"{family}{FAMILY_SEPARATOR}{re.sub(r'[^A-Za-z0-9]', '_', key)}"
+            name, count = stem, 1
+            while name in named:
+                count += 1
+                name = f"{stem}_{count}"
+            named[name] = (family, key)
+    return named
+
+
+def component(
+    step: Step,
+    *,
+    image: str,
+    members: Mapping[str, Sequence[str]] | None = None,
+    name: str = "",
+    identity: str = "",
+    tolerate: bool = False,
+) -> Any:
+    """`step` as a component for use in a `@dsl.pipeline`.
+
+    Its inputs, outputs and parameters are the step's; see `SOURCE_DIGEST`,
+    `FAMILY_MEMBERS` and `HTML_SUFFIX` for what stands beside them. Call it with
+    artifacts and parameters by name, a family's members by the names that
+    `member_inputs` gives.
+
+    Args:
+        step: The step, such as `paring.prune.prune`.
+        image: The container image; named by its digest, a new one misses
+            Kubeflow's cache.
+        members: The keys of each family's members, in order: Kubeflow can't
+            gather the artifacts of several tasks into one list.
+        name: The component's name; the step's by default.
+        identity: Names the work for Kubeflow's cache, which knows no step's
+            code; the step's name and version by default.
+        tolerate: Record a failure in the outputs instead of failing the task.
+
+    Raises:
+        ParameterError: A name in `members` is no family of the step.
+    """
+    from kfp import dsl
+
+    named = member_inputs(step, members or {})
+    digest = f"{{{{$.inputs.parameters['{SOURCE_DIGEST}']}}}}"
+    command = ["paring", "step", step.name, "--executor-input", "{{$}}"]
+    # One placeholder, no nested one: the launcher replaces in no fixed order.
+    command += ["--identity", f"{identity or f'{step.name}@{step.version}'}:{digest}"]
+    if tolerate:
+        command.append("--tolerate")
+
+    def container(*_: object) -> "dsl.ContainerSpec":
+        return dsl.ContainerSpec(image=image, command=command)
+
+    container.__name__ = name or step.name
+    container.__doc__ = step.summary
+    # kfp reads a component's interface from a function's signature.
+    container.__signature__ = _signature(step, named)  # type: ignore[attr-defined]
+    return dsl.container_component(container)
+
+
+def _signature(step: Step, named: Mapping[str, tuple[str, str]]) -> inspect.Signature:
+    from kfp import dsl
+
+    required: list[inspect.Parameter] = []
+    optional: list[inspect.Parameter] = []
+
+    def add(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> None:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        entry = inspect.Parameter(name, kind, annotation=annotation, default=default)
+        (required if default is inspect.Parameter.empty else optional).append(entry)
+
+    for name, spec in step.inputs.items():
+        annotation = dsl.Input[kfp_type(spec.type)]
+        if spec.family:
+            for input_name, (family, _) in named.items():
+                if family == name:
+                    add(input_name, annotation)
+        elif spec.optional:
+            add(name, annotation, None)
+        else:
+            add(name, annotation)
+    for name, kind in step.outputs.items():
+        add(name, dsl.Output[kfp_type(kind)])
+        if issubclass(kind, Report):
+            add(f"{name}{HTML_SUFFIX}", dsl.Output[dsl.HTML])
+    for name, parameter in step.parameters.items():
+        add(name, parameter.type, parameter.default)
+    if named:
+        keys = {input_name: key for input_name, (_, key) in named.items()}
+        add(FAMILY_MEMBERS, str, json.dumps(keys))
+    add(SOURCE_DIGEST, str, "")
+    return inspect.Signature([*required, *optional])
+
+
+def local_path(uri: str) -> Path:
+    """Where Kubeflow's launcher puts what lies at `uri`, by its own rule."""
+    for scheme, mount in _MOUNTS.items():
+        if uri.startswith(scheme):
+            return Path(mount + uri.removeprefix(scheme))
+    if uri.startswith("oci://"):
+        return Path("/oci", uri.removeprefix("oci://").replace("/", "_"), "models")
+    return Path(uri)
+
+
+def run_executor_input(
+    step: Step, executor_input: str, *, identity: str = "", tolerate: bool = False
+) -> None:
+    """Run `step` as Kubeflow's launcher asks for it, and tell it the facts.
+
+    Args:
+        step: The step.
+        executor_input: The JSON that the launcher puts in place of `{{$}}`.
+            Its numbers are doubles, and of the outputs' paths only the parent
+            folders exist. The types of inputs are not looked at, since the
+            backend may leave them empty.
+        identity: What the pipeline calls this work.
+        tolerate: Record a failure in the outputs instead of raising it.
+
+    Raises:
+        ParameterError: The JSON is not an ExecutorInput of this step.
+        ParingError: What `paring.execution.execute` raises.
+    """
+    document = _read(executor_input)
+    try:
+        given = document.get("inputs", {})
+        values: dict[str, Any] = dict(given.get("parameterValues", {}))
+        artifacts = {
+            name: entry["artifacts"]
+            for name, entry in given.get("artifacts", {}).items()
+            # Empty for an optional input that is not given.
+            if entry.get("artifacts")
+        }
+        targets = {
+            name: entry["artifacts"][0]
+            for name, entry in document["outputs"].get("artifacts", {}).items()
+        }
+        output_file = Path(document["outputs"]["outputFile"])
+        members = json.loads(values.pop(FAMILY_MEMBERS, "{}"))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise _unreadable(executor_input, f"{type(error).__name__}: {error}") from error
+    values.pop(SOURCE_DIGEST, None)
+    call = Call(
+        _input_paths(step, artifacts, members),
+        {name: local_path(targets[name]["uri"]) for name in step.outputs if name in targets},
+        {name: value for name, value in values.items() if not name.startswith(_INJECTED)},
+        tolerate=tolerate,
+        identity=identity,
+    )
+    outputs = execute(step, call)
+    written = {name: _runtime_artifact(output, targets[name]) for name, output in outputs.items()}
+    for name, output in outputs.items():
+        page = targets.get(f"{name}{HTML_SUFFIX}")
+        if page and isinstance(output, Report):
+            _write_page(output, local_path(page["uri"]))
+    try:
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        output_file.write_text(json.dumps({"artifacts": written}, allow_nan=False))
+    except OSError as error:
+        raise OutputError(
+            "outputs.outputFile: this file can't be written",
+            received=f"{output_file} ({error.strerror})",
+            remedy="let the container's user write there",
+        ) from error
+
+
+def _read(executor_input: str) -> dict[str, Any]:
+    try:
+        document = json.loads(executor_input)
+    except ValueError as error:
+        raise _unreadable(executor_input, str(error)) from error
+    if not isinstance(document, dict):
+        raise _unreadable(executor_input, "it is no JSON object")
+    return document
+
+
+def _unreadable(executor_input: str, why: str) -> ParameterError:
+    shown = executor_input if len(executor_input) <= 200 else f"{executor_input[:200]}..."
+    return ParameterError(
+        f"--executor-input is not Kubeflow's ExecutorInput ({why})",
+        received=shown,
+        remedy="let Kubeflow Pipelines 2 start this command; by hand, give paths as options",
+    )
+
+
+def _input_paths(
+    step: Step, artifacts: Mapping[str, Any], members: Mapping[str, str]
+) -> dict[str, Path | dict[str, Path]]:
+    paths: dict[str, Path | dict[str, Path]] = {
+        name: {} for name, spec in step.inputs.items() if spec.family
+    }
+    for name, entries in artifacts.items():
+        if len(entries) != 1:
+            raise ParameterError(
+                f"{step.name}: input {name} takes one artifact",
+                received=f"{len(entries)} artifacts",
+                remedy="give each artifact to an input of its own",
+            )
+        path = local_path(entries[0]["uri"])
+        family = paths.get(name.partition(FAMILY_SEPARATOR)[0])
+        if name in members and isinstance(family, dict):
+            family[members[name]] = path
+        else:
+            paths[name] = path
+    return paths
+
+
+def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, Any]:
+    """What the launcher reads back; a field that it doesn't know is an error."""
+    metadata: dict[str, Fact] = {
+        name: value
+        for name, value in output.facts().items()
+        # JSON has no infinity and no nan.
+        if not (isinstance(value, float) and not math.isfinite(value))
+    }
+    metadata["paring_type"] = type(output).__name__
+    if output.failure:
+        metadata["outcome"] = output.failure.outcome
+        metadata["reason"] = output.failure.reason
+    runtime = {"name": target.get("name", ""), "uri": target["uri"], "metadata": metadata}
+    return {"artifacts": [runtime]}
+
+
+def _write_page(report: Report, target: Path) -> None:
+    if report.failure:
+        content = f"<!doctype html><pre>{html.escape(report.failure.reason)}</pre>\n"
+    else:
+        content = report.file.read_text()
+    try:
+        target.write_text(content)
+    except OSError as error:
+        raise OutputError(
+            "the page could not be written", received=f"{target} ({error.strerror})"
+        ) from error

@@ -1,0 +1,214 @@
+"""Measure a candidate beside its source model, on this machine, in one run."""
+
+import json
+import logging
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from paring.artifacts import BenchmarkMetrics, Examples, Servable, content_bytes
+from paring.errors import ExamplesError, UnsupportedError
+from paring.hardware import describe
+from paring.runtimes import served_path
+from paring.runtimes.measure import Spec
+from paring.runtimes.process import measure
+from paring.statistics import Array, percentiles, speedup
+from paring.step import Input, Output, step
+
+_log = logging.getLogger(__name__)
+
+# Different inputs, so that no data-dependent path is timed alone.
+_BATCHES = 16
+_MIN_WINDOW_SECONDS = 0.02
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+@step(version="1", measures=True)
+def benchmark(
+    source: Input[Servable],
+    candidate: Input[Servable],
+    examples: Input[Examples],
+    metrics: Output[BenchmarkMetrics],
+    *,
+    batch_size: Annotated[int, Ge(1), Le(65536)] = 1,
+    threads: Annotated[int, Ge(0), Le(4096)] = 0,
+    rounds: Annotated[int, Ge(2), Le(1000)] = 8,
+    windows: Annotated[int, Ge(1), Le(1000)] = 4,
+    min_seconds: Annotated[float, Ge(0), Le(3600)] = 3.0,
+    timeout_seconds: Annotated[float, Gt(0)] = 1800.0,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Time `candidate` against `source` on held-out inputs, and its memory and size.
+
+    One fresh process loads the candidate alone, for its cold load, first
+    inference and peak memory. A second one alternates the two: in each of
+    `rounds` both are loaded anew and called until steady, then timed in pairs of
+    windows, the order swapped from pair to pair. The speed-up is the ratio of
+    the pooled medians, with a 95% interval that resamples rounds and pairs
+    (`paring.statistics`). A call goes from NumPy arrays to NumPy arrays.
+
+    Args:
+        source: The model that candidates are compared with: a SavedModel.
+        candidate: A SavedModel or TFLite file; may be `source` itself.
+        examples: Inputs are drawn from its eval split.
+        metrics: Gets `benchmark.json`; times in ms, memory and sizes in bytes.
+        batch_size: Examples in one call.
+        threads: Threads for one call; 0 for one for each usable core.
+        rounds: How often both models are loaded and timed.
+        windows: Pairs of windows in a round.
+        min_seconds: Time to spend in timed windows, at least; a window also
+            lasts 20 ms or one call.
+        timeout_seconds: When either process is given up.
+        seed: Of the drawn inputs, the order of the sides, and the resampling.
+
+    Raises:
+        UnsupportedError: The candidate does not take a batch of this size.
+        ModelError: The two don't take the same inputs, or can't be loaded.
+        StepFailedError: A process crashed, was killed or ran out of time.
+    """
+    served = served_path(candidate)
+    cores = int(describe()["cores"])
+    used_threads = threads or cores
+    environment: dict[str, Any] = {
+        **describe(),
+        "threads": used_threads,
+        "load_average": list(os.getloadavg()),
+        "cpu_governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
+    }
+    with tempfile.TemporaryDirectory(prefix="paring-benchmark-") as folder:
+        inputs = Path(folder) / "inputs.npz"
+        names = _draw_inputs(source, examples, batch_size, seed, inputs)
+        common: dict[str, Any] = {
+            "source": str(source.path.absolute()),
+            "candidate": str(candidate.path.absolute()),
+            "inputs": str(inputs),
+            "names": names,
+            "folder": folder,
+            "threads": used_threads,
+        }
+        # The cheap one first: a candidate that can't be run is found at once.
+        solo = measure(Spec("solo", **common), timeout_seconds=timeout_seconds)
+        latency = Spec(
+            "latency",
+            **common,
+            rounds=rounds,
+            windows=windows,
+            window_seconds=max(_MIN_WINDOW_SECONDS, min_seconds / (2 * rounds * windows)),
+            seed=seed,
+        )
+        timed = measure(latency, timeout_seconds=timeout_seconds)
+        with np.load(latency.latencies, allow_pickle=False) as arrays:
+            source_ms, candidate_ms = 1e3 * arrays["source"], 1e3 * arrays["candidate"]
+    ratio = speedup(source_ms, candidate_ms, seed=seed)
+    own, base = percentiles(candidate_ms), percentiles(source_ms)
+    metrics.p50_ms, metrics.p90_ms, metrics.p99_ms = own.p50, own.p90, own.p99
+    metrics.source_p50_ms = base.p50
+    metrics.speedup = ratio.estimate
+    metrics.speedup_low, metrics.speedup_high = ratio.low, ratio.high
+    metrics.throughput = _throughput(candidate_ms, batch_size)
+    metrics.peak_memory_bytes = solo["peak_memory_bytes"]
+    metrics.load_ms, metrics.first_ms = solo["load_ms"], solo["first_ms"]
+    metrics.size_bytes = content_bytes(served)
+    metrics.gzip_bytes = gzip_size(served)
+    details = {
+        **{name: value for name, value in metrics.facts().items() if name != "digest"},
+        "batch_size": batch_size,
+        "source": _side(source_ms, batch_size, timed["steady_rounds"]["source"]),
+        "candidate": _side(candidate_ms, batch_size, timed["steady_rounds"]["candidate"]),
+        "solo": solo,
+        "method": {
+            "rounds": rounds,
+            "windows": windows,
+            "window_seconds": latency.window_seconds,
+            "seed": seed,
+            "interval": "95%, paired two-level bootstrap over rounds and window pairs",
+            "throughput": "examples a second of one caller: batch_size / mean latency",
+            "gzip_bytes": "each served file by itself, gzip level 9, summed",
+            "peak_memory_bytes": "VmHWM of a process that loads the candidate alone",
+            "load_ms": "in a fresh process, after the import of the runtime's library",
+        },
+        "environment": {**environment, "libraries": timed["libraries"]},
+    }
+    metrics.file.write_text(json.dumps(details, indent=2) + "\n")
+    _log.info(
+        "%.3f ms a call, %.2f times the source's speed (%.2f to %.2f)",
+        own.p50,
+        ratio.estimate,
+        ratio.low,
+        ratio.high,
+    )
+
+
+def gzip_size(path: Path) -> int:
+    """The bytes of each file at or below `path` after gzip -9, summed.
+
+    Each file by itself, without a name or time, so that it depends on nothing
+    but the files' bytes.
+    """
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    total = 0
+    for file in files:
+        # 31: a window of 2^15 bytes, in gzip's format.
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total += len(packer.compress(block))
+        total += len(packer.flush())
+    return total
+
+
+def _draw_inputs(
+    source: Servable, examples: Examples, batch_size: int, seed: int, file: Path
+) -> list[str]:
+    """Write batches of eval examples to `file`; the names of the inputs.
+
+    The array `i` of the .npz is [batches, batch_size, ...] of the i-th input.
+    Where the split has too few examples, they are used again.
+    """
+    from paring.tf.examples import open_split
+    from paring.tf.signature import read_signature
+
+    signature = read_signature(served_path(source))
+    split = open_split(examples, "eval", signature)
+    if not split.count:
+        raise ExamplesError(f"{examples.path}: the eval split is empty")
+    order = np.random.default_rng(seed).permutation(split.count)
+    needed = _BATCHES * batch_size
+    # In memory at most once for each example, however large the batch is.
+    drawn = np.sort(order[:needed])
+    chosen = split.take(drawn)
+    places = np.resize(np.random.default_rng(seed).permutation(len(drawn)), needed)
+    arrays: dict[str, Any] = {}
+    for index, (name, array) in enumerate(chosen.features.items()):
+        if array.dtype == object:
+            raise UnsupportedError(
+                f"input {name!r} takes text, which benchmark can't draw",
+                remedy="measure a model whose inputs are numbers",
+            )
+        arrays[str(index)] = array[places].reshape(_BATCHES, batch_size, *array.shape[1:])
+    np.savez(file, **arrays)
+    return list(chosen.features)
+
+
+def _throughput(milliseconds: Array, batch_size: int) -> float:
+    return batch_size * 1e3 / float(milliseconds.mean())
+
+
+def _side(milliseconds: Array, batch_size: int, steady_rounds: int) -> dict[str, Any]:
+    """What is recorded of one side, times in ms."""
+    found = percentiles(milliseconds)
+    return {
+        "p50_ms": found.p50,
+        "p90_ms": found.p90,
+        "p99_ms": found.p99,
+        "mean_ms": float(milliseconds.mean()),
+        "throughput": _throughput(milliseconds, batch_size),
+        "calls": int(milliseconds.size),
+        "steady_rounds": steady_rounds,
+        "window_p50_ms": np.median(milliseconds, axis=2).tolist(),
+    }

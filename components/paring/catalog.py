@@ -1,0 +1,47 @@
+"""Every step that Paring has, by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from paring.benchmark import benchmark
+from paring.convert_tflite import convert_tflite
+from paring.errors import ParameterError, nearest
+from paring.evaluate import evaluate
+from paring.import_examples import import_examples
+from paring.import_model import import_model
+from paring.profile import profile
+from paring.prune import prune
+from paring.quantize import quantize
+from paring.report import report
+from paring.select import select
+from paring.step import Step
+
+STEPS: Final[Mapping[str, Step]] = MappingProxyType(
+    {
+        step.name: step
+        for step in (
+            import_model,
+            import_examples,
+            profile,
+            prune,
+            quantize,
+            convert_tflite,
+            benchmark,
+            evaluate,
+            select,
+            report,
+        )
+    }
+)
+
+
+def find(name: str) -> Step:
+    """The step called `name`.
+
+    Raises:
+        ParameterError: There is none; the nearest name is given.
+    """
+    if name not in STEPS:
+        raise ParameterError(f"there is no step {name!r}", remedy=nearest(name, STEPS))
+    return STEPS[name]

@@ -1,0 +1,241 @@
+"""The gate, the Pareto front and the choice among candidates, as pure functions.
+
+Two measurements of the same thing never agree exactly, so differences that are
+within the noise count as none where a candidate is held against the source:
+a latency whose speed-up's interval holds 1, peak memory within a few per cent,
+and an accuracy above the source's. Sizes are exact. That keeps "nothing beats
+the source" a result which a lucky run does not overturn.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+SOURCE = "source"
+
+Objective = Literal["latency", "size", "memory"]
+
+MEMORY_NOISE = 0.05
+"""Share by which two peaks of the same program's memory may differ by chance."""
+
+SIZE_TIE = 0.02
+"""Sizes that differ by less than this share don't decide between tied candidates."""
+
+_ROUNDING = 1e-9
+"""0.98 - 0.97 is a little more than 0.01 in binary; this much is let pass."""
+
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one candidate; None where it was not.
+
+    Attributes:
+        id: The candidate's id; `SOURCE` is the model all others are held against.
+        drop: Loss of accuracy against the source, as a share; below 0 is a gain.
+        p50_ms: Median latency of one call.
+        speedup: The source's median latency over this one's, in one run.
+        speedup_low, speedup_high: The speed-up's confidence interval.
+        size_bytes: Size of the served files.
+        peak_memory_bytes: Peak resident memory.
+    """
+
+    id: str
+    drop: float | None = None
+    p50_ms: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def is_source(self) -> bool:
+        """Whether this is the source model."""
+        return self.id == SOURCE
+
+    @property
+    def pace(self) -> float:
+        """Latency as a multiple of the source's, 1.0 where noise may explain it.
+
+        From the speed-up, not from `p50_ms`: the speed-up compares calls of one
+        run that alternate, so a machine that was busy in one run and idle in the
+        next does not change it. Infinite where it was not measured.
+        """
+        if self.is_source:
+            return 1.0
+        if self.speedup is None or self.speedup_low is None or self.speedup_high is None:
+            return math.inf
+        if self.speedup_low <= 1 <= self.speedup_high:
+            return 1.0
+        return 1 / self.speedup
+
+    @property
+    def size(self) -> float:
+        """Size in bytes, infinite where unknown."""
+        return math.inf if self.size_bytes is None else self.size_bytes
+
+    def memory(self, source: "Measured") -> float:
+        """Peak memory in bytes, the source's where noise may explain the difference."""
+        if self.peak_memory_bytes is None:
+            return math.inf
+        reference = source.peak_memory_bytes
+        if reference and abs(self.peak_memory_bytes / reference - 1) <= MEMORY_NOISE:
+            return reference
+        return self.peak_memory_bytes
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate must keep to; a budget of 0 is none.
+
+    Attributes:
+        max_accuracy_drop: Largest loss against the source, 0.01 for one point.
+        max_latency_ms: Limit on the median latency of one call.
+        max_size_mb: Limit on the served size, in 10**6 bytes.
+        max_memory_mb: Limit on peak memory, in 10**6 bytes.
+        by_agreement: There are no labels, so that the loss is the share of
+            examples on which the candidate does not give the source's class.
+    """
+
+    max_accuracy_drop: float = 0.01
+    max_latency_ms: float = 0.0
+    max_size_mb: float = 0.0
+    max_memory_mb: float = 0.0
+    by_agreement: bool = False
+
+    def objections(self, one: Measured) -> list[str]:
+        """Why `one` does not pass, a sentence each; empty if it passes."""
+        found = [] if one.is_source else self._accuracy_objections(one)
+        if one.p50_ms is None:
+            found.append("its latency was not measured")
+        else:
+            found += _over("p50 latency", one.p50_ms, self.max_latency_ms, "ms")
+        for name, value, budget in (
+            ("size", one.size_bytes, self.max_size_mb),
+            ("peak memory", one.peak_memory_bytes, self.max_memory_mb),
+        ):
+            if value is not None:
+                found += _over(name, value / BYTES_PER_MB, budget, "MB")
+            elif budget:
+                found.append(f"its {name} was not measured, the budget is {budget:g} MB")
+        return found
+
+    def _accuracy_objections(self, one: Measured) -> list[str]:
+        if one.drop is None:
+            what = "agreement with the source" if self.by_agreement else "accuracy"
+            return [f"its {what} was not measured"]
+        if one.drop <= self.max_accuracy_drop + _ROUNDING:
+            return []
+        drop, allowed = apart(100 * one.drop, 100 * self.max_accuracy_drop)
+        if self.by_agreement:
+            return [
+                f"differs from the source on {drop}% of the examples, "
+                f"the gate allows {allowed}% (there are no labels)"
+            ]
+        return [f"drops accuracy by {drop} points, the gate allows {allowed}"]
+
+
+def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
+    if not budget or value <= budget:
+        return []
+    shown, limit = apart(value, budget)
+    return [f"its {name} is {shown} {unit}, the budget is {limit} {unit}"]
+
+
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Both as text, with as many decimals as it takes to tell them apart.
+
+    One decimal at least, and two digits of the smaller one.
+    """
+    small = min((abs(one) for one in (first, second) if one), default=1.0)
+    fewest = max(1, 1 - math.floor(math.log10(small)))
+    for decimals in range(fewest, fewest + 8):
+        texts = f"{first:.{decimals}f}", f"{second:.{decimals}f}"
+        if texts[0] != texts[1]:
+            return texts
+    return repr(first), repr(second)
+
+
+def dominates(one: Measured, other: Measured, source: Measured) -> bool:
+    """Whether `one` is nowhere worse than `other` and somewhere better.
+
+    An accuracy above the source's is not held against the source: fine-tuning
+    moves accuracy both ways by a few examples.
+    """
+
+    def costs(which: Measured) -> tuple[float, float, float, float]:
+        drop = loss(which)
+        if one.is_source or other.is_source:
+            drop = max(drop, 0.0)
+        return drop, which.pace, which.size, which.memory(source)
+
+    pairs = list(zip(costs(one), costs(other), strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured]:
+    """Those that none of the others dominates, in the order they came.
+
+    Over accuracy drop, latency, size and peak memory. `source` gives the figures
+    that noise is judged by, whether or not it is among `passing`.
+    """
+    everyone = list(passing)
+    return [a for a in everyone if not any(dominates(b, a, source) for b in everyone)]
+
+
+def choose(passing: Sequence[Measured], source: Measured, objective: Objective) -> Measured | None:
+    """The best one on the front of `passing` by `objective`; None if it is empty.
+
+    Those that can't be told from the best on latency or memory count as tied with
+    it. Of them the smallest is taken; of those about as small as it the source,
+    else the most accurate. Where the source passes, only what beats it on latency,
+    size or memory comes into question.
+    """
+    front = pareto_front(passing, source)
+    if any(one.is_source for one in passing):
+        front = [one for one in front if one.is_source or _beats(one, source)]
+    if not front:
+        return None
+
+    def by_size(one: Measured) -> tuple[float | bool | str, ...]:
+        return (one.size, one.pace, one.memory(source), not one.is_source, loss(one), one.id)
+
+    def by_accuracy(one: Measured) -> tuple[float | bool | str, ...]:
+        return (not one.is_source, loss(one), *by_size(one))
+
+    if objective == "size":
+        return min(front, key=by_size)
+    if objective == "memory":
+        least = min(one.memory(source) for one in front)
+        tied = [one for one in front if one.memory(source) <= least * (1 + MEMORY_NOISE)]
+    else:
+        best = min(front, key=lambda one: (one.pace, *by_size(one)))
+        tied = [one for one in front if as_fast(one, best)]
+    smallest = min(one.size for one in tied)
+    return min((one for one in tied if one.size <= smallest * (1 + SIZE_TIE)), key=by_accuracy)
+
+
+def _beats(one: Measured, source: Measured) -> bool:
+    lighter = one.memory(source) < source.memory(source)
+    return one.pace < source.pace or one.size < source.size or lighter
+
+
+def loss(one: Measured) -> float:
+    """The accuracy drop, infinite where it was not measured."""
+    if one.is_source:
+        return 0.0
+    return math.inf if one.drop is None else one.drop
+
+
+def as_fast(one: Measured, best: Measured) -> bool:
+    """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
+
+    That is, it lies within the interval of `best`. Where `best` is no faster than
+    the source, only those that can't be told from the source are.
+    """
+    if one.pace <= best.pace or best.pace == 1.0 or best.speedup_low is None:
+        return one.pace <= best.pace
+    return 1 / one.pace >= best.speedup_low

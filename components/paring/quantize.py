@@ -1,0 +1,84 @@
+"""The step `quantize`."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from paring.artifacts import Examples, Model, QuantizedModel
+from paring.step import Input, Output, step
+
+
+@step(version="1")
+def quantize(
+    model: Input[Model],
+    examples: Input[Examples],
+    quantized: Output[QuantizedModel],
+    *,
+    epochs: Annotated[int, Ge(1)] = 2,
+    batch_size: Annotated[int, Ge(1)] = 32,
+    learning_rate: Annotated[float, Gt(0)] = 1e-4,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Fine-tune `model` with fake quantization, so that int8 costs it less accuracy.
+
+    Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) by
+    tensorflow-model-optimization. The result computes in float with its weights
+    and activations rounded to 8 bits; `convert_tflite` with int8 makes the
+    integer model of it and needs no representative set. The activations' ranges
+    start from what the train split shows. The best epoch is kept, by the loss on
+    a tenth of the train split; the eval split is not looked at.
+    Batch-normalization statistics are re-estimated.
+
+    Args:
+        model: A classifier in Keras form.
+        examples: Labelled examples; its train split is used.
+        quantized: The model with fake quantization under the same signature names.
+        epochs: Passes over the train split.
+        batch_size: Examples in a training step.
+        learning_rate: Adam's.
+        seed: Everything random follows from it.
+
+    Raises:
+        UnsupportedError: A layer has no quantized form, the examples have no
+            labels, or the model is no classifier in Keras form.
+        ModelError: `model` is missing or broken.
+        ExamplesError: `examples` are missing or not what the model takes.
+        StepFailedError: The training diverged.
+    """
+    from paring.tf.loading import load_keras, quiet_tensorflow, save_model
+
+    quiet_tensorflow()
+    from paring.tf.examples import open_split
+    from paring.tf.feeding import hold_out
+    from paring.tf.qat import calibrate_ranges, fake_quantized
+    from paring.tf.training import (
+        check_trainable,
+        fine_tune,
+        keep_signature,
+        loss_for,
+        seed_everything,
+        signature_of,
+    )
+
+    seed_everything(seed)
+    source = load_keras(model)
+    signature = signature_of(model, source)
+    split = open_split(examples, "train", signature)
+    batch_size = check_trainable(source, split, batch_size)
+    loss = loss_for(source)
+    portions = hold_out(split, seed)
+    wrapped = fake_quantized(source)
+    calibrate_ranges(wrapped, split, portions.train, batch_size, seed)
+    fine_tune(
+        wrapped,
+        split,
+        portions,
+        loss=loss,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    keep_signature(wrapped, signature)
+    save_model(wrapped, quantized)
+    quantized.trusted = model.trusted

@@ -1,0 +1,292 @@
+"""Write one self-contained HTML page about a run and its winner."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paring.artifacts import (
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    ModelProfile,
+    Report,
+    Selection,
+    Servable,
+    artifact_types,
+)
+from paring.errors import ArtifactTypeError, ParameterError
+from paring.pareto import SOURCE
+from paring.step import Input, Inputs, Output, step
+
+
+@step(version="1")
+def report(
+    selection: Input[Selection],
+    profile: Input[ModelProfile | None],
+    benchmarks: Inputs[BenchmarkMetrics],
+    evaluations: Inputs[EvaluationMetrics],
+    candidates: Inputs[Servable],
+    report: Output[Report],
+    *,
+    title: str = "",
+    command: str = "",
+) -> None:
+    """Write the verdict, charts, table, source profile and lineage as one page.
+
+    The page asks nothing of the network: charts are inline SVG, styles inline
+    CSS for light, dark and print. The same inputs give the same bytes.
+
+    Args:
+        selection: `selection.json` of `select`.
+        profile: The source model's profile; its section is left out without it.
+        benchmarks: The family that `select` was given.
+        evaluations: The family that `select` was given.
+        candidates: The family that `select` was given.
+        report: `report.html`.
+        title: Stands above the verdict.
+        command: What reproduces the run; its section is left out if empty.
+
+    Raises:
+        ParameterError: A family lacks a candidate of the selection.
+        ArtifactTypeError: A JSON file of an input can't be read.
+    """
+    # Imported late: printing the Dag needs neither templates nor charts.
+    import jinja2
+    from markupsafe import Markup
+
+    from paring.charts import pareto_chart
+
+    chosen = _read(selection.file, "verdict", "candidates", "selected", "gate", "objective")
+    rows: list[dict[str, Any]] = chosen["candidates"]
+    families = (
+        ("candidates", candidates),
+        ("benchmarks", benchmarks),
+        ("evaluations", evaluations),
+    )
+    for name, family in families:
+        missing = [row["id"] for row in rows if row["id"] not in family]
+        if missing:
+            raise ParameterError(
+                f"{name}: {missing[0]!r} of the selection is missing",
+                received=", ".join(family) or "none",
+                remedy="give the families that select was given",
+            )
+    by_id = {row["id"]: row for row in rows}
+    winner = candidates[chosen["selected"]]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _FILTERS
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        command=command,
+        result=chosen,
+        winner=by_id[chosen["selected"]],
+        source=by_id[SOURCE],
+        outcomes=Counter(row["outcome"] for row in rows),
+        examples=evaluations[SOURCE].count,
+        pareto=Markup(pareto_chart(rows, chosen["gate"])),
+        bars=[(heading, note, Markup(svg)) for heading, note, svg in _bars(rows)],
+        profile=_profile(profile),
+        lineage=lineage_of(winner),
+        versions=winner.lineage.get("environment", {}),
+        measured=_measured_on(benchmarks[SOURCE]),
+    )
+    report.file.write_text(page, encoding="utf-8")
+
+
+def lineage_of(winner: Servable) -> list[dict[str, Any]]:
+    """How a model was made, from the source on.
+
+    Returns:
+        One dict a step, with `step`, `version`, `parameters`, and the `type` and
+        `digest` of what it made; before them the source, with its `path` instead
+        of a step, where the first step recorded one.
+    """
+    models = {name for name, kind in artifact_types().items() if issubclass(kind, Servable)}
+    made: Mapping[str, Any] | None = {
+        "type": type(winner).__name__,
+        "digest": winner.digest,
+        "lineage": winner.lineage,
+    }
+    links: list[dict[str, Any]] = []
+    while made is not None:
+        lineage = made.get("lineage") or {}
+        links.append(
+            {
+                "step": lineage.get("step", ""),
+                "version": lineage.get("version", ""),
+                "parameters": lineage.get("parameters", {}),
+                "type": made["type"],
+                "digest": made["digest"],
+                "path": made.get("path", ""),
+            }
+        )
+        before = [one for one in lineage.get("inputs", {}).values() if one]
+        made = next((one for one in before if one.get("type") in models), None)
+    return links[::-1]
+
+
+def _read(file: Path, *keys: str) -> dict[str, Any]:
+    """The object in a JSON file, which must have `keys`."""
+    remedy = "make the artifact anew"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactTypeError(f"{file} can't be read", received=error, remedy=remedy) from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ArtifactTypeError(f"{file} has no {missing[0]!r}", remedy=remedy)
+    return dict(content)
+
+
+def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Heading, note and SVG of each bar chart."""
+    from paring.charts import Bar, bar_chart
+
+    latency = [
+        Bar(
+            row["id"],
+            row["p50_ms"],
+            _ms(row["p50_ms"]),
+            row["p90_ms"],
+            row["outcome"] == "selected",
+        )
+        for row in rows
+        if row["p50_ms"] is not None
+    ]
+    size = [
+        Bar(
+            row["id"],
+            row["size_bytes"],
+            _size(row["size_bytes"]),
+            strong=row["outcome"] == "selected",
+        )
+        for row in rows
+        if row["size_bytes"] is not None
+    ]
+    return [
+        (
+            "Latency",
+            "Median of one call; the thin line reaches to the 90th percentile.",
+            bar_chart("latency", "Median latency of each candidate", latency),
+        ),
+        (
+            "Size",
+            "Of the served files, uncompressed.",
+            bar_chart("size", "Size of each candidate", size),
+        ),
+    ]
+
+
+def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
+    if profile is None:
+        return None
+    if profile.failure is not None:
+        return {"failure": profile.failure.reason}
+    content = _read(profile.path / "profile.json", *_PROFILE)
+    commonest = sorted(content["operators"].items(), key=lambda one: (-one[1], one[0]))
+    return {key: content[key] for key in _PROFILE} | {
+        "failure": "",
+        "operators": dict(commonest[:_OPERATORS]),
+    }
+
+
+_OPERATORS = 10
+"""How many kinds of operators are listed, the commonest first."""
+
+_PROFILE = (
+    *("parameters", "weight_bytes", "flops", "uncounted", "activation_bytes"),
+    *("operators", "largest_weights", "signature"),
+)
+
+
+def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
+    """What is known of the machine, as label and text."""
+    found = _read(benchmark.file, "environment")["environment"]
+    load = found.get("load_average")
+    lines = (
+        ("Processor", found.get("cpu")),
+        ("Architecture", found.get("machine")),
+        ("System", found.get("system")),
+        ("Usable cores", found.get("cores")),
+        ("Threads for one call", found.get("threads")),
+        ("Memory", _size(found["memory_bytes"]) if "memory_bytes" in found else None),
+        ("Frequency governor", found.get("cpu_governor")),
+        ("Load before measuring", ", ".join(f"{one:.2f}" for one in load) if load else None),
+    )
+    return [(label, str(value)) for label, value in lines if value]
+
+
+_NONE = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def _ms(value: float | None) -> str:
+    return _NONE if value is None else f"{_three(value)} ms"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def _scaled(value: float | None, unit: str = "") -> str:
+    """A count with k, M, G or T for powers of 1000."""
+    if value is None:
+        return _NONE
+    for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
+        if abs(value) >= 1000**power:
+            return f"{_three(value / 1000**power)} {prefix}{unit}"
+    return f"{value:,.0f} {unit}".rstrip()
+
+
+def _size(value: float | None) -> str:
+    """Bytes in powers of 1000."""
+    return _scaled(value, "B").replace("kB", "KB")
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.1f}%"
+
+
+def _points(value: float | None) -> str:
+    """A change of accuracy in points, from a drop."""
+    if value is None:
+        return ""
+    text = f"{-100 * value:+.1f}".replace("-", _MINUS)
+    return "\N{PLUS-MINUS SIGN}0.0" if text[1:] == "0.0" else text
+
+
+def _times(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.2f}{_TIMES}" if value < 1.995 else f"{value:.1f}{_TIMES}"
+
+
+def _typeset(text: str) -> str:
+    """With the sign of multiplication for the letter, as in 1.4x."""
+    return re.sub(r"(?<=\d)x\b", _TIMES, text)
+
+
+_FILTERS = {
+    "ms": _ms,
+    "scaled": _scaled,
+    "size": _size,
+    "percent": _percent,
+    "points": _points,
+    "times": _times,
+    "three": _three,
+    "typeset": _typeset,
+}

@@ -1,0 +1,133 @@
+"""Runtimes: load what a candidate serves and run batches of it.
+
+One file a runtime. Which one fits is read from what the path holds, and only
+that one is imported: a process that runs a TFLite file never imports
+TensorFlow, so its start and its memory are the file's own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from paring.artifacts import SERVING_DIR, Model, Servable
+from paring.errors import ModelError, ParameterError, nearest
+
+SIGNATURE = "serving_default"
+"""The signature that every runtime calls."""
+
+Features = Mapping[str, np.ndarray[Any, Any]]
+"""A batch: an array [batch, ...] for each input of the signature."""
+
+
+class Runtime(Protocol):
+    """A loaded model.
+
+    Attributes:
+        name: "tensorflow" or "tflite".
+        batch_size: The only batch that the model takes; None if it takes any.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs for one batch, by the signature's output names.
+
+        Args:
+            features: An array [batch, ...] for each input of the signature, in
+                the dtype that the signature states.
+
+        Raises:
+            ModelError: Names, dtypes or shapes are not the signature's.
+            UnsupportedError: The model does not take a batch of this size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the model; `run` must not be called afterwards."""
+        ...
+
+
+def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
+    """Load what `artifact` serves into the runtime for it.
+
+    Args:
+        artifact: A TFLite file, a SavedModel, or a folder of Paring's or TFX's
+            that holds one of them below `Format-Serving/`.
+        threads: Threads for one call; 0 leaves the number to the runtime.
+
+    Raises:
+        ModelError: The path holds neither, or it can't be read.
+        ParameterError: TensorFlow already started with other threads.
+    """
+    file = tflite_file(artifact.path)
+    if file is not None:
+        from paring.runtimes.tflite import TFLiteRuntime
+
+        return TFLiteRuntime(file, threads=threads)
+
+    from paring.runtimes.savedmodel import SavedModelRuntime
+    from paring.tf.loading import saved_model_dir
+
+    return SavedModelRuntime(saved_model_dir(Model(artifact.path)), threads=threads)
+
+
+def import_library(artifact: Servable) -> None:
+    """Import the library that `open_runtime` needs for `artifact`.
+
+    It does so itself; this is for timing the import apart from the load.
+    """
+    if tflite_file(artifact.path) is not None:
+        import ai_edge_litert.interpreter  # noqa: F401
+    else:
+        from paring.tf.quiet import quiet_tensorflow
+
+        quiet_tensorflow()
+
+
+def served_path(artifact: Servable) -> Path:
+    """The TFLite file or the SavedModel folder that `artifact` serves.
+
+    Raises:
+        ModelError: The path holds neither.
+    """
+    file = tflite_file(artifact.path)
+    if file is not None:
+        return file
+
+    from paring.tf.loading import saved_model_dir
+
+    return saved_model_dir(Model(artifact.path))
+
+
+def tflite_file(path: Path) -> Path | None:
+    """The TFLite file at or below `path`, None where there is none."""
+    if path.is_file():
+        return path if path.suffix == ".tflite" else None
+    file = path / SERVING_DIR / "model.tflite"
+    return file if file.is_file() else None
+
+
+def check_names(model: Path, features: Features, known: Mapping[str, object]) -> None:
+    """Refuse features that are not, by name, the inputs of the signature."""
+    if features.keys() == known.keys():
+        return
+    name = next(iter(features.keys() - known.keys()), "")
+    raise ModelError(
+        f"{model} takes other inputs",
+        received=", ".join(sorted(features)) or "no inputs",
+        remedy=nearest(name, known),
+    )
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a negative number of threads."""
+    if threads < 0:
+        raise ParameterError(
+            "threads: must be 0 or more", received=threads, remedy="0 leaves it to the runtime"
+        )

@@ -1,0 +1,290 @@
+"""The child process of a benchmark: `python -m paring.runtimes.measure SPEC`.
+
+A process of its own keeps out what the parent has loaded and started. Two
+tasks: "latency" times a candidate and its source alternately, "solo" loads the
+candidate alone, for its cold load, first inference and peak memory. The results
+are files in the spec's `folder`; an expected error is one as well.
+"""
+
+import faulthandler
+import gc
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from paring.artifacts import Servable
+from paring.errors import ParingError
+from paring.runtimes import Features, Runtime, import_library, open_runtime
+from paring.statistics import is_steady
+
+_log = logging.getLogger("paring.runtimes.measure")
+
+# When warming up ends at the latest, for each side: in the first round, which
+# also raises the CPU's clock and fills the process's caches, and in the others.
+_FIRST_WARM_UP_SECONDS = 2.0
+_WARM_UP_SECONDS = 0.5
+_WARM_UP_WINDOW_SECONDS = 0.02
+_MAX_CALLS = 1 << 16
+
+_PARENT = os.getppid()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the child shall do; written as JSON.
+
+    Attributes:
+        task: "latency" or "solo".
+        source, candidate: Paths of the artifacts.
+        inputs: An .npz file whose array `i` [batches, batch, ...] belongs to
+            the input `names[i]`.
+        names: The signature's inputs.
+        folder: Where the results go.
+        threads: Threads for one call.
+        rounds: How often both models are loaded and timed.
+        windows: Window pairs in a round.
+        window_seconds: What a window lasts at least.
+        seed: Which side comes first, in each round and pair, hangs on it.
+    """
+
+    task: Literal["latency", "solo"]
+    source: str
+    candidate: str
+    inputs: str
+    names: list[str]
+    folder: str
+    threads: int
+    rounds: int = 0
+    windows: int = 0
+    window_seconds: float = 0.0
+    seed: int = 0
+
+    @property
+    def result(self) -> Path:
+        """JSON: what was found, or `error`, the fields of a ParingError."""
+        return Path(self.folder) / f"{self.task}.json"
+
+    @property
+    def latencies(self) -> Path:
+        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls]."""
+        return Path(self.folder) / "latencies.npz"
+
+    def write(self) -> Path:
+        """Write the spec into its folder; returns the file."""
+        file = Path(self.folder) / f"{self.task}-spec.json"
+        file.write_text(json.dumps(asdict(self)))
+        return file
+
+
+class _Side:
+    """One model under test: its runtime, and its place in the list of inputs."""
+
+    def __init__(self, path: str, batches: list[Features], threads: int) -> None:
+        self.path = Path(path)
+        self.batches = batches
+        self.threads = threads
+        self.runtime: Runtime | None = None
+        self.calls = 0
+        self._next = 0
+
+    def open(self) -> None:
+        self.runtime = open_runtime(Servable(self.path), threads=self.threads)
+
+    def close(self) -> None:
+        if self.runtime is not None:
+            self.runtime.close()
+        self.runtime = None
+
+    def time_calls(self, calls: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Seconds of each of so many calls, one after another."""
+        if self.runtime is None:
+            raise RuntimeError(f"{self.path} is not open")
+        run, batches, first = self.runtime.run, self.batches, self._next
+        clock = time.perf_counter
+        seconds = np.empty(calls)
+        # One call that is not counted brings this side back into the caches
+        # and lets the other side's threads go to sleep.
+        run(batches[first % len(batches)])
+        gc.disable()
+        try:
+            for index in range(calls):
+                batch = batches[(first + index) % len(batches)]
+                start = clock()
+                run(batch)
+                seconds[index] = clock() - start
+        finally:
+            gc.enable()
+        self._next = (first + calls) % len(batches)
+        return seconds
+
+    def warm_up(self, seconds: float) -> bool:
+        """Call until the medians of successive windows agree; whether they did.
+
+        Args:
+            seconds: When to stop at the latest, after three windows though.
+        """
+        end = time.perf_counter() + seconds
+        calls = 1
+        while (
+            self.time_calls(calls).sum() < _WARM_UP_WINDOW_SECONDS
+            and calls < _MAX_CALLS
+            and time.perf_counter() < end
+        ):
+            calls *= 2
+        medians: list[float] = []
+        while not is_steady(medians):
+            if time.perf_counter() > end and len(medians) >= 3:
+                return False
+            medians.append(float(np.median(self.time_calls(calls))))
+            _stop_if_orphaned()
+        return True
+
+    def calibrate(self, window_seconds: float) -> None:
+        """Choose how many calls make a window of at least `window_seconds`."""
+        one = float(np.median(self.time_calls(5)))
+        self.calls = min(_MAX_CALLS, max(1, int(np.ceil(window_seconds / max(one, 1e-9)))))
+
+
+def time_latency(spec: Spec) -> dict[str, Any]:
+    """Time the two sides alternately; writes `spec.latencies`."""
+    batches = _read_batches(spec)
+    source = _Side(spec.source, batches, spec.threads)
+    candidate = _Side(spec.candidate, batches, spec.threads)
+    sides = {"source": source, "candidate": candidate}
+    rows: dict[str, list[Any]] = {"source": [], "candidate": []}
+    steady = {"source": 0, "candidate": 0}
+    # Which side goes first is drawn once and alternates from there, so that
+    # each is first equally often.
+    swap = int(np.random.default_rng(spec.seed).integers(2))
+    for number in range(spec.rounds):
+        order = _order(number + swap)
+        for name in order:
+            sides[name].open()
+        for name in order:
+            limit = _WARM_UP_SECONDS if number else _FIRST_WARM_UP_SECONDS
+            steady[name] += sides[name].warm_up(limit)
+            if not sides[name].calls:
+                sides[name].calibrate(spec.window_seconds)
+        windows: dict[str, list[Any]] = {"source": [], "candidate": []}
+        for pair in range(spec.windows):
+            for name in _order(pair + number + swap):
+                windows[name].append(sides[name].time_calls(sides[name].calls))
+                _stop_if_orphaned()
+        for name, side in sides.items():
+            rows[name].append(windows[name])
+            side.close()
+        gc.collect()
+        _log.info("round %d of %d", number + 1, spec.rounds)
+    arrays: dict[str, Any] = {name: np.array(row, dtype=np.float64) for name, row in rows.items()}
+    np.savez(spec.latencies, **arrays)
+    return {"steady_rounds": steady, "libraries": _libraries()}
+
+
+def run_solo(spec: Spec) -> dict[str, Any]:
+    """Load and run the candidate alone; times in ms, memory in bytes."""
+    batches = _read_batches(spec)
+    baseline = peak_memory_bytes()
+    artifact = Servable(Path(spec.candidate))
+    moments = [time.perf_counter()]
+    import_library(artifact)
+    moments.append(time.perf_counter())
+    runtime = open_runtime(artifact, threads=spec.threads)
+    moments.append(time.perf_counter())
+    runtime.run(batches[0])
+    moments.append(time.perf_counter())
+    for batch in batches:
+        runtime.run(batch)
+    import_ms, load_ms, first_ms = (1e3 * float(gap) for gap in np.diff(moments))
+    return {
+        "import_ms": import_ms,
+        "load_ms": load_ms,
+        "first_ms": first_ms,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "baseline_memory_bytes": baseline,
+        "runtime": runtime.name,
+        "imports_tensorflow": "tensorflow" in sys.modules,
+        "libraries": _libraries(),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The highest resident memory of this process so far.
+
+    On Linux VmHWM, since ru_maxrss there also counts what the parent had in
+    memory when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> int:
+    """Do what the spec in the first argument says; returns the exit code."""
+    # A crash in native code leaves Python's stack on stderr, for the parent.
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    code = 0
+    try:
+        found = time_latency(spec) if spec.task == "latency" else run_solo(spec)
+    except ParingError as error:
+        found = {
+            "error": {
+                "type": type(error).__name__,
+                "what": error.what,
+                "received": error.received,
+                "remedy": error.remedy,
+            }
+        }
+        code = error.exit_code
+    spec.result.write_text(json.dumps(found))
+    return code
+
+
+def _order(number: int) -> tuple[str, str]:
+    return ("candidate", "source") if number % 2 else ("source", "candidate")
+
+
+def _read_batches(spec: Spec) -> list[Features]:
+    with np.load(spec.inputs, allow_pickle=False) as arrays:
+        columns = {name: arrays[str(index)] for index, name in enumerate(spec.names)}
+    count = len(next(iter(columns.values())))
+    return [{name: column[i] for name, column in columns.items()} for i in range(count)]
+
+
+def _stop_if_orphaned() -> None:
+    """End where the parent was killed: nobody will read the result."""
+    if os.getppid() != _PARENT:
+        raise SystemExit("the parent process is gone")
+
+
+def _libraries() -> dict[str, str]:
+    """The versions of the libraries that were really used."""
+    modules = {
+        "numpy": "numpy",
+        "tensorflow": "tensorflow",
+        "ai-edge-litert": "ai_edge_litert",
+    }
+    return {
+        name: importlib.metadata.version(name)
+        for name, module in modules.items()
+        if module in sys.modules
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

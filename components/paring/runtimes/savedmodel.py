@@ -1,0 +1,127 @@
+"""SavedModels in TensorFlow, called through their serving signature."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paring.errors import ModelError, ParameterError, UnsupportedError
+from paring.runtimes import SIGNATURE, Features, check_names, check_threads
+
+
+class SavedModelRuntime:
+    """A SavedModel; a call goes from numpy arrays to numpy arrays.
+
+    Args:
+        folder: The SavedModel's folder.
+        threads: Threads within and across operators, for the whole process;
+            0 leaves them to TensorFlow.
+
+    Raises:
+        ModelError: It can't be loaded, or has no `serving_default` signature.
+        ParameterError: TensorFlow already started with other threads.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+        check_threads(threads)
+        from paring.tf.quiet import quiet_tensorflow
+
+        quiet_tensorflow()
+        import tensorflow as tf
+
+        if threads:
+            _set_threads(tf, threads)
+        try:
+            # The signature holds no reference to the variables; the model does.
+            self._model: Any = tf.saved_model.load(str(folder))
+        except Exception as error:
+            # Depending on what is broken, TensorFlow raises OSError, ValueError,
+            # protobuf's DecodeError, an OpError or a KeyError.
+            raise ModelError(
+                f"{folder} can't be loaded as a SavedModel",
+                received=f"{type(error).__name__}: {str(error)[:300]}",
+                remedy="export the model again; the folder is incomplete or damaged",
+            ) from error
+        if SIGNATURE not in self._model.signatures:
+            raise ModelError(
+                f"{folder} has no signature {SIGNATURE!r}",
+                received=", ".join(self._model.signatures) or "no signatures",
+                remedy="export the model with model.save(dir) or model.export(dir)",
+            )
+        self._tf = tf
+        self._folder = folder
+        self._call = self._model.signatures[SIGNATURE]
+        self._inputs: dict[str, Any] = self._call.structured_input_signature[1]
+        self._dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in self._inputs.items()}
+        # What the last batch was like; TensorFlow would convert another dtype.
+        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch that the signature takes; None if it takes any."""
+        for spec in self._inputs.values():
+            if spec.shape.rank and spec.shape[0] is not None:
+                return int(spec.shape[0])
+        return None
+
+    def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+        """See `paring.runtimes.Runtime.run`."""
+        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
+        if kind != self._checked:
+            self._check(features)
+            self._checked = kind
+        tensors = {
+            name: self._tf.constant(array, dtype=self._inputs[name].dtype)
+            for name, array in features.items()
+        }
+        return {name: tensor.numpy() for name, tensor in self._call(**tensors).items()}
+
+    def close(self) -> None:
+        """See `paring.runtimes.Runtime.close`."""
+        del self._call, self._model
+
+    def _check(self, features: Features) -> None:
+        """Compare a batch of another shape or dtype with the signature."""
+        check_names(self._folder, features, self._inputs)
+        for name, array in features.items():
+            spec = self._inputs[name]
+            if array.dtype != self._dtypes[name]:
+                raise ModelError(
+                    f"{self._folder}: input {name!r} takes {spec.dtype.name}",
+                    received=array.dtype,
+                    remedy="convert the examples to the dtype of the model's signature",
+                )
+            if not spec.shape[1:].is_compatible_with(array.shape[1:]):
+                raise ModelError(
+                    f"{self._folder}: input {name!r} takes the shape {spec.shape}",
+                    received=array.shape,
+                    remedy="give examples of the shape of the model's signature",
+                )
+            if not spec.shape.is_compatible_with(array.shape):
+                raise UnsupportedError(
+                    f"{self._folder}: input {name!r} takes batches of {spec.shape[0]} only",
+                    received=array.shape[0],
+                    remedy="export the model with a batch dimension of None",
+                )
+
+
+def _set_threads(tf: Any, threads: int) -> None:
+    """Set the process's threads, which is possible before TensorFlow starts only."""
+    threading = tf.config.threading
+    current = (
+        threading.get_intra_op_parallelism_threads(),
+        threading.get_inter_op_parallelism_threads(),
+    )
+    if current == (threads, threads):
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(threads)
+        threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise ParameterError(
+            "threads: TensorFlow has already started with other threads",
+            received=threads,
+            remedy="use a fresh process, or leave threads at 0",
+        ) from error

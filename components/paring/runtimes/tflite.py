@@ -1,0 +1,144 @@
+"""TFLite files in LiteRT's interpreter, without TensorFlow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paring.errors import ModelError, UnsupportedError
+from paring.runtimes import SIGNATURE, Features, check_names, check_threads
+
+
+class TFLiteRuntime:
+    """A TFLite file, with the XNNPACK kernels that LiteRT applies by default.
+
+    Args:
+        file: The TFLite file.
+        threads: Threads for one call; 0 leaves them to LiteRT.
+
+    Raises:
+        ModelError: It can't be read, or has no `serving_default` signature.
+    """
+
+    name = "tflite"
+
+    def __init__(self, file: Path, *, threads: int = 0) -> None:
+        check_threads(threads)
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            self._interpreter: Any = Interpreter(model_path=str(file), num_threads=threads or None)
+            signatures = self._interpreter.get_signature_list()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{file} can't be loaded as a TFLite file",
+                received=str(error)[:300],
+                remedy="convert the model again; the file is incomplete or damaged",
+            ) from error
+        if SIGNATURE not in signatures:
+            raise ModelError(
+                f"{file} has no signature {SIGNATURE!r}",
+                received=", ".join(signatures) or "no signatures",
+                remedy="convert it from a SavedModel, which carries its signature over",
+            )
+        self._file = file
+        self._inputs, self._outputs = _tensors(self._interpreter)
+        # Tensors are set and read by their index in the first graph, which is
+        # the fast path; a signature of another graph would need the runner.
+        first = {details["index"] for details in self._interpreter.get_input_details()}
+        if {details["index"] for details in self._inputs.values()} != first:
+            raise ModelError(
+                f"{file}: the signature {SIGNATURE!r} is not that of its first graph",
+                remedy="convert the SavedModel with this one signature",
+            )
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._allocate({name: _shape(d["shape"]) for name, d in self._inputs.items()})
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch that the file takes; None if it takes any."""
+        for details in self._inputs.values():
+            signature = details["shape_signature"]
+            if len(signature) and signature[0] != -1:
+                return int(signature[0])
+        return None
+
+    def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+        """See `paring.runtimes.Runtime.run`."""
+        shapes = {name: array.shape for name, array in features.items()}
+        if shapes != self._shapes:
+            self._check(features)
+            self._allocate(shapes)
+        interpreter = self._interpreter
+        for name, array in features.items():
+            try:
+                interpreter.set_tensor(self._inputs[name]["index"], array)
+            except ValueError as error:
+                raise self._wrong_dtype(name, array) from error
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
+
+    def close(self) -> None:
+        """See `paring.runtimes.Runtime.close`."""
+        del self._interpreter
+
+    def _wrong_dtype(self, name: str, array: np.ndarray[Any, Any]) -> ModelError:
+        return ModelError(
+            f"{self._file}: input {name!r} takes {np.dtype(self._inputs[name]['dtype']).name}",
+            received=array.dtype,
+            remedy="convert the examples to the dtype of the model's signature",
+        )
+
+    def _check(self, features: Features) -> None:
+        """Compare a batch of a new shape with the signature."""
+        check_names(self._file, features, self._inputs)
+        for name, array in features.items():
+            details = self._inputs[name]
+            if array.dtype != details["dtype"]:
+                raise self._wrong_dtype(name, array)
+            signature = _shape(details["shape_signature"])
+            if len(array.shape) != len(signature) or not _fits(array.shape[1:], signature[1:]):
+                raise ModelError(
+                    f"{self._file}: input {name!r} takes the shape {signature}",
+                    received=array.shape,
+                    remedy="give examples of the shape of the model's signature",
+                )
+            if not _fits(array.shape, signature):
+                raise UnsupportedError(
+                    f"{self._file}: input {name!r} takes batches of {signature[0]} only",
+                    received=array.shape[0],
+                    remedy="convert the model with a batch dimension of None",
+                )
+
+    def _allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Plan the memory of all tensors for inputs of these shapes."""
+        try:
+            for name, shape in shapes.items():
+                details = self._inputs[name]
+                if shape != self._shapes.get(name, _shape(details["shape"])):
+                    self._interpreter.resize_tensor_input(details["index"], shape, strict=True)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise UnsupportedError(
+                f"{self._file} can't be run on inputs of this shape",
+                received=f"{shapes}: {str(error)[:300]}",
+                remedy="some operator holds a fixed shape; use the batch it was converted for",
+            ) from error
+        self._shapes = shapes
+
+
+def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The signature's inputs with their details, and its outputs' tensor indices."""
+    # The runner must be gone before tensors are allocated: LiteRT refuses that
+    # while anything else refers to the interpreter's inner object.
+    runner = interpreter.get_signature_runner(SIGNATURE)
+    outputs = {name: details["index"] for name, details in runner.get_output_details().items()}
+    return runner.get_input_details(), outputs
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes)
+
+
+def _fits(shape: tuple[int, ...], signature: tuple[int, ...]) -> bool:
+    return all(known in (-1, size) for size, known in zip(shape, signature, strict=True))

@@ -1,0 +1,383 @@
+"""Choose the best candidate that passes the gate, and say why not the others."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from paring.artifacts import (
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    Failure,
+    SelectedModel,
+    Selection,
+    Servable,
+    content_bytes,
+)
+from paring.errors import ModelError, ParameterError, StepFailedError, nearest
+from paring.pareto import (
+    SIZE_TIE,
+    SOURCE,
+    Gate,
+    Measured,
+    Objective,
+    as_fast,
+    choose,
+    loss,
+    pareto_front,
+)
+from paring.step import Inputs, Output, step
+
+
+@step(version="1")
+def select(
+    candidates: Inputs[Servable],
+    benchmarks: Inputs[BenchmarkMetrics],
+    evaluations: Inputs[EvaluationMetrics],
+    selection: Output[Selection],
+    selected: Output[SelectedModel],
+    *,
+    max_accuracy_drop: Annotated[float, Ge(0)] = 0.01,
+    max_latency_ms: Annotated[float, Ge(0)] = 0.0,
+    max_size_mb: Annotated[float, Ge(0)] = 0.0,
+    max_memory_mb: Annotated[float, Ge(0)] = 0.0,
+    objective: Literal["latency", "size", "memory"] = "latency",
+    recipes: str = "{}",
+) -> None:
+    """Choose the best candidate on the Pareto front of those that pass the gate.
+
+    The three families have the same ids; `source` is the model itself, always a
+    candidate, and kept where nothing beats it. `selection.json` gets every
+    candidate with its figures, its outcome and the reasons; null is unmeasured.
+
+    Args:
+        candidates: What could be served, by id.
+        benchmarks: Latency, memory and size of each, by the same ids.
+        evaluations: Accuracy and agreement of each, by the same ids.
+        selection: `selection.json`.
+        selected: A copy of the chosen candidate's served form.
+        max_accuracy_drop: Largest loss of accuracy against the source, as a
+            share (0.01 is one point); without labels, of disagreement with it.
+        max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
+        max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
+        max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
+        objective: What the choice is best at. A candidate counts as faster than
+            the source only if its speed-up's whole interval is above 1; those
+            that can't be told from the fastest are tied, and the smallest of
+            them is taken, or the most accurate where sizes are within 2%.
+        recipes: JSON that maps a candidate's id to the text of its recipe.
+
+    Raises:
+        ParameterError: The families don't hold the same ids, there is no
+            `source`, or `recipes` can't be read.
+        StepFailedError: The source could not be measured.
+        ModelError: The chosen candidate has no served form.
+    """
+    _check_ids(candidates, benchmarks, evaluations)
+    texts = _read_recipes(recipes, candidates)
+    for artifact in (candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE]):
+        if artifact.failure is not None:
+            raise StepFailedError(
+                f"the source model could not be measured: {artifact.failure.reason}",
+                remedy=f"look at step {artifact.failure.step}; all others are held against it",
+            )
+    gate = Gate(
+        max_accuracy_drop,
+        max_latency_ms,
+        max_size_mb,
+        max_memory_mb,
+        by_agreement=evaluations[SOURCE].accuracy is None,
+    )
+    rows = [
+        _row(
+            name,
+            texts.get(name, ""),
+            _Trio(candidates[name], benchmarks[name], evaluations[name]),
+            _Trio(candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE]),
+        )
+        for name in candidates
+    ]
+    chosen, passed = _decide(rows, gate, objective)
+    served = candidates[chosen["id"]].serving_dir
+    if not served.is_dir():
+        raise ModelError(
+            f"candidate {chosen['id']} has no served form",
+            received=served,
+            remedy="give candidates that import_model or an optimizing step made",
+        )
+    shutil.copytree(served, selected.serving_dir)
+    selected.candidate = chosen["id"]
+    selected.size_bytes = content_bytes(selected.serving_dir)
+    _order(rows, objective)
+    source = rows[0]
+    result = {
+        "verdict": _verdict(chosen, source, passed, gate),
+        "source": {"digest": candidates[SOURCE].digest}
+        | {key: source[key] for key in ("artifact", *_SOURCE_FIGURES)},
+        "selected": chosen["id"],
+        "gate": {
+            "max_accuracy_drop": max_accuracy_drop,
+            "by": "agreement" if gate.by_agreement else "accuracy",
+            "max_latency_ms": max_latency_ms or None,
+            "max_size_mb": max_size_mb or None,
+            "max_memory_mb": max_memory_mb or None,
+        },
+        "objective": objective,
+        "candidates": rows,
+    }
+    selection.file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    selection.selected = chosen["id"]
+    selection.candidates = len(rows)
+    selection.passed = passed
+
+
+_SOURCE_FIGURES = ("accuracy", "p50_ms", "peak_memory_bytes", "size_bytes", "gzip_bytes")
+
+_BENCHMARK_FIGURES = (
+    *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high"),
+    *("throughput", "peak_memory_bytes", "gzip_bytes", "load_ms", "first_ms"),
+)
+
+
+@dataclass(frozen=True)
+class _Trio:
+    candidate: Servable
+    benchmark: BenchmarkMetrics
+    evaluation: EvaluationMetrics
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.candidate.failure or self.evaluation.failure or self.benchmark.failure
+
+    @property
+    def size_bytes(self) -> int | None:
+        # A candidate that can't be run still has a size.
+        return self.benchmark.size_bytes or self.candidate.size_bytes or None
+
+
+def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) -> None:
+    if SOURCE not in candidates:
+        raise ParameterError(
+            f"candidates: the source model is missing, its id is {SOURCE!r}",
+            received=", ".join(candidates) or "no candidates",
+            remedy=f"add the model that the others were made from as {SOURCE!r}",
+        )
+    for name, family in zip(("benchmarks", "evaluations"), others, strict=True):
+        odd = sorted(set(family) ^ set(candidates))
+        if odd:
+            where = "candidates" if odd[0] in family else name
+            raise ParameterError(
+                f"{where}: {odd[0]!r} is missing",
+                received=", ".join(candidates if where == "candidates" else family) or "none",
+                remedy="give candidates, benchmarks and evaluations the same ids",
+            )
+
+
+def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, str]:
+    remedy = 'give JSON such as {"tflite-int8": "convert_tflite(quantization=int8)"}'
+    try:
+        texts = json.loads(recipes)
+    except ValueError as error:
+        raise ParameterError(
+            f"recipes: this is not JSON ({error})", received=recipes, remedy=remedy
+        ) from error
+    if not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
+        raise ParameterError("recipes: must map ids to texts", received=recipes, remedy=remedy)
+    for name in texts:
+        if name not in candidates:
+            raise ParameterError(
+                f"recipes: there is no candidate {name!r}", remedy=nearest(name, candidates)
+            )
+    return texts
+
+
+def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
+    """A candidate's entry in selection.json, not yet judged unless it failed."""
+    failure = own.failure
+    accuracy, agreement = own.evaluation.accuracy, own.evaluation.agreement
+    if name == SOURCE:
+        drop: float | None = 0.0
+    elif source.evaluation.accuracy is None:
+        drop = None if agreement is None else 1 - agreement
+    else:
+        drop = None if accuracy is None else source.evaluation.accuracy - accuracy
+    sizes = own.size_bytes, source.size_bytes
+    figures = {key: getattr(own.benchmark, key) for key in _BENCHMARK_FIGURES}
+    return {
+        "id": name,
+        "recipe": recipe,
+        "artifact": str(own.candidate.path),
+        "outcome": failure.outcome if failure else "passed",
+        "reasons": [failure.reason] if failure else [],
+        "accuracy": accuracy,
+        "accuracy_drop": drop,
+        "agreement": agreement,
+        **figures,
+        "size_bytes": own.size_bytes,
+        "size_ratio": sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
+        "pareto": False,
+    }
+
+
+def _measured(row: Mapping[str, Any]) -> Measured:
+    return Measured(
+        id=row["id"],
+        drop=row["accuracy_drop"],
+        p50_ms=row["p50_ms"],
+        speedup=row["speedup"],
+        speedup_low=row["speedup_low"],
+        speedup_high=row["speedup_high"],
+        size_bytes=row["size_bytes"],
+        peak_memory_bytes=row["peak_memory_bytes"],
+    )
+
+
+def _decide(
+    rows: list[dict[str, Any]], gate: Gate, objective: Objective
+) -> tuple[dict[str, Any], int]:
+    """Set outcome, reasons and pareto of `rows`; the chosen one, how many passed."""
+    by_id = {row["id"]: row for row in rows}
+    measured = {row["id"]: _measured(row) for row in rows if row["outcome"] == "passed"}
+    source = measured[SOURCE]
+    for name, one in measured.items():
+        by_id[name]["reasons"] = gate.objections(one)
+        if by_id[name]["reasons"]:
+            by_id[name]["outcome"] = "rejected"
+    passing = [one for name, one in measured.items() if by_id[name]["outcome"] == "passed"]
+    for one in pareto_front(passing, source):
+        by_id[one.id]["pareto"] = True
+    best = choose(passing, source, objective) or source
+    for one in passing:
+        by_id[one.id]["reasons"] = [
+            _why(one, passing, source, objective)
+            if one is best
+            else _why_not(one, best, source, objective)
+        ]
+    chosen = by_id[best.id]
+    if not passing:
+        chosen["reasons"].append("nothing meets the gate and the budgets, so the source is kept")
+    chosen["outcome"] = "selected"
+    return chosen, len(passing)
+
+
+def _why(best: Measured, passing: list[Measured], source: Measured, objective: Objective) -> str:
+    if len(passing) == 1:
+        return "the only one that passes"
+    if best.is_source:
+        others = {
+            "latency": "is faster for certain, or as fast and clearly smaller",
+            "size": "is smaller",
+            "memory": "needs less memory for certain, or as little and is clearly smaller",
+        }
+        return f"none of the others that pass {others[objective]}"
+    if objective == "size":
+        return f"the smallest of the {len(passing)} that pass"
+    if objective == "memory":
+        return f"needs the least memory of the {len(passing)} that pass, within the noise"
+    fastest = min(passing, key=lambda one: one.pace)
+    if fastest.pace == best.pace:
+        return f"the fastest of the {len(passing)} that pass"
+    better = _size(best, fastest) or _accuracy(best, fastest)
+    return f"as fast as {fastest.id}, the fastest, within the noise, and {better}"
+
+
+def _why_not(one: Measured, best: Measured, source: Measured, objective: Objective) -> str:
+    """What `best` has over `one`, in the order in which it was decided."""
+    speed = _speed(best, one) or "as fast within the noise"
+    size = _size(best, one) or ("not larger" if best.size <= one.size else "about as small")
+    mine, other = best.memory(source), one.memory(source)
+    memory = _ratio(mine, other, "lighter in memory", "heavier in memory")
+    if objective == "latency":
+        phrases, tied = [speed, size], not (_speed(best, one) or _size(best, one))
+    elif objective == "size":
+        phrases, tied = [size, speed], best.size == one.size and not _speed(best, one)
+    else:
+        phrases = [memory or "as light in memory", size]
+        tied = mine == other and not _size(best, one)
+    if tied:
+        further = (_accuracy(best, one), memory if memory not in phrases else "")
+        phrases += [text for text in further if text][:1]
+    name = "the source" if best.is_source else best.id
+    text = f"{name} is {', '.join(phrases[:-1])} and {phrases[-1]}"
+    if one.is_source:
+        return f"the source itself; {text}"
+    if best.is_source and objective == "latency":
+        return f"passes, but its speed-up is {_interval(one)}; {text}"
+    return f"passes, but {text}"
+
+
+def _speed(best: Measured, one: Measured) -> str:
+    """How `best` compares with `one` in speed, "" where noise may explain it."""
+    fast, slow = sorted((best, one), key=lambda which: which.pace)
+    return "" if as_fast(slow, fast) else _ratio(best.pace, one.pace, "faster", "slower")
+
+
+def _size(best: Measured, one: Measured) -> str:
+    """How `best` compares with `one` in size, "" where it does not decide."""
+    small, large = sorted((best.size, one.size))
+    if large <= small * (1 + SIZE_TIE):
+        return ""
+    return _ratio(best.size, one.size, "smaller", "larger")
+
+
+def _accuracy(best: Measured, one: Measured) -> str:
+    points = 100 * (loss(one) - loss(best))
+    return f"{points:.1f} points more accurate" if points >= 0.05 else ""
+
+
+def _ratio(mine: float, other: float, better: str, worse: str) -> str:
+    """As "1.4x smaller", where mine is 1.4 times less than other's; "" if equal."""
+    if mine == other or math.isinf(mine) or math.isinf(other):
+        return ""
+    ratio = other / mine if mine < other else mine / other
+    word = better if mine < other else worse
+    return f"{ratio:.1f}x {word}" if ratio >= 1.095 else f"{100 * (ratio - 1):.1f}% {word}"
+
+
+def _interval(one: Measured) -> str:
+    if one.speedup is None or one.speedup_low is None or one.speedup_high is None:
+        return "not known to be above 1"
+    return f"{one.speedup:.2f} (95% interval {one.speedup_low:.2f} to {one.speedup_high:.2f})"
+
+
+def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, gate: Gate) -> str:
+    """The result in one sentence."""
+    if chosen is source:
+        if not passed:
+            return "Nothing meets the gate and the budgets: the source model is kept."
+        return "Nothing beats the source model: it is kept as it is."
+    best, reference = _measured(chosen), _measured(source)
+    speed = _speed(best, reference)
+    size = _size(best, reference)
+    if speed:
+        text = f"{speed} and {size} than the source" if size else f"{speed} than the source"
+    else:
+        text = "as fast as the source" + (f" and {size}" if size else "")
+    drop = 100 * chosen["accuracy_drop"]
+    if gate.by_agreement:
+        accuracy = f"and agrees with it on {100 * chosen['agreement']:.1f}% of the examples"
+    elif f"{abs(drop):.1f}" == "0.0":
+        accuracy = "at the same accuracy"
+    else:
+        accuracy = f"with {abs(drop):.1f} points {'less' if drop > 0 else 'more'} accuracy"
+    return f"{chosen['id']} is {text}, {accuracy}."
+
+
+def _order(rows: list[dict[str, Any]], objective: Objective) -> None:
+    """The source first, then by the objective, then what was not measured."""
+    source = next(_measured(row) for row in rows if row["id"] == SOURCE)
+
+    def key(row: Mapping[str, Any]) -> tuple[bool, float, str]:
+        one = _measured(row)
+        value = {
+            "latency": 1 / one.speedup if one.speedup else math.inf,
+            "size": one.size,
+            "memory": one.memory(source),
+        }[objective]
+        return not one.is_source, value, one.id
+
+    rows.sort(key=key)

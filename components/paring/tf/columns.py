@@ -1,0 +1,297 @@
+"""Columns of examples: matched to the model's inputs, checked, converted.
+
+A column is an array [count, ...] in a file. Everything here walks over it a
+chunk at a time, so that memory does not grow with the number of examples.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from paring.errors import ExamplesError, UnsupportedError, nearest
+from paring.tf.signature import Signature, TensorSpec
+
+Array = NDArray[Any]
+
+_CHUNK_BYTES = 16 * 2**20
+
+
+def map_array(file: Path, where: str) -> Array:
+    """Map the `.npy` file into memory, read-only.
+
+    Raises:
+        ExamplesError: It is not a `.npy` file of plain numbers, or was cut off.
+    """
+    try:
+        # Pickled objects are code; they are never loaded.
+        mapped: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        raise ExamplesError(
+            f"{where}: not a readable array of numbers",
+            received=f"{type(error).__name__}: {error}",
+            remedy="save it with numpy.save or numpy.savez, without Python objects in it",
+        ) from error
+    if not isinstance(mapped, np.memmap) or mapped.ndim == 0:
+        raise ExamplesError(
+            f"{where}: not an array with one row for each example",
+            received=f"shape {getattr(mapped, 'shape', 'of an archive')}",
+            remedy="give an array of shape [count, ...]",
+        )
+    return mapped
+
+
+def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
+    """The signature's inputs.
+
+    Raises:
+        UnsupportedError: One is not a numeric tensor, as in models that parse
+            tf.Example themselves.
+    """
+    for spec in signature.inputs.values():
+        try:
+            known = np.dtype(spec.dtype).kind in "biuf"
+        except TypeError:
+            known = False
+        if not known:
+            raise UnsupportedError(
+                f"input {spec.name!r} of the model can't be fed from arrays of numbers",
+                received=f"dtype {spec.dtype}",
+                remedy="export the model with a signature that takes numeric tensors",
+            )
+    return signature.inputs
+
+
+def number_of_classes(signature: Signature) -> int | None:
+    """Classes that the first output tells apart; None if it does not say.
+
+    One value for each example, [batch] or [batch, 1], is two classes.
+    """
+    shape = next(iter(signature.outputs.values())).shape
+    if len(shape) != 2:
+        return None
+    return 2 if shape[1] == 1 else shape[1]
+
+
+def match_columns(
+    where: str, columns: Collection[str], inputs: Mapping[str, TensorSpec], label: str
+) -> dict[str, str]:
+    """The column for each input, and for `label` where there is one.
+
+    Columns carry the inputs' names and the label's; `x` is taken for the only
+    input, and `y` for the label "label".
+
+    Raises:
+        ExamplesError: A column that nothing asks for, or one that is missing.
+    """
+    matched: dict[str, str] = {}
+    for column in sorted(columns):
+        target = _target(column, inputs, label)
+        if target is None:
+            raise ExamplesError(
+                f"{where}: the model has no input {column!r}",
+                received=f"columns {', '.join(sorted(columns))}",
+                remedy=f"rename or remove it; {nearest(column, [*inputs, label])}",
+            )
+        if target in matched:
+            raise ExamplesError(
+                f"{where}: two columns for {target!r}",
+                received=f"{matched[target]} and {column}",
+                remedy="keep one of them",
+            )
+        matched[target] = column
+    for name in inputs:
+        if name not in matched:
+            raise ExamplesError(
+                f"{where}: no column for the model's input {name!r}",
+                received=f"columns {', '.join(sorted(columns)) or 'none'}",
+                remedy=f"add a column named {name}",
+            )
+    if label not in matched and label != "label":
+        raise ExamplesError(
+            f"{where}: there is no label column {label!r}",
+            received=f"columns {', '.join(sorted(columns))}",
+            remedy="give the name of the column that holds the class ids",
+        )
+    return matched
+
+
+def _target(column: str, inputs: Mapping[str, TensorSpec], label: str) -> str | None:
+    if column in inputs or column == label:
+        return column
+    if column == "x" and len(inputs) == 1:
+        return next(iter(inputs))
+    return label if column == "y" and label == "label" else None
+
+
+def check_features(
+    where: str, features: Mapping[str, Array], inputs: Mapping[str, TensorSpec]
+) -> int:
+    """Check shapes, dtypes and lengths; the number of examples.
+
+    Raises:
+        ExamplesError: They are not what the model takes, or there are none.
+    """
+    count = len(next(iter(features.values())))
+    for name, array in features.items():
+        spec = inputs[name]
+        if len(array) == 0:
+            raise ExamplesError(
+                f"{where}: feature {name!r} is empty",
+                received=f"shape {list(array.shape)}",
+                remedy="give at least one example in each split",
+            )
+        _check_length(where, name, len(array), count)
+        if not _fits(array.shape, spec.shape):
+            raise ExamplesError(
+                f"{where}: feature {name!r} has the wrong shape",
+                received=list(array.shape),
+                remedy=f"the model takes {_shape_text(spec.shape)}",
+            )
+        if not _convertible(array.dtype, np.dtype(spec.dtype)):
+            raise ExamplesError(
+                f"{where}: feature {name!r} has the wrong dtype",
+                received=array.dtype,
+                remedy=f"the model takes {spec.dtype}; convert it without changing values",
+            )
+    return count
+
+
+def _check_length(where: str, name: str, length: int, count: int) -> None:
+    if length != count:
+        raise ExamplesError(
+            f"{where}: {name!r} has another number of rows than the first feature",
+            received=f"{length} rows, against {count}",
+            remedy="give one row for each example in every column",
+        )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if not wanted:
+        # The signature does not say even how many dimensions there are.
+        return True
+    return len(shape) == len(wanted) and all(
+        want is None or have == want for have, want in zip(shape[1:], wanted[1:], strict=True)
+    )
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    sizes = ["any" if size is None else str(size) for size in shape[1:]]
+    return f"[{', '.join(['count', *sizes])}]"
+
+
+def _convertible(have: np.dtype[np.generic], want: np.dtype[np.generic]) -> bool:
+    if np.can_cast(have, want, "safe"):
+        return have.kind in "biuf"
+    if have.kind in "iu" and want.kind in "iuf":
+        # Whether each value fits is seen when it is converted.
+        return True
+    return have == np.float64 and want == np.float32
+
+
+def check_labels(
+    where: str, label: str, array: Array, count: int, classes: int | None, file: Path
+) -> NDArray[np.int64]:
+    """Class ids as int64 [count], mapped; written to `file` if need be.
+
+    Raises:
+        ExamplesError: They are not integers in 0..classes-1, one a row.
+    """
+    _check_length(where, label, len(array), count)
+    if array.shape not in ((count,), (count, 1)) or array.dtype.kind not in "iub":
+        raise ExamplesError(
+            f"{where}: {label!r} holds no class ids",
+            received=f"{array.dtype} of shape {list(array.shape)}",
+            remedy="give one integer for each example (of one-hot rows, their argmax)",
+        )
+    flat = array.reshape(count)
+    for start, chunk in _chunks(flat):
+        wrong = np.zeros(len(chunk), bool)
+        if chunk.dtype.kind == "i":
+            wrong |= chunk < 0
+        if classes is not None:
+            wrong |= chunk >= classes
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            bound = "0 or more" if classes is None else f"0 to {classes - 1}"
+            raise ExamplesError(
+                f"{where}: {label!r} is not a class of the model at row {start + row}",
+                received=chunk[row],
+                remedy=f"give class ids of {bound}",
+            )
+    return write_column(where, label, flat, "int64", file)
+
+
+def write_column(
+    where: str,
+    name: str,
+    array: Array,
+    dtype: str,
+    file: Path,
+    rows: NDArray[np.int64] | None = None,
+) -> Array:
+    """`array`, or its `rows`, in `dtype`, with every value checked.
+
+    An array that is right as it stands is returned itself; otherwise `file` is
+    written and mapped.
+
+    Raises:
+        ExamplesError: NaN, infinity, or a value that `dtype` does not hold.
+    """
+    target = np.dtype(dtype)
+    if rows is None and array.dtype == target:
+        for start, chunk in _chunks(array):
+            _check_finite(where, name, chunk, start)
+        return array
+    count = len(array) if rows is None else len(rows)
+    written = open_memmap(file, "w+", target, (count, *array.shape[1:]))
+    for start, chunk in _chunks(array, rows):
+        _check_finite(where, name, chunk, start)
+        with np.errstate(over="ignore"):
+            converted = chunk.astype(target)
+        _check_finite(where, name, converted, start)
+        if chunk.dtype.kind in "iu" and not np.array_equal(converted.astype(chunk.dtype), chunk):
+            raise ExamplesError(
+                f"{where}: {name!r} holds integers that {dtype} does not",
+                received=f"values from {chunk.min()} to {chunk.max()}",
+                remedy=f"convert them to {dtype} yourself, in the way the model was trained",
+            )
+        written[start : start + len(chunk)] = converted
+    written.flush()
+    del written
+    return map_array(file, f"{where}, {name}")
+
+
+def copy_column(array: Array, file: Path) -> None:
+    """Write `array` to a `.npy` file."""
+    written = open_memmap(file, "w+", array.dtype, array.shape)
+    for start, chunk in _chunks(array):
+        written[start : start + len(chunk)] = chunk
+    written.flush()
+
+
+def _check_finite(where: str, name: str, chunk: Array, start: int) -> None:
+    if chunk.dtype.kind != "f":
+        return
+    finite = np.isfinite(chunk)
+    if finite.all():
+        return
+    place = np.unravel_index(int(np.argmin(finite)), finite.shape)
+    raise ExamplesError(
+        f"{where}: {name!r} holds NaN or infinity, first in row {start + int(place[0])}",
+        received=chunk[place],
+        remedy="remove or repair those examples",
+    )
+
+
+def _chunks(array: Array, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Array]]:
+    """The first row's number and the rows, some megabytes at a time."""
+    count = len(array) if rows is None else len(rows)
+    row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        yield start, np.asarray(array[part] if rows is None else array[rows[part]])

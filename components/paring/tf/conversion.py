@@ -1,0 +1,159 @@
+"""SavedModel to TFLite, and a check that the result runs."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paring.errors import ModelError, UnsupportedError
+from paring.tf.graph import concrete_shape
+from paring.tf.quiet import quiet_tensorflow, silent_stderr
+from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph
+
+Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
+Features = dict[str, NDArray[Any]]
+
+
+def has_fake_quantization(folder: Path) -> bool:
+    """Whether the SavedModel carries ranges from quantization-aware training."""
+    graph = read_meta_graph(folder).graph_def
+    functions = (node for function in graph.library.function for node in function.node_def)
+    return any(
+        node.op.startswith("FakeQuantWithMinMaxVars")
+        for nodes in (graph.node, functions)
+        for node in nodes
+    )
+
+
+def convert(
+    folder: Path,
+    quantization: Quantization,
+    representative: Callable[[], Iterator[Features]] | None,
+) -> bytes:
+    """The TFLite file of the SavedModel in `folder`.
+
+    Inputs and outputs keep the signature's names and dtypes. Where an operator
+    has no quantized kernel, it stays in float.
+
+    Args:
+        folder: The folder of the SavedModel.
+        quantization: The kind; see the step convert_tflite.
+        representative: Gives the calibration inputs by signature name, one call
+            of the model at a time; None where ranges come with the model.
+
+    Raises:
+        ModelError: TensorFlow can't load the SavedModel.
+        UnsupportedError: The converter can't take it, naming the operators.
+    """
+    quiet_tensorflow()
+    import tensorflow as tf
+
+    with warnings.catch_warnings(), silent_stderr():
+        # The converter uses its own deprecated interpreter to calibrate.
+        warnings.simplefilter("ignore")
+        try:
+            converter = tf.lite.TFLiteConverter.from_saved_model(
+                str(folder), signature_keys=[SERVING_KEY]
+            )
+        except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{folder} can't be loaded as a SavedModel",
+                received=_first_line(error),
+                remedy="export or copy the model anew",
+            ) from error
+        _configure(converter, quantization, representative)
+        try:
+            return bytes(converter.convert())
+        except Exception as error:
+            # The converter raises ConverterError, ValueError and RuntimeError
+            # for what it can't take, by the stage that notices.
+            raise UnsupportedError(
+                f"this model can't be converted to TFLite with quantization {quantization}",
+                received=_reason(error),
+                remedy="replace these operators, or take another quantization or runtime",
+            ) from error
+
+
+def check_runs(content: bytes, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:
+    """Run the TFLite file once with LiteRT.
+
+    Args:
+        content: The file's bytes.
+        signature: Of the source; the file must have the same names.
+        features: One call's inputs, by signature name.
+
+    Raises:
+        UnsupportedError: It can't be loaded or run, or gives other outputs.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with silent_stderr():
+        try:
+            interpreter = Interpreter(model_content=content, num_threads=1)
+            outputs = interpreter.get_signature_runner(SERVING_KEY)(**features)
+        except Exception as error:
+            # LiteRT raises RuntimeError and ValueError, by what goes wrong.
+            raise UnsupportedError(
+                "the converted TFLite file does not run in LiteRT",
+                received=_reason(error),
+                remedy="take another quantization or runtime for this model",
+            ) from error
+    if sorted(outputs) != sorted(signature.outputs):
+        raise UnsupportedError(
+            "the converted TFLite file gives other outputs than its source",
+            received=f"{', '.join(sorted(outputs))} for {', '.join(signature.outputs)}",
+            remedy="take another runtime for this model",
+        )
+
+
+def random_features(signature: Signature, seed: int) -> Features:
+    """One call's inputs: floats uniform in [0, 1), zeros for other types."""
+    generator = np.random.default_rng(seed)
+    features: Features = {}
+    for name, spec in signature.inputs.items():
+        shape = concrete_shape(spec)
+        values = generator.random(shape) if spec.dtype.startswith("float") else np.zeros(shape)
+        features[name] = values.astype(spec.dtype)
+    return features
+
+
+def _configure(
+    converter: Any,
+    quantization: Quantization,
+    representative: Callable[[], Iterator[Features]] | None,
+) -> None:
+    import tensorflow as tf
+
+    if quantization == "none":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif quantization == "int16x8":
+        ops = tf.lite.OpsSet
+        converter.target_spec.supported_ops = [
+            ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            ops.TFLITE_BUILTINS,
+        ]
+    if representative is not None:
+        converter.representative_dataset = representative
+
+
+def _reason(error: Exception) -> str:
+    """The operators that the converter names, else its first line."""
+    text = str(error)
+    named = re.findall(r"(?:TF Select|Custom) ops: ([^\n]+)", text)
+    named += re.findall(r"Encountered unresolved custom op: (\w+)", text)
+    if named:
+        operators = sorted({op.strip() for group in named for op in group.split(",")})
+        return f"operators that TFLite lacks: {', '.join(operators)}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]

@@ -1,0 +1,205 @@
+"""Bring models in and out of memory, whatever form they are stored in."""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from paring.artifacts import Model, QuantizedModel, content_bytes
+from paring.errors import ModelError, UnsupportedError
+from paring.tf.quiet import quiet_tensorflow
+from paring.tf.signature import read_signature
+from paring.tf.trust import names_optimization_classes, read_configs, refuse_code
+
+__all__ = [
+    "KERAS_SUFFIXES",
+    "export",
+    "keras_source",
+    "load_keras",
+    "quiet_tensorflow",
+    "save_keras",
+    "save_model",
+    "saved_model_dir",
+]
+
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def saved_model_dir(model: Model) -> Path:
+    """The folder of `model` that holds saved_model.pb.
+
+    It is `Format-Serving/` in Paring's and TFX's layouts, else the folder itself.
+
+    Raises:
+        ModelError: There is none; the message says what was found.
+    """
+    for folder in (model.serving_dir, model.path):
+        if (folder / "saved_model.pb").is_file():
+            return folder
+    raise ModelError(
+        f"{model.path} holds no SavedModel",
+        received=_describe(model.path),
+        remedy="give the folder that holds saved_model.pb, or bring a Keras file in with"
+        " import_model",
+    )
+
+
+def keras_source(model: Model) -> Path | None:
+    """What Keras can load: a file, or a SavedModel with Keras metadata.
+
+    None for a bare SavedModel, and where import_model found that Keras can't
+    take the model (`model.keras` is "none").
+
+    Raises:
+        ModelError: `model.path` holds no model at all.
+    """
+    if model.path.is_file():
+        if model.path.suffix.lower() in KERAS_SUFFIXES:
+            return model.path
+        raise ModelError(
+            f"{model.path} is no model file",
+            received=_describe(model.path),
+            remedy="give a .keras or .h5 file, or the folder of a SavedModel",
+        )
+    if model.keras == "none":
+        return None
+    if model.keras_file.is_file():
+        return model.keras_file
+    folder = saved_model_dir(model)
+    return folder if (folder / "keras_metadata.pb").is_file() else None
+
+
+def load_keras(model: Model, *, trust: bool = False) -> Any:
+    """The tf_keras model of `model`, not compiled.
+
+    Args:
+        model: A `.keras` or `.h5` file, an artifact with `Format-Keras/`, or a
+            SavedModel with Keras metadata.
+        trust: Run code that the model carries; `model.trusted` does so too.
+
+    Returns:
+        A `tf_keras.Model`.
+
+    Raises:
+        UnsupportedError: It is a bare SavedModel.
+        UntrustedModelError: It carries code and is not trusted.
+        ModelError: It is missing, broken, written by Keras 3, or needs classes
+            that are not here.
+    """
+    source = keras_source(model)
+    if source is None:
+        raise UnsupportedError(
+            f"{model.path} is a bare SavedModel, and training steps need the Keras form",
+            received="a SavedModel without keras_metadata.pb",
+            remedy="give a .keras file, or a SavedModel written by tf_keras' model.save(DIR);"
+            " conversion works on this one as it is",
+        )
+    quiet_tensorflow()
+    configs = read_configs(source)
+    trusted = trust or bool(model.trusted)
+    if not trusted:
+        refuse_code(source, configs)
+    if source.is_dir():
+        # Keras reads the graph too; a cut-off one is reported by name.
+        read_signature(source)
+    import tf_keras
+
+    scope: AbstractContextManager[Any] = nullcontext()
+    if isinstance(model, QuantizedModel) or names_optimization_classes(configs):
+        scope = _optimization_classes()
+    try:
+        with scope:
+            return tf_keras.models.load_model(source, compile=False, safe_mode=not trusted)
+    except Exception as error:
+        # Keras raises bare ValueError, TypeError, KeyError, OSError and
+        # TensorFlow's own errors for broken files and unknown classes alike.
+        raise ModelError(
+            f"{source} can't be loaded as a Keras model",
+            received=f"{type(error).__name__}: {error}"[:400],
+            remedy="save it anew; where it needs classes of your own, export it as a"
+            " SavedModel without Keras metadata (model.export(DIR))",
+        ) from error
+
+
+def save_model(keras_model: Any, output: Model) -> None:
+    """Write a tf_keras model into `output` and set its `size_bytes` and `keras`.
+
+    `Format-Serving/` becomes a SavedModel whose signature serving_default takes
+    and gives one tensor for each of the model's inputs and outputs, under their
+    Keras names, at inference (training=False); `Format-Keras/model.keras` holds
+    what training steps go on from.
+
+    Raises:
+        UnsupportedError: The model has no declared inputs (it is subclassed).
+    """
+    export(keras_model, output.serving_dir)
+    output.size_bytes = content_bytes(output.serving_dir)
+    save_keras(keras_model, output.keras_file)
+    output.keras = "tf_keras"
+
+
+def save_keras(keras_model: Any, file: Path) -> None:
+    """Write the Keras form alone, in a file that `load_keras` can read again."""
+    file.parent.mkdir(parents=True)
+    if names_optimization_classes([keras_model.get_config()]):
+        # The zip format can't be loaded again for the wrappers of
+        # tensorflow-model-optimization (they are built twice); HDF5 can, and
+        # tf_keras tells the two apart by content.
+        hdf5 = file.with_suffix(".h5")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*legacy", category=UserWarning)
+            keras_model.save(hdf5, save_format="h5", include_optimizer=False)
+        hdf5.rename(file)
+    else:
+        keras_model.save(file, save_format="keras")
+
+
+def export(keras_model: Any, folder: Path) -> None:
+    """Write the SavedModel alone; see `save_model`."""
+    import tensorflow as tf
+    import tf_keras
+
+    if not keras_model.inputs:
+        raise UnsupportedError(
+            f"model {keras_model.name} has no declared inputs",
+            received=type(keras_model).__name__,
+            remedy="build it with the functional or sequential API of tf_keras",
+        )
+    structure = keras_model.input
+    specs = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in zip(keras_model.input_names, keras_model.inputs, strict=True)
+    ]
+
+    def serve(*tensors: Any) -> dict[str, Any]:
+        packed = tf.nest.pack_sequence_as(structure, list(tensors))
+        outputs = tf.nest.flatten(keras_model(packed, training=False))
+        return dict(zip(keras_model.output_names, outputs, strict=True))
+
+    archive = tf_keras.export.ExportArchive()
+    archive.track(keras_model)
+    archive.add_endpoint("serve", serve, input_signature=specs)
+    # write_out prints the endpoints unless Keras is told not to be interactive.
+    interactive = tf_keras.utils.is_interactive_logging_enabled()
+    tf_keras.utils.disable_interactive_logging()
+    try:
+        archive.write_out(str(folder))
+    finally:
+        if interactive:
+            tf_keras.utils.enable_interactive_logging()
+
+
+def _optimization_classes() -> AbstractContextManager[Any]:
+    import tensorflow_model_optimization as tfmot
+
+    scope: AbstractContextManager[Any] = tfmot.quantization.keras.quantize_scope()
+    return scope
+
+
+def _describe(path: Path) -> str:
+    if not path.exists():
+        return "nothing at this path"
+    if path.is_file():
+        return f"a file of {path.stat().st_size} bytes"
+    names = sorted(one.name for one in path.iterdir())
+    return f"a folder with {', '.join(names[:6]) or 'nothing in it'}"

@@ -1,0 +1,151 @@
+"""Quantization-aware training (QAT) with tensorflow-model-optimization.
+
+Fake-quantization nodes round weights and activations to 8 bits in the forward
+pass and let gradients through, as in Jacob et al., "Quantization and Training
+of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018
+(arXiv:1712.05877).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras
+
+from paring.errors import UnsupportedError
+from paring.tf.examples import Split
+from paring.tf.feeding import Rows, feature_batches
+
+# The transformations take these apart into layers that have a quantized form.
+_TAKEN_APART = (tf_keras.layers.SeparableConv1D, tf_keras.layers.SeparableConv2D)
+
+# Layers that a batch normalization after them is folded into.
+_FOLDING = (
+    tf_keras.layers.Conv2D,
+    tf_keras.layers.DepthwiseConv2D,
+    tf_keras.layers.Dense,
+    *_TAKEN_APART,
+)
+
+_ACTIVATIONS = frozenset({"linear", "relu", "swish", "silu", "softmax", "sigmoid", "tanh", "gelu"})
+
+# Examples that the first ranges are taken from.
+_RANGE_EXAMPLES = 512
+
+
+def fake_quantized(model: Any) -> Any:
+    """A copy of `model` with fake-quantization nodes and the same weights.
+
+    Layers keep their names. Weights are int8, symmetric, per channel in
+    convolutions; activations are int8, asymmetric, per tensor.
+
+    Raises:
+        UnsupportedError: A layer has no quantized form; the message names it.
+    """
+    try:
+        return tfmot.quantization.keras.quantize_model(model, quantized_layer_name_prefix="")
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # The library has no error of its own for what it does not take.
+        raise UnsupportedError(
+            f"model {model.name} can't be trained with fake quantization",
+            received="; ".join(_refusals(model)[:3]) or f"{type(error).__name__}: {error}"[:300],
+            remedy="use a recipe without quantize: convert_tflite quantizes after training"
+            " and takes more kinds of layers",
+        ) from error
+
+
+def calibrate_ranges(model: Any, split: Split, rows: Rows, batch_size: int, seed: int) -> None:
+    """Set each activation's range to what is seen on some of the rows.
+
+    The library starts all of them at [-6, 6] and moves them by a thousandth a
+    step, so that after a short training they would still be about that.
+
+    Args:
+        model: What `fake_quantized` made.
+        split: Gives the features.
+        rows: Row numbers of the split; some of them are drawn.
+        batch_size: Examples in a batch.
+        seed: Of that draw.
+    """
+    draw = np.random.default_rng(seed)
+    some = np.sort(draw.choice(rows, min(len(rows), _RANGE_EXAMPLES), replace=False))
+    with _observed() as seen:
+        for batch in feature_batches(model, split, some, batch_size):
+            model(batch, training=False)
+    for found in seen.values():
+        # Zero stays in the range, so that padding is exact.
+        found.weights["min_var"].assign(min(np.mean(found.lows), 0.0))
+        found.weights["max_var"].assign(max(np.mean(found.highs), 0.0))
+
+
+@dataclass
+class _Range:
+    """Least and greatest value of each batch at one quantizer, and its variables."""
+
+    weights: Mapping[str, Any]
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def _observed() -> Iterator[dict[Any, _Range]]:
+    """Within it, quantizers hand values on as they are; those of activations note them."""
+    quantizers = tfmot.quantization.keras.quantizers
+    activations = quantizers.MovingAverageQuantizer
+    seen: dict[Any, _Range] = {}
+
+    def observe(self: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        if isinstance(self, activations):
+            found = seen.setdefault(weights["min_var"].ref(), _Range(weights))
+            found.lows.append(float(tf.reduce_min(inputs)))
+            found.highs.append(float(tf.reduce_max(inputs)))
+        return inputs
+
+    kinds = (activations, quantizers.LastValueQuantizer, quantizers.AllValuesQuantizer)
+    own = {kind: kind.__call__ for kind in kinds}
+    try:
+        for kind in kinds:
+            kind.__call__ = observe
+        yield seen
+    finally:
+        for kind, call in own.items():
+            kind.__call__ = call
+
+
+def _refusals(model: Any) -> list[str]:
+    """Why the library does not take the model, a line for each layer to blame."""
+    scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
+    registry = scheme.get_quantize_registry()
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(layer):
+            continue
+        activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        if not registry.supports(layer):
+            found.append(f"layer {layer.name} is a {_kind(layer)}, which has no quantized form")
+        elif activation not in _ACTIVATIONS:
+            found.append(
+                f"layer {layer.name} has the activation {activation}, and none of that"
+                " kind is quantized"
+            )
+    return found
+
+
+def _is_folded(layer: Any) -> bool:
+    """Whether it is a batch normalization that becomes part of the layer before it."""
+    if not isinstance(layer, tf_keras.layers.BatchNormalization):
+        return False
+    before = [one for node in layer.inbound_nodes for one in tf.nest.flatten(node.inbound_layers)]
+    return any(isinstance(one, _FOLDING) for one in before)
+
+
+def _kind(layer: Any) -> str:
+    if isinstance(layer, tf_keras.Model):
+        return "model inside the model"
+    called = layer.get_config().get("function")
+    # A bare TensorFlow function in a functional model, such as tf.nn.gelu.
+    return f"call of tf.{called}" if isinstance(called, str) else type(layer).__name__

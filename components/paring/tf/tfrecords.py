@@ -1,0 +1,252 @@
+"""TFRecords of tf.Example become columns in `.npy` files.
+
+The files are read twice, to count the records and to parse them, so that each
+column can be written in place a chunk at a time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from paring.errors import ExamplesError, nearest
+from paring.tf.columns import map_array
+from paring.tf.quiet import quiet_tensorflow
+from paring.tf.signature import TensorSpec
+
+_CHUNK_BYTES = 8 * 2**20
+_LIST_DTYPES = {"float_list": "float32", "int64_list": "int64"}
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """How one feature is stored.
+
+    Attributes:
+        column: The feature's name in the records.
+        kind: float_list, int64_list or bytes_list (raw little-endian bytes).
+        shape: Of one example.
+        dtype: What comes out of the records.
+    """
+
+    column: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_records(
+    files: Sequence[Path],
+    spec_file: Path,
+    inputs: Mapping[str, TensorSpec],
+    label: str,
+    scratch: Path,
+) -> dict[str, NDArray[Any]]:
+    """The model's inputs, and the label where records have it, as columns.
+
+    Shapes and the dtype of raw bytes come from `spec_file`, if it exists:
+    `{"NAME": {"shape": [32, 32, 1], "dtype": "uint8"}}`, shapes of one example;
+    otherwise from the model's signature. Lists come out as float32 and int64.
+
+    Args:
+        files: In the order in which they are read; gzip if named `.gz`.
+        spec_file: May not exist.
+        inputs: Of the model's signature.
+        label: The name of the label, a scalar integer.
+        scratch: The folder that the columns are written to.
+
+    Raises:
+        ExamplesError: A file can't be read, or its records are not like that.
+    """
+    quiet_tensorflow()
+    counts = {file: _count(file) for file in files}
+    total = sum(counts.values())
+    if total == 0:
+        raise ExamplesError(
+            f"{files[0].parent}: the split is empty",
+            received=f"0 records in {len(files)} files",
+            remedy="give at least one example in each split",
+        )
+    first = next(file for file in files if counts[file])
+    features = _features(first, spec_file, inputs, label)
+    columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
+    written = {
+        name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
+        for name, one in features.items()
+    }
+    row = 0
+    for file in files:
+        _fill(file, features, written, row)
+        row += counts[file]
+    for array in written.values():
+        array.flush()
+    return {name: map_array(path, f"{files[0].parent}, {name}") for name, path in columns.items()}
+
+
+def _dataset(file: Path) -> Any:
+    import tensorflow as tf
+
+    compression = "GZIP" if file.suffix == ".gz" else ""
+    return tf.data.TFRecordDataset(str(file), compression_type=compression)
+
+
+def _count(file: Path) -> int:
+    import tensorflow as tf
+
+    try:
+        return int(_dataset(file).reduce(np.int64(0), lambda count, _: count + 1).numpy())
+    except tf.errors.OpError as error:
+        raise ExamplesError(
+            f"{file}: not a readable TFRecord file",
+            received=_short(error),
+            remedy="write it anew; it may have been cut off"
+            " (files named .gz are taken to be gzip, others to be plain)",
+        ) from error
+
+
+def _features(
+    file: Path, spec_file: Path, inputs: Mapping[str, TensorSpec], label: str
+) -> dict[str, _Feature]:
+    """How each wanted feature is stored, judged by the first record."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    record = next(iter(_dataset(file).take(1).as_numpy_iterator()))
+    try:
+        stored = tf.train.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise ExamplesError(
+            f"{file}: its records are not tf.Example",
+            received=f"a record of {len(record)} bytes",
+            remedy="write each example as a serialized tf.train.Example",
+        ) from error
+    kinds = {name: stored[name].WhichOneof("kind") or "nothing" for name in stored}
+    shapes = _stated_shapes(spec_file, inputs)
+    found: dict[str, _Feature] = {}
+    for name in inputs:
+        column = "x" if name not in kinds and len(inputs) == 1 and "x" in kinds else name
+        if column not in kinds:
+            raise ExamplesError(
+                f"{file}: the records lack the model's input {name!r}",
+                received=f"features {', '.join(sorted(kinds)) or 'none'}",
+                remedy=f"name the features as the model's inputs; {nearest(name, kinds)}",
+            )
+        shape, dtype = shapes[name]
+        kind = kinds[column]
+        found[name] = _Feature(column, kind, shape, _LIST_DTYPES.get(kind, dtype))
+    column = "y" if label == "label" and label not in kinds else label
+    if column in kinds:
+        if kinds[column] != "int64_list":
+            raise ExamplesError(
+                f"{file}: feature {column!r} holds no class ids",
+                received=kinds[column],
+                remedy="store one integer (int64_list) for each example",
+            )
+        found[label] = _Feature(column, "int64_list", (), "int64")
+    return found
+
+
+def _stated_shapes(
+    spec_file: Path, inputs: Mapping[str, TensorSpec]
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape of one example and dtype of each input."""
+    stated = _read_spec(spec_file) if spec_file.exists() else {}
+    if stated:
+        for name in inputs:
+            if name not in stated:
+                raise ExamplesError(
+                    f"{spec_file}: the model's input {name!r} is missing",
+                    received=", ".join(sorted(stated)),
+                    remedy=nearest(name, stated),
+                )
+        return {name: stated[name] for name in inputs}
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+    for name, spec in inputs.items():
+        sizes = tuple(size for size in spec.shape[1:] if size is not None)
+        if not spec.shape or len(sizes) != len(spec.shape) - 1:
+            raise ExamplesError(
+                f"the model leaves the shape of {name!r} open, and TFRecords don't hold it",
+                received=list(spec.shape),
+                remedy=f'write it to {spec_file}: {{"{name}": {{"shape": [..], "dtype": ".."}}}}',
+            )
+        shapes[name] = (sizes, spec.dtype)
+    return shapes
+
+
+def _read_spec(spec_file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    try:
+        content = json.loads(spec_file.read_text())
+        return {
+            str(name): (
+                tuple(int(size) for size in one["shape"]),
+                np.dtype(one["dtype"]).name,
+            )
+            for name, one in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExamplesError(
+            f"{spec_file}: not a readable feature spec",
+            received=f"{type(error).__name__}: {error}",
+            remedy='write {"NAME": {"shape": [32, 32, 1], "dtype": "float32"}}',
+        ) from error
+
+
+def _fill(
+    file: Path,
+    features: Mapping[str, _Feature],
+    written: Mapping[str, NDArray[Any]],
+    row: int,
+) -> None:
+    """Parse the records of `file` into the columns, from `row` on."""
+    import tensorflow as tf
+
+    spec = {
+        one.column: tf.io.FixedLenFeature(
+            () if one.kind == "bytes_list" else one.shape,
+            {"bytes_list": tf.string, "int64_list": tf.int64}.get(one.kind, tf.float32),
+        )
+        for one in features.values()
+    }
+    row_bytes = sum(array[:1].nbytes for array in written.values())
+    batches = _dataset(file).batch(max(1, _CHUNK_BYTES // max(1, row_bytes)))
+    try:
+        for records in batches:
+            parsed = tf.io.parse_example(records, spec)
+            for name, one in features.items():
+                values = parsed[one.column]
+                if one.kind == "bytes_list":
+                    values = _decode(file, one, values.numpy())
+                written[name][row : row + len(values)] = values
+            row += int(records.shape[0])
+    except tf.errors.OpError as error:
+        wanted = ", ".join(f"{one.column} {list(one.shape)}" for one in features.values())
+        raise ExamplesError(
+            f"{file}: a record is not like the feature spec or the model's inputs",
+            received=_short(error),
+            remedy=f"give every record the features {wanted}, or describe them in"
+            " feature_spec.json beside the records",
+        ) from error
+
+
+def _decode(file: Path, feature: _Feature, values: Sequence[bytes]) -> NDArray[Any]:
+    """Raw bytes, one string an example, as an array."""
+    dtype = np.dtype(feature.dtype).newbyteorder("<")
+    length = dtype.itemsize * int(np.prod(feature.shape, dtype=np.int64))
+    for value in values:
+        if len(value) != length:
+            raise ExamplesError(
+                f"{file}: feature {feature.column!r} holds strings of the wrong length",
+                received=f"{len(value)} bytes",
+                remedy=f"store {feature.dtype} {list(feature.shape)} as {length} raw bytes (encoded"
+                " images must be decoded first), or as a list of numbers",
+            )
+    return np.frombuffer(b"".join(values), dtype).reshape(len(values), *feature.shape)
+
+
+def _short(error: Exception) -> str:
+    return str(getattr(error, "message", error)).split("\n")[0][:300]

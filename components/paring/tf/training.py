@@ -1,0 +1,241 @@
+"""Fine-tune a classifier, the same way every time.
+
+The eval split takes no part in it: the best epoch is chosen by a validation
+set held out of the train split, so the gate later sees data that no choice
+was made on.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from paring.artifacts import Model
+from paring.errors import ExamplesError, StepFailedError, UnsupportedError
+from paring.tf.batch_norm import reestimate_batch_norm
+from paring.tf.examples import Split
+from paring.tf.feeding import Portions, labelled_batches, shuffled_batches
+from paring.tf.loading import saved_model_dir
+from paring.tf.signature import Signature, TensorSpec, read_signature
+
+_SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
+
+_log = logging.getLogger(__name__)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and TensorFlow, and allow deterministic operations only.
+
+    Call it before a model is built or loaded: layers draw their own seeds then.
+    """
+    tf_keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def check_trainable(model: Any, split: Split, batch_size: int) -> int:
+    """Check that `model` can be fine-tuned on `split`, before any work starts.
+
+    Returns:
+        The batch size to train with: the model's own where it is fixed.
+
+    Raises:
+        UnsupportedError: Without labels, or it is a model of another kind than
+            sequential or functional.
+        ExamplesError: There are fewer examples than the model's fixed batch.
+    """
+    if split.labels is None:
+        raise UnsupportedError(
+            "fine-tuning needs labels, and the examples have none",
+            remedy="give examples with a label, or use a recipe without training steps",
+        )
+    if not isinstance(model, tf_keras.Sequential) and not getattr(
+        model, "_is_graph_network", False
+    ):
+        raise UnsupportedError(
+            f"model {model.name} is subclassed, and its layers can't be wrapped one by one",
+            received=type(model).__name__,
+            remedy="build it with the functional or sequential API of tf_keras",
+        )
+    fixed = model.inputs[0].shape[0]
+    if fixed is None:
+        return min(batch_size, split.count)
+    if fixed > split.count:
+        raise ExamplesError(
+            f"the model takes batches of {fixed}, and there are fewer examples to train on",
+            received=f"{split.count} examples",
+            remedy="give more examples, or a model with a free batch size",
+        )
+    return int(fixed)
+
+
+def loss_for(model: Any) -> Any:
+    """The loss that fits the model's last activation, for integer labels.
+
+    Softmax gives cross-entropy on probabilities, no activation the same on
+    logits; with a single unit, sigmoid or none give binary cross-entropy.
+
+    Raises:
+        UnsupportedError: The model is no classifier of that kind.
+    """
+    if len(model.outputs) != 1 or model.outputs[0].shape.rank != 2:
+        shapes = [tuple(one.shape) for one in model.outputs]
+        raise UnsupportedError(
+            f"model {model.name} is not a classifier with one output [batch, classes]",
+            received=f"outputs of shape {', '.join(map(str, shapes))}",
+            remedy="training steps take classifiers; conversion works on this model as it is",
+        )
+    units = model.outputs[0].shape[-1]
+    activation = _last_activation(model)
+    if units == 1 and activation in ("sigmoid", "linear"):
+        return tf_keras.losses.BinaryCrossentropy(from_logits=activation == "linear")
+    if units != 1 and activation in ("softmax", "linear"):
+        return tf_keras.losses.SparseCategoricalCrossentropy(from_logits=activation == "linear")
+    raise UnsupportedError(
+        f"model {model.name} ends in an activation that no loss for class labels goes with",
+        received=f"{activation} over {units} units",
+        remedy="end it in softmax or no activation, or in sigmoid over a single unit",
+    )
+
+
+def _last_activation(model: Any) -> str:
+    """The name of the activation that the output comes from."""
+    made_by = model.outputs[0]._keras_history
+    while isinstance(made_by.layer, _SHAPE_ONLY):
+        made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history
+    layer = made_by.layer
+    if isinstance(layer, tf_keras.Model):
+        return _last_activation(layer)
+    if isinstance(layer, tf_keras.layers.Softmax):
+        return "softmax"
+    # A call of tf.nn.softmax in a functional model is a layer of this kind.
+    called = layer.get_config().get("function")
+    if isinstance(called, str):
+        return called.rpartition(".")[2]
+    activation = getattr(layer, "activation", tf_keras.activations.linear)
+    return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def fine_tune(
+    model: Any,
+    split: Split,
+    portions: Portions,
+    *,
+    loss: Any,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    callbacks: Sequence[Any] = (),
+    may_keep: Callable[[], bool] = lambda: True,
+) -> None:
+    """Train `model` in place with Adam and leave it at its best epoch's weights.
+
+    After each epoch the batch normalization is re-estimated, and then the loss
+    on the validation rows decides. Two calls with the same arguments on equal
+    models give equal weights on the same machine.
+
+    Args:
+        model: A tf_keras model that takes `split.features`.
+        split: The train split, with labels.
+        portions: Its rows to train on and to validate on.
+        loss: A tf_keras loss; see `loss_for`.
+        epochs: Passes over the training rows, at least 1.
+        batch_size: Examples in a step. What is left over in a pass is skipped;
+            each pass has an order of its own.
+        learning_rate: Adam's, constant.
+        seed: Of the order and of whatever random layers the model has.
+        callbacks: More tf_keras callbacks; their epoch end comes first.
+        may_keep: Asked at each epoch's end whether its weights may be the
+            result; where none may, the last epoch's are.
+
+    Raises:
+        StepFailedError: The loss is not finite in any epoch that may be kept.
+    """
+    seed_everything(seed)
+    model.compile(tf_keras.optimizers.Adam(learning_rate), loss)
+    best_loss = np.inf
+    best: list[NDArray[Any]] | None = None
+
+    def finish_epoch(epoch: int, logs: Any) -> None:
+        nonlocal best_loss, best
+        reestimate_batch_norm(model, split, portions.train, batch_size=batch_size, seed=seed)
+        validation = model.evaluate(
+            labelled_batches(model, split, portions.validation, batch_size), verbose=0
+        )
+        _log.info("epoch %d of %d: validation loss %.4f", epoch + 1, epochs, validation)
+        kept = may_keep() or epoch + 1 == epochs
+        if kept and np.isfinite(validation) and validation < best_loss:
+            best_loss = validation
+            best = [variable.numpy() for variable in model.variables]
+
+    model.fit(
+        shuffled_batches(model, split, portions.train, batch_size, seed),
+        steps_per_epoch=steps_per_epoch(portions, batch_size),
+        epochs=epochs,
+        verbose=0,
+        callbacks=[*callbacks, tf_keras.callbacks.LambdaCallback(on_epoch_end=finish_epoch)],
+    )
+    if best is None:
+        raise StepFailedError(
+            "fine-tuning diverged: the validation loss is not a finite number",
+            received=f"learning_rate {learning_rate}",
+            remedy="give a lower learning_rate",
+        )
+    for variable, value in zip(model.variables, best, strict=True):
+        variable.assign(value)
+
+
+def steps_per_epoch(portions: Portions, batch_size: int) -> int:
+    """Training steps in a pass over the training rows, at least 1."""
+    return max(1, len(portions.train) // batch_size)
+
+
+def keep_signature(model: Any, source: Signature) -> None:
+    """Have `model` saved with the signature names of the model it was made from.
+
+    Wrapping renames layers, and a SavedModel may have been exported under names
+    that its Keras form does not know; what calls the model goes by the source's.
+
+    Raises:
+        UnsupportedError: The names can't be matched to the model's tensors.
+    """
+    for what, wanted in (("input", source.inputs), ("output", source.outputs)):
+        names = list(getattr(model, f"{what}_names"))
+        if set(names) == set(wanted):
+            continue
+        if len(names) != 1 or len(wanted) != 1:
+            raise UnsupportedError(
+                f"the signature's {what}s are not the Keras model's, and which is which is unclear",
+                received=f"signature: {', '.join(wanted)}; Keras: {', '.join(names)}",
+                remedy="export the model under its Keras names, as model.save(DIR) does",
+            )
+        setattr(model, f"{what}_names", list(wanted))
+
+
+def signature_of(model: Model, keras_model: Any) -> Signature:
+    """The signature of `model`'s SavedModel, or of its Keras file where it is one.
+
+    Args:
+        model: The artifact that `keras_model` was loaded from.
+        keras_model: A tf_keras model.
+
+    Raises:
+        ModelError: The SavedModel is broken.
+    """
+    if not model.path.is_file():
+        return read_signature(saved_model_dir(model))
+    return Signature(
+        _specs(keras_model.input_names, keras_model.inputs),
+        _specs(keras_model.output_names, keras_model.outputs),
+    )
+
+
+def _specs(names: Sequence[str], tensors: Sequence[Any]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(name, tuple(tensor.shape), tensor.dtype.name)
+        for name, tensor in zip(names, tensors, strict=True)
+    }

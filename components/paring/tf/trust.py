@@ -1,0 +1,135 @@
+"""Find code inside a Keras model before anything of it is loaded.
+
+A Keras config can hold Python bytecode (Lambda layers) or name any importable
+module and attribute as a class, which loading then calls. So the config is
+read as plain JSON first and refused unless the user trusts the model.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from paring.errors import ModelError, UntrustedModelError
+
+_KNOWN_PACKAGES = frozenset({"builtins", "keras", "tf_keras", "tensorflow_model_optimization"})
+# Losses, metrics and optimizers: models are loaded without them.
+_NOT_LOADED = frozenset({"compile_config", "training_config"})
+
+
+def read_configs(source: Path) -> list[Any]:
+    """The JSON configs in a `.keras` or `.h5` file or a Keras SavedModel folder.
+
+    Raises:
+        ModelError: The file is broken, or was written by Keras 3.
+    """
+    if source.is_dir():
+        return list(_saved_model_configs(source / "keras_metadata.pb"))
+    if zipfile.is_zipfile(source):
+        return [_zip_config(source)]
+    return [_h5_config(source)]
+
+
+def refuse_code(source: Path, configs: list[Any]) -> None:
+    """Raise if loading the model would run code that is not Keras's own.
+
+    Raises:
+        UntrustedModelError: It has Lambda layers or names foreign modules.
+    """
+    found = sorted({one for config in configs for one in _code(config, "the model")})
+    if found:
+        raise UntrustedModelError(
+            f"{source} carries code of its own, which loading it would run",
+            received="; ".join(found[:5]),
+            remedy="give --trust-model if you know where the model comes from, or export"
+            " it as a SavedModel without Keras metadata (model.export(DIR))",
+        )
+
+
+def names_optimization_classes(configs: list[Any]) -> bool:
+    """Whether a class of tensorflow-model-optimization must be known to load it."""
+    text = repr(configs)
+    return "QuantizeWrapper" in text or "QuantizeLayer" in text or "QuantizeAnnotate" in text
+
+
+def _code(config: Any, owner: str) -> Iterator[str]:
+    if isinstance(config, list):
+        for item in config:
+            yield from _code(item, owner)
+    if not isinstance(config, dict):
+        return
+    inner = config.get("config")
+    name = inner.get("name", owner) if isinstance(inner, dict) else owner
+    kind = config.get("class_name")
+    if kind in ("Lambda", "__lambda__") or config.get("function_type") == "lambda":
+        yield f"a Lambda layer ({name})"
+    module = config.get("module")
+    foreign = isinstance(module, str) and module.split(".")[0] not in _KNOWN_PACKAGES
+    if kind is not None and foreign:
+        yield f"{kind} from module {module} ({name})"
+    for key, value in config.items():
+        if key not in _NOT_LOADED:
+            yield from _code(value, name)
+
+
+def _zip_config(file: Path) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            metadata = json.loads(archive.read("metadata.json"))
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise _broken(file, error) from error
+    _refuse_keras_3(file, metadata.get("keras_version", ""))
+    return config
+
+
+def _h5_config(file: Path) -> Any:
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as stored:
+            config = stored.attrs.get("model_config")
+            version = stored.attrs.get("keras_version", "")
+    except OSError as error:
+        raise _broken(file, error) from error
+    if config is None:
+        raise ModelError(
+            f"{file} holds weights but no model",
+            remedy="save the whole model with model.save(FILE), not save_weights",
+        )
+    _refuse_keras_3(file, version)
+    return json.loads(config)
+
+
+def _saved_model_configs(file: Path) -> Iterator[Any]:
+    from google.protobuf.message import DecodeError
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    metadata = saved_metadata_pb2.SavedMetadata()
+    try:
+        metadata.ParseFromString(file.read_bytes())
+        for node in metadata.nodes:
+            if node.metadata:
+                yield json.loads(node.metadata)
+    except (DecodeError, ValueError, OSError) as error:
+        raise _broken(file, error) from error
+
+
+def _refuse_keras_3(file: Path, version: str | bytes) -> None:
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    if text.startswith("3"):
+        raise ModelError(
+            f"{file} was written by Keras 3, which the optimization methods do not take",
+            received=f"keras_version {text}",
+            remedy="export it as a SavedModel (keras.models.load_model(FILE).export(DIR)) for"
+            " conversion, or rebuild it with tf_keras for the training steps",
+        )
+
+
+def _broken(file: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{file} can't be read as a Keras model: it is broken, or was cut off",
+        received=f"{type(error).__name__}: {error}".splitlines()[0],
+        remedy="save or copy the model anew",
+    )

@@ -1,0 +1,357 @@
+"""The `paring` command."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import click
+
+from paring import __version__
+from paring.adapters.cli import StepGroup
+from paring.artifacts import Artifact, read_record
+from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
+from paring_pipelines.optimize import Gate, Settings, build
+from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, load_recipes
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+def _show_step_outputs(outputs: Mapping[str, Artifact]) -> None:
+    from paring_pipelines.console import make_console, show_outputs
+
+    show_outputs(make_console(), outputs)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="paring")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own warnings.")
+def paring(debug: bool) -> None:
+    """Make a trained TensorFlow model smaller and faster, verified and measured."""
+
+
+paring.add_command(
+    StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
+)
+
+_recipes_option = click.option(
+    "--recipes", type=click.Path(path_type=Path), metavar="FILE", help="TOML file of recipes."
+)
+_target_option = click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="cpu-server",
+    show_default=True,
+    help="Where the model will run; says which recipes are tried.",
+)
+
+
+def _pipeline_options(function: Any) -> Any:
+    """The options that shape the pipeline, for every command that builds it."""
+    limit = "{} of what is selected; 0 for no limit."
+    options = [
+        _target_option,
+        _recipes_option,
+        click.option(
+            "--max-accuracy-drop",
+            type=float,
+            default=0.01,
+            show_default=True,
+            help="Largest loss of accuracy let pass: 0.01 for one point.",
+        ),
+        click.option(
+            "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
+        ),
+        click.option(
+            "--max-size-mb", type=float, default=0.0, help=limit.format("Size in 10**6 bytes")
+        ),
+        click.option("--max-memory-mb", type=float, default=0.0, help=limit.format("Peak memory")),
+        click.option(
+            "--objective",
+            type=click.Choice(["latency", "size", "memory"]),
+            default="latency",
+            show_default=True,
+            help="What the best candidate is best at.",
+        ),
+        click.option(
+            "--batch-size",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Examples in one measured call.",
+        ),
+        click.option(
+            "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
+        ),
+        click.option(
+            "--label", default="label", show_default=True, help="The label's feature name."
+        ),
+        click.option(
+            "--trust-model", is_flag=True, help="Let code inside the model (Lambda layers) run."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _settings(command: str, given: Mapping[str, Any]) -> Settings:
+    gate = Gate(
+        given["max_accuracy_drop"],
+        given["max_latency_ms"],
+        given["max_size_mb"],
+        given["max_memory_mb"],
+        given["objective"],
+    )
+    return Settings(
+        gate=gate,
+        trust_model=given["trust_model"],
+        label=given["label"],
+        batch_size=given["batch_size"],
+        threads=given["threads"],
+        command=command,
+    )
+
+
+@paring.command()
+@click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR_OR_FILE",
+    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
+)
+@click.option(
+    "--examples",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE_OR_DIR",
+    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    metavar="DIR",
+    help="Gets report.html, selection.json, selected/ and pipeline/.",
+)
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "beam"]),
+    default="local",
+    show_default=True,
+    help="TFX's local runner, or its Beam runner in this process.",
+)
+@_pipeline_options
+def run(
+    model: Path,
+    examples: Path,
+    out: Path,
+    runner: Literal["local", "beam"],
+    target: str,
+    recipes: Path | None,
+    **given: Any,
+) -> None:
+    """Try every recipe on a model; measure, choose, report."""
+    _run(model, examples, out, runner, target, recipes, given, f"paring {shlex.join(sys.argv[1:])}")
+
+
+def _run(
+    model: Path,
+    examples: Path,
+    out: Path,
+    runner: Literal["local", "beam"],
+    target: str,
+    recipes: Path | None,
+    given: Mapping[str, Any],
+    command: str,
+) -> None:
+    from paring_pipelines import console, running
+
+    start = time.monotonic()
+    chosen = load_recipes(recipes or DEFAULT_FILE, target)
+    screen = console.make_console()
+    progress = console.NodeProgress(screen)
+    try:
+        outcome = running.run(
+            model,
+            examples,
+            chosen,
+            _settings(command, given),
+            out,
+            runner=runner,
+            progress=progress.progress(),
+        )
+    finally:
+        progress.close()
+    console.show_outcome(screen, outcome, time.monotonic() - start)
+
+
+@paring.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("out/demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Gets the model, the examples and all results.",
+)
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "beam"]),
+    default="beam",
+    show_default=True,
+    help="TFX's local runner, or its Beam runner in this process.",
+)
+def demo(out: Path, runner: Literal["local", "beam"]) -> None:
+    """Train a small CNN on scikit-learn's digits, then optimize it."""
+    from paring_pipelines import demo as digits
+
+    model, examples = out / "model", out / "digits.npz"
+    if model.exists() and examples.exists():
+        click.echo(f"using the model trained before, {model}")
+    else:
+        click.echo("training a depthwise-separable CNN on scikit-learn's digits")
+        digits.write_digits_examples(examples)
+        accuracy = digits.train_digits_model(model)
+        click.echo(f"trained: {accuracy:.2%} on the held-out split; {model}")
+    command = f"paring run --model {model} --examples {examples} --runner {runner} --out {out}"
+    options = {p.name: p.get_default(click.get_current_context()) for p in run.params}
+    _run(model, examples, out, runner, "cpu-server", None, options, command)
+
+
+@paring.command()
+@_pipeline_options
+def plan(target: str, recipes: Path | None, **given: Any) -> None:
+    """Print the nodes that a run would have, without running them."""
+    from paring_pipelines.console import make_console, show_plan
+
+    dag = build(load_recipes(recipes or DEFAULT_FILE, target), _settings("", given))
+    show_plan(make_console(), dag)
+
+
+@paring.command("recipes")
+@_recipes_option
+@click.option("--target", type=click.Choice(TARGETS), help="Only those for this target.")
+@click.option("--as-toml", is_flag=True, help="Print Paring's own recipes as a file to start from.")
+def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> None:
+    """List the recipes that a run tries."""
+    if as_toml:
+        click.echo(DEFAULT_FILE.read_text(), nl=False)
+        return
+    from paring_pipelines.console import make_console, show_recipes
+
+    show_recipes(make_console(), load_recipes(recipes or DEFAULT_FILE, target))
+
+
+@paring.command()
+@click.argument("artifact", type=click.Path(path_type=Path), metavar="MODEL")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def lineage(artifact: Path, as_json: bool) -> None:
+    """Say which bytes, recipe, parameters and versions an artifact came from."""
+    from paring_pipelines.console import make_console, show_lineage
+
+    if not artifact.exists():
+        raise ParameterError(
+            "MODEL: there is nothing at this path",
+            received=artifact,
+            remedy="give an artifact's folder, such as out/selected",
+        )
+    record = read_record(artifact)
+    if record is None:
+        raise ArtifactTypeError(
+            "MODEL: Paring did not make this, so its lineage is unknown",
+            received=artifact,
+            remedy="give an artifact's folder, such as out/selected",
+        )
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    else:
+        show_lineage(make_console(), record)
+
+
+@paring.command("compile")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The package to write, pipeline.yaml for example.",
+)
+@click.option(
+    "--image",
+    default=f"paring:{__version__}",
+    show_default=True,
+    help="The container image that runs the steps; pin it by digest.",
+)
+@_pipeline_options
+def compile_package(out: Path, image: str, target: str, recipes: Path | None, **given: Any) -> None:
+    """Compile the pipeline to a Kubeflow Pipelines package."""
+    dag = build(load_recipes(recipes or DEFAULT_FILE, target), _settings("", given))
+    from paring_pipelines import on_kfp
+
+    on_kfp.compile_dag(dag, out, image=image)
+    click.echo(f"{out}: {len(dag.nodes)} tasks on {image}")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, the error's own code, or 130."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Taken anywhere, since it is thought of after a command has failed.
+    debug = "--debug" in given
+    given = [one for one in given if one != "--debug"]
+    if not debug:
+        _quiet_libraries()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        paring.main(given, prog_name="paring", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what was there before is untouched", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_show(error))
+    sys.exit(0)
+
+
+def _show(error: Exception) -> int:
+    from paring_pipelines.console import make_console, show_error
+
+    if not isinstance(error, ParingError):
+        error = StepFailedError(
+            "something broke that Paring did not foresee",
+            received=f"{type(error).__name__}: {error}",
+            remedy="run again with --debug and report the traceback",
+        )
+    show_error(make_console(stderr=True), error)
+    return error.exit_code
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    """End on SIGTERM as on Ctrl-C, so that half-written folders are removed."""
+    raise KeyboardInterrupt
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' warnings from the user; see --debug."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+if __name__ == "__main__":
+    main()

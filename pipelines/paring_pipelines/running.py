@@ -1,0 +1,178 @@
+"""One run of the pipeline on this machine: from two paths to a folder of results."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from paring import hardware
+from paring.artifacts import content_digest
+from paring.errors import ExamplesError, ModelError, OutputError
+from paring.execution import environment
+from paring_pipelines.dag import Dag
+from paring_pipelines.optimize import Settings, build
+from paring_pipelines.recipes import Recipe
+
+if TYPE_CHECKING:
+    from paring.adapters.tfx import NodeEvent
+
+PIPELINE_DIR = "pipeline"
+"""Below --out: the artifacts of every node, and the metadata store."""
+
+_RESULTS = ("report.html", "selection.json", "selected")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        selection: The content of selection.json.
+        selected: The folder of the selected model.
+        report: The report's file.
+        cached: The nodes whose earlier result was taken.
+        nodes: How many nodes there are.
+    """
+
+    selection: dict[str, Any]
+    selected: Path
+    report: Path
+    cached: list[str]
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it goes on.
+
+    Attributes:
+        planned: Called with the Dag before anything runs.
+        observed: Called at each node's start and end.
+    """
+
+    planned: Callable[[Dag], None] = lambda dag: None
+    observed: Callable[["NodeEvent"], None] = lambda event: None
+
+
+def run(
+    model: Path,
+    examples: Path,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    out: Path,
+    *,
+    runner: Literal["local", "beam"] = "local",
+    progress: Progress = Progress(),
+) -> Outcome:
+    """Try `recipes` on `model`, measure, choose, and write the results to `out`.
+
+    Args:
+        model: A SavedModel or TFX Model folder, or a .keras or .h5 file.
+        examples: An .npz file, a folder or file of TFRecords, or a TFX
+            Examples folder.
+        recipes: What to try.
+        settings: The gate and all else that shapes the pipeline.
+        out: Gets report.html, selection.json, selected/ and pipeline/.
+        runner: TFX's local runner, or its Beam runner in this process.
+        progress: Told what goes on.
+
+    Raises:
+        ParingError: Of the class that fits; what `out` held before is intact.
+    """
+    out = out.absolute()
+    paths = {"model": model.absolute(), "examples": examples.absolute()}
+    _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
+    _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    dag = build(recipes, replace(settings, title=settings.title or model.name))
+    with _claimed(out):
+        digests = {name: content_digest(path) for name, path in paths.items()}
+        identities = dag.identities(digests, _machine())
+        progress.planned(dag)
+        # TFX takes many seconds to import: all that can fail fast is behind us.
+        from paring_pipelines import on_tfx
+
+        root = out / PIPELINE_DIR
+        pipeline = on_tfx.to_pipeline(dag, paths, digests, identities, root)
+        result = on_tfx.run(pipeline, dag, root, runner, progress.observed)
+        made = {
+            "report.html": result.outputs["report"]["report"] / "report.html",
+            "selection.json": result.outputs["select"]["selection"] / "selection.json",
+            "selected": result.outputs["select"]["selected"],
+        }
+        for name in _RESULTS:
+            _put(made[name], out / name)
+    return Outcome(
+        selection=json.loads((out / "selection.json").read_text()),
+        selected=out / "selected",
+        report=out / "report.html",
+        cached=result.cached,
+        nodes=len(dag.nodes),
+    )
+
+
+def _check_source(
+    option: str, path: Path, error: type[ModelError] | type[ExamplesError], wanted: str
+) -> None:
+    if not path.exists():
+        raise error(
+            f"{option}: there is nothing at this path", received=path, remedy=f"give {wanted}"
+        )
+
+
+def _machine() -> str:
+    """A digest of the hardware and libraries that measurements depend on."""
+    facts = json.dumps([hardware.describe(), environment()], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Make `out` ours for the run, or say why it can't be."""
+    root = out / PIPELINE_DIR
+    taken = [name for name in (*_RESULTS, PIPELINE_DIR) if (out / name).exists()]
+    if taken and not (root / "lock").exists():
+        raise OutputError(
+            "--out: this folder holds files that Paring did not write",
+            received=f"{out} ({', '.join(taken)})",
+            remedy="give a new or empty folder",
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / "lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            "--out: this folder can't be written",
+            received=f"{out} ({error.strerror})",
+            remedy="give a folder that you may write to",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                "--out: another run is using this folder",
+                received=out,
+                remedy="wait for it, or give another folder",
+            ) from error
+        yield
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file or folder beside `target`, then put it in its place."""
+    staged = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    if source.is_file():
+        shutil.copyfile(source, staged)
+        staged.replace(target)
+        return
+    shutil.copytree(source, staged)
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    staged.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

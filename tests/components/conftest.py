@@ -1,0 +1,109 @@
+"""A family of measured candidates, as `select` and `report` get them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paring.artifacts import BenchmarkMetrics, EvaluationMetrics, Failure, Model, TFLiteModel
+from paring.execution import Call, execute
+from paring.select import select
+
+ENVIRONMENT = {
+    "cpu": "Example CPU",
+    "cores": 2,
+    "memory_bytes": 8_000_000_000,
+    "machine": "x86_64",
+    "system": "Linux 6.1",
+    "threads": 2,
+    "load_average": [0.25, 0.5, 0.5],
+    "cpu_governor": None,
+}
+
+FIGURES: dict[str, Any] = {
+    "accuracy": 0.98,
+    "agreement": 1.0,
+    "p50_ms": 10.0,
+    "speedup": 1.0,
+    "spread": 0.02,
+    "peak_memory_bytes": 400_000_000,
+    "size_bytes": 1_000_000,
+}
+
+
+@dataclass
+class Family:
+    """Artifacts below `root`, one of each kind for each id, and calls on them."""
+
+    root: Path
+    ids: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        *,
+        failure: Failure | None = None,
+        lineage: dict[str, Any] | None = None,
+        **figures: Any,
+    ) -> None:
+        """Write a candidate whose figures are the source's but for those given."""
+        known = FIGURES | figures
+        paths = {
+            kind: self.path(kind, name) for kind in ("candidates", "benchmarks", "evaluations")
+        }
+        for path in paths.values():
+            path.mkdir(parents=True)
+        kind = Model if name == "source" else TFLiteModel
+        candidate = kind(paths["candidates"], failure=failure, lineage=lineage or {})
+        metrics = BenchmarkMetrics(paths["benchmarks"], failure=failure)
+        evaluation = EvaluationMetrics(paths["evaluations"], failure=failure)
+        if failure is None:
+            candidate.serving_dir.mkdir()
+            (candidate.serving_dir / "model.bin").write_text(f"the bytes of {name}")
+            candidate.size_bytes = known["size_bytes"]
+            for fact in ("p50_ms", "speedup", "peak_memory_bytes", "size_bytes"):
+                setattr(metrics, fact, known[fact])
+            metrics.speedup_low = known["speedup"] - known["spread"]
+            metrics.speedup_high = known["speedup"] + known["spread"]
+            metrics.p90_ms, metrics.p99_ms = 1.1 * known["p50_ms"], 1.5 * known["p50_ms"]
+            metrics.file.write_text(json.dumps({"environment": ENVIRONMENT}))
+            evaluation.count = 360
+            evaluation.accuracy = known["accuracy"]
+            evaluation.agreement = known["agreement"]
+        for artifact in (candidate, metrics, evaluation):
+            artifact.save()
+        self.ids.append(name)
+
+    def path(self, kind: str, name: str) -> Path:
+        return self.root / kind / name
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Path]]:
+        return {
+            kind: {name: self.path(kind, name) for name in self.ids}
+            for kind in ("candidates", "benchmarks", "evaluations")
+        }
+
+    def select(self, **parameters: Any) -> dict[str, Any]:
+        """Run `select`; what selection.json holds, with the rows by id too."""
+        outputs = {name: self.root / name for name in ("selection", "selected")}
+        execute(select, Call(self.inputs, outputs, parameters))
+        content: dict[str, Any] = json.loads((self.root / "selection/selection.json").read_text())
+        return content | {"rows": {row["id"]: row for row in content["candidates"]}}
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Family:
+    """A family that holds the source alone."""
+    made = Family(tmp_path)
+    made.add("source")
+    return made
+
+
+@pytest.fixture
+def new_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Family]:
+    """Makes empty families, for tests that need more than one."""
+    return lambda: Family(tmp_path_factory.mktemp("family"))

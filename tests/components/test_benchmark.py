@@ -1,0 +1,128 @@
+"""A candidate beside its source: real processes, on a small trained network."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import BenchmarkMetrics, Examples, Servable, content_bytes
+from paring.benchmark import _draw_inputs, benchmark, gzip_size
+from paring.errors import UnsupportedError
+from paring.execution import Call, execute
+
+QUICK = {"rounds": 4, "windows": 2, "min_seconds": 0.4}
+
+
+@pytest.fixture(scope="module")
+def tflite(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tensorflow as tf
+
+    file = tmp_path_factory.mktemp("lite") / "model.tflite"
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(digits_model))
+    file.write_bytes(converter.convert())
+    return file
+
+
+def _run(
+    source: Path, candidate: Path, examples: Path, out: Path, **parameters: Any
+) -> BenchmarkMetrics:
+    inputs = {"source": source, "candidate": candidate, "examples": examples}
+    done = execute(benchmark, Call(inputs, {"metrics": out}, {**QUICK, **parameters}))
+    metrics = done["metrics"]
+    assert isinstance(metrics, BenchmarkMetrics)
+    return metrics
+
+
+def test_a_tflite_file_is_measured_beside_its_source(
+    digits_model: Path, tflite: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    metrics = _run(digits_model, tflite, digits_npz, tmp_path / "metrics", threads=1)
+    assert all(value is not None for value in vars(metrics).values() if value != metrics.failure)
+    assert 0 < metrics.p50_ms <= metrics.p90_ms <= metrics.p99_ms
+    assert metrics.speedup == pytest.approx(metrics.source_p50_ms / metrics.p50_ms)
+    # Calling a SavedModel costs far more than this network itself does.
+    assert 1 < metrics.speedup_low < metrics.speedup < metrics.speedup_high
+    assert metrics.size_bytes == tflite.stat().st_size
+    assert metrics.gzip_bytes == len(gzip.compress(tflite.read_bytes(), 9))
+    # TensorFlow alone would take more than this.
+    assert 10e6 < metrics.peak_memory_bytes < 200e6
+
+    details = json.loads(metrics.file.read_text())
+    assert details["solo"]["imports_tensorflow"] is False
+    assert details["environment"]["threads"] == 1
+    assert details["environment"]["libraries"].keys() == {"numpy", "tensorflow", "ai-edge-litert"}
+    for side in (details["source"], details["candidate"]):
+        medians = np.array(side["window_p50_ms"])
+        assert medians.shape == (4, 2)
+        assert medians.min() <= side["p50_ms"] <= medians.max()
+        assert side["throughput"] == pytest.approx(1e3 / side["mean_ms"])
+    assert BenchmarkMetrics.load(tmp_path / "metrics").facts() == metrics.facts()
+
+
+def test_the_source_against_itself_has_no_winner(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    metrics = _run(digits_model, digits_model, digits_npz, tmp_path / "metrics", batch_size=4)
+    assert metrics.speedup_low <= 1 <= metrics.speedup_high
+    assert metrics.size_bytes == content_bytes(digits_model)
+    details = json.loads(metrics.file.read_text())
+    assert details["solo"]["runtime"] == "tensorflow"
+    assert metrics.peak_memory_bytes > 200e6
+
+
+def test_a_candidate_that_can_not_take_the_batch_is_unsupported(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    call = tf.saved_model.load(str(digits_model)).signatures["serving_default"]
+
+    class Fixed(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 1), tf.float32, name="image")])
+        def serve(self, image: Any) -> Any:
+            return call(image=image)
+
+    module = Fixed()
+    module.call = call
+    tf.saved_model.save(module, str(tmp_path / "fixed"), signatures=module.serve)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "fixed"))
+    file = tmp_path / "fixed.tflite"
+    file.write_bytes(converter.convert())
+    with pytest.raises(UnsupportedError, match="batches of 1 only"):
+        _run(digits_model, file, digits_npz, tmp_path / "metrics", batch_size=8)
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_drawn_inputs_are_held_out_examples_and_the_same_for_a_seed(
+    digits_model: Path, digits_npz: Path, digits: tuple[np.ndarray, ...], tmp_path: Path
+) -> None:
+    def draw(seed: int, batch_size: int) -> np.ndarray:
+        file = tmp_path / f"{seed}.npz"
+        source, examples = Servable(digits_model), Examples(digits_npz)
+        assert _draw_inputs(source, examples, batch_size, seed, file) == ["image"]
+        with np.load(file) as arrays:
+            found: np.ndarray = arrays["0"]
+        return found
+
+    first = draw(0, 3)
+    assert first.shape == (16, 3, 32, 32, 1)
+    np.testing.assert_array_equal(first, draw(0, 3))
+    assert not np.array_equal(first, draw(1, 3))
+    held_out = {image.tobytes() for image in digits[2]}
+    assert {image.tobytes() for image in first.reshape(48, 32, 32, 1)} <= held_out
+    # More than there are: every example is used, some more than once.
+    many = draw(0, len(digits[2]))
+    assert {image.tobytes() for image in many.reshape(-1, 32, 32, 1)} == held_out
+
+
+def test_gzip_size_depends_on_the_bytes_alone(tmp_path: Path) -> None:
+    first, second = b"a" * 5000, bytes(range(256)) * 20
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "x").write_bytes(first)
+        (tmp_path / name / "deep" / f"{name}.bin").write_bytes(second)
+    expected = sum(len(gzip.compress(data, 9)) for data in (first, second))
+    assert gzip_size(tmp_path / "one") == gzip_size(tmp_path / "two") == expected

@@ -1,0 +1,142 @@
+"""Running a step: records, failures, and what was there before."""
+
+from pathlib import Path
+
+import pytest
+
+from paring.artifacts import Model, PrunedModel, Selection, content_digest, read_record
+from paring.errors import (
+    OutputError,
+    ParameterError,
+    StepFailedError,
+    UnsupportedError,
+)
+from paring.execution import Call, execute
+from paring.step import Input, Inputs, Output, step
+
+
+@step(version="7")
+def copy(model: Input[Model], pruned: Output[PrunedModel], *, mode: str = "work") -> None:
+    """Copy a file, or fail in the way that is asked for."""
+    (pruned.path / "half").write_text("half")
+    if mode == "unsupported":
+        raise UnsupportedError("this layer can't be pruned")
+    if mode == "crash":
+        raise ZeroDivisionError("by zero")
+    if mode == "interrupt":
+        raise KeyboardInterrupt
+    (pruned.path / "model").write_text(content_digest(model.path))
+    pruned.sparsity = 0.5
+
+
+@step
+def gather(models: Inputs[Model], selection: Output[Selection]) -> None:
+    """Say what became of each member."""
+    outcomes = {key: one.failure.outcome if one.failure else "made" for key, one in models.items()}
+    selection.selected = ",".join(f"{key}={outcome}" for key, outcome in sorted(outcomes.items()))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.keras"
+    path.write_bytes(b"weights")
+    return path
+
+
+def _call(source: Path, out: Path, mode: str = "work", *, tolerate: bool = False) -> Call:
+    return Call({"model": source}, {"pruned": out}, {"mode": mode}, tolerate, identity="abc")
+
+
+def test_the_record_says_from_which_bytes_and_by_which_step(source: Path, tmp_path: Path) -> None:
+    made = execute(copy, _call(source, tmp_path / "out"))["pruned"]
+    assert made.path == tmp_path / "out"
+    assert made.digest == content_digest(tmp_path / "out")
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["facts"]["sparsity"] == 0.5
+    lineage = record["lineage"]
+    assert (lineage["step"], lineage["version"], lineage["identity"]) == ("copy", "7", "abc")
+    assert lineage["parameters"] == {"mode": "work"}
+    assert lineage["inputs"]["model"]["digest"] == content_digest(source)
+    assert lineage["environment"]["numpy"] != "absent"
+
+
+def test_lineage_reaches_back_through_every_step(source: Path, tmp_path: Path) -> None:
+    execute(copy, _call(source, tmp_path / "one"))
+    execute(copy, _call(tmp_path / "one", tmp_path / "two"))
+    record = read_record(tmp_path / "two")
+    assert record is not None
+    before = record["lineage"]["inputs"]["model"]
+    assert before["type"] == "PrunedModel"
+    assert before["lineage"]["inputs"]["model"]["path"] == str(source)
+
+
+@pytest.mark.parametrize("mode", ["unsupported", "crash", "interrupt"])
+def test_what_was_there_before_a_failure_is_untouched(
+    source: Path, tmp_path: Path, mode: str
+) -> None:
+    out = tmp_path / "out"
+    execute(copy, _call(source, out))
+    before = content_digest(out)
+    with pytest.raises((UnsupportedError, ZeroDivisionError, KeyboardInterrupt)):
+        execute(copy, _call(source, out, mode))
+    assert content_digest(out) == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "source.keras"]
+
+
+def test_an_earlier_output_is_replaced(source: Path, tmp_path: Path) -> None:
+    execute(copy, _call(source, tmp_path / "out"))
+    source.write_bytes(b"other weights")
+    execute(copy, _call(source, tmp_path / "out"))
+    assert (tmp_path / "out" / "model").read_text() == content_digest(source)
+
+
+def test_a_folder_of_somebody_elses_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="did not write"):
+        execute(copy, _call(source, tmp_path / "out"))
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome"), [("unsupported", "unsupported"), ("crash", "failed")]
+)
+def test_a_tolerated_failure_is_recorded_and_passed_on(
+    source: Path, tmp_path: Path, mode: str, outcome: str
+) -> None:
+    made = execute(copy, _call(source, tmp_path / "out", mode, tolerate=True))["pruned"]
+    assert made.failure is not None
+    assert (made.failure.outcome, made.failure.step) == (outcome, "copy")
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["paring.json"]
+
+    after = execute(copy, _call(tmp_path / "out", tmp_path / "next", tolerate=True))["pruned"]
+    assert after.failure == made.failure
+    with pytest.raises(StepFailedError, match="could not be made"):
+        execute(copy, _call(tmp_path / "out", tmp_path / "next"))
+
+
+def test_a_family_is_handed_its_failed_members(source: Path, tmp_path: Path) -> None:
+    execute(copy, _call(source, tmp_path / "good"))
+    execute(copy, _call(source, tmp_path / "bad", "unsupported", tolerate=True))
+    models = {"good": tmp_path / "good", "bad": tmp_path / "bad"}
+    made = execute(gather, Call({"models": models}, {"selection": tmp_path / "sel"}))
+    assert isinstance(made["selection"], Selection)
+    assert made["selection"].selected == "bad=unsupported,good=made"
+
+
+def test_missing_and_unknown_names_are_refused(source: Path, tmp_path: Path) -> None:
+    out = {"pruned": tmp_path / "out"}
+    with pytest.raises(ParameterError, match="needs input model"):
+        execute(copy, Call({}, out))
+    with pytest.raises(ParameterError, match="did you mean 'model'"):
+        execute(copy, Call({"modle": source}, out))
+    with pytest.raises(ParameterError, match="needs output pruned"):
+        execute(copy, Call({"model": source}, {}))
+    with pytest.raises(ParameterError, match="nothing at this path"):
+        execute(copy, Call({"model": tmp_path / "absent"}, out))
+
+
+def test_an_output_below_a_file_is_refused(source: Path) -> None:
+    with pytest.raises(OutputError, match="can't be written"):
+        execute(copy, _call(source, source / "out"))

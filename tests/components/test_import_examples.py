@@ -1,0 +1,103 @@
+"""Examples come into Paring's form, or are refused with nothing written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paring.artifacts import Examples, content_digest
+from paring.errors import ExamplesError, ParameterError
+from paring.execution import Call, execute
+from paring.import_examples import import_examples
+from paring_pipelines.demo import Digits
+
+
+def bring_in(original: Path, model: Path, out: Path, **parameters: object) -> Examples:
+    call = Call({"original": original, "model": model}, {"examples": out}, parameters)
+    found = execute(import_examples, call)["examples"]
+    assert isinstance(found, Examples)
+    return found
+
+
+def test_digits_come_in_whole_and_unchanged(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
+) -> None:
+    found = bring_in(digits_npz, digits_model, tmp_path / "examples")
+    facts = (found.train_count, found.eval_count, found.labelled)
+    assert facts == (len(digits.y_train), len(digits.y_eval), 1)
+    held_out = found.path / "Split-eval"
+    np.testing.assert_array_equal(np.load(held_out / "image.npy"), digits.x_eval)
+    np.testing.assert_array_equal(np.load(held_out / "label.npy"), digits.y_eval)
+    written = {one.relative_to(found.path).as_posix() for one in found.path.rglob("*.npy")}
+    assert written == {
+        f"Split-{split}/{name}.npy" for split in ("train", "eval") for name in ("image", "label")
+    }
+
+
+def test_parings_form_comes_in_as_itself(
+    tmp_path: Path, digits_npz: Path, digits_model: Path
+) -> None:
+    first = bring_in(digits_npz, digits_model, tmp_path / "first")
+    second = bring_in(first.path, digits_model, tmp_path / "second")
+    assert second.digest == first.digest
+
+
+def test_one_set_is_split_by_fraction_and_seed(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "whole.npz"
+    np.savez(file, x=digits.x_train[:500], y=digits.y_train[:500])
+    digests = {}
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        found = bring_in(file, digits_model, tmp_path / name, eval_fraction=0.3, seed=seed)
+        assert (found.train_count, found.eval_count) == (350, 150)
+        digests[name] = content_digest(found.path)
+    assert digests["a"] == digests["b"] != digests["c"]
+
+
+def test_a_named_label_becomes_the_label(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "named.npz"
+    np.savez(file, image=digits.x_train[:50], written=digits.y_train[:50])
+    found = bring_in(file, digits_model, tmp_path / "examples", label="written")
+    assert found.labelled == 1
+    assert len(np.load(found.path / "Split-train" / "label.npy")) == found.train_count
+
+
+def test_unlabelled_examples_are_taken_as_such(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "bare.npz"
+    np.savez(file, x=digits.x_train[:50])
+    found = bring_in(file, digits_model, tmp_path / "examples")
+    assert (found.labelled, found.train_count, found.eval_count) == (0, 40, 10)
+    assert not list(found.path.rglob("label.npy"))
+
+
+def test_labels_in_one_split_alone_are_refused(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "half.npz"
+    np.savez(file, x_train=digits.x_train[:9], y_train=digits.y_train[:9], x_eval=digits.x_eval[:9])
+    with pytest.raises(ExamplesError, match="split eval has no labels"):
+        bring_in(file, digits_model, tmp_path / "examples")
+
+
+def test_refused_examples_leave_an_earlier_result_as_it_was(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
+) -> None:
+    first = bring_in(digits_npz, digits_model, tmp_path / "examples")
+    file = tmp_path / "broken.npz"
+    broken = digits.x_train.copy()
+    broken[11] = np.nan
+    np.savez(file, x_train=broken, x_eval=digits.x_eval)
+    with pytest.raises(ExamplesError, match="NaN or infinity, first in row 11"):
+        bring_in(file, digits_model, first.path)
+    assert content_digest(first.path) == first.digest
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+
+
+def test_a_fraction_of_all_is_refused(tmp_path: Path, digits_npz: Path, digits_model: Path) -> None:
+    with pytest.raises(ParameterError, match="eval_fraction"):
+        bring_in(digits_npz, digits_model, tmp_path / "examples", eval_fraction=1.0)

@@ -1,0 +1,168 @@
+"""`quantize`: becomes an integer model without a representative set."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import QuantizedModel
+from paring.errors import UnsupportedError
+from paring.execution import Call, execute
+from paring.quantize import quantize
+from paring.tf.examples import Split
+from paring.tf.signature import read_signature
+from paring_pipelines.demo import Digits
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    digits_model: Path, digits_npz: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[QuantizedModel]:
+    """The digits model after one epoch with fake quantization."""
+    yield _quantize(digits_model, digits_npz, tmp_path_factory.mktemp("qat") / "out", epochs=1)
+
+
+def _quantize(model: Path, examples: Path, out: Path, **parameters: object) -> QuantizedModel:
+    call = Call({"model": model, "examples": examples}, {"quantized": out}, parameters)
+    artifact = execute(quantize, call)["quantized"]
+    assert isinstance(artifact, QuantizedModel)
+    return artifact
+
+
+def _to_int8(folder: Path) -> bytes:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    content: bytes = converter.convert()
+    return content
+
+
+def test_signature_is_that_of_the_source(quantized: QuantizedModel, digits_model: Path) -> None:
+    assert read_signature(quantized.serving_dir) == read_signature(digits_model)
+
+
+def test_it_converts_to_int8_without_a_representative_set(
+    quantized: QuantizedModel, digits: Digits
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    content = _to_int8(quantized.serving_dir)
+    interpreter = Interpreter(model_content=content)
+    interpreter.resize_tensor_input(0, digits.x_eval.shape)
+    run = interpreter.get_signature_runner("serving_default")
+    scores = run(image=digits.x_eval)["digit"]
+
+    assert scores.dtype == np.float32
+    assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.95
+    # Float is left only where the model is entered and left.
+    floats = [one for one in interpreter.get_tensor_details() if one["dtype"] == np.float32]
+    assert len(floats) == 2
+
+
+def test_twice_gives_the_same_bytes(
+    quantized: QuantizedModel, digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    again = _quantize(digits_model, digits_npz, tmp_path / "out", epochs=1)
+    assert _to_int8(again.serving_dir) == _to_int8(quantized.serving_dir)
+
+
+def test_the_served_form_computes_as_the_integers_will(
+    quantized: QuantizedModel, digits_keras: Path, digits: Digits
+) -> None:
+    import tensorflow as tf
+    import tf_keras
+
+    from paring.tf.loading import load_keras
+
+    serve = tf.saved_model.load(str(quantized.serving_dir)).signatures["serving_default"]
+    served = serve(image=tf.constant(digits.x_eval))["digit"].numpy()
+    again = load_keras(quantized)(digits.x_eval, training=False).numpy()
+    np.testing.assert_allclose(served, again, atol=1e-5)
+    # The softmax before its own rounding has 256 levels of input, a float one has not.
+    source = tf_keras.models.load_model(digits_keras, compile=False)
+    pre_rounding = np.unique(np.round(np.log(served + 1e-30), 4)).size
+    assert pre_rounding < np.unique(np.round(np.log(source(digits.x_eval) + 1e-30), 4)).size
+
+
+def test_activation_ranges_start_from_the_data(digits: Digits) -> None:
+    import tf_keras
+
+    from paring.tf.qat import calibrate_ranges, fake_quantized
+
+    layers = tf_keras.layers
+    image = tf_keras.Input((32, 32, 1), name="image")
+    hidden = layers.Dense(8, activation="relu", name="hidden")(layers.Flatten()(image))
+    model = tf_keras.Model(image, layers.Dense(10, name="digit")(hidden))
+    # Grey levels of 0 to 255, so that activations are far outside [-6, 6].
+    images = digits.x_train[:64] * 255
+    split = Split({"image": images}, None, 64)
+
+    wrapped = fake_quantized(model)
+    calibrate_ranges(wrapped, split, np.arange(64), batch_size=64, seed=0)
+
+    highest = float(np.max(tf_keras.Model(image, hidden)(images)))
+    found = {one.name.split(":")[0]: one.numpy() for one in wrapped.get_layer("hidden").weights}
+    assert highest > 60
+    assert found["hidden/post_activation_max"] == pytest.approx(highest, rel=1e-5)
+    assert found["hidden/post_activation_min"] == 0
+
+
+def _rescaled(layers: Any, values: Any) -> Any:
+    return layers.Rescaling(2.0, name="scale")(values)
+
+
+def _nested(layers: Any, values: Any) -> Any:
+    import tf_keras
+
+    inner = tf_keras.Input((8, 8, 1))
+    return tf_keras.Model(inner, layers.ReLU()(inner), name="backbone")(values)
+
+
+def _function(layers: Any, values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.nn.gelu(values)
+
+
+def _activation(layers: Any, values: Any) -> Any:
+    return layers.Activation("elu", name="bent")(values)
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (_rescaled, "layer scale is a Rescaling"),
+        (_nested, "layer backbone is a model inside the model"),
+        (_function, "is a call of tf.nn.gelu"),
+        (_activation, "layer bent has the activation elu"),
+    ],
+)
+def test_a_layer_without_a_quantized_form_is_named(
+    start: Callable[[Any, Any], Any], reason: str
+) -> None:
+    import tf_keras
+
+    from paring.tf.qat import fake_quantized
+
+    layers = tf_keras.layers
+    image = tf_keras.Input((8, 8, 1), name="image")
+    values = start(layers, image)
+    for convolution in (layers.Conv2D(4, 3), layers.DepthwiseConv2D(3)):
+        values = layers.BatchNormalization()(convolution(values))
+    model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(values)))
+
+    with pytest.raises(UnsupportedError, match=reason) as caught:
+        fake_quantized(model)
+    # Batch normalization that is folded away is not to blame.
+    assert "BatchNormalization" not in str(caught.value)
+
+
+def test_examples_without_labels_are_unsupported(
+    digits_model: Path, digits: Digits, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "unlabelled.npz", x_train=digits.x_train[:9], x_eval=digits.x_eval[:9])
+    with pytest.raises(UnsupportedError, match="fine-tuning needs labels"):
+        _quantize(digits_model, tmp_path / "unlabelled.npz", tmp_path / "out")

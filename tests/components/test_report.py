@@ -1,0 +1,285 @@
+"""The page that `report` writes."""
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paring.artifacts import Failure, ModelProfile, Report
+from paring.charts import Bar, Box, bar_chart, pareto_chart, place
+from paring.errors import ArtifactTypeError, ParameterError
+from paring.execution import Call, execute
+from paring.report import report
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+IMPORTED = {
+    "step": "import_model",
+    "version": "1",
+    "parameters": {"trust_model": False},
+    "inputs": {"original": {"type": "Model", "digest": "sha256:aa", "path": "digits/model"}},
+    "environment": {"tensorflow": "2.21.0", "keras": "absent"},
+}
+EXAMPLES = {"type": "Examples", "digest": "sha256:ee", "lineage": {"step": "import_examples"}}
+PRUNED = {
+    "step": "prune",
+    "version": "3",
+    "parameters": {"sparsity": 0.6},
+    "inputs": {
+        "examples": EXAMPLES,
+        "model": {"type": "Model", "digest": "sha256:bb", "lineage": IMPORTED},
+    },
+    "environment": {"tensorflow": "2.21.0", "keras": "absent"},
+}
+CONVERTED = {
+    "step": "convert_tflite",
+    "version": "2",
+    "parameters": {"quantization": "int8"},
+    "inputs": {
+        "model": {"type": "PrunedModel", "digest": "sha256:cc", "lineage": PRUNED},
+        "examples": EXAMPLES,
+    },
+    "environment": {"tensorflow": "2.21.0", "keras": "absent", "paring": "0.1.0"},
+}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order; gathers attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag not in VOID:
+            self.open.append(tag)
+        self.handle_attributes(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.handle_attributes(attrs)
+
+    def handle_attributes(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "xlink:href"):
+                self.references.append(value or "")
+            if name in ("aria-labelledby", "clip-path"):
+                self.references += [
+                    f"#{one}" for one in re.sub(r"url\(#(.*)\)", r"\1", value or "").split()
+                ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def measured(family: Any) -> Any:
+    """A winner, a loser, a rejected and an unsupported candidate."""
+    family.add(
+        "int8",
+        lineage=CONVERTED,
+        accuracy=0.975,
+        p50_ms=2.0,
+        speedup=5.0,
+        size_bytes=250_000,
+    )
+    family.add("fp16", p50_ms=4.0, speedup=2.5, size_bytes=500_000)
+    family.add("poor", accuracy=0.6, p50_ms=1.9, speedup=5.2, size_bytes=250_000)
+    family.add("odd", failure=Failure("unsupported", "prune", "<b>Rescaling</b> & others"))
+    family.select(recipes=json.dumps({"int8": "prune(sparsity=0.6) > convert_tflite"}))
+    return family
+
+
+def write(family: Any, profile: Path | None = None, **parameters: str) -> str:
+    inputs: dict[str, Any] = family.inputs | {"selection": family.root / "selection"}
+    if profile is not None:
+        inputs["profile"] = profile
+    outputs = execute(report, Call(inputs, {"report": family.root / "report"}, parameters))
+    page = outputs["report"]
+    assert isinstance(page, Report)
+    return page.file.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def profiled(tmp_path: Path) -> Path:
+    path = tmp_path / "profile"
+    path.mkdir()
+    content = {
+        "parameters": 38_954,
+        "weight_bytes": 155_816,
+        "flops": 5_613_312,
+        "uncounted": ["While"],
+        "activation_bytes": 131_072,
+        "operators": {"Conv2D": 6, "Relu": 11},
+        "signature": {
+            "inputs": {"image": {"shape": [None, 32, 32, 1], "dtype": "float32"}},
+            "outputs": {"digit": {"shape": [None, 10], "dtype": "float32"}},
+        },
+        "largest_weights": [
+            {"name": "dense/kernel", "shape": [64, 10], "dtype": "float32", "size_bytes": 2_560}
+        ],
+    }
+    (path / "profile.json").write_text(json.dumps(content))
+    ModelProfile(path).save()
+    return path
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_network(measured: Any, profiled: Path) -> None:
+    text = write(measured, profiled, title="Digits", command="paring run --model m")
+    page = Page(text)
+    assert page.tags["script"] == page.tags["link"] == page.tags["img"] == 0
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+    assert page.references != []
+    for reference in page.references:
+        assert reference.startswith("#")
+        assert reference[1:] in page.ids
+
+
+def test_no_two_elements_share_an_id(measured: Any, profiled: Path) -> None:
+    ids = Page(write(measured, profiled)).ids
+    assert [one for one, count in Counter(ids).items() if count > 1] == []
+
+
+def test_the_same_inputs_give_the_same_bytes(measured: Any, profiled: Path) -> None:
+    assert write(measured, profiled) == write(measured, profiled)
+
+
+def test_the_verdict_every_candidate_and_every_reason_are_there(measured: Any) -> None:
+    words = Page(write(measured)).words
+    assert "int8 is 5.0× faster and 4.0× smaller than the source" in words
+    selection = json.loads((measured.root / "selection/selection.json").read_text())
+    for row in selection["candidates"]:
+        assert row["id"] in words
+        for reason in row["reasons"]:
+            assert re.sub(r"(?<=\d)x\b", "×", reason) in words
+    assert "prune(sparsity=0.6) > convert_tflite" in words
+
+
+def test_text_from_outside_is_escaped(measured: Any) -> None:
+    text = write(measured, title="<script>alert(1)</script>", command='x "</pre><script>"')
+    page = Page(text)
+    assert page.tags["script"] == 0
+    assert "<b>Rescaling" not in text
+    assert "<b>Rescaling</b> & others" in page.words
+
+
+def test_a_dollar_in_a_name_is_no_formula(family: Any) -> None:
+    family.add("a$b$c_d<e>", speedup=2.0)
+    family.select()
+    assert Page(write(family)).words.count("a$b$c_d<e>") >= 4
+
+
+def test_the_lineage_runs_from_the_source_to_the_winner(measured: Any) -> None:
+    words = Page(write(measured)).words
+    chain = words[words.index("How int8 was made") :]
+    found = [
+        chain.index(one) for one in ("digits/model", "import_model", "prune", "convert_tflite")
+    ]
+    assert found == sorted(found)
+    assert [chain.index(f"sha256:{one}") for one in ("aa", "bb", "cc")] == sorted(
+        chain.index(f"sha256:{one}") for one in ("aa", "bb", "cc")
+    )
+    assert "sparsity=0.6" in chain
+    assert "import_examples" not in chain
+
+
+def test_the_environment_and_the_command_are_shown(measured: Any) -> None:
+    words = Page(write(measured, command="paring run --model m --out o")).words
+    for text in ("Example CPU", "8.00 GB", "2.21.0", "paring run --model m --out o"):
+        assert text in words
+    assert "absent" not in words
+
+
+def test_the_profile_is_shown(measured: Any, profiled: Path) -> None:
+    words = Page(write(measured, profiled)).words
+    for text in ("39.0 k", "5.61 M", "131 KB", "dense/kernel", "64×10", "Conv2D", "While"):
+        assert text in words
+    assert "? × 32 × 32 × 1 float32" in words
+
+
+def test_without_a_profile_and_a_command_their_sections_are_left_out(measured: Any) -> None:
+    words = Page(write(measured)).words
+    assert "The source model" not in words
+    assert "Make it again" not in words
+
+
+def test_a_selection_of_the_source_is_reported(family: Any) -> None:
+    family.select()
+    words = Page(write(family)).words
+    assert "Nothing beats the source model" in words
+    assert "How the source was made" in words
+
+
+def test_labels_missing_the_page_speaks_of_agreement(new_family: Any) -> None:
+    family = new_family()
+    family.add("source", accuracy=None)
+    family.add("int8", accuracy=None, agreement=0.995, speedup=4.0)
+    family.select()
+    words = Page(write(family)).words
+    assert "Latency against agreement" in words
+    assert "there are no labels" in words
+
+
+def test_a_family_that_lacks_a_candidate_is_refused(measured: Any) -> None:
+    inputs: dict[str, Any] = measured.inputs | {"selection": measured.root / "selection"}
+    del inputs["evaluations"]["fp16"]
+    with pytest.raises(ParameterError, match="evaluations: 'fp16'"):
+        execute(report, Call(inputs, {"report": measured.root / "report"}))
+
+
+def test_a_selection_that_was_cut_off_is_refused(measured: Any) -> None:
+    file = measured.root / "selection/selection.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(ArtifactTypeError, match=re.escape("selection.json can't be read")):
+        write(measured)
+
+
+def test_labels_of_crowded_bubbles_do_not_overlap() -> None:
+    bounds = Box(0, 0, 780, 380)
+    taken = [Box(380 + i, 180, 400 + i, 200) for i in range(14)]
+    labels: list[Box] = []
+    for i in range(14):
+        box, _ = place((390.0 + i, 190.0), 10.0, (90.0, 14.0), bounds, [*taken, *labels])
+        labels.append(box)
+    for index, box in enumerate(labels):
+        assert box.within(bounds)
+        assert all(box.overlap(other) == 0 for other in [*labels[:index], *taken])
+
+
+def test_a_bubble_far_below_the_gate_is_drawn_at_the_edge_with_its_figure() -> None:
+    row = {"p50_ms": 1.0, "size_bytes": 100, "outcome": "passed", "pareto": True, "accuracy": 0.98}
+    rows = [
+        row | {"id": "source"},
+        row | {"id": "broken", "accuracy": 0.1, "outcome": "rejected", "pareto": False},
+    ]
+    gate = {"by": "accuracy", "max_accuracy_drop": 0.01, "max_latency_ms": None}
+    text = pareto_chart(rows, gate)
+    assert "broken (10.0%)" in text
+    assert ">20<" not in text
+
+
+def test_charts_take_their_colours_from_the_page() -> None:
+    text = bar_chart("size", "Size", [Bar("a", 1.0, "1 MB", strong=True), Bar("b", 0.5, "0.5 MB")])
+    assert set(re.findall(r"#[0-9a-f]{6}", text)) == set()
+    assert "var(--accent)" in text
+    assert "<title" in text

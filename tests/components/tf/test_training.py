@@ -1,0 +1,262 @@
+"""Fine-tuning: the right loss, the best epoch, exact statistics, the same every time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from paring.artifacts import Model
+from paring.errors import ExamplesError, StepFailedError, UnsupportedError
+from paring.tf.batch_norm import reestimate_batch_norm
+from paring.tf.examples import Split
+from paring.tf.feeding import hold_out, shuffled_batches
+from paring.tf.signature import Signature, TensorSpec
+from paring.tf.training import (
+    check_trainable,
+    fine_tune,
+    keep_signature,
+    loss_for,
+    seed_everything,
+    signature_of,
+)
+from paring_pipelines.demo import Digits
+
+layers = tf_keras.layers
+
+
+@pytest.fixture
+def split(digits: Digits) -> Split:
+    """The digits as 8x8 images again, which small models learn fast."""
+    images = np.ascontiguousarray(digits.x_train[:, ::4, ::4])
+    return Split({"image": images}, digits.y_train, len(images))
+
+
+def _network(*, momentum: float = 0.99, dropout: float = 0.0) -> Any:
+    return tf_keras.Sequential(
+        [
+            tf_keras.Input((8, 8, 1), name="image"),
+            layers.Flatten(),
+            layers.Dense(32, name="hidden"),
+            layers.BatchNormalization(momentum=momentum, name="norm"),
+            layers.ReLU(),
+            layers.Dropout(dropout),
+            layers.Dense(10, activation="softmax", name="digit"),
+        ]
+    )
+
+
+def _fine_tune(model: Any, split: Split, **changes: Any) -> None:
+    settings = {"epochs": 2, "batch_size": 32, "learning_rate": 1e-3, "seed": 0, **changes}
+    fine_tune(model, split, hold_out(split, 0), loss=loss_for(model), **settings)
+
+
+def _accuracy(model: Any, split: Split) -> float:
+    scores = model(split.features["image"], training=False).numpy()
+    return float(np.mean(scores.argmax(axis=1) == split.labels))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(split: Split) -> None:
+    def trained(seed: int) -> list[Any]:
+        seed_everything(0)
+        model = _network(dropout=0.3)
+        _fine_tune(model, split, epochs=1, seed=seed)
+        weights: list[Any] = model.get_weights()
+        return weights
+
+    first, again, other = trained(0), trained(0), trained(1)
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(not np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def _recorder(recorded: list[Any]) -> Any:
+    """Keeps the trained weights at each epoch's end."""
+    callback = tf_keras.callbacks.LambdaCallback()
+    callback.on_epoch_end = lambda epoch, logs=None: recorded.append(
+        [variable.numpy() for variable in callback.model.trainable_variables]
+    )
+    return callback
+
+
+def test_the_weights_of_the_best_epoch_are_restored(split: Split) -> None:
+    seed_everything(0)
+    model = _network()
+    epochs: list[Any] = []
+    # A rate at which the loss jumps about, so that the last epoch is not the best.
+    _fine_tune(model, split, epochs=6, learning_rate=0.3, callbacks=[_recorder(epochs)])
+    result = [variable.numpy() for variable in model.trainable_variables]
+
+    portions, losses = hold_out(split, 0), []
+    for weights in epochs:
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+        reestimate_batch_norm(model, split, portions.train, batch_size=32)
+        features, labels = split.features["image"], split.labels
+        assert labels is not None
+        rows = portions.validation
+        losses.append(model.evaluate(features[rows], labels[rows], verbose=0))
+    best = int(np.argmin(losses))
+    assert best != len(epochs) - 1
+    for one, two in zip(result, epochs[best], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_only_epochs_that_may_be_kept_are(split: Split) -> None:
+    seed_everything(0)
+    model = _network()
+    epochs: list[Any] = []
+    # Training goes on improving, yet only the second epoch may be the result.
+    may_keep = lambda: len(epochs) == 2  # noqa: E731
+    _fine_tune(model, split, epochs=2, callbacks=[_recorder(epochs)], may_keep=may_keep)
+    for one, two in zip(model.trainable_variables, epochs[1], strict=True):
+        np.testing.assert_array_equal(one.numpy(), two)
+
+
+def test_a_diverged_training_is_an_error(split: Split) -> None:
+    with pytest.raises(StepFailedError, match="lower learning_rate"):
+        _fine_tune(_network(), split, epochs=1, learning_rate=1e38)
+
+
+def test_batch_norm_statistics_are_exact_averages_over_the_rows(split: Split) -> None:
+    seed_everything(0)
+    model = _network()
+    rows = np.arange(100, 1109)
+    # 1,009 rows leave a last batch of 17, which must weigh as little as it should.
+    reestimate_batch_norm(model, split, rows, batch_size=32)
+
+    inputs = tf_keras.Model(model.inputs, model.get_layer("hidden").output)
+    values = inputs(split.features["image"][rows]).numpy().astype(np.float64)
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(norm.moving_mean.numpy(), values.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), values.var(axis=0), rtol=1e-5)
+    assert "call" not in vars(norm)
+
+
+def test_masked_steps_do_not_count_in_the_statistics() -> None:
+    values = np.array([[[1.0], [3.0], [0.0]], [[5.0], [0.0], [0.0]]], np.float32)
+    steps = tf_keras.Input((3, 1), name="steps")
+    norm = layers.BatchNormalization()
+    model = tf_keras.Model(steps, norm(layers.Masking(0.0)(steps)))
+
+    reestimate_batch_norm(model, Split({"steps": values}, None, 2), np.arange(2), batch_size=2)
+
+    assert norm.moving_mean.numpy() == pytest.approx([3.0])
+    assert norm.moving_variance.numpy() == pytest.approx([8 / 3])
+
+
+def test_frozen_batch_norm_keeps_its_statistics(split: Split) -> None:
+    model = _network()
+    model.get_layer("norm").trainable = False
+    before = model.get_layer("norm").get_weights()
+    reestimate_batch_norm(model, split, np.arange(64), batch_size=32)
+    for one, two in zip(before, model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_short_training_with_a_slow_momentum_is_right_at_inference(split: Split) -> None:
+    seed_everything(0)
+    model = _network(momentum=0.999)
+    plain = tf_keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    plain.compile(tf_keras.optimizers.Adam(1e-2), loss_for(plain))
+    batches = shuffled_batches(plain, split, hold_out(split, 0).train, 32, seed=0)
+    plain.fit(batches, steps_per_epoch=40, epochs=2, verbose=0)
+    _fine_tune(model, split, learning_rate=1e-2)
+
+    assert _accuracy(model, split) > 0.95
+    assert _accuracy(model, split) > _accuracy(plain, split) + 0.02
+
+
+def test_validation_rows_are_not_trained_on(split: Split) -> None:
+    portions = hold_out(split, 0)
+    assert len(portions.validation) == round(split.count / 10)
+    assert not set(portions.train) & set(portions.validation)
+    assert len(portions.train) + len(portions.validation) == split.count
+
+
+def _classifier(end: Callable[[Any], Any]) -> Any:
+    values = tf_keras.Input((4,))
+    return tf_keras.Model(values, end(values))
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "from_logits"),
+    [
+        (layers.Dense(3, activation="softmax"), "sparse_categorical_crossentropy", False),
+        (layers.Dense(3), "sparse_categorical_crossentropy", True),
+        (
+            lambda x: layers.Softmax()(layers.Dense(3)(x)),
+            "sparse_categorical_crossentropy",
+            False,
+        ),
+        (
+            lambda x: tf.nn.softmax(layers.Dense(3)(x)),
+            "sparse_categorical_crossentropy",
+            False,
+        ),
+        (
+            lambda x: layers.Reshape((3,))(layers.Dense(3, activation="softmax")(x)),
+            "sparse_categorical_crossentropy",
+            False,
+        ),
+        (layers.Dense(1, activation="sigmoid"), "binary_crossentropy", False),
+        (layers.Dense(1), "binary_crossentropy", True),
+    ],
+)
+def test_the_loss_fits_the_last_activation(end: Any, kind: str, from_logits: bool) -> None:
+    loss = loss_for(_classifier(end))
+    assert loss.name == kind
+    assert loss.get_config()["from_logits"] is from_logits
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (layers.Dense(3, activation="relu"), "relu over 3 units"),
+        (layers.Dense(1, activation="softmax"), "softmax over 1 units"),
+        (lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)], "one output"),
+        (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), "one output"),
+    ],
+)
+def test_a_model_that_no_loss_fits_is_unsupported(end: Any, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        loss_for(_classifier(end))
+
+
+def test_examples_without_labels_are_unsupported(split: Split) -> None:
+    unlabelled = Split(split.features, None, split.count)
+    with pytest.raises(UnsupportedError, match="fine-tuning needs labels"):
+        check_trainable(_network(), unlabelled, 32)
+
+
+def test_a_fixed_batch_size_overrides_the_parameter(split: Split) -> None:
+    image = tf_keras.Input(batch_shape=(4, 8, 8, 1))
+    model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(image)))
+    assert check_trainable(model, split, 32) == 4
+    with pytest.raises(ExamplesError, match="batches of 4"):
+        check_trainable(model, split.take([0, 1, 2]), 32)
+
+
+def _spec(name: str) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(name, (None,), "float32")}
+
+
+def test_the_signature_names_of_the_source_are_kept() -> None:
+    model = _network()
+    keep_signature(model, Signature(_spec("pixels"), _spec("scores")))
+    assert (list(model.input_names), list(model.output_names)) == (["pixels"], ["scores"])
+
+    two = _classifier(lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)])
+    with pytest.raises(UnsupportedError, match="which is which"):
+        keep_signature(two, Signature(_spec(two.input_names[0]), _spec("scores")))
+
+
+def test_a_keras_file_has_the_signature_that_it_is_exported_under(
+    digits_keras: Path, digits_model: Path
+) -> None:
+    network = tf_keras.models.load_model(digits_keras, compile=False)
+    assert signature_of(Model(digits_keras), network) == signature_of(Model(digits_model), network)

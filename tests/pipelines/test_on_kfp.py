@@ -1,0 +1,188 @@
+"""The pipeline as a Kubeflow package: what is compiled, and what it does when run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conformance.kfp_runner import PackageRun, run_package
+
+from paring.artifacts import Model, content_digest, read_record
+from paring.convert_tflite import convert_tflite
+from paring.errors import OutputError
+from paring.import_model import import_model
+from paring_pipelines.dag import Dag
+from paring_pipelines.on_kfp import compile_dag
+from paring_pipelines.optimize import Gate, Settings, build
+from paring_pipelines.recipes import load_recipes
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "optimize.yaml"
+IMAGE = "paring:golden"
+
+
+def _compile(dag: Dag, folder: Path, image: str = IMAGE) -> dict[str, Any]:
+    compile_dag(dag, folder / "pipeline.yaml", image=image)
+    spec: dict[str, Any] = yaml.safe_load((folder / "pipeline.yaml").read_text())
+    return spec
+
+
+def _small_dag(quantization: str = "none") -> Dag:
+    dag = Dag("small", {"model": Model})
+    model = dag.add("import_model", import_model, {"original": dag.source("model")}).out("model")
+    dag.add("lite", convert_tflite, {"model": model}, {"quantization": quantization}, tolerate=True)
+    return dag
+
+
+def test_the_default_pipeline_compiles_to_the_golden_file(tmp_path: Path) -> None:
+    compile_dag(build(load_recipes(target="cpu-server"), Settings()), tmp_path / "p", image=IMAGE)
+    assert (tmp_path / "p").read_text() == GOLDEN.read_text(), (
+        "the compiled pipeline changed: look at the difference, and if it is meant, "
+        "run `make golden` and commit tests/golden/optimize.yaml"
+    )
+
+
+def test_the_package_has_the_schema_that_the_backend_takes(tmp_path: Path) -> None:
+    spec = _compile(_small_dag(), tmp_path)
+    assert (spec["schemaVersion"], spec["sdkVersion"]) == ("2.1.0", "kfp-2.16.1")
+
+
+def test_each_node_is_a_cached_task_named_for_its_id(tmp_path: Path) -> None:
+    dag = build(load_recipes(target="cpu-server"), Settings())
+    tasks = _compile(dag, tmp_path)["root"]["dag"]["tasks"]
+    importers = {"importer", "importer-2"}
+    assert set(tasks) == importers | {name.replace("_", "-") for name in dag.nodes}
+    assert all(one["cachingOptions"] == {"enableCache": True} for one in tasks.values())
+
+
+def test_all_of_a_steps_parameters_are_constants_of_its_task(tmp_path: Path) -> None:
+    dag = _small_dag("fp16")
+    given = _compile(dag, tmp_path)["root"]["dag"]["tasks"]["lite"]["inputs"]["parameters"]
+    constants = {
+        name: one["runtimeValue"]["constant"]
+        for name, one in given.items()
+        if "runtimeValue" in one
+    }
+    assert constants == dag.nodes["lite"].parameters
+    assert given["source_digest"] == {"componentInputParameter": "source_digest"}
+
+
+def _identity(spec: Mapping[str, Any], task: str) -> str:
+    container = spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+    command: list[str] = container["command"]
+    return command[command.index("--identity") + 1]
+
+
+def test_a_tasks_identity_changes_with_what_is_before_it_alone(tmp_path: Path) -> None:
+    before = _compile(_small_dag("none"), tmp_path)
+    after = _compile(_small_dag("fp16"), tmp_path)
+    assert _identity(before, "import-model") == _identity(after, "import-model")
+    assert _identity(before, "lite") != _identity(after, "lite")
+    assert _identity(before, "lite").endswith(":{{$.inputs.parameters['source_digest']}}")
+
+
+def test_only_nodes_that_make_candidates_tolerate_failures(tmp_path: Path) -> None:
+    executors = _compile(_small_dag(), tmp_path)["deploymentSpec"]["executors"]
+    assert "--tolerate" in executors["exec-lite"]["container"]["command"]
+    assert "--tolerate" not in executors["exec-import-model"]["container"]["command"]
+
+
+def test_what_was_there_stays_where_the_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(OutputError, match="--out"):
+        compile_dag(_small_dag(), tmp_path / "taken", image=IMAGE)
+    assert [one.name for one in tmp_path.iterdir()] == ["taken"]
+
+
+RECIPES = """
+[recipes.int8]
+steps = [{ step = "convert_tflite", quantization = "int8" }]
+[recipes.pruned-half]
+steps = [
+  { step = "prune", sparsity = 0.5, epochs = 1 },
+  { step = "convert_tflite", quantization = "fp16" },
+]
+"""
+
+_QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
+
+
+def _conformance_dag(folder: Path) -> Dag:
+    """The whole pipeline with two recipes, measured as briefly as can be."""
+    file = folder / "recipes.toml"
+    file.write_text(RECIPES)
+    # By size, since by latency the noise of two short runs might decide.
+    gate = Gate(max_accuracy_drop=0.5, objective="size")
+    slow = build(load_recipes(file), Settings(gate=gate))
+    dag = Dag(slow.name, slow.sources)
+    for node in slow.nodes.values():
+        quick = _QUICK if node.step.name == "benchmark" else {}
+        dag.add(
+            node.id, node.step, node.inputs, {**node.parameters, **quick}, tolerate=node.tolerate
+        )
+    return dag
+
+
+# Not the same in two runs: what holds times, paths, or both; a SavedModel that
+# was trained and saved anew, whose bytes hold generated names; and figures.
+_OWN_DIGEST = ("BenchmarkMetrics", "EvaluationMetrics", "Selection", "Report", "PrunedModel")
+_STEADY_FIGURES = ("size_bytes", "gzip_bytes")
+
+
+def _comparable(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(facts)
+    if kind in _OWN_DIGEST:
+        kept.pop("digest")
+    if kind == "BenchmarkMetrics":
+        kept = {name: value for name, value in kept.items() if name in _STEADY_FIGURES}
+    return kept
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_of_the_package_gives_what_the_tfx_run_gives(
+    tmp_path: Path, digits_model: Path, digits_npz: Path
+) -> None:
+    from paring_pipelines import on_tfx
+
+    dag = _conformance_dag(tmp_path)
+    paths = {"model": digits_model, "examples": digits_npz}
+    digests = {name: content_digest(path) for name, path in paths.items()}
+    root = tmp_path / "tfx"
+    pipeline = on_tfx.to_pipeline(dag, paths, digests, dag.identities(digests, "here"), root)
+    by_tfx = on_tfx.run(pipeline, dag, root).outputs
+
+    compile_dag(dag, tmp_path / "package.yaml", image=IMAGE)
+    uris = {f"{name}_uri": str(path) for name, path in paths.items()}
+    by_kfp = run_package(
+        tmp_path / "package.yaml", tmp_path / "kfp", uris | {"source_digest": "sha256:1"}
+    )
+
+    compared = 0
+    for node in dag.nodes.values():
+        for output, kind in node.step.outputs.items():
+            record = read_record(by_tfx[node.id][output])
+            assert record is not None
+            metadata = by_kfp.metadata(node.id.replace("_", "-"), output)
+            assert metadata.pop("paring_type") == record["type"]
+            assert "outcome" not in metadata, f"{node.id}: {metadata['reason']}"
+            ours = _comparable(kind.__name__, metadata)
+            assert ours == _comparable(kind.__name__, record["facts"]), node.id
+            compared += len(ours)
+    assert compared > 50
+    assert by_kfp.metadata("select", "selected")["candidate"] == "int8"
+    selections = [
+        json.loads((path / "selection.json").read_text())
+        for path in (by_tfx["select"]["selection"], by_kfp.path("select", "selection"))
+    ]
+    for row, other in zip(*(one["candidates"] for one in selections), strict=True):
+        for name in ("id", "outcome", "recipe", "accuracy", "agreement", "size_bytes"):
+            assert row[name] == other[name], (row["id"], name)
+    _check_page(by_kfp)
+
+
+def _check_page(run: PackageRun) -> None:
+    """Kubeflow shows the report: the page is the artifact itself."""
+    page = run.path("report", "report_html")
+    assert page.read_text() == (run.path("report", "report") / "report.html").read_text()
