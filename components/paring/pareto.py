@@ -162,14 +162,14 @@ def apart(first: float, second: float) -> tuple[str, str]:
 def dominates(one: Measured, other: Measured, source: Measured) -> bool:
     """Whether `one` is nowhere worse than `other` and somewhere better.
 
-    An accuracy above the source's is not held against the source: fine-tuning
-    moves accuracy both ways by a few examples.
+    An accuracy above the source's is no advantage over the source: fine-tuning
+    moves accuracy both ways by a few examples. It is one over other candidates,
+    and keeps the source from dominating; so this is a strict partial order.
     """
+    gain_counts = not other.is_source
 
     def costs(which: Measured) -> tuple[float, float, float, float]:
-        drop = loss(which)
-        if one.is_source or other.is_source:
-            drop = max(drop, 0.0)
+        drop = loss(which) if gain_counts else max(loss(which), 0.0)
         return drop, which.pace, which.size, which.memory(source)
 
     pairs = list(zip(costs(one), costs(other), strict=True))

@@ -78,15 +78,15 @@ def test_a_candidate_that_can_not_take_the_batch_is_unsupported(
 ) -> None:
     import tensorflow as tf
 
-    call = tf.saved_model.load(str(digits_model)).signatures["serving_default"]
+    model = tf.saved_model.load(str(digits_model))
 
     class Fixed(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 1), tf.float32, name="image")])
         def serve(self, image: Any) -> Any:
-            return call(image=image)
+            return model.signatures["serving_default"](image=image)
 
     module = Fixed()
-    module.call = call
+    module.model = model
     tf.saved_model.save(module, str(tmp_path / "fixed"), signatures=module.serve)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "fixed"))
     file = tmp_path / "fixed.tflite"

@@ -99,9 +99,7 @@ def test_a_folder_of_somebody_elses_is_not_replaced(source: Path, tmp_path: Path
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years"
 
 
-@pytest.mark.parametrize(
-    ("mode", "outcome"), [("unsupported", "unsupported"), ("crash", "failed")]
-)
+@pytest.mark.parametrize(("mode", "outcome"), [("unsupported", "unsupported"), ("crash", "failed")])
 def test_a_tolerated_failure_is_recorded_and_passed_on(
     source: Path, tmp_path: Path, mode: str, outcome: str
 ) -> None:

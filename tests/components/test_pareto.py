@@ -145,6 +145,20 @@ def test_a_copy_of_the_source_never_wins_by_noise(objective: str, memory: int, d
     assert choose([copy, SOURCE], SOURCE, objective) is SOURCE  # type: ignore[arg-type]
 
 
+def test_of_ties_of_about_one_size_the_source_is_kept() -> None:
+    lighter = like_source(
+        "lighter", drop=-0.01, size_bytes=1_010_000, peak_memory_bytes=100_000_000
+    )
+    assert choose([lighter, SOURCE], SOURCE, "latency") is SOURCE
+    assert choose([lighter, SOURCE], SOURCE, "memory") is lighter
+
+
+def test_what_is_only_more_accurate_is_not_taken_even_where_the_source_is_dominated() -> None:
+    lighter = like_source("lighter", peak_memory_bytes=100_000_000)
+    accurate = like_source("accurate", drop=-0.01, size_bytes=1_010_000)
+    assert choose([SOURCE, lighter, accurate], SOURCE, "latency") is lighter
+
+
 def test_latency_ties_go_to_the_smaller_one() -> None:
     fastest = like_source("fastest", drop=0.0, speedup=3.0, speedup_low=2.8, speedup_high=3.2)
     smaller = like_source(

@@ -60,9 +60,7 @@ _STEP = '[recipes.x]\nsteps = [{ step = "prune", %s }]'
         ),
     ],
 )
-def test_a_broken_recipe_is_refused_by_file_and_name(
-    tmp_path: Path, text: str, words: str
-) -> None:
+def test_a_broken_recipe_is_refused_by_file_and_name(tmp_path: Path, text: str, words: str) -> None:
     path = _file(tmp_path, text)
     with pytest.raises(ParameterError) as caught:
         load_recipes(path)

@@ -238,6 +238,7 @@ def main() -> int:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    _log.info("%s of %s", spec.task, spec.candidate)
     code = 0
     try:
         found = time_latency(spec) if spec.task == "latency" else run_solo(spec)

@@ -46,6 +46,9 @@ def fake_quantized(model: Any) -> Any:
     Raises:
         UnsupportedError: A layer has no quantized form; the message names it.
     """
+    # The layer put before the first one gets a numbered name, which ends up in
+    # converted files; it must not depend on what this process made before.
+    tf_keras.backend.reset_uids()
     try:
         return tfmot.quantization.keras.quantize_model(model, quantized_layer_name_prefix="")
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:

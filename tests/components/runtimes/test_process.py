@@ -42,23 +42,21 @@ def _children() -> list[psutil.Process]:
     ]
 
 
-def _once_it_runs(act: Callable[[int], None]) -> threading.Thread:
-    """Do something with the child's id, soon after it started."""
+def _once_it_runs(spec: Spec, act: Callable[[int], None]) -> None:
+    """Do something with the child's id, once it has written its first line."""
+    log = Path(spec.folder) / f"{spec.task}.log"
 
     def wait() -> None:
-        while not (found := _children()):
+        while not (log.exists() and log.stat().st_size):
             time.sleep(0.02)
-        time.sleep(0.3)
-        act(found[0].pid)
+        act(_children()[0].pid)
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_crash_is_an_error_with_the_signals_name(sent: signal.Signals, endless: Spec) -> None:
-    _once_it_runs(lambda pid: os.kill(pid, sent))
+    _once_it_runs(endless, lambda pid: os.kill(pid, sent))
     with pytest.raises(StepFailedError, match=sent.name) as caught:
         measure(endless, timeout_seconds=60)
     if sent == signal.SIGSEGV:
@@ -75,7 +73,7 @@ def test_a_child_out_of_time_is_ended(endless: Spec) -> None:
 
 
 def test_an_interruption_ends_the_child(endless: Spec) -> None:
-    _once_it_runs(lambda pid: _thread.interrupt_main())
+    _once_it_runs(endless, lambda pid: _thread.interrupt_main())
     with pytest.raises(KeyboardInterrupt):
         measure(endless, timeout_seconds=60)
     assert not _children()

@@ -1,0 +1,59 @@
+"""A bare SavedModel, which no training step takes, and one run of the pipeline."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paring_pipelines.optimize import Settings
+from paring_pipelines.recipes import Recipe, load_recipes
+from paring_pipelines.running import Outcome, run
+
+RECIPES = """
+[recipes.float32]
+steps = [{ step = "convert_tflite" }]
+
+[recipes.pruned]
+steps = [{ step = "prune" }, { step = "convert_tflite" }]
+"""
+
+
+@pytest.fixture(scope="session")
+def bare_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel without Keras: one dense layer with fixed weights."""
+    import tensorflow as tf
+
+    class Dense(tf.Module):
+        def __init__(self) -> None:
+            weights = np.random.default_rng(0).normal(size=(32 * 32, 10))
+            self.weights = tf.Variable(weights.astype(np.float32))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 1], tf.float32, "image")])
+        def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+            flat = tf.reshape(image, [-1, 32 * 32])
+            return {"digit": tf.nn.softmax(tf.matmul(flat, self.weights))}
+
+    module = Dense()
+    folder = tmp_path_factory.mktemp("bare") / "model"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Recipe]:
+    """One recipe that works on a bare SavedModel, and one that can't."""
+    path = tmp_path_factory.mktemp("recipes") / "few.toml"
+    path.write_text(RECIPES)
+    return load_recipes(path)
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> tuple[Path, Outcome]:
+    """The output folder of a run on the bare model, and what came of it."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, run(bare_model, digits_npz, few_recipes, Settings(), out)

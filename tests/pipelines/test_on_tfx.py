@@ -1,0 +1,192 @@
+"""The Dag on TFX: metadata, caching, both runners, and users' own pipelines."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paring.artifacts import PrunedModel, TFLiteModel
+from paring_pipelines.optimize import Gate, Settings
+from paring_pipelines.recipes import Recipe
+from paring_pipelines.running import Outcome, Progress, run
+
+pytestmark = pytest.mark.slow
+
+
+def _rerun(
+    first_run: tuple[Path, Outcome],
+    model: Path,
+    examples: Path,
+    recipes: list[Recipe],
+    **changed: Any,
+) -> tuple[Outcome, set[str]]:
+    """Run again into the same folder; what came of it, and what was done anew."""
+    done: set[str] = set()
+    runner = changed.pop("runner", "local")
+    settings = replace(Settings(), **changed)
+    progress = Progress(observed=lambda event: done.add(event.node))
+    outcome = run(
+        model, examples, recipes, settings, first_run[0], runner=runner, progress=progress
+    )
+    return outcome, done
+
+
+def test_a_run_says_what_became_of_every_candidate(first_run: tuple[Path, Outcome]) -> None:
+    out, outcome = first_run
+    selection = json.loads((out / "selection.json").read_text())
+    assert selection == outcome.selection
+    found = {one["id"]: one for one in selection["candidates"]}
+    assert set(found) == {"source", "float32", "pruned"}
+    assert found["pruned"]["outcome"] == "unsupported"
+    assert "Keras" in found["pruned"]["reasons"][0]
+    assert found["float32"]["agreement"] == 1.0
+    assert found["float32"]["p50_ms"] > 0
+    assert Path(found["float32"]["artifact"]).is_dir()
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (out / "selected" / "Format-Serving").is_dir()
+
+
+def test_facts_are_typed_properties_in_the_metadata_store(
+    first_run: tuple[Path, Outcome],
+) -> None:
+    from ml_metadata.metadata_store import MetadataStore
+    from tfx import v1 as tfx
+
+    path = first_run[0] / "pipeline" / "metadata.sqlite"
+    store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(path)))
+    (converted, unsupported) = sorted(
+        store.get_artifacts_by_type("ParingTFLiteModel"), key=lambda one: "pruned" in one.uri
+    )
+    loaded = TFLiteModel.load(Path(converted.uri))
+    assert converted.properties["size_bytes"].int_value == loaded.size_bytes > 0
+    assert converted.properties["digest"].string_value == loaded.digest
+    assert unsupported.custom_properties["outcome"].string_value == "unsupported"
+    (metrics, *_) = store.get_artifacts_by_type("ParingBenchmarkMetrics")
+    assert metrics.properties["p50_ms"].WhichOneof("value") == "double_value"
+
+
+@pytest.mark.parametrize("runner", ["local", "beam"])
+def test_nothing_is_done_again_when_nothing_changed(
+    first_run: tuple[Path, Outcome],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+    runner: str,
+) -> None:
+    outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes, runner=runner)
+    assert done == set()
+    assert len(outcome.cached) == outcome.nodes
+    assert outcome.selection == first_run[1].selection
+
+
+def test_a_changed_parameter_redoes_only_what_hangs_on_it(
+    first_run: tuple[Path, Outcome],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    gate = Gate(max_size_mb=0.000001)
+    outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes, gate=gate)
+    assert done == {"select", "report"}
+    assert outcome.selection["selected"] == "source"
+
+
+def test_a_changed_model_at_the_same_path_is_noticed(
+    tmp_path: Path,
+    first_run: tuple[Path, Outcome],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bare_model, model)
+    (model / "assets" / "note.txt").write_text("one more file")
+    examples = tmp_path / "digits.npz"
+    shutil.copyfile(digits_npz, examples)
+    few = [one for one in few_recipes if one.name == "pruned"]
+    _rerun(first_run, model, examples, few)
+    _, done = _rerun(first_run, model, examples, few)
+    assert done == set()
+    (model / "assets" / "note.txt").write_text("changed")
+    _, done = _rerun(first_run, model, examples, few)
+    assert {"import_model", "benchmark-source", "prune-pruned", "select"} <= done
+
+
+def test_steps_stand_between_a_users_importer_and_pusher(
+    tmp_path: Path, digits_model: Path, digits_npz: Path
+) -> None:
+    """TFX's standard Model and Examples go in, and TFX's Pusher takes what comes out."""
+    import numpy as np
+    import tensorflow as tf
+    from tfx import v1 as tfx
+
+    from paring.adapters.tfx import component
+    from paring.convert_tflite import convert_tflite
+    from paring.prune import prune
+
+    model = tmp_path / "trainer-output"
+    shutil.copytree(digits_model, model / "Format-Serving")
+    data = np.load(digits_npz)
+    for split in ("train", "eval"):
+        folder = tmp_path / "examples" / f"Split-{split}"
+        folder.mkdir(parents=True)
+        with tf.io.TFRecordWriter(
+            str(folder / "data_tfrecord-00000-of-00001.gz"), options="GZIP"
+        ) as writer:
+            for image, label in zip(
+                data[f"x_{split}"][:256], data[f"y_{split}"][:256], strict=True
+            ):
+                features = {
+                    "image": tf.train.Feature(float_list=tf.train.FloatList(value=image.ravel())),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=features))
+                writer.write(example.SerializeToString())
+
+    trained = tfx.dsl.Importer(
+        source_uri=str(model), artifact_type=tfx.types.standard_artifacts.Model
+    ).with_id("trained")
+    examples = tfx.dsl.Importer(
+        source_uri=str(tmp_path / "examples"),
+        artifact_type=tfx.types.standard_artifacts.Examples,
+        properties={"split_names": '["train", "eval"]'},
+    ).with_id("examples")
+    pruned = component(
+        prune,
+        model=trained.outputs["result"],
+        examples=examples.outputs["result"],
+        sparsity=0.6,
+        epochs=1,
+    )
+    converted = component(convert_tflite, model=pruned.outputs["pruned"])
+    pushers = [
+        tfx.components.Pusher(
+            model=channel,
+            push_destination=tfx.proto.PushDestination(
+                filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(tmp_path / name))
+            ),
+        ).with_id(f"push-{name}")
+        for name, channel in (
+            ("savedmodel", pruned.outputs["pruned"]),
+            ("tflite", converted.outputs["converted"]),
+        )
+    ]
+    tfx.orchestration.LocalDagRunner().run(
+        tfx.dsl.Pipeline(
+            pipeline_name="users-own",
+            pipeline_root=str(tmp_path / "root"),
+            components=[trained, examples, pruned, converted, *pushers],
+            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+                str(tmp_path / "metadata.sqlite")
+            ),
+        )
+    )
+    (version,) = (tmp_path / "savedmodel").iterdir()
+    assert (version / "saved_model.pb").is_file()
+    (version,) = (tmp_path / "tflite").iterdir()
+    assert (version / "model.tflite").is_file()
+    (artifact,) = (tmp_path / "root" / "prune" / "pruned").iterdir()
+    assert PrunedModel.load(artifact).sparsity == pytest.approx(0.6, abs=0.01)
