@@ -145,6 +145,14 @@ def test_a_copy_of_the_source_never_wins_by_noise(objective: str, memory: int, d
     assert choose([copy, SOURCE], SOURCE, objective) is SOURCE  # type: ignore[arg-type]
 
 
+def test_the_source_does_not_dominate_what_is_slower_and_more_accurate() -> None:
+    slow = {"speedup": 0.9, "speedup_low": 0.89, "speedup_high": 0.91}
+    accurate = like_source("accurate", drop=-0.01, **slow)
+    small = like_source("small", size_bytes=250_000)
+    # Else it would be off the front by a source that is off the front itself.
+    assert pareto_front([SOURCE, accurate, small], SOURCE) == [accurate, small]
+
+
 def test_of_ties_of_about_one_size_the_source_is_kept() -> None:
     lighter = like_source(
         "lighter", drop=-0.01, size_bytes=1_010_000, peak_memory_bytes=100_000_000

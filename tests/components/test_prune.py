@@ -1,7 +1,6 @@
 """`prune`: real zeros, accuracy kept, and clear refusals."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from paring_pipelines.demo import Digits
 @pytest.fixture(scope="module")
 def pruned(
     digits_model: Path, digits_npz: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PrunedModel]:
+) -> PrunedModel:
     """The digits model at 60% zeros."""
-    yield _prune(digits_model, digits_npz, tmp_path_factory.mktemp("pruned") / "out", sparsity=0.6)
+    return _prune(digits_model, digits_npz, tmp_path_factory.mktemp("pruned") / "out", sparsity=0.6)
 
 
 def _prune(model: Path, examples: Path, out: Path, **parameters: object) -> PrunedModel:

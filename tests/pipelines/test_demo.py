@@ -37,7 +37,8 @@ def test_the_examples_file_holds_both_splits_as_the_model_takes_them(tmp_path: P
         }
         assert arrays["x_eval"].shape == (360, 32, 32, 1)
         assert arrays["x_train"].shape == (1437, 32, 32, 1)
-        assert arrays["x_train"].min() == 0 and arrays["x_train"].max() == 1
+        assert arrays["x_train"].min() == 0
+        assert arrays["x_train"].max() == 1
 
 
 def test_no_image_is_in_both_splits_and_every_class_is_in_each(digits: Digits) -> None:

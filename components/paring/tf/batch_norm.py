@@ -64,7 +64,7 @@ class _Statistics:
         self.count = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self.mean = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
         self.squares = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
-        self._channels = [axis for axis in layer.axis]
+        self._channels = list(layer.axis)
 
     def add(self, values: Any, mask: Any) -> None:
         """Take in a batch; merged as by Chan, Golub and LeVeque, 1983."""
@@ -99,12 +99,12 @@ def _measured(pairs: Iterable[tuple[Any, _Statistics]]) -> Iterator[None]:
 
 
 def _measuring(call: Any, statistics: _Statistics) -> Any:
-    @tf.autograph.experimental.do_not_convert
+    # The wrappers of quantization look for an argument of the name `training`.
     def measuring_call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
         statistics.add(inputs, mask)
         return call(inputs, training=True, mask=mask)
 
-    return measuring_call
+    return tf.autograph.experimental.do_not_convert(measuring_call)
 
 
 def _batch_norm_layers(model: Any) -> list[Any]:

@@ -74,7 +74,7 @@ class Pruning:
         """The share of zeros among all prunable weights, as they are now."""
         kernels = [kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights]
         zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
-        return zeros / sum(kernel.size for kernel in kernels)
+        return zeros / sum(int(kernel.size) for kernel in kernels)
 
     def strip(self) -> Any:
         """The model without wrappers, as it was given; it shares the weights."""
