@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _LOG_WIDTH = 200
 """Columns where the output is no terminal, which has no width to keep to."""
 
+_COLUMNS = (
+    *("candidate", "outcome", "accuracy", "drop", "agreement", "p50_ms", "p90_ms", "p99_ms"),
+    *("speedup", "ex/s", "memory", "size", "gzip"),
+)
+
 _OUTCOME_STYLES = {
     "selected": "bold green",
     "passed": "green",
@@ -111,10 +116,7 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     """The table of candidates, why each is where it is, and what was chosen."""
     selection = outcome.selection
     table = Table(title="Candidates", title_justify="left", header_style="bold")
-    headers = (
-        "candidate outcome accuracy drop agreement p50_ms p90_ms p99_ms speedup ex/s memory size gzip"
-    ).split()
-    for index, header in enumerate(headers):
+    for index, header in enumerate(_COLUMNS):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=True)
     for one in selection["candidates"]:
         style = _OUTCOME_STYLES.get(one["outcome"], "")

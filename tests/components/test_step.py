@@ -7,7 +7,7 @@ from annotated_types import Ge, Lt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.artifacts import Examples, Model, PrunedModel, Selection
+from paring.artifacts import Examples, Model, PrunedModel
 from paring.errors import ParameterError
 from paring.step import Input, Inputs, InputSpec, Output, step
 

@@ -22,18 +22,17 @@ Features = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Runtime(Protocol):
-    """A loaded model.
-
-    Attributes:
-        name: "tensorflow" or "tflite".
-        batch_size: The only batch that the model takes; None if it takes any.
-    """
+    """A loaded model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Which one: "tensorflow" or "tflite"."""
+        ...
 
     @property
-    def batch_size(self) -> int | None: ...
+    def batch_size(self) -> int | None:
+        """The only batch that the model takes; None if it takes any."""
+        ...
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for one batch, by the signature's output names.

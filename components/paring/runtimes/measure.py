@@ -234,8 +234,9 @@ def peak_memory_bytes() -> int:
 
 def main() -> int:
     """Do what the spec in the first argument says; returns the exit code."""
-    # A crash in native code leaves Python's stack on stderr, for the parent.
-    faulthandler.enable()
+    # A crash in native code leaves Python's stack on stderr, for the parent; also
+    # while descriptor 2 itself is silenced, as it is when TensorFlow is imported.
+    faulthandler.enable(os.dup(2))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
     _log.info("%s of %s", spec.task, spec.candidate)

@@ -29,7 +29,7 @@ def measure(spec: Spec, *, timeout_seconds: float) -> dict[str, Any]:
     log = Path(spec.folder) / f"{spec.task}.log"
     # -P: a file in the working directory must not stand in for a module.
     command = [sys.executable, "-P", "-m", "paring.runtimes.measure", str(spec.write())]
-    places = [os.path.abspath(place) for place in sys.path]
+    places = [str(Path(place).absolute()) for place in sys.path]
     with log.open("wb") as stream:
         child = subprocess.Popen(
             command,
@@ -84,4 +84,7 @@ def _how_it_ended(code: int) -> str:
 
 def _last_lines(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return "\n    ".join(lines[-_STDERR_LINES:]) or "nothing on stderr"
+    # After a crash in native code: Python's stack, the innermost call first.
+    crash = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python")), None)
+    chosen = lines[-_STDERR_LINES:] if crash is None else lines[crash : crash + _STDERR_LINES]
+    return "\n    ".join(chosen) or "nothing on stderr"

@@ -55,7 +55,8 @@ def test_both_runtimes_give_the_same_outputs_by_the_same_names(
     source = open_runtime(Servable(digits_model))
     lite = open_runtime(Servable(tflite))
     assert (source.name, lite.name) == ("tensorflow", "tflite")
-    assert source.batch_size is None and lite.batch_size is None
+    assert source.batch_size is None
+    assert lite.batch_size is None
     expected, found = source.run(features), lite.run(features)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
