@@ -50,7 +50,7 @@ class Artifact:
         path: The file or folder. A step's output folder exists when it starts.
         digest: `content_digest` of `path`, "" until it is known.
         failure: Set if the artifact could not be made; then `path` is empty.
-        lineage: How it was made; see `paring.step.run`.
+        lineage: How it was made; see `paring.execution.execute`.
     """
 
     path: Path
@@ -107,6 +107,15 @@ class Artifact:
             failure=Failure(**failure) if failure else None,
             lineage=record.get("lineage", {}),
         )
+
+    def described(self) -> dict[str, Any]:
+        """Type, digest and lineage, or the path of what Paring did not make."""
+        named: dict[str, Any] = {"type": type(self).__name__, "digest": self.digest}
+        return named | ({"lineage": self.lineage} if self.lineage else {"path": str(self.path)})
+
+    def copied_from(self, original: "Artifact") -> None:
+        """Note that the content is a copy of `original`'s, however that was made."""
+        self.lineage = {**self.lineage, "copy_of": original.described()}
 
     def save(self) -> None:
         """Write the record, with the digest of what the folder holds now."""

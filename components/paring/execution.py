@@ -176,17 +176,16 @@ def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
-    """An input's type, digest and own lineage, for the record."""
-    if value is None:
-        return None
+    """An input for the record.
+
+    The members of a family are named by their digests alone: with the lineage of
+    each, the record of what was chosen among them would outgrow the model.
+    """
     if isinstance(value, Mapping):
-        return {key: _describe(one) for key, one in value.items()}
-    described: dict[str, Any] = {"type": type(value).__name__, "digest": value.digest}
-    if value.lineage:
-        described["lineage"] = value.lineage
-    else:
-        described["path"] = str(value.path)
-    return described
+        return {
+            key: {"type": type(one).__name__, "digest": one.digest} for key, one in value.items()
+        }
+    return value.described() if value else None
 
 
 @contextmanager

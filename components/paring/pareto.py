@@ -233,9 +233,12 @@ def loss(one: Measured) -> float:
 def as_fast(one: Measured, best: Measured) -> bool:
     """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
 
-    That is, it lies within the interval of `best`. Where `best` is no faster than
-    the source, only those that can't be told from the source are.
+    That is, one of the two lies within the other's interval: a machine that is
+    busy in only one of their runs widens that one's. Where `best` is no faster
+    than the source, only those that can't be told from the source are.
     """
-    if one.pace <= best.pace or best.pace == 1.0 or best.speedup_low is None:
+    if one.pace <= best.pace or best.pace == 1.0:
         return one.pace <= best.pace
-    return 1 / one.pace >= best.speedup_low
+    within_best = best.speedup_low is not None and 1 / one.pace >= best.speedup_low
+    within_one = one.speedup_high is not None and 1 / best.pace <= one.speedup_high
+    return within_best or within_one

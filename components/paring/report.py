@@ -15,9 +15,9 @@ from paring.artifacts import (
     Report,
     Selection,
     Servable,
-    artifact_types,
 )
 from paring.errors import ArtifactTypeError, ParameterError
+from paring.lineage import chain
 from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
@@ -95,43 +95,11 @@ def report(
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
         bars=[(heading, note, Markup(svg)) for heading, note, svg in _bars(rows)],
         profile=_profile(profile),
-        lineage=lineage_of(winner),
+        lineage=chain(winner.described()),
         versions=winner.lineage.get("environment", {}),
         measured=_measured_on(benchmarks[SOURCE]),
     )
     report.file.write_text(page, encoding="utf-8")
-
-
-def lineage_of(winner: Servable) -> list[dict[str, Any]]:
-    """How a model was made, from the source on.
-
-    Returns:
-        One dict a step, with `step`, `version`, `parameters`, and the `type` and
-        `digest` of what it made; before them the source, with its `path` instead
-        of a step, where the first step recorded one.
-    """
-    models = {name for name, kind in artifact_types().items() if issubclass(kind, Servable)}
-    made: Mapping[str, Any] | None = {
-        "type": type(winner).__name__,
-        "digest": winner.digest,
-        "lineage": winner.lineage,
-    }
-    links: list[dict[str, Any]] = []
-    while made is not None:
-        lineage = made.get("lineage") or {}
-        links.append(
-            {
-                "step": lineage.get("step", ""),
-                "version": lineage.get("version", ""),
-                "parameters": lineage.get("parameters", {}),
-                "type": made["type"],
-                "digest": made["digest"],
-                "path": made.get("path", ""),
-            }
-        )
-        before = [one for one in lineage.get("inputs", {}).values() if one]
-        made = next((one for one in before if one.get("type") in models), None)
-    return links[::-1]
 
 
 def _read(file: Path, *keys: str) -> dict[str, Any]:

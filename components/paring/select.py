@@ -110,6 +110,7 @@ def select(
             remedy="give candidates that import_model or an optimizing step made",
         )
     shutil.copytree(served, selected.serving_dir)
+    selected.copied_from(candidates[chosen["id"]])
     selected.candidate = chosen["id"]
     selected.size_bytes = content_bytes(selected.serving_dir)
     _order(rows, objective)

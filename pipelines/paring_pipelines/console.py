@@ -1,17 +1,17 @@
 """What the command line shows: progress, tables, lineage, errors."""
 
-import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
-from rich.tree import Tree
 
 from paring.artifacts import Artifact
 from paring.errors import ParingError
+from paring.lineage import chain, source_examples
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress
@@ -52,8 +52,8 @@ class NodeProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
-        self._nodes: list[str] = []
-        self._start = time.monotonic()
+        self._total = 0
+        self._started = 0
 
     def progress(self) -> Progress:
         """The callbacks for `paring_pipelines.running.run`."""
@@ -65,16 +65,17 @@ class NodeProgress:
             self._status.stop()
 
     def _planned(self, dag: Dag) -> None:
-        self._nodes = list(dag.nodes)
-        candidates = sum(name.startswith("benchmark-") for name in self._nodes)
-        self._console.print(
-            f"{candidates} candidates, {len(self._nodes)} nodes; starting TFX", style="dim"
-        )
+        self._total = len(dag.nodes)
+        candidates = sum(name.startswith("benchmark-") for name in dag.nodes)
+        told = f"{candidates} candidates, {self._total} nodes; starting TFX"
+        self._console.print(told, style="dim")
         self._status = self._console.status("starting TFX")
         self._status.start()
 
     def _observed(self, event: "NodeEvent") -> None:
-        place = f"{self._nodes.index(event.node) + 1:>3}/{len(self._nodes)}"
+        if event.seconds is None:
+            self._started += 1
+        place = f"{self._started:>3}/{self._total}"
         if event.seconds is None:
             if self._status is not None:
                 self._status.update(f"{place} {event.node}")
@@ -146,7 +147,8 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     console.print()
     console.print(f"selected  [bold green]{selection['selected']}[/bold green]  {outcome.selected}")
     console.print(f"report    {outcome.report}")
-    console.print(f"took      {seconds:.1f} s", style="dim")
+    loading = f"{outcome.import_seconds:.1f} s of it to load TFX and TensorFlow"
+    console.print(f"took      {seconds:.1f} s, {loading}", style="dim")
 
 
 def _number(value: float | None, text: str) -> str:
@@ -203,36 +205,56 @@ def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
             console.print(f"  {fact:<18} {value}")
 
 
-def show_lineage(console: Console, record: Mapping[str, Any]) -> None:
-    """A record's chain of steps, down to the bytes it began with."""
-    tree = Tree(f"[bold]{record['type']}[/bold]  {record['facts'].get('digest', '')}")
-    _grow(tree, record["lineage"])
-    console.print(tree)
+def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:
+    """Which bytes, steps, parameters and versions an artifact came from.
+
+    Args:
+        console: Where it is shown.
+        path: The artifact's folder.
+        record: Its record.
+        digest: The digest of what the folder holds now.
+    """
+    recorded, failure = record["facts"].get("digest", ""), record["failure"]
+    described = {"type": record["type"], "digest": recorded, "lineage": record["lineage"]}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, *lines: str) -> None:
+        table.add_row(name, "\n".join(escape(line) for line in lines if line))
+
+    row(record["type"], str(path))
+    if failure:
+        row("not made", f"{failure['outcome']} in {failure['step']}: {failure['reason']}")
+    elif digest == recorded:
+        row("content", f"{digest}, as it was made")
+    else:
+        row("content", f"{digest}: CHANGED since it was made", f"it was {recorded}")
+    if "copy_of" in record["lineage"]:
+        row("chosen by", _step_text(record["lineage"]), f"as {record['facts'].get('candidate')}")
+    links = chain(described)
+    for link in links:
+        made = f"{link.type} {link.digest}".strip()
+        if link.step:
+            row("step", _step_text(vars(link)), made)
+        else:
+            row("source", made, link.path)
+    examples = source_examples(described)
+    if examples:
+        row("examples", f"{examples['type']} {examples['digest']}", examples.get("path", ""))
+    versions = {name: text for link in links for name, text in link.environment.items()}
+    row("versions", ", ".join(f"{name} {text}" for name, text in versions.items()))
+    console.print(table)
 
 
-def _grow(tree: Tree, lineage: Mapping[str, Any]) -> None:
-    parameters = " ".join(f"{name}={value}" for name, value in lineage["parameters"].items())
-    branch = tree.add(
-        f"made by [bold]{lineage['step']}[/bold] version {lineage['version']}  {escape(parameters)}"
+def _step_text(lineage: Mapping[str, Any]) -> str:
+    """A step with its parameters; one that holds JSON is for programs to read."""
+    shown = ", ".join(
+        f"{name}={value}"
+        for name, value in lineage["parameters"].items()
+        if not str(value).startswith("{")
     )
-    versions = " ".join(f"{name} {value}" for name, value in lineage["environment"].items())
-    branch.add(f"[dim]{versions}[/dim]")
-    for name, value in lineage["inputs"].items():
-        for key, one in _members(name, value):
-            leaf = branch.add(
-                f"{key}: [bold]{one['type']}[/bold]  {one['digest']}  {one.get('path', '')}"
-            )
-            if "lineage" in one:
-                _grow(leaf, one["lineage"])
-
-
-def _members(name: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """An input's described artifacts: one, none, or a family's."""
-    if value is None:
-        return []
-    if "digest" in value and isinstance(value["digest"], str):
-        return [(name, value)]
-    return [(f"{name} {key}", one) for key, one in value.items()]
+    return f"{lineage['step']}({shown}), version {lineage['version']}"
 
 
 def show_error(console: Console, error: ParingError) -> None:

@@ -6,11 +6,14 @@ UCI Machine Learning Repository, 1998), 8x8 grey images with their real labels.
 They are enlarged to 32x32, so that a convolutional network has work to do.
 """
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from paring.tf.quiet import quiet_tensorflow
 
 INPUT = "image"
 OUTPUT = "digit"
@@ -60,10 +63,11 @@ def read_digits() -> Digits:
 def write_digits_examples(out: Path) -> None:
     """Write the digits to the `.npz` file `out`, an array for each field of `Digits`."""
     digits = read_digits()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as stream:
+    partial = _beside(out)
+    with partial.open("wb") as stream:
         # Through an open file, since numpy adds .npz to a name without it.
         np.savez_compressed(stream, **digits._asdict())
+    partial.replace(out)
 
 
 def build_network(widths: tuple[int, ...] = _WIDTHS) -> Any:
@@ -77,6 +81,7 @@ def build_network(widths: tuple[int, ...] = _WIDTHS) -> Any:
         A `tf_keras.Model` from float32 [batch, 32, 32, 1] to the classes'
         probabilities, float32 [batch, 10].
     """
+    quiet_tensorflow()
     import tf_keras
 
     layers = tf_keras.layers
@@ -109,6 +114,7 @@ def fit_network(network: Any, digits: Digits, *, epochs: int = _EPOCHS) -> float
     Returns:
         The accuracy on the held-out split, from 0 to 1.
     """
+    quiet_tensorflow()
     import tensorflow as tf
     import tf_keras
 
@@ -127,11 +133,12 @@ def fit_network(network: Any, digits: Digits, *, epochs: int = _EPOCHS) -> float
 def train_digits_model(out: Path) -> float:
     """Train the demo's network and save it to the folder `out` as a SavedModel.
 
-    Takes about 20 seconds on two cores.
+    Takes about 20 seconds on two cores. There must be nothing at `out` yet.
 
     Returns:
         The accuracy on the held-out split, from 0 to 1; at least 0.97.
     """
+    quiet_tensorflow()
     import tf_keras
 
     tf_keras.utils.set_random_seed(_SEED)
@@ -139,5 +146,13 @@ def train_digits_model(out: Path) -> float:
     accuracy = fit_network(network, read_digits())
     # Without the optimizer's state, which would make the source look three
     # times larger than what is served.
-    network.save(out, save_format="tf", include_optimizer=False)
+    partial = _beside(out)
+    network.save(partial, save_format="tf", include_optimizer=False)
+    partial.rename(out)
     return accuracy
+
+
+def _beside(out: Path) -> Path:
+    """Where `out` is written before it is renamed, so that it is never half there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -15,7 +15,7 @@ import click
 
 from paring import __version__
 from paring.adapters.cli import StepGroup
-from paring.artifacts import Artifact, read_record
+from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, load_recipes
@@ -215,7 +215,7 @@ def demo(out: Path, runner: Literal["local", "beam"]) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
-    model, examples = out / "model", out / "digits.npz"
+    model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
         click.echo(f"using the model trained before, {model}")
     else:
@@ -265,7 +265,10 @@ def lineage(artifact: Path, as_json: bool) -> None:
             received=artifact,
             remedy="give an artifact's folder, such as out/selected",
         )
-    record = read_record(artifact)
+    # Also of a file inside, such as Format-Serving/model.tflite.
+    places = (artifact, *artifact.absolute().parents[:2])
+    folder = next((one for one in places if (one / RECORD).is_file()), artifact)
+    record = read_record(folder)
     if record is None:
         raise ArtifactTypeError(
             "MODEL: Paring did not make this, so its lineage is unknown",
@@ -275,7 +278,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(record, indent=2))
     else:
-        show_lineage(make_console(), record)
+        show_lineage(make_console(), folder, record, content_digest(folder))
 
 
 @paring.command("compile")

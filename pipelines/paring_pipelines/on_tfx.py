@@ -1,4 +1,8 @@
-"""The Dag on TFX: nodes as components, SQLite metadata, local or Beam runner."""
+"""The Dag on TFX: nodes as components, SQLite metadata, local or Beam runner.
+
+TFX's parts are imported one by one: `tfx.v1` would load every component of TFX and
+Google Cloud's clients, which takes a third longer.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,8 +14,11 @@ from typing import Any, Literal
 from apache_beam.options.pipeline_options import StandardOptions
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
-from tfx import v1 as tfx
+from tfx.dsl.components.common.importer import Importer
+from tfx.orchestration import metadata
 from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.pipeline import Pipeline
 
 from paring.adapters.tfx import NodeEvent, component, observers, tfx_type
 from paring.errors import OutputError, StepFailedError
@@ -19,7 +26,7 @@ from paring_pipelines.dag import Dag, Edge, Wire
 
 Runner = Literal["local", "beam"]
 
-_RUNNERS = {"local": tfx.orchestration.LocalDagRunner, "beam": BeamDagRunner}
+_RUNNERS = {"local": LocalDagRunner, "beam": BeamDagRunner}
 
 
 @dataclass
@@ -41,7 +48,7 @@ def to_pipeline(
     digests: Mapping[str, str],
     identities: Mapping[str, str],
     root: Path,
-) -> "tfx.dsl.Pipeline":
+) -> Pipeline:
     """`dag` as a TFX pipeline below `root`.
 
     Args:
@@ -53,7 +60,7 @@ def to_pipeline(
         root: The folder for artifacts and metadata.
     """
     importers = {
-        name: tfx.dsl.Importer(
+        name: Importer(
             source_uri=str(paths[name]),
             artifact_type=tfx_type(kind),
             custom_properties={"digest": digests[name]},
@@ -81,7 +88,7 @@ def to_pipeline(
             **{name: channels(wire) for name, wire in node.inputs.items()},
             **node.parameters,
         )
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name=dag.name,
         pipeline_root=str(root / "artifacts"),
         components=[*importers.values(), *made.values()],
@@ -91,7 +98,7 @@ def to_pipeline(
 
 
 def run(
-    pipeline: "tfx.dsl.Pipeline",
+    pipeline: Pipeline,
     dag: Dag,
     root: Path,
     runner: Runner = "local",
@@ -134,16 +141,25 @@ def run(
             # Beam wraps what a node raised; the node's own error says more.
             if failed and failed[0].error is not None:
                 raise failed[0].error from None
+            # It wraps Ctrl-C as well, wherever in its own code that fell.
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from None
             raise StepFailedError(
                 "the pipeline could not be run", received=f"{type(error).__name__}: {error}"
             ) from error
     return _result(dag, root)
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _metadata_config(root: Path) -> metadata_store_pb2.ConnectionConfig:
-    return tfx.orchestration.metadata.sqlite_metadata_connection_config(
-        str(root / "metadata.sqlite")
-    )
+    return metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
 
 
 def _result(dag: Dag, root: Path) -> RunResult:
@@ -164,12 +180,12 @@ def _result(dag: Dag, root: Path) -> RunResult:
         if event.type == metadata_store_pb2.Event.OUTPUT and node in dag.nodes:
             path = Path(artifacts[event.artifact_id].uri)
             result.outputs.setdefault(node, {})[event.path.steps[0].key] = path
-    result.cached = [
+    cached = {
         nodes[one.id]
         for one in executions.values()
         if one.last_known_state == metadata_store_pb2.Execution.CACHED
-        and nodes[one.id] in dag.nodes
-    ]
+    }
+    result.cached = [node for node in dag.nodes if node in cached]
     _forget_failures(store, artifacts.values())
     return result
 
@@ -213,11 +229,14 @@ def _in_process_beam() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFX's and Beam's own logs below errors while a pipeline runs."""
+    """Keep TFX's and Beam's own logs back while a pipeline runs.
+
+    Of Beam the errors too: they are tracebacks of what `run` raises itself.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "apache_beam", "tensorflow", "root")]
     levels = [one.level for one in loggers]
     for one in loggers:
-        one.setLevel(logging.ERROR)
+        one.setLevel(logging.CRITICAL if one.name == "apache_beam" else logging.ERROR)
     try:
         yield
     finally:

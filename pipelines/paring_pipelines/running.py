@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from paring import hardware
 from paring.artifacts import content_digest
 from paring.errors import ExamplesError, ModelError, OutputError
 from paring.execution import environment
+from paring.tf.quiet import quiet_tensorflow
 from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.recipes import Recipe
@@ -38,6 +40,7 @@ class Outcome:
         report: The report's file.
         cached: The nodes whose earlier result was taken.
         nodes: How many nodes there are.
+        import_seconds: How long it took to load TFX and TensorFlow.
     """
 
     selection: dict[str, Any]
@@ -45,6 +48,7 @@ class Outcome:
     report: Path
     cached: list[str]
     nodes: int
+    import_seconds: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,11 @@ def run(
         identities = dag.identities(digests, _machine())
         progress.planned(dag)
         # TFX takes many seconds to import: all that can fail fast is behind us.
+        start = time.monotonic()
+        quiet_tensorflow()
         from paring_pipelines import on_tfx
+
+        import_seconds = time.monotonic() - start
 
         root = out / PIPELINE_DIR
         pipeline = on_tfx.to_pipeline(dag, paths, digests, identities, root)
@@ -113,6 +121,7 @@ def run(
         report=out / "report.html",
         cached=result.cached,
         nodes=len(dag.nodes),
+        import_seconds=import_seconds,
     )
 
 

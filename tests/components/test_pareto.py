@@ -179,6 +179,16 @@ def test_latency_ties_go_to_the_smaller_one() -> None:
     assert choose([SOURCE, fastest, smaller, slower], SOURCE, "size") is slower
 
 
+def test_a_faster_estimate_within_a_noisy_runs_interval_is_a_tie() -> None:
+    quick = {"speedup": 63.0, "speedup_low": 61.0, "speedup_high": 65.0}
+    noisy = {"speedup": 34.0, "speedup_low": 17.0, "speedup_high": 68.0}
+    lucky = like_source("lucky", drop=0.005, size_bytes=500_000, **quick)
+    accurate = like_source("accurate", drop=0.0, size_bytes=500_000, **noisy)
+    slow = like_source("slow", drop=0.0, size_bytes=500_000, **(noisy | {"speedup_high": 62.0}))
+    assert choose([SOURCE, lucky, accurate], SOURCE, "latency") is accurate
+    assert choose([SOURCE, lucky, slow], SOURCE, "latency") is lucky
+
+
 def test_among_ties_of_about_one_size_the_most_accurate_is_taken() -> None:
     fast = {"speedup": 3.0, "speedup_low": 2.8, "speedup_high": 3.2}
     smallest = like_source("smallest", drop=0.01, size_bytes=500_000, **fast)

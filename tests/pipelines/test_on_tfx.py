@@ -45,7 +45,7 @@ def test_a_run_says_what_became_of_every_candidate(first_run: tuple[Path, Outcom
     assert found["float32"]["agreement"] == 1.0
     assert found["float32"]["p50_ms"] > 0
     assert Path(found["float32"]["artifact"]).is_dir()
-    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert (out / "selected" / "Format-Serving").is_dir()
 
 

@@ -45,9 +45,9 @@ def command(step: Step, show: ShowOutputs = lambda outputs: None) -> click.Comma
     options: list[click.Parameter] = []
     for name, spec in step.inputs.items():
         kind = spec.type.__name__
-        text = f"A {kind}." + (" May be left out." if spec.optional else "")
+        text = f"{kind}." + (" May be left out." if spec.optional else "")
         if spec.family:
-            text = f"A {kind}; once for each member."
+            text = f"{kind}; once for each member."
         options.append(
             click.Option(
                 [_flag(name)],

@@ -55,13 +55,13 @@ class NodeEvent:
         node: The node's id.
         seconds: How long it took; None at the start.
         outputs: What it made; empty at the start and after an error.
-        error: What ended it, if anything did.
+        error: What ended it, if anything did; an interruption too.
     """
 
     node: str
     seconds: float | None = None
     outputs: tuple[Artifact, ...] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 observers: list[Callable[[NodeEvent], None]] = []
@@ -134,7 +134,7 @@ class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
         start = time.monotonic()
         try:
             outputs = execute(step, call)
-        except Exception as error:
+        except BaseException as error:
             _tell(NodeEvent(node, time.monotonic() - start, error=error))
             raise
         for name, output in outputs.items():

@@ -1,0 +1,77 @@
+"""Read how a model was made out of the lineage in its record."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paring.artifacts import Servable, artifact_types
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step on the way from the source to a model, and what it made.
+
+    Attributes:
+        type, digest: Of what was made.
+        step, version, parameters: Of the step; empty for the source itself.
+        path: Where the source lay; "" for what a step made.
+        environment: The versions of Python and the libraries at that step.
+    """
+
+    type: str
+    digest: str
+    step: str
+    version: str
+    parameters: Mapping[str, Any]
+    path: str
+    environment: Mapping[str, str]
+
+
+def chain(described: Mapping[str, Any]) -> list[Link]:
+    """How a model was made, the source first.
+
+    Args:
+        described: What `paring.artifacts.Artifact.described` gives. A copy is
+            followed to what it is a copy of.
+    """
+    models = {name for name, kind in artifact_types().items() if issubclass(kind, Servable)}
+    return list(_chain(described, models))[::-1]
+
+
+def source_examples(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The described examples, as they came from outside, that a model was made with.
+
+    None if no step on its way took examples.
+    """
+    lineage = described.get("lineage") or {}
+    if "copy_of" in lineage:
+        return source_examples(lineage["copy_of"])
+    for one in (lineage.get("inputs") or {}).values():
+        if not one or "digest" not in one:
+            continue
+        if one["type"] == "Examples" and "lineage" not in one:
+            return dict(one)
+        found = source_examples(one)
+        if found is not None:
+            return found
+    return None
+
+
+def _chain(described: Mapping[str, Any] | None, models: set[str]) -> Iterator[Link]:
+    """From the model back to its source."""
+    while described is not None:
+        lineage = described.get("lineage") or {}
+        if "copy_of" in lineage:
+            described = lineage["copy_of"]
+            continue
+        yield Link(
+            described["type"],
+            described["digest"],
+            lineage.get("step", ""),
+            lineage.get("version", ""),
+            lineage.get("parameters", {}),
+            described.get("path", ""),
+            lineage.get("environment", {}),
+        )
+        before = [one for one in lineage.get("inputs", {}).values() if one]
+        described = next((one for one in before if one.get("type") in models), None)
