@@ -12,7 +12,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check format golden lock clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -53,6 +53,10 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+## golden  compile the default pipeline to the file that the tests compare with
+golden: $(STAMP)
+	$(BIN)/paring compile --image paring:golden --out tests/golden/optimize.yaml
 
 ## lock    pin what pyproject.toml asks for; LOCK_FLAGS=--upgrade takes newer releases
 lock: $(UV_STAMP)

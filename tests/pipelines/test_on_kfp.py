@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from tests.conformance.kfp_runner import PackageRun, run_package
 
+from paring.adapters.cli import command
 from paring.artifacts import Model, content_digest, read_record
+from paring.catalog import STEPS
 from paring.convert_tflite import convert_tflite
 from paring.errors import OutputError
 from paring.import_model import import_model
-from paring_pipelines.dag import Dag
+from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.on_kfp import compile_dag
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import load_recipes
@@ -103,6 +106,11 @@ steps = [
   { step = "prune", sparsity = 0.5, epochs = 1 },
   { step = "convert_tflite", quantization = "fp16" },
 ]
+[recipes.qat]
+steps = [
+  { step = "quantize", epochs = 1 },
+  { step = "convert_tflite", quantization = "int8" },
+]
 """
 
 _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
@@ -130,6 +138,7 @@ def _conformance_dag(folder: Path) -> Dag:
 _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "Model": ("digest",),
     "PrunedModel": ("digest", "size_bytes"),
+    "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "Selection": ("digest",),
     "Report": ("digest",),
@@ -144,14 +153,45 @@ def _comparable(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in left_out}
 
 
+def _by_commands(dag: Dag, paths: Mapping[str, Path], root: Path) -> dict[str, dict[str, Path]]:
+    """Each node as its command, one after another; the paths of their outputs."""
+    made: dict[str, dict[str, Path]] = {}
+
+    def path(edge: Edge) -> Path:
+        return paths[edge.node] if edge.node in paths else made[edge.node][edge.output]
+
+    for node in dag.nodes.values():
+        made[node.id] = {name: root / node.id / name for name in node.step.outputs}
+        arguments = ["--tolerate"] if node.tolerate else []
+        for name, wire in node.inputs.items():
+            if isinstance(wire, Edge):
+                arguments.append(f"--{_dashed(name)}={path(wire)}")
+            else:
+                arguments += [f"--{name}={key}={path(edge)}" for key, edge in wire.items()]
+        arguments += [f"--{_dashed(name)}={place}" for name, place in made[node.id].items()]
+        for name, value in node.parameters.items():
+            if isinstance(value, bool):
+                arguments.append(f"--{'' if value else 'no-'}{_dashed(name)}")
+            else:
+                arguments.append(f"--{_dashed(name)}={value}")
+        done = CliRunner().invoke(command(node.step), arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    return made
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_of_the_package_gives_what_the_tfx_run_gives(
+def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     tmp_path: Path, digits_model: Path, digits_npz: Path
 ) -> None:
     from paring_pipelines import on_tfx
 
     dag = _conformance_dag(tmp_path)
+    assert {node.step.name for node in dag.nodes.values()} == set(STEPS)
     paths = {"model": digits_model, "examples": digits_npz}
     digests = {name: content_digest(path) for name, path in paths.items()}
     root = tmp_path / "tfx"
@@ -163,27 +203,38 @@ def test_a_run_of_the_package_gives_what_the_tfx_run_gives(
     by_kfp = run_package(
         tmp_path / "package.yaml", tmp_path / "kfp", uris | {"source_digest": "sha256:1"}
     )
+    by_command = _by_commands(dag, paths, tmp_path / "commands")
 
     compared = 0
     for node in dag.nodes.values():
         for output, kind in node.step.outputs.items():
             record = read_record(by_tfx[node.id][output])
+            other = read_record(by_command[node.id][output])
             assert record is not None
-            metadata = by_kfp.metadata(node.id.replace("_", "-"), output)
-            assert metadata.pop("paring_type") == record["type"]
+            assert other is not None
+            metadata = by_kfp.metadata(_dashed(node.id), output)
+            assert metadata.pop("paring_type") == record["type"] == other["type"]
             assert "outcome" not in metadata, f"{node.id}: {metadata['reason']}"
-            ours = _comparable(kind.__name__, metadata)
-            assert ours == _comparable(kind.__name__, record["facts"]), node.id
-            compared += len(ours)
-    assert compared > 40
-    assert by_kfp.metadata("select", "selected")["candidate"] == "int8"
+            facts = _comparable(kind.__name__, record["facts"])
+            assert _comparable(kind.__name__, metadata) == facts, node.id
+            assert _comparable(kind.__name__, other["facts"]) == facts, node.id
+            assert other["lineage"]["parameters"] == record["lineage"]["parameters"], node.id
+            compared += len(facts)
+    assert compared > 60
     selections = [
         json.loads((path / "selection.json").read_text())
-        for path in (by_tfx["select"]["selection"], by_kfp.path("select", "selection"))
+        for path in (
+            by_tfx["select"]["selection"],
+            by_kfp.path("select", "selection"),
+            by_command["select"]["selection"],
+        )
     ]
-    for row, other in zip(*(one["candidates"] for one in selections), strict=True):
+    chosen = {one["selected"] for one in selections}
+    assert len(chosen) == 1
+    assert chosen <= {"int8", "qat"}
+    for rows in zip(*(one["candidates"] for one in selections), strict=True):
         for name in ("id", "outcome", "recipe", "accuracy", "agreement", "size_bytes"):
-            assert row[name] == other[name], (row["id"], name)
+            assert len({row[name] for row in rows}) == 1, (rows[0]["id"], name)
     _check_page(by_kfp)
 
 

@@ -1,6 +1,7 @@
 """The Dag on TFX: metadata, caching, both runners, and users' own pipelines."""
 
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 
 from paring.artifacts import PrunedModel, TFLiteModel
+from paring_pipelines.demo import Digits
 from paring_pipelines.optimize import Gate, Settings
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress, run
 
 pytestmark = pytest.mark.slow
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tfx_pipeline.py"
 
 
 def _rerun(
@@ -115,30 +119,16 @@ def test_a_changed_model_at_the_same_path_is_noticed(
     assert {"import_model", "benchmark-source", "prune-pruned", "select"} <= done
 
 
-def test_steps_stand_between_a_users_importer_and_pusher(
-    tmp_path: Path, digits_model: Path, digits_npz: Path
-) -> None:
-    """TFX's standard Model and Examples go in, and TFX's Pusher takes what comes out."""
-    import numpy as np
+def _write_examples(folder: Path, digits: Digits) -> None:
+    """256 digits a split, as TFX's ExampleGen writes them."""
     import tensorflow as tf
-    from tfx import v1 as tfx
 
-    from paring.adapters.tfx import component
-    from paring.convert_tflite import convert_tflite
-    from paring.prune import prune
-
-    model = tmp_path / "trainer-output"
-    shutil.copytree(digits_model, model / "Format-Serving")
-    data = np.load(digits_npz)
-    for split in ("train", "eval"):
-        folder = tmp_path / "examples" / f"Split-{split}"
-        folder.mkdir(parents=True)
-        with tf.io.TFRecordWriter(
-            str(folder / "data_tfrecord-00000-of-00001.gz"), options="GZIP"
-        ) as writer:
-            for image, label in zip(
-                data[f"x_{split}"][:256], data[f"y_{split}"][:256], strict=True
-            ):
+    splits = {"train": (digits.x_train, digits.y_train), "eval": (digits.x_eval, digits.y_eval)}
+    for split, (images, labels) in splits.items():
+        file = folder / f"Split-{split}" / "data_tfrecord-00000-of-00001.gz"
+        file.parent.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(file), options="GZIP") as writer:
+            for image, label in zip(images[:256], labels[:256], strict=True):
                 features = {
                     "image": tf.train.Feature(float_list=tf.train.FloatList(value=image.ravel())),
                     "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
@@ -146,44 +136,19 @@ def test_steps_stand_between_a_users_importer_and_pusher(
                 example = tf.train.Example(features=tf.train.Features(feature=features))
                 writer.write(example.SerializeToString())
 
-    trained = tfx.dsl.Importer(
-        source_uri=str(model), artifact_type=tfx.types.standard_artifacts.Model
-    ).with_id("trained")
-    examples = tfx.dsl.Importer(
-        source_uri=str(tmp_path / "examples"),
-        artifact_type=tfx.types.standard_artifacts.Examples,
-        properties={"split_names": '["train", "eval"]'},
-    ).with_id("examples")
-    pruned = component(
-        prune,
-        model=trained.outputs["result"],
-        examples=examples.outputs["result"],
-        sparsity=0.6,
-        epochs=1,
-    )
-    converted = component(convert_tflite, model=pruned.outputs["pruned"])
-    pushers = [
-        tfx.components.Pusher(
-            model=channel,
-            push_destination=tfx.proto.PushDestination(
-                filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(tmp_path / name))
-            ),
-        ).with_id(f"push-{name}")
-        for name, channel in (
-            ("savedmodel", pruned.outputs["pruned"]),
-            ("tflite", converted.outputs["converted"]),
-        )
-    ]
-    tfx.orchestration.LocalDagRunner().run(
-        tfx.dsl.Pipeline(
-            pipeline_name="users-own",
-            pipeline_root=str(tmp_path / "root"),
-            components=[trained, examples, pruned, converted, *pushers],
-            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-                str(tmp_path / "metadata.sqlite")
-            ),
-        )
-    )
+
+def test_steps_stand_between_a_users_importer_and_pusher(
+    tmp_path: Path, digits_model: Path, digits: Digits
+) -> None:
+    """TFX's standard Model and Examples go in, and TFX's Pusher takes what comes out."""
+    from tfx import v1 as tfx
+
+    build = runpy.run_path(str(EXAMPLE))["build"]
+    shutil.copytree(digits_model, tmp_path / "trained" / "Format-Serving")
+    _write_examples(tmp_path / "examples", digits)
+    pipeline = build(tmp_path / "trained", tmp_path / "examples", tmp_path, epochs=1)
+    tfx.orchestration.LocalDagRunner().run(pipeline)
+
     (version,) = (tmp_path / "savedmodel").iterdir()
     assert (version / "saved_model.pb").is_file()
     (version,) = (tmp_path / "tflite").iterdir()
