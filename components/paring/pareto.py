@@ -3,7 +3,8 @@
 Two measurements of the same thing never agree exactly, so differences that are
 within the noise count as none where a candidate is held against the source:
 a latency whose speed-up's interval holds 1, peak memory within a few per cent,
-and an accuracy above the source's. Sizes are exact. That keeps "nothing beats
+and an accuracy above the source's. Sizes are exact; peak memory counts in steps
+among all. That keeps "nothing beats
 the source" a result which a lucky run does not overturn.
 """
 
@@ -85,6 +86,17 @@ class Measured:
         if reference and abs(self.peak_memory_bytes / reference - 1) <= MEMORY_NOISE:
             return reference
         return self.peak_memory_bytes
+
+    def memory_level(self, source: "Measured") -> float:
+        """Peak memory in steps of twice the noise, 0 around the source's.
+
+        Steps, unlike tolerances, keep dominance transitive; two measurements of
+        the same memory fall on one of them unless it lies at their border.
+        """
+        if not self.peak_memory_bytes or not source.peak_memory_bytes:
+            return math.inf
+        ratio = self.peak_memory_bytes / source.peak_memory_bytes
+        return round(math.log(ratio) / (2 * math.log1p(MEMORY_NOISE)))
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,7 @@ def dominates(one: Measured, other: Measured, source: Measured) -> bool:
 
     def costs(which: Measured) -> tuple[float, float, float, float]:
         drop = loss(which) if gain_counts else max(loss(which), 0.0)
-        return drop, which.pace, which.size, which.memory(source)
+        return drop, which.pace, which.size, which.memory_level(source)
 
     pairs = list(zip(costs(one), costs(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

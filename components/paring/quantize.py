@@ -27,7 +27,7 @@ def quantize(
     integer model of it and needs no representative set. The activations' ranges
     start from what the train split shows. The best epoch is kept, by the loss on
     a tenth of the train split; the eval split is not looked at.
-    Batch-normalization statistics are re-estimated.
+    Batch-normalization statistics are re-estimated, before the first epoch too.
 
     Args:
         model: A classifier in Keras form.
@@ -48,6 +48,7 @@ def quantize(
     from paring.tf.loading import load_keras, quiet_tensorflow, save_model
 
     quiet_tensorflow()
+    from paring.tf.batch_norm import reestimate_batch_norm
     from paring.tf.examples import open_split
     from paring.tf.feeding import hold_out
     from paring.tf.qat import calibrate_ranges, fake_quantized
@@ -67,6 +68,9 @@ def quantize(
     batch_size = check_trainable(source, split, batch_size)
     loss = loss_for(source)
     portions = hold_out(split, seed)
+    # Training takes batches' own statistics. Where the source's moving ones are far
+    # from them, ranges found with those would not fit, and the loss would overflow.
+    reestimate_batch_norm(source, split, portions.train, batch_size=batch_size, seed=seed)
     wrapped = fake_quantized(source)
     calibrate_ranges(wrapped, split, portions.train, batch_size, seed)
     fine_tune(

@@ -153,6 +153,14 @@ def test_the_source_does_not_dominate_what_is_slower_and_more_accurate() -> None
     assert pareto_front([SOURCE, accurate, small], SOURCE) == [accurate, small]
 
 
+def test_memory_that_differs_by_noise_keeps_nobody_on_the_front() -> None:
+    fast = {"speedup": 3.0, "speedup_low": 2.9, "speedup_high": 3.1}
+    best = like_source("best", size_bytes=100_000, peak_memory_bytes=53_500_000, **fast)
+    larger = like_source("larger", size_bytes=200_000, peak_memory_bytes=53_300_000)
+    lighter = like_source("lighter", size_bytes=200_000, peak_memory_bytes=40_000_000)
+    assert pareto_front([SOURCE, best, larger, lighter], SOURCE) == [best, lighter]
+
+
 def test_of_ties_of_about_one_size_the_source_is_kept() -> None:
     lighter = like_source(
         "lighter", drop=-0.01, size_bytes=1_010_000, peak_memory_bytes=100_000_000

@@ -62,6 +62,23 @@ def test_it_converts_to_int8_without_a_representative_set(
     assert len(floats) == 2
 
 
+def test_a_source_whose_statistics_lag_far_behind_can_be_trained(
+    digits_keras: Path, digits_npz: Path, digits: Digits, tmp_path: Path
+) -> None:
+    import tf_keras
+
+    from paring.tf.loading import load_keras
+
+    model = tf_keras.models.load_model(digits_keras, compile=False)
+    for layer in model.layers:
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            layer.moving_variance.assign(1e4 * layer.moving_variance)
+    model.save(tmp_path / "lagging.keras")
+    made = _quantize(tmp_path / "lagging.keras", digits_npz, tmp_path / "out", epochs=1)
+    scores = load_keras(made).predict(digits.x_eval, verbose=0)
+    assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.9
+
+
 def test_twice_gives_the_same_bytes(
     quantized: QuantizedModel, digits_model: Path, digits_npz: Path, tmp_path: Path
 ) -> None:
