@@ -1,5 +1,6 @@
 """Read how a model was made out of the lineage in its record."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,47 @@ def source_examples(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if found is not None:
             return found
     return None
+
+
+def commands(described: Mapping[str, Any], folder: str = "again") -> list[str]:
+    """The `paring step` commands that make a model again, one after another.
+
+    Args:
+        described: What `paring.artifacts.Artifact.described` gives.
+        folder: Where the commands put what they make.
+    """
+    made: dict[tuple[str, str], str] = {}
+    lines: list[str] = []
+
+    def path(one: Mapping[str, Any]) -> str:
+        lineage = one.get("lineage")
+        if not lineage:
+            return str(one.get("path", ""))
+        if "copy_of" in lineage:
+            return path(lineage["copy_of"])
+        key = (one["type"], one["digest"])
+        if key not in made:
+            given = {
+                name: path(value) for name, value in lineage.get("inputs", {}).items() if value
+            }
+            output = lineage.get("output", "")
+            made[key] = f"{folder}/{len(made) + 1}-{output}"
+            lines.append(_command(lineage, given | {output: made[key]}))
+        return made[key]
+
+    path(described)
+    return lines
+
+
+def _command(lineage: Mapping[str, Any], paths: Mapping[str, str]) -> str:
+    words = ["paring", "step", lineage["step"]]
+    for name, value in {**paths, **lineage.get("parameters", {})}.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
 
 
 def _chain(described: Mapping[str, Any] | None, models: set[str]) -> Iterator[Link]:

@@ -17,7 +17,7 @@ from paring.artifacts import (
     Servable,
 )
 from paring.errors import ArtifactTypeError, ParameterError
-from paring.lineage import chain
+from paring.lineage import chain, commands
 from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
@@ -47,7 +47,7 @@ def report(
         candidates: The family that `select` was given.
         report: `report.html`.
         title: Stands above the verdict.
-        command: What reproduces the run; its section is left out if empty.
+        command: What reproduces the run; left out if empty.
 
     Raises:
         ParameterError: A family lacks a candidate of the selection.
@@ -87,6 +87,7 @@ def report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         command=command,
+        commands=[] if winner.path == candidates[SOURCE].path else commands(winner.described()),
         result=chosen,
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],

@@ -1,9 +1,17 @@
 """A record's lineage, read back as the way from the source to a model."""
 
+import shlex
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from paring.adapters.cli import command
 from paring.artifacts import SelectedModel, TFLiteModel
-from paring.lineage import chain, source_examples
+from paring.catalog import STEPS
+from paring.convert_tflite import convert_tflite
+from paring.execution import Call, execute
+from paring.lineage import chain, commands, source_examples
+from paring.prune import prune
 
 MODEL = {"type": "Model", "digest": "sha256:aa", "path": "digits/model"}
 EXAMPLES = {"type": "Examples", "digest": "sha256:ee", "path": "digits.npz"}
@@ -44,3 +52,24 @@ def test_a_copy_has_the_chain_of_what_it_is_a_copy_of() -> None:
 def test_the_examples_are_named_as_they_came_from_outside() -> None:
     assert source_examples(converted().described()) == EXAMPLES
     assert source_examples(MODEL) is None
+
+
+def test_the_commands_give_the_same_bytes(
+    digits_keras: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    inputs = {"model": digits_keras, "examples": digits_npz}
+    execute(prune, Call(inputs, {"pruned": tmp_path / "pruned"}, {"epochs": 1}))
+    inputs |= {"model": tmp_path / "pruned"}
+    parameters = {"quantization": "int8", "calibration_size": 20}
+    call = Call(inputs, {"converted": tmp_path / "lite"}, parameters)
+    lite = execute(convert_tflite, call)["converted"]
+
+    lines = commands(lite.described(), str(tmp_path / "again"))
+    for line in lines:
+        program, group, name, *arguments = shlex.split(line)
+        assert (program, group) == ("paring", "step")
+        done = CliRunner().invoke(command(STEPS[name]), arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert len(lines) == 2
+    again = TFLiteModel.load(tmp_path / "again" / "2-converted")
+    assert again.digest == lite.digest

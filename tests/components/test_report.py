@@ -19,14 +19,20 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 IMPORTED = {
     "step": "import_model",
+    "output": "model",
     "version": "1",
     "parameters": {"trust_model": False},
     "inputs": {"original": {"type": "Model", "digest": "sha256:aa", "path": "digits/model"}},
     "environment": {"tensorflow": "2.21.0", "keras": "absent"},
 }
-EXAMPLES = {"type": "Examples", "digest": "sha256:ee", "lineage": {"step": "import_examples"}}
+EXAMPLES = {
+    "type": "Examples",
+    "digest": "sha256:ee",
+    "lineage": {"step": "import_examples", "output": "examples"},
+}
 PRUNED = {
     "step": "prune",
+    "output": "pruned",
     "version": "3",
     "parameters": {"sparsity": 0.6},
     "inputs": {
@@ -37,6 +43,7 @@ PRUNED = {
 }
 CONVERTED = {
     "step": "convert_tflite",
+    "output": "converted",
     "version": "2",
     "parameters": {"quantization": "int8"},
     "inputs": {
@@ -191,7 +198,7 @@ def test_a_dollar_in_a_name_is_no_formula(family: Any) -> None:
 
 def test_the_lineage_runs_from_the_source_to_the_winner(measured: Any) -> None:
     words = Page(write(measured)).words
-    chain = words[words.index("How int8 was made") :]
+    chain = words[words.index("How int8 was made") : words.index("Make it again")]
     found = [
         chain.index(one) for one in ("digits/model", "import_model", "prune", "convert_tflite")
     ]
@@ -220,12 +227,19 @@ def test_the_profile_is_shown(measured: Any, profiled: Path) -> None:
 def test_without_a_profile_and_a_command_their_sections_are_left_out(measured: Any) -> None:
     words = Page(write(measured)).words
     assert "The source model" not in words
-    assert "Make it again" not in words
+    assert "runs the whole pipeline" not in words
+
+
+def test_the_commands_make_the_winner_alone(measured: Any) -> None:
+    words = Page(write(measured)).words
+    assert "paring step import_model --original digits/model --model again/2-model" in words
+    assert "--pruned again/3-pruned --sparsity 0.6" in words
 
 
 def test_a_selection_of_the_source_is_reported(family: Any) -> None:
     family.select()
     words = Page(write(family)).words
+    assert "Make it again" not in words
     assert "Nothing beats the source model" in words
     assert "How the source was made" in words
 
