@@ -208,10 +208,13 @@ class Model(Servable):
     Attributes:
         keras: "tf_keras" where the Keras form is there, "none" where not.
         trusted: 1 if the user allowed the model's own code to run.
+        rebuilt_difference: Largest absolute difference of outputs from the Keras 3
+            model that this one was rebuilt from; None if it was not.
     """
 
     keras: str = ""
     trusted: int = 0
+    rebuilt_difference: float | None = None
 
     @property
     def keras_file(self) -> Path:
@@ -225,14 +228,23 @@ class PrunedModel(Model):
 
     Attributes:
         sparsity: The share of zeros among the prunable weights, measured.
+        left_dense: The layers whose weights can't be pruned, separated by commas.
     """
 
     sparsity: float | None = None
+    left_dense: str = ""
 
 
 @dataclass
 class QuantizedModel(Model):
-    """A model trained with fake quantization (QAT); its weights are float."""
+    """A model trained with fake quantization (QAT); its weights are float.
+
+    Attributes:
+        in_float: The layers that have no quantized form and compute in float, each
+            with the reason, separated by semicolons.
+    """
+
+    in_float: str = ""
 
 
 @dataclass

@@ -22,7 +22,8 @@ def import_model(
     A SavedModel (bare, written by tf_keras, or in the `Format-Serving/` of TFX's
     Trainer) is copied byte by byte into `Format-Serving/`; a `.keras` or `.h5`
     file is exported to it. Where tf_keras can load the model, its Keras form is
-    kept beside it for the training steps.
+    kept beside it for the training steps. A file of Keras 3 is rebuilt in
+    tf_keras and checked to give the same outputs (`paring.tf.bridge`).
 
     Args:
         original: The file or folder that the user has.
@@ -33,10 +34,17 @@ def import_model(
     Raises:
         ModelError: There is no model at the path, or it is broken.
         UntrustedModelError: It carries code, and `trust_model` is off.
-        UnsupportedError: A Keras file whose model has no declared inputs.
+        UnsupportedError: A Keras file whose model has no declared inputs, or one
+            of Keras 3 that can't be rebuilt in tf_keras.
     """
     from paring.tf.checking import check_saved_model
-    from paring.tf.loading import keras_source, load_keras, save_model, saved_model_dir
+    from paring.tf.loading import (
+        keras_source,
+        load_keras,
+        load_with_difference,
+        save_model,
+        saved_model_dir,
+    )
     from paring.tf.trust import read_configs, refuse_code
 
     if not original.path.exists():
@@ -47,7 +55,8 @@ def import_model(
     model.trusted = int(trust_model or bool(original.trusted))
     source = keras_source(original)
     if original.path.is_file():
-        save_model(load_keras(original, trust=trust_model), model)
+        loaded, model.rebuilt_difference = load_with_difference(original, trust=trust_model)
+        save_model(loaded, model)
         return
 
     folder = saved_model_dir(original)

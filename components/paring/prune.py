@@ -24,7 +24,7 @@ def prune(
 
     Magnitude pruning of each kernel on the gradual schedule of Zhu and Gupta
     (2017, arXiv:1710.01878), by tensorflow-model-optimization. Layers that it
-    can't prune stay dense and are logged. The best epoch among those at the
+    can't prune stay dense and are named in the facts. The best epoch among those at the
     full sparsity is kept, by the loss on a tenth of the train split; the eval
     split is not looked at. Batch-normalization statistics are re-estimated.
 
@@ -32,7 +32,7 @@ def prune(
         model: A classifier in Keras form.
         examples: Labelled examples; its train split is used.
         pruned: The same architecture under the same signature names, with the
-            fact `sparsity` measured over the prunable kernels.
+            facts `sparsity`, measured over the prunable kernels, and `left_dense`.
         sparsity: The share of each prunable kernel that becomes zero.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
@@ -88,3 +88,4 @@ def prune(
     save_model(stripped, pruned)
     pruned.trusted = model.trusted
     pruned.sparsity = pruning.sparsity()
+    pruned.left_dense = ", ".join(pruning.left_out)

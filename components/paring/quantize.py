@@ -24,7 +24,8 @@ def quantize(
     Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) by
     tensorflow-model-optimization. The result computes in float with its weights
     and activations rounded to 8 bits; `convert_tflite` with int8 makes the
-    integer model of it and needs no representative set. The activations' ranges
+    integer model of it and needs no representative set. Layers without a quantized
+    form compute in float and are named in the fact `in_float`. The activations' ranges
     start from what the train split shows. The best epoch is kept, by the loss on
     a tenth of the train split; the eval split is not looked at.
     Batch-normalization statistics are re-estimated, before the first epoch too.
@@ -39,8 +40,8 @@ def quantize(
         seed: Everything random follows from it.
 
     Raises:
-        UnsupportedError: A layer has no quantized form, the examples have no
-            labels, or the model is no classifier in Keras form.
+        UnsupportedError: No layer with weights has a quantized form, the examples
+            have no labels, or the model is no classifier in Keras form.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
@@ -71,7 +72,8 @@ def quantize(
     # Training takes batches' own statistics. Where the source's moving ones are far
     # from them, ranges found with those would not fit, and the loss would overflow.
     reestimate_batch_norm(source, split, portions.train, batch_size=batch_size, seed=seed)
-    wrapped = fake_quantized(source)
+    made = fake_quantized(source)
+    wrapped = made.model
     calibrate_ranges(wrapped, split, portions.train, batch_size, seed)
     fine_tune(
         wrapped,
@@ -86,3 +88,4 @@ def quantize(
     keep_signature(wrapped, signature)
     save_model(wrapped, quantized)
     quantized.trusted = model.trusted
+    quantized.in_float = "; ".join(made.in_float.values())

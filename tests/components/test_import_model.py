@@ -102,6 +102,25 @@ def test_a_keras_file_is_exported(network: Any, tmp_path: Path, name: str) -> No
     assert content_digest(again.path) == model.digest
 
 
+def test_a_file_of_keras_3_is_served_and_trained_as_the_same_function(tmp_path: Path) -> None:
+    import keras
+    import tensorflow as tf
+
+    image = keras.Input((8, 8, 1), name="image")
+    values = keras.layers.Conv2D(4, 3, activation="hard_swish")(image)
+    scores = keras.layers.Dense(3, name="scores")(keras.layers.Flatten()(values))
+    source = keras.Model(image, scores)
+    source.save(tmp_path / "model.keras")
+    model = imported(tmp_path / "model.keras", tmp_path / "out")
+    assert model.keras == "tf_keras"
+    assert model.rebuilt_difference is not None
+    assert model.rebuilt_difference < 1e-6
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
+    serve = tf.saved_model.load(str(model.serving_dir)).signatures["serving_default"]
+    found = serve(image=tf.constant(images))["scores"].numpy()
+    np.testing.assert_allclose(found, source.predict_on_batch(images), rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_with_classes_of_its_own_is_served_but_not_trained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

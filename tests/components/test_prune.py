@@ -1,6 +1,5 @@
 """`prune`: real zeros, accuracy kept, and clear refusals."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,8 @@ def _save(layers: list[Any], folder: Path) -> Any:
     return network
 
 
-def test_layers_that_cannot_be_pruned_stay_dense_and_are_logged(
-    tmp_path: Path, small_npz: Path, caplog: pytest.LogCaptureFixture
+def test_layers_that_cannot_be_pruned_stay_dense_and_are_named(
+    tmp_path: Path, small_npz: Path
 ) -> None:
     import tf_keras
 
@@ -114,13 +113,29 @@ def test_layers_that_cannot_be_pruned_stay_dense_and_are_logged(
         ],
         tmp_path / "model",
     )
-    with caplog.at_level(logging.INFO, "paring"):
-        artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1)
+    artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1)
 
-    assert "depthwise (DepthwiseConv2D)" in caplog.text
+    assert artifact.left_dense == "depthwise (DepthwiseConv2D)"
     network = tf_keras.models.load_model(artifact.keras_file, compile=False)
     assert np.all(network.get_layer("depthwise").get_weights()[0] != 0)
     assert artifact.sparsity == 0.5
+
+
+@pytest.mark.slow
+def test_a_keras_3_model_that_the_library_refuses_whole_is_pruned(tmp_path: Path) -> None:
+    import keras
+
+    build = keras.applications.MobileNetV3Small
+    build(input_shape=(64, 64, 3), weights=None, classes=4).save(tmp_path / "model.keras")
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
+    labels = np.arange(24) % 4
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_eval=images, y_eval=labels)
+    artifact = _prune(
+        tmp_path / "model.keras", tmp_path / "few.npz", tmp_path / "out", epochs=1, batch_size=8
+    )
+    assert artifact.sparsity == pytest.approx(0.5, abs=0.001)
+    assert artifact.left_dense.count("DepthwiseConv2D") == 11
 
 
 def test_a_model_without_a_prunable_layer_is_unsupported(tmp_path: Path, small_npz: Path) -> None:

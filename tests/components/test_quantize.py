@@ -1,5 +1,6 @@
 """`quantize`: becomes an integer model without a representative set."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.artifacts import QuantizedModel
+from paring.artifacts import Model, QuantizedModel
 from paring.errors import UnsupportedError
 from paring.execution import Call, execute
 from paring.quantize import quantize
@@ -114,7 +115,7 @@ def test_activation_ranges_start_from_the_data(digits: Digits) -> None:
     images = digits.x_train[:64] * 255
     split = Split({"image": images}, None, 64)
 
-    wrapped = fake_quantized(model)
+    wrapped = fake_quantized(model).model
     calibrate_ranges(wrapped, split, np.arange(64), batch_size=64, seed=0)
 
     highest = float(np.max(tf_keras.Model(image, hidden)(images)))
@@ -168,10 +169,54 @@ def test_a_layer_without_a_quantized_form_is_named(
         values = layers.BatchNormalization()(convolution(values))
     model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(values)))
 
-    with pytest.raises(UnsupportedError, match=reason) as caught:
-        fake_quantized(model)
-    # Batch normalization that is folded away is not to blame.
-    assert "BatchNormalization" not in str(caught.value)
+    made = fake_quantized(model)
+    reasons = "; ".join(made.in_float.values())
+    assert re.search(reason, reasons)
+    # Batch normalization that is folded away is quantized with its convolution.
+    assert "BatchNormalization" not in reasons
+    quantized = [one for one in made.model.layers if type(one).__name__ == "QuantizeWrapperV2"]
+    assert {"Conv2D", "DepthwiseConv2D"} <= {type(one.layer).__name__ for one in quantized}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV3Small"])
+def test_what_the_library_refuses_whole_is_quantized_where_it_can_be(
+    name: str, tmp_path: Path
+) -> None:
+    """Of Keras 3, with layers that have no quantized form: all weights become int8."""
+    import keras
+
+    # With batches' own statistics, an image of one pixel at the end would have none.
+    build = getattr(keras.applications, name)
+    build(input_shape=(64, 64, 3), weights=None, classes=4).save(tmp_path / "model.keras")
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
+    labels = np.arange(24) % 4
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_eval=images, y_eval=labels)
+    made = _quantize(
+        tmp_path / "model.keras", tmp_path / "few.npz", tmp_path / "out", epochs=1, batch_size=8
+    )
+    assert "is a Multiply, which has no quantized form" in made.in_float
+    parameters = sum(int(np.prod(one.shape)) for one in _weights(tmp_path / "model.keras"))
+    assert len(_to_int8(made.serving_dir)) < 1.6 * parameters
+
+
+def _weights(file: Path) -> list[Any]:
+    from paring.tf.loading import load_keras
+
+    weights: list[Any] = load_keras(Model(file)).weights
+    return weights
+
+
+def test_a_model_without_a_layer_that_can_be_quantized_is_refused() -> None:
+    import tf_keras
+
+    from paring.tf.qat import fake_quantized
+
+    values = tf_keras.Input((8,))
+    scores = tf_keras.layers.Dense(3, activation="selu", name="scores")(values)
+    with pytest.raises(UnsupportedError, match="scores has the activation selu"):
+        fake_quantized(tf_keras.Model(values, scores))
 
 
 def test_examples_without_labels_are_unsupported(

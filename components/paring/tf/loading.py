@@ -9,13 +9,15 @@ from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, UnsupportedError
 from paring.tf.quiet import quiet_tensorflow
 from paring.tf.signature import read_signature
-from paring.tf.trust import names_optimization_classes, read_configs, refuse_code
+from paring.tf.trust import is_keras_3, names_optimization_classes, read_configs, refuse_code
 
 __all__ = [
     "KERAS_SUFFIXES",
     "export",
     "keras_source",
     "load_keras",
+    "load_with_difference",
+    "optimization_classes",
     "quiet_tensorflow",
     "save_keras",
     "save_model",
@@ -74,17 +76,25 @@ def load_keras(model: Model, *, trust: bool = False) -> Any:
 
     Args:
         model: A `.keras` or `.h5` file, an artifact with `Format-Keras/`, or a
-            SavedModel with Keras metadata.
+            SavedModel with Keras metadata. What Keras 3 wrote is rebuilt.
         trust: Run code that the model carries; `model.trusted` does so too.
 
     Returns:
         A `tf_keras.Model`.
 
     Raises:
-        UnsupportedError: It is a bare SavedModel.
+        UnsupportedError: It is a bare SavedModel, or one of Keras 3 that can't be
+            rebuilt in tf_keras.
         UntrustedModelError: It carries code and is not trusted.
-        ModelError: It is missing, broken, written by Keras 3, or needs classes
-            that are not here.
+        ModelError: It is missing, broken, or needs classes that are not here.
+    """
+    return load_with_difference(model, trust=trust)[0]
+
+
+def load_with_difference(model: Model, *, trust: bool = False) -> tuple[Any, float | None]:
+    """As `load_keras`; with the largest absolute difference from the Keras 3 model.
+
+    The difference is None where the model is one of tf_keras.
     """
     source = keras_source(model)
     if source is None:
@@ -106,10 +116,16 @@ def load_keras(model: Model, *, trust: bool = False) -> Any:
 
     scope: AbstractContextManager[Any] = nullcontext()
     if isinstance(model, QuantizedModel) or names_optimization_classes(configs):
-        scope = _optimization_classes()
+        scope = optimization_classes()
+    keras_3 = is_keras_3(source)
     try:
         with scope:
-            return tf_keras.models.load_model(source, compile=False, safe_mode=not trusted)
+            if keras_3:
+                import keras
+
+                loaded = keras.models.load_model(source, compile=False, safe_mode=not trusted)
+            else:
+                loaded = tf_keras.models.load_model(source, compile=False, safe_mode=not trusted)
     except Exception as error:
         # Keras raises bare ValueError, TypeError, KeyError, OSError and
         # TensorFlow's own errors for broken files and unknown classes alike.
@@ -119,6 +135,12 @@ def load_keras(model: Model, *, trust: bool = False) -> Any:
             remedy="save it anew; where it needs classes of your own, export it as a"
             " SavedModel without Keras metadata (model.export(DIR))",
         ) from error
+    if not keras_3:
+        return loaded, None
+    from paring.tf.bridge import rebuild
+
+    rebuilt = rebuild(loaded)
+    return rebuilt.model, rebuilt.difference
 
 
 def save_model(keras_model: Any, output: Model) -> None:
@@ -189,10 +211,16 @@ def export(keras_model: Any, folder: Path) -> None:
             tf_keras.utils.enable_interactive_logging()
 
 
-def _optimization_classes() -> AbstractContextManager[Any]:
+def optimization_classes() -> AbstractContextManager[Any]:
+    """Within it, tf_keras knows the classes of quantization-aware models."""
     import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 
-    scope: AbstractContextManager[Any] = tfmot.quantization.keras.quantize_scope()
+    # The library leaves this one out of its own scope.
+    output_only = default_8bit.default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
+    scope: AbstractContextManager[Any] = tfmot.quantization.keras.quantize_scope(
+        {output_only.__name__: output_only}
+    )
     return scope
 
 

@@ -15,10 +15,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_configs import (  # noqa: E501
+    Default8BitOutputQuantizeConfig,
+)
 
 from paring.errors import UnsupportedError
 from paring.tf.examples import Split
 from paring.tf.feeding import Rows, feature_batches
+from paring.tf.loading import optimization_classes
 
 # The transformations take these apart into layers that have a quantized form.
 _TAKEN_APART = (tf_keras.layers.SeparableConv1D, tf_keras.layers.SeparableConv2D)
@@ -33,32 +37,81 @@ _FOLDING = (
 
 _ACTIVATIONS = frozenset({"linear", "relu", "swish", "silu", "softmax", "sigmoid", "tanh", "gelu"})
 
+# These have integer kernels in TFLite, which need no more than the ranges.
+_ELEMENTWISE = (
+    tf_keras.layers.Average,
+    tf_keras.layers.Maximum,
+    tf_keras.layers.Minimum,
+    tf_keras.layers.Multiply,
+    tf_keras.layers.Normalization,
+    tf_keras.layers.Rescaling,
+    tf_keras.layers.Subtract,
+)
+
 # Examples that the first ranges are taken from.
 _RANGE_EXAMPLES = 512
 
 
-def fake_quantized(model: Any) -> Any:
-    """A copy of `model` with fake-quantization nodes and the same weights.
+@dataclass(frozen=True)
+class FakeQuantized:
+    """A model with fake-quantization nodes.
 
-    Layers keep their names. Weights are int8, symmetric, per channel in
-    convolutions; activations are int8, asymmetric, per tensor.
+    Attributes:
+        model: A copy of the model that was given, with the same weights and names
+            of layers. Weights are int8, symmetric, per channel in convolutions;
+            activations are int8, asymmetric, per tensor.
+        in_float: The layers that have no quantized form and compute as before,
+            each with the reason.
+    """
+
+    model: Any
+    in_float: Mapping[str, str]
+
+
+def fake_quantized(model: Any) -> FakeQuantized:
+    """Put fake-quantization nodes into a copy of `model`, wherever they can go.
 
     Raises:
-        UnsupportedError: A layer has no quantized form; the message names it.
+        UnsupportedError: No layer with weights has a quantized form, or the library
+            fails on the model for another reason.
     """
     # The layer put before the first one gets a numbered name, which ends up in
     # converted files; it must not depend on what this process made before.
     tf_keras.backend.reset_uids()
+    in_float = _in_float(model)
+    kept = [one for one in model.layers if one.weights and one.name not in in_float]
+    if not kept:
+        raise _refused(model, "; ".join(list(in_float.values())[:3]) or "no layer with weights")
+
+    def annotate(layer: Any) -> Any:
+        if layer.name not in in_float:
+            return tfmot.quantization.keras.quantize_annotate_layer(layer)
+        if not (isinstance(layer, _ELEMENTWISE) or _registry().supports(layer)):
+            return layer
+        # With a range for its output, what comes next gets quantized inputs.
+        return tfmot.quantization.keras.quantize_annotate_layer(
+            layer, quantize_config=Default8BitOutputQuantizeConfig()
+        )
+
     try:
-        return tfmot.quantization.keras.quantize_model(model, quantized_layer_name_prefix="")
+        with optimization_classes():
+            annotated = tf_keras.models.clone_model(model, clone_function=annotate)
+            quantized = tfmot.quantization.keras.quantize_apply(
+                annotated, quantized_layer_name_prefix=""
+            )
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         # The library has no error of its own for what it does not take.
-        raise UnsupportedError(
-            f"model {model.name} can't be trained with fake quantization",
-            received="; ".join(_refusals(model)[:3]) or f"{type(error).__name__}: {error}"[:300],
-            remedy="use a recipe without quantize: convert_tflite quantizes after training"
-            " and takes more kinds of layers",
-        ) from error
+        raise _refused(model, f"{type(error).__name__}: {error}"[:300]) from error
+    return FakeQuantized(quantized, in_float)
+
+
+def _refused(model: Any, why: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"model {model.name} can't be trained with fake quantization",
+        received=why,
+        remedy="use a recipe without quantize: convert_tflite quantizes after training"
+        " and takes more kinds of layers",
+    )
 
 
 def calibrate_ranges(model: Any, split: Split, rows: Rows, batch_size: int, seed: int) -> None:
@@ -119,23 +172,30 @@ def _observed() -> Iterator[dict[Any, _Range]]:
             kind.__call__ = call
 
 
-def _refusals(model: Any) -> list[str]:
-    """Why the library does not take the model, a line for each layer to blame."""
-    scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    registry = scheme.get_quantize_registry()
-    found = []
+def _in_float(model: Any) -> dict[str, str]:
+    """The layers that the library can't quantize, each with the reason."""
+    registry = _registry()
+    found: dict[str, str] = {}
     for layer in model.layers:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(layer):
             continue
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if not registry.supports(layer):
-            found.append(f"layer {layer.name} is a {_kind(layer)}, which has no quantized form")
+            found[layer.name] = (
+                f"layer {layer.name} is a {_kind(layer)}, which has no quantized form"
+            )
         elif activation not in _ACTIVATIONS:
-            found.append(
+            found[layer.name] = (
                 f"layer {layer.name} has the activation {activation}, and none of that"
                 " kind is quantized"
             )
     return found
+
+
+def _registry() -> Any:
+    """What the library knows of layers' quantized forms."""
+    scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
+    return scheme.get_quantize_registry()
 
 
 def _is_folded(layer: Any) -> bool:

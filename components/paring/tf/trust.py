@@ -22,13 +22,20 @@ def read_configs(source: Path) -> list[Any]:
     """The JSON configs in a `.keras` or `.h5` file or a Keras SavedModel folder.
 
     Raises:
-        ModelError: The file is broken, or was written by Keras 3.
+        ModelError: The file is broken.
     """
     if source.is_dir():
         return list(_saved_model_configs(source / "keras_metadata.pb"))
-    if zipfile.is_zipfile(source):
-        return [_zip_config(source)]
-    return [_h5_config(source)]
+    return [_read_file(source)[0]]
+
+
+def is_keras_3(source: Path) -> bool:
+    """Whether Keras 3 wrote the `.keras` or `.h5` file, rather than tf_keras.
+
+    Raises:
+        ModelError: The file is broken.
+    """
+    return source.is_file() and _read_file(source)[1].startswith("3")
 
 
 def refuse_code(source: Path, configs: list[Any]) -> None:
@@ -73,18 +80,22 @@ def _code(config: Any, owner: str) -> Iterator[str]:
             yield from _code(value, name)
 
 
-def _zip_config(file: Path) -> Any:
+def _read_file(file: Path) -> tuple[Any, str]:
+    """The config in a `.keras` or `.h5` file, and the version of Keras that wrote it."""
+    return _read_zip(file) if zipfile.is_zipfile(file) else _read_h5(file)
+
+
+def _read_zip(file: Path) -> tuple[Any, str]:
     try:
         with zipfile.ZipFile(file) as archive:
             metadata = json.loads(archive.read("metadata.json"))
             config = json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise _broken(file, error) from error
-    _refuse_keras_3(file, metadata.get("keras_version", ""))
-    return config
+    return config, str(metadata.get("keras_version", ""))
 
 
-def _h5_config(file: Path) -> Any:
+def _read_h5(file: Path) -> tuple[Any, str]:
     import h5py
 
     try:
@@ -98,8 +109,8 @@ def _h5_config(file: Path) -> Any:
             f"{file} holds weights but no model",
             remedy="save the whole model with model.save(FILE), not save_weights",
         )
-    _refuse_keras_3(file, version)
-    return json.loads(config)
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return json.loads(config), text
 
 
 def _saved_model_configs(file: Path) -> Iterator[Any]:
@@ -114,17 +125,6 @@ def _saved_model_configs(file: Path) -> Iterator[Any]:
                 yield json.loads(node.metadata)
     except (DecodeError, ValueError, OSError) as error:
         raise _broken(file, error) from error
-
-
-def _refuse_keras_3(file: Path, version: str | bytes) -> None:
-    text = version.decode() if isinstance(version, bytes) else str(version)
-    if text.startswith("3"):
-        raise ModelError(
-            f"{file} was written by Keras 3, which the optimization methods do not take",
-            received=f"keras_version {text}",
-            remedy="export it as a SavedModel (keras.models.load_model(FILE).export(DIR)) for"
-            " conversion, or rebuild it with tf_keras for the training steps",
-        )
 
 
 def _broken(file: Path, error: Exception) -> ModelError:

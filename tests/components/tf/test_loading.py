@@ -8,7 +8,7 @@ import pytest
 
 from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, UnsupportedError, UntrustedModelError
-from paring.tf.loading import load_keras, save_model, saved_model_dir
+from paring.tf.loading import load_keras, load_with_difference, save_model, saved_model_dir
 from paring.tf.signature import read_signature
 
 
@@ -178,11 +178,28 @@ def test_a_loss_of_the_users_own_is_left_out(
     np.testing.assert_allclose(loaded(inputs), network(inputs), rtol=1e-6)
 
 
-def test_a_keras_3_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_keras_3_file_is_rebuilt(name: str, tmp_path: Path) -> None:
+    import keras
+    import tf_keras
+
+    source = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="last")])
+    source.save(tmp_path / name)
+    loaded, difference = load_with_difference(Model(tmp_path / name))
+    assert isinstance(loaded, tf_keras.Model)
+    assert difference is not None
+    assert difference < 1e-6
+    np.testing.assert_array_equal(loaded.get_layer("last").kernel, source.layers[-1].kernel)
+
+
+def test_a_lambda_layer_of_keras_3_is_not_run_unasked(tmp_path: Path) -> None:
     import keras
 
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "model.keras")
-    with pytest.raises(ModelError, match=r"Keras 3[\s\S]*export"):
+    values = keras.Input((2,))
+    layer = keras.layers.Lambda(lambda inputs: 2 * inputs, name="doubling")
+    keras.Model(values, layer(values)).save(tmp_path / "model.keras")
+    with pytest.raises(UntrustedModelError, match="doubling"):
         load_keras(Model(tmp_path / "model.keras"))
 
 
