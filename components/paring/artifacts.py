@@ -236,6 +236,21 @@ class PrunedModel(Model):
 
 
 @dataclass
+class ClusteredModel(Model):
+    """A model whose kernels share a few values each.
+
+    Attributes:
+        distinct_weights: The most distinct values in any clustered kernel, measured.
+        sparsity: The share of zeros among the clustered weights, measured.
+        left_unclustered: The layers whose weights can't be clustered, by commas.
+    """
+
+    distinct_weights: int | None = None
+    sparsity: float | None = None
+    left_unclustered: str = ""
+
+
+@dataclass
 class QuantizedModel(Model):
     """A model trained with fake quantization (QAT); its weights are float.
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from paring.benchmark import benchmark
+from paring.cluster import cluster
 from paring.convert_tflite import convert_tflite
 from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
@@ -25,6 +26,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             import_examples,
             profile,
             prune,
+            cluster,
             quantize,
             convert_tflite,
             benchmark,

@@ -104,6 +104,7 @@ steps = [{ step = "convert_tflite", quantization = "int8" }]
 [recipes.pruned-half]
 steps = [
   { step = "prune", sparsity = 0.5, epochs = 1 },
+  { step = "cluster", preserve_sparsity = true, epochs = 1 },
   { step = "convert_tflite", quantization = "fp16" },
 ]
 [recipes.qat]
@@ -138,6 +139,7 @@ def _conformance_dag(folder: Path) -> Dag:
 _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "Model": ("digest",),
     "PrunedModel": ("digest", "size_bytes"),
+    "ClusteredModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "Selection": ("digest",),

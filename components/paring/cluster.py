@@ -1,0 +1,95 @@
+"""The step `cluster`."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from paring.artifacts import ClusteredModel, Examples, Model
+from paring.step import Input, Output, step
+
+
+@step(version="1")
+def cluster(
+    model: Input[Model],
+    examples: Input[Examples],
+    clustered: Output[ClusteredModel],
+    *,
+    clusters: Annotated[int, Ge(2), Le(256)] = 16,
+    preserve_sparsity: bool = False,
+    epochs: Annotated[int, Ge(1)] = 2,
+    batch_size: Annotated[int, Ge(1)] = 32,
+    learning_rate: Annotated[float, Gt(0)] = 1e-4,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Let the weights of each kernel share a few values, and fine-tune those.
+
+    Weight sharing of Han, Mao and Dally, "Deep Compression" (2016,
+    arXiv:1510.00149), by tensorflow-model-optimization: k-means++ (Arthur and
+    Vassilvitskii 2007) finds the first centroids, and training moves them. Layers
+    that it can't cluster are named in the facts. The best epoch is kept, by the loss
+    on a tenth of the train split; the eval split is not looked at.
+    Batch-normalization statistics are re-estimated.
+
+    Args:
+        model: A classifier in Keras form.
+        examples: Labelled examples; its train split is used.
+        clustered: The same architecture under the same signature names, with the
+            facts `distinct_weights`, the most values in any clustered kernel,
+            `sparsity`, and `left_unclustered`.
+        clusters: How many values each kernel may have.
+        preserve_sparsity: Keep the zeros of a pruned model where they are.
+        epochs: Passes over the train split.
+        batch_size: Examples in a training step.
+        learning_rate: Adam's.
+        seed: Everything random follows from it.
+
+    Raises:
+        UnsupportedError: No layer can be clustered, the examples have no labels, or
+            the model is no classifier in Keras form.
+        ModelError: `model` is missing or broken.
+        ExamplesError: `examples` are missing or not what the model takes.
+        StepFailedError: The training diverged.
+    """
+    from paring.tf.loading import load_keras, quiet_tensorflow, save_model
+
+    quiet_tensorflow()
+    import numpy as np
+
+    from paring.tf.clustering import Clustering
+    from paring.tf.examples import open_split
+    from paring.tf.feeding import hold_out
+    from paring.tf.training import (
+        check_trainable,
+        fine_tune,
+        keep_signature,
+        loss_for,
+        seed_everything,
+        signature_of,
+    )
+
+    seed_everything(seed)
+    source = load_keras(model)
+    signature = signature_of(model, source)
+    split = open_split(examples, "train", signature)
+    batch_size = check_trainable(source, split, batch_size)
+    loss = loss_for(source)
+    clustering = Clustering(source, clusters=clusters, preserve_sparsity=preserve_sparsity)
+    fine_tune(
+        clustering.model,
+        split,
+        hold_out(split, seed),
+        loss=loss,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    stripped = clustering.strip()
+    keep_signature(stripped, signature)
+    save_model(stripped, clustered)
+    kernels = clustering.kernels(stripped)
+    clustered.trusted = model.trusted
+    clustered.distinct_weights = max(len(np.unique(kernel)) for kernel in kernels)
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
+    clustered.sparsity = zeros / sum(kernel.size for kernel in kernels)
+    clustered.left_unclustered = ", ".join(clustering.left_out)
