@@ -262,7 +262,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         main(["run", "--model", str(tmp_path / "m"), "--examples", "e", "--debug"])
 
 
-def test_the_plan_is_printed_in_a_second_without_tensorflow() -> None:
+def test_the_plan_is_printed_without_tensorflow() -> None:
     code = (
         "import sys\nfrom paring_pipelines.main import main\n"
         "try:\n    main(['plan'])\n"
