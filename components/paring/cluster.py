@@ -50,45 +50,20 @@ def cluster(
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
     """
-    from paring.tf.loading import load_keras, quiet_tensorflow, save_model
+    from paring.tf.quiet import quiet_tensorflow
 
     quiet_tensorflow()
     import numpy as np
 
     from paring.tf.clustering import Clustering
-    from paring.tf.examples import open_split
-    from paring.tf.feeding import hold_out
-    from paring.tf.training import (
-        check_trainable,
-        fine_tune,
-        keep_signature,
-        loss_for,
-        seed_everything,
-        signature_of,
-    )
+    from paring.tf.training import open_training
 
-    seed_everything(seed)
-    source = load_keras(model)
-    signature = signature_of(model, source)
-    split = open_split(examples, "train", signature)
-    batch_size = check_trainable(source, split, batch_size)
-    loss = loss_for(source)
-    clustering = Clustering(source, clusters=clusters, preserve_sparsity=preserve_sparsity)
-    fine_tune(
-        clustering.model,
-        split,
-        hold_out(split, seed),
-        loss=loss,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    training = open_training(model, examples, batch_size, seed)
+    clustering = Clustering(training.model, clusters=clusters, preserve_sparsity=preserve_sparsity)
+    training.fine_tune(clustering.model, epochs=epochs, learning_rate=learning_rate)
     stripped = clustering.strip()
-    keep_signature(stripped, signature)
-    save_model(stripped, clustered)
+    training.save(stripped, model, clustered)
     kernels = clustering.kernels(stripped)
-    clustered.trusted = model.trusted
     clustered.distinct_weights = max(len(np.unique(kernel)) for kernel in kernels)
     zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
     clustered.sparsity = zeros / sum(kernel.size for kernel in kernels)

@@ -46,46 +46,22 @@ def prune(
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
     """
-    from paring.tf.loading import load_keras, quiet_tensorflow, save_model
+    from paring.tf.quiet import quiet_tensorflow
 
     quiet_tensorflow()
-    from paring.tf.examples import open_split
-    from paring.tf.feeding import hold_out
     from paring.tf.pruning import Pruning
-    from paring.tf.training import (
-        check_trainable,
-        fine_tune,
-        keep_signature,
-        loss_for,
-        seed_everything,
-        signature_of,
-        steps_per_epoch,
-    )
+    from paring.tf.training import open_training
 
-    seed_everything(seed)
-    source = load_keras(model)
-    signature = signature_of(model, source)
-    split = open_split(examples, "train", signature)
-    batch_size = check_trainable(source, split, batch_size)
-    loss = loss_for(source)
-    portions = hold_out(split, seed)
-    steps = epochs * steps_per_epoch(portions, batch_size)
-    pruning = Pruning(source, sparsity=sparsity, steps=steps)
-    fine_tune(
+    training = open_training(model, examples, batch_size, seed)
+    steps = epochs * training.steps_per_epoch
+    pruning = Pruning(training.model, sparsity=sparsity, steps=steps)
+    training.fine_tune(
         pruning.model,
-        split,
-        portions,
-        loss=loss,
         epochs=epochs,
-        batch_size=batch_size,
         learning_rate=learning_rate,
-        seed=seed,
         callbacks=[pruning.callback()],
         may_keep=pruning.reached,
     )
-    stripped = pruning.strip()
-    keep_signature(stripped, signature)
-    save_model(stripped, pruned)
-    pruned.trusted = model.trusted
+    training.save(pruning.strip(), model, pruned)
     pruned.sparsity = pruning.sparsity()
     pruned.left_dense = ", ".join(pruning.left_out)

@@ -46,46 +46,20 @@ def quantize(
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
     """
-    from paring.tf.loading import load_keras, quiet_tensorflow, save_model
+    from paring.tf.quiet import quiet_tensorflow
 
     quiet_tensorflow()
     from paring.tf.batch_norm import reestimate_batch_norm
-    from paring.tf.examples import open_split
-    from paring.tf.feeding import hold_out
     from paring.tf.qat import calibrate_ranges, fake_quantized
-    from paring.tf.training import (
-        check_trainable,
-        fine_tune,
-        keep_signature,
-        loss_for,
-        seed_everything,
-        signature_of,
-    )
+    from paring.tf.training import open_training
 
-    seed_everything(seed)
-    source = load_keras(model)
-    signature = signature_of(model, source)
-    split = open_split(examples, "train", signature)
-    batch_size = check_trainable(source, split, batch_size)
-    loss = loss_for(source)
-    portions = hold_out(split, seed)
+    training = open_training(model, examples, batch_size, seed)
+    split, rows, size = training.split, training.portions.train, training.batch_size
     # Training takes batches' own statistics. Where the source's moving ones are far
     # from them, ranges found with those would not fit, and the loss would overflow.
-    reestimate_batch_norm(source, split, portions.train, batch_size=batch_size, seed=seed)
-    made = fake_quantized(source)
-    wrapped = made.model
-    calibrate_ranges(wrapped, split, portions.train, batch_size, seed)
-    fine_tune(
-        wrapped,
-        split,
-        portions,
-        loss=loss,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    keep_signature(wrapped, signature)
-    save_model(wrapped, quantized)
-    quantized.trusted = model.trusted
+    reestimate_batch_norm(training.model, split, rows, batch_size=size, seed=seed)
+    made = fake_quantized(training.model)
+    calibrate_ranges(made.model, split, rows, size, seed)
+    training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
+    training.save(made.model, model, quantized)
     quantized.in_float = "; ".join(made.in_float.values())

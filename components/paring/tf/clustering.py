@@ -13,6 +13,7 @@ from tensorflow_model_optimization.python.core.clustering.keras.experimental.clu
 )
 
 from paring.errors import UnsupportedError
+from paring.tf.pruning import is_normalization
 
 
 class Clustering:
@@ -66,7 +67,7 @@ class Clustering:
         if not names or any(
             getattr(layer, name).shape.num_elements() <= self._clusters for name in names
         ):
-            if layer.trainable_weights and not _is_normalization(layer):
+            if layer.trainable_weights and not is_normalization(layer):
                 self.left_out.append(f"{layer.name} ({type(layer).__name__})")
             return layer
         self._wrapped.append(layer.name)
@@ -83,8 +84,3 @@ def _kernel_names(layer: Any) -> list[str]:
     # which the library does not find by name.
     kinds = ClusteringRegistry._LAYERS_WEIGHTS_MAP
     return list(kinds.get(type(layer), []))
-
-
-def _is_normalization(layer: Any) -> bool:
-    kinds = (tf_keras.layers.BatchNormalization, tf_keras.layers.LayerNormalization)
-    return isinstance(layer, kinds)

@@ -84,7 +84,7 @@ class Pruning:
         if isinstance(layer, tf_keras.Model):
             return tf_keras.models.clone_model(layer, clone_function=self._wrap)
         if not _has_kernels(layer):
-            if layer.trainable_weights and not _is_normalization(layer):
+            if layer.trainable_weights and not is_normalization(layer):
                 self.left_out.append(f"{layer.name} ({type(layer).__name__})")
             return layer
         wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=self._schedule)
@@ -99,6 +99,7 @@ def _has_kernels(layer: Any) -> bool:
     return bool(PruneRegistry.make_prunable(layer).get_prunable_weights())
 
 
-def _is_normalization(layer: Any) -> bool:
+def is_normalization(layer: Any) -> bool:
+    """Whether its weights are scales and offsets, which no method makes sparse or shared."""
     kinds = (tf_keras.layers.BatchNormalization, tf_keras.layers.LayerNormalization)
     return isinstance(layer, kinds)

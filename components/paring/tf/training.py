@@ -7,6 +7,7 @@ was made on.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from paring.artifacts import Model
+from paring.artifacts import Examples, Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
 from paring.tf.batch_norm import reestimate_batch_norm
-from paring.tf.examples import Split
-from paring.tf.feeding import Portions, labelled_batches, shuffled_batches
-from paring.tf.loading import saved_model_dir
+from paring.tf.examples import Split, open_split
+from paring.tf.feeding import Portions, hold_out, labelled_batches, shuffled_batches
+from paring.tf.loading import load_keras, save_model, saved_model_dir
 from paring.tf.signature import Signature, TensorSpec, read_signature
 
 _SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
@@ -34,6 +35,72 @@ def seed_everything(seed: int) -> None:
     """
     tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A classifier that is to be fine-tuned in another form, and what with.
+
+    Attributes:
+        model: The tf_keras model as it was loaded.
+        signature: What its SavedModel takes and gives.
+        split: The train split.
+        portions: Its rows to train on and to validate on.
+        loss: A tf_keras loss.
+        batch_size: Examples in a step; the model's own where it is fixed.
+        seed: Everything random follows from it.
+    """
+
+    model: Any
+    signature: Signature
+    split: Split
+    portions: Portions
+    loss: Any
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in a pass over the training rows, at least 1."""
+        return steps_per_epoch(self.portions, self.batch_size)
+
+    def fine_tune(self, model: Any, *, epochs: int, learning_rate: float, **more: Any) -> None:
+        """Train `model`, another form of the classifier; see `fine_tune`."""
+        fine_tune(
+            model,
+            self.split,
+            self.portions,
+            loss=self.loss,
+            epochs=epochs,
+            batch_size=self.batch_size,
+            learning_rate=learning_rate,
+            seed=self.seed,
+            **more,
+        )
+
+    def save(self, model: Any, source: Model, output: Model) -> None:
+        """Write what was trained, under the signature names of its source."""
+        keep_signature(model, self.signature)
+        save_model(model, output)
+        output.trusted = source.trusted
+
+
+def open_training(model: Model, examples: Examples, batch_size: int, seed: int) -> Training:
+    """Load a classifier and its train split, checked before any work starts.
+
+    Raises:
+        UnsupportedError: The model is no classifier in Keras form, or the examples
+            have no labels.
+        ModelError: The model is missing or broken.
+        ExamplesError: The examples are missing or not what the model takes.
+    """
+    seed_everything(seed)
+    loaded = load_keras(model)
+    signature = signature_of(model, loaded)
+    split = open_split(examples, "train", signature)
+    batch_size = check_trainable(loaded, split, batch_size)
+    loss = loss_for(loaded)
+    return Training(loaded, signature, split, hold_out(split, seed), loss, batch_size, seed)
 
 
 def check_trainable(model: Any, split: Split, batch_size: int) -> int:
