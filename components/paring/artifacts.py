@@ -268,10 +268,12 @@ class TFLiteModel(Servable):
 
     Attributes:
         quantization: none, fp16, dynamic, int8 or int16x8.
+        batch_size: The only batch that the file takes, where converting fixed it.
         gzip_bytes: The file's size after gzip.
     """
 
     quantization: str = ""
+    batch_size: int | None = None
     gzip_bytes: int = 0
 
     @property

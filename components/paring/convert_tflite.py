@@ -23,7 +23,8 @@ def convert_tflite(
     """Convert a model to one TFLite file, checked to run.
 
     The file takes and gives what the SavedModel's signature does, under the same
-    names and in the same dtypes. The same model and parameters give the same
+    names and in the same dtypes; with an LSTM in it, one example at a time, and
+    the fact `batch_size` says so. The same model and parameters give the same
     bytes. The quantizations are TensorFlow's post-training ones
     (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization):
 
@@ -82,11 +83,12 @@ def convert_tflite(
     else:
         calls = calibration_calls(split, signature, calibration_size, seed)
         features = next(calls())
-    content = convert(folder, quantization, calls if calibrated else None)
-    check_runs(content, signature, features)
+    made = convert(folder, quantization, calls if calibrated else None)
+    check_runs(made.content, signature, features)
 
     converted.serving_dir.mkdir()
-    converted.file.write_bytes(content)
+    converted.file.write_bytes(made.content)
     converted.quantization = quantization
-    converted.size_bytes = len(content)
-    converted.gzip_bytes = len(gzip.compress(content, compresslevel=9, mtime=0))
+    converted.batch_size = made.batch_size
+    converted.size_bytes = len(made.content)
+    converted.gzip_bytes = len(gzip.compress(made.content, compresslevel=9, mtime=0))

@@ -13,6 +13,7 @@ from paring.artifacts import Examples, QuantizedModel, TFLiteModel
 from paring.convert_tflite import convert_tflite
 from paring.errors import ModelError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
+from paring.import_model import import_model
 from paring.tf.calibration import calibration_calls, calibration_indices
 from paring.tf.conversion import random_features
 from paring.tf.examples import open_split
@@ -106,6 +107,7 @@ import sys
 from pathlib import Path
 from paring.convert_tflite import convert_tflite
 from paring.execution import Call, execute
+from paring.import_model import import_model
 model, examples, out = map(Path, sys.argv[1:])
 call = Call({"model": model, "examples": examples}, {"converted": out}, {"quantization": "int8"})
 execute(convert_tflite, call)
@@ -272,3 +274,34 @@ def test_random_features_fit_the_signature() -> None:
     features = random_features(Signature(inputs, {}), seed=0)
     assert (features["image"].shape, features["image"].dtype.name) == ((1, 32, 3), "float32")
     assert (features["ids"].shape, features["ids"].max()) == ((1, 7), 0)
+
+
+def _recurrent(folder: Path, kind: str) -> Path:
+    """An imported Keras 3 model with a recurrent layer in both directions."""
+    import keras
+
+    layer = getattr(keras.layers, kind)
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    values = keras.layers.Embedding(20, 8)(tokens)
+    values = keras.layers.Bidirectional(layer(4))(values)
+    scores = keras.layers.Dense(3, name="scores")(values)
+    keras.Model(tokens, scores).save(folder / "model.keras")
+    call = Call({"original": folder / "model.keras"}, {"model": folder / "model"})
+    return execute(import_model, call)["model"].path
+
+
+def test_lstm_is_converted_for_one_example_at_a_time(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    model = _recurrent(tmp_path, "LSTM")
+    made = converted(model, tmp_path / "lite")
+    assert made.batch_size == 1
+    tokens = np.arange(6, dtype=np.int32).reshape(1, 6)
+    serve = tf.saved_model.load(str(model / "Format-Serving")).signatures["serving_default"]
+    expected = serve(tokens=tf.constant(tokens))["scores"].numpy()
+    np.testing.assert_allclose(run(made, {"tokens": tokens})["scores"], expected, atol=1e-5)
+
+
+def test_a_loop_that_tflite_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="as GRU has"):
+        converted(_recurrent(tmp_path, "GRU"), tmp_path / "lite")

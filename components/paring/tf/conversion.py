@@ -1,8 +1,10 @@
 """SavedModel to TFLite, and a check that the result runs."""
 
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,9 @@ from paring.tf.quiet import quiet_tensorflow, silent_stderr
 from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
+# The converter's complaint about recurrent layers whose batch is open.
+_OPEN_STATE = "TensorListReserve"
+
 Features = dict[str, NDArray[Any]]
 
 
@@ -29,15 +34,30 @@ def has_fake_quantization(folder: Path) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A TFLite file.
+
+    Attributes:
+        content: Its bytes.
+        batch_size: The only batch that it takes; None if it takes what the
+            SavedModel does.
+    """
+
+    content: bytes
+    batch_size: int | None = None
+
+
 def convert(
     folder: Path,
     quantization: Quantization,
     representative: Callable[[], Iterator[Features]] | None,
-) -> bytes:
+) -> Converted:
     """The TFLite file of the SavedModel in `folder`.
 
     Inputs and outputs keep the signature's names and dtypes. Where an operator
-    has no quantized kernel, it stays in float.
+    has no quantized kernel, it stays in float. LSTM converts for one batch
+    size alone, which then is 1.
 
     Args:
         folder: The folder of the SavedModel.
@@ -49,6 +69,39 @@ def convert(
         ModelError: TensorFlow can't load the SavedModel.
         UnsupportedError: The converter can't take it, naming the operators.
     """
+    try:
+        return Converted(_convert(folder, quantization, representative))
+    except _ConversionError as first:
+        # Most forms of LSTM become an operator of their own if the batch is known.
+        if _OPEN_STATE not in str(first.cause):
+            raise _unsupported(first.cause, quantization) from first.cause
+    with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
+        _fix_batch(folder, Path(scratch))
+        try:
+            return Converted(_convert(Path(scratch), quantization, representative), 1)
+        except _ConversionError as error:
+            raise _unsupported(error.cause, quantization) from error.cause
+
+
+class _ConversionError(Exception):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _unsupported(error: Exception, quantization: Quantization) -> UnsupportedError:
+    return UnsupportedError(
+        f"this model can't be converted to TFLite with quantization {quantization}",
+        received=_reason(error),
+        remedy="replace these operators, or take another quantization or runtime",
+    )
+
+
+def _convert(
+    folder: Path,
+    quantization: Quantization,
+    representative: Callable[[], Iterator[Features]] | None,
+) -> bytes:
     quiet_tensorflow()
     import tensorflow as tf
 
@@ -71,11 +124,28 @@ def convert(
         except Exception as error:
             # The converter raises ConverterError, ValueError and RuntimeError
             # for what it can't take, by the stage that notices.
-            raise UnsupportedError(
-                f"this model can't be converted to TFLite with quantization {quantization}",
-                received=_reason(error),
-                remedy="replace these operators, or take another quantization or runtime",
-            ) from error
+            raise _ConversionError(error) from error
+
+
+def _fix_batch(folder: Path, out: Path) -> None:
+    """Save the SavedModel in `folder` to `out` with a signature for one example."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    call = loaded.signatures[SERVING_KEY]
+    specs = [
+        tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=name)
+        for name, spec in call.structured_input_signature[1].items()
+    ]
+    names = [spec.name for spec in specs]
+    module = tf.Module()
+    # Functions hold their variables weakly.
+    module.loaded = loaded
+    module.serve = tf.function(
+        lambda *tensors: call(**dict(zip(names, tensors, strict=True))), autograph=False
+    )
+    signature = module.serve.get_concrete_function(*specs)
+    tf.saved_model.save(module, str(out), signatures={SERVING_KEY: signature})
 
 
 def check_runs(content: bytes, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:
@@ -146,6 +216,8 @@ def _configure(
 def _reason(error: Exception) -> str:
     """The operators that the converter names, else its first line."""
     text = str(error)
+    if _OPEN_STATE in text:
+        return "a loop whose state has no known shape, as GRU has"
     named = re.findall(r"(?:TF Select|Custom) ops: ([^\n]+)", text)
     named += re.findall(r"Encountered unresolved custom op: (\w+)", text)
     if named:
