@@ -7,6 +7,7 @@ import numpy as np
 
 from paring.errors import ModelError, UnsupportedError
 from paring.runtimes import SIGNATURE, Features, check_names, check_threads
+from paring.tf.quiet import silent_stderr
 
 
 class TFLiteRuntime:
@@ -52,7 +53,9 @@ class TFLiteRuntime:
                 remedy="convert the SavedModel with this one signature",
             )
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._allocate({name: _shape(d["shape"]) for name, d in self._inputs.items()})
+        # LiteRT tells of the delegate that it makes.
+        with silent_stderr():
+            self._allocate({name: _shape(d["shape"]) for name, d in self._inputs.items()})
 
     @property
     def batch_size(self) -> int | None:
