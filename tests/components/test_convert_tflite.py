@@ -302,6 +302,24 @@ def test_lstm_is_converted_for_one_example_at_a_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(made, {"tokens": tokens})["scores"], expected, atol=1e-5)
 
 
-def test_a_loop_that_tflite_cannot_hold_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["open", "scalar"])
+def test_a_loop_that_tflite_cannot_hold_is_named(name: str, tmp_path: Path) -> None:
+    model = _recurrent(tmp_path, "GRU") if name == "open" else _scalar_loop(tmp_path / "model")
     with pytest.raises(UnsupportedError, match="as GRU has"):
-        converted(_recurrent(tmp_path, "GRU"), tmp_path / "lite")
+        converted(model, tmp_path / "lite")
+
+
+def _scalar_loop(folder: Path) -> Path:
+    """A loop over a list of open shape in a model whose input has no batch to fix."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "count")])
+    def serve(count: tf.Tensor) -> dict[str, tf.Tensor]:
+        steps = tf.TensorArray(tf.float32, count, element_shape=[None], infer_shape=False)
+        for step in tf.range(count):
+            steps = steps.write(step, tf.ones([count]))
+        return {"sums": tf.reduce_sum(steps.stack(), axis=1)}
+
+    module = tf.Module()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+    return folder

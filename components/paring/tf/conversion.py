@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paring.errors import ModelError, UnsupportedError
 from paring.tf.graph import concrete_shape
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
-from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph
+from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph, read_signature
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
 # The converter's complaint about recurrent layers whose batch is open.
@@ -71,30 +71,18 @@ def convert(
     """
     try:
         return Converted(_convert(folder, quantization, representative))
-    except _ConversionError as first:
+    except UnsupportedError as error:
         # Most forms of LSTM become an operator of their own if the batch is known.
-        if _OPEN_STATE not in str(first.cause):
-            raise _unsupported(first.cause, quantization) from first.cause
+        if _OPEN_STATE not in str(error.__cause__) or not _has_open_batch(folder):
+            raise
     with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
         _fix_batch(folder, Path(scratch))
-        try:
-            return Converted(_convert(Path(scratch), quantization, representative), 1)
-        except _ConversionError as error:
-            raise _unsupported(error.cause, quantization) from error.cause
+        return Converted(_convert(Path(scratch), quantization, representative), 1)
 
 
-class _ConversionError(Exception):
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def _unsupported(error: Exception, quantization: Quantization) -> UnsupportedError:
-    return UnsupportedError(
-        f"this model can't be converted to TFLite with quantization {quantization}",
-        received=_reason(error),
-        remedy="replace these operators, or take another quantization or runtime",
-    )
+def _has_open_batch(folder: Path) -> bool:
+    inputs = read_signature(folder).inputs.values()
+    return all(spec.shape and spec.shape[0] is None for spec in inputs)
 
 
 def _convert(
@@ -124,7 +112,11 @@ def _convert(
         except Exception as error:
             # The converter raises ConverterError, ValueError and RuntimeError
             # for what it can't take, by the stage that notices.
-            raise _ConversionError(error) from error
+            raise UnsupportedError(
+                f"this model can't be converted to TFLite with quantization {quantization}",
+                received=_reason(error),
+                remedy="replace these operators, or take another quantization or runtime",
+            ) from error
 
 
 def _fix_batch(folder: Path, out: Path) -> None:
