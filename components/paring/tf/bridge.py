@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from paring.errors import UnsupportedError
-from paring.tf.quiet import quiet_tensorflow
 
 TOLERANCE = 1e-5
 """Largest difference of outputs that is let pass, relative to the largest output."""
@@ -48,7 +48,6 @@ def rebuild(source: Any) -> Rebuilt:
         UnsupportedError: A layer, an operation or the model's kind has no
             counterpart, or the outputs differ by more than `TOLERANCE`.
     """
-    quiet_tensorflow()
     bridge = _Bridge()
     model = bridge.model(source)
     bridge.copy_weights()
@@ -134,20 +133,10 @@ class _Bridge:
             raise _unsupported(source, f"can't be made in tf_keras ({error})") from error
         if source.weights:
             self._pairs.append((source, made))
+        call = _guarded(source, made)
         if after is None:
-            return _calling(source, made)
-        inner = _calling(source, made)
-        return lambda *args, **kwargs: after(inner(*args, **kwargs), source.name)
-
-
-def _calling(source: Any, made: Any) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return made(*args, **kwargs)
-        except (TypeError, ValueError) as error:
-            raise _unsupported(source, f"can't be called in tf_keras ({error})") from error
-
-    return call
+            return call
+        return lambda *args, **kwargs: after(call(*args, **kwargs), source.name)
 
 
 def _config(source: Any, kind: type) -> dict[str, Any]:
@@ -167,14 +156,16 @@ def _config(source: Any, kind: type) -> dict[str, Any]:
         config["alpha"] = given["negative_slope"]
     if config.get("activation") in _RENAMED:
         config["activation"] = _RENAMED[config["activation"]]
-    for name in ("layer", "backward_layer"):
-        inner = getattr(source, {"layer": "forward_layer"}.get(name, name), None)
-        inner = inner or (getattr(source, name, None) if name in config else None)
+    wrapped = {
+        "layer": getattr(source, "forward_layer", None) or getattr(source, "layer", None),
+        "backward_layer": getattr(source, "backward_layer", None),
+    }
+    for name, inner in wrapped.items():
         if name in config and inner is not None:
-            wrapped = getattr(layers, type(inner).__name__)
+            kind_name = type(inner).__name__
             config[name] = {
-                "class_name": type(inner).__name__,
-                "config": _config(inner, wrapped),
+                "class_name": kind_name,
+                "config": _config(inner, getattr(layers, kind_name)),
             }
     return config
 
@@ -213,24 +204,26 @@ _DECOMPOSED: dict[Any, Callable[[Any, str], Any]] = {
 
 def _operation(source: Any) -> Callable[..., Any]:
     """What stands for an operation between layers, such as `x + 3.0`."""
-    kind, name = type(source).__name__, source.name
+    kind = type(source).__name__
     if kind in _ARITHMETIC:
-        merge, with_number = _ARITHMETIC[kind]
-
-        def combine(first: Any, second: Any) -> Any:
-            if _is_number(second):
-                scale, offset = with_number(float(second), False)
-                return layers.Rescaling(scale, offset=offset, name=name)(first)
-            if _is_number(first):
-                scale, offset = with_number(float(first), True)
-                return layers.Rescaling(scale, offset=offset, name=name)(second)
-            return merge(name=name)([first, second])
-
-        return _guarded(source, combine)
+        return _guarded(source, _arithmetic(source))
     if kind in _FUNCTIONS:
         return _guarded(source, lambda values: _FUNCTIONS[kind](source)(values))
     # The rest in TensorFlow's own operations, which become layers by being called.
     return _guarded(source, source.call)
+
+
+def _arithmetic(source: Any) -> Callable[[Any, Any], Any]:
+    merge, scaling = _ARITHMETIC[type(source).__name__]
+
+    def combine(first: Any, second: Any) -> Any:
+        if not (_is_number(first) or _is_number(second)):
+            return merge(name=source.name)([first, second])
+        number, values = (first, second) if _is_number(first) else (second, first)
+        scale, offset = scaling(float(number), number is first)
+        return layers.Rescaling(scale, offset=offset, name=source.name)(values)
+
+    return combine
 
 
 def _is_number(value: Any) -> bool:
@@ -245,31 +238,37 @@ def _guarded(source: Any, call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*args, **kwargs)
         except Exception as error:
             # Anything may come out of code that was not made for these tensors.
-            raise _unsupported(source, f"has no counterpart in tf_keras ({error})") from error
+            raise _unsupported(source, f"can't be called in tf_keras ({error})") from error
 
     return guarded
 
 
-def _cannot(number: float, first: bool) -> tuple[float, float]:
-    raise ValueError(f"no such operation with the number {number}")
+def _no_merge(name: str) -> Any:
+    raise ValueError("there is no such layer for two tensors")
+
+
+def _no_scaling(number: float, first: bool) -> tuple[float, float]:
+    raise ValueError(f"there is no such layer for a tensor and {number}")
+
+
+def _subtraction(number: float, first: bool) -> tuple[float, float]:
+    return (-1.0, number) if first else (1.0, -number)
+
+
+def _division(number: float, first: bool) -> tuple[float, float]:
+    return _no_scaling(number, first) if first else (1 / number, 0.0)
 
 
 # For each operation: the layer for two tensors; scale and offset for a tensor and a
 # number, by whether the number comes first.
 _ARITHMETIC: dict[str, tuple[Any, Callable[[float, bool], tuple[float, float]]]] = {
     "Add": (layers.Add, lambda number, first: (1.0, number)),
-    "Subtract": (
-        layers.Subtract,
-        lambda number, first: (-1.0, number) if first else (1.0, -number),
-    ),
+    "Subtract": (layers.Subtract, _subtraction),
     "Multiply": (layers.Multiply, lambda number, first: (number, 0.0)),
-    "TrueDivide": (
-        None,
-        lambda number, first: _cannot(number, first) if first else (1 / number, 0.0),
-    ),
-    "Divide": (None, lambda number, first: _cannot(number, first) if first else (1 / number, 0.0)),
-    "Maximum": (layers.Maximum, _cannot),
-    "Minimum": (layers.Minimum, _cannot),
+    "TrueDivide": (_no_merge, _division),
+    "Divide": (_no_merge, _division),
+    "Maximum": (layers.Maximum, _no_scaling),
+    "Minimum": (layers.Minimum, _no_scaling),
 }
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -313,6 +312,4 @@ def _random(tensor: Any, seed: int) -> np.ndarray[Any, Any]:
 
 def _outputs(model: Any, inputs: list[Any]) -> list[np.ndarray[Any, Any]]:
     given = inputs[0] if len(inputs) == 1 else inputs
-    import tensorflow as tf
-
     return [np.asarray(one, np.float64) for one in tf.nest.flatten(model(given, training=False))]
