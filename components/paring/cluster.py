@@ -57,14 +57,13 @@ def cluster(
 
     from paring.tf.clustering import Clustering
     from paring.tf.training import open_training
+    from paring.tf.wrapping import share_of_zeros
 
     training = open_training(model, examples, batch_size, seed)
     clustering = Clustering(training.model, clusters=clusters, preserve_sparsity=preserve_sparsity)
     training.fine_tune(clustering.model, epochs=epochs, learning_rate=learning_rate)
-    stripped = clustering.strip()
-    training.save(stripped, model, clustered)
-    kernels = clustering.kernels(stripped)
+    training.save(clustering.strip(), model, clustered)
+    kernels = clustering.kernels()
     clustered.distinct_weights = max(len(np.unique(kernel)) for kernel in kernels)
-    zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
-    clustered.sparsity = zeros / sum(kernel.size for kernel in kernels)
+    clustered.sparsity = share_of_zeros(kernels)
     clustered.left_unclustered = ", ".join(clustering.left_out)

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_model_optimization as tfmot
-import tf_keras
 from tensorflow_model_optimization.python.core.clustering.keras.clustering_registry import (
     ClusteringRegistry,
 )
@@ -12,8 +11,7 @@ from tensorflow_model_optimization.python.core.clustering.keras.experimental.clu
     cluster_weights,
 )
 
-from paring.errors import UnsupportedError
-from paring.tf.pruning import is_normalization
+from paring.tf.wrapping import wrap_layers
 
 
 class Clustering:
@@ -35,42 +33,28 @@ class Clustering:
         Raises:
             UnsupportedError: No layer can be clustered.
         """
-        self.left_out: list[str] = []
-        self._wrapped: list[str] = []
         self._clusters = clusters
         self._preserve_sparsity = preserve_sparsity
-        self.model = tf_keras.models.clone_model(model, clone_function=self._wrap)
-        if not self._wrapped:
-            raise UnsupportedError(
-                f"model {model.name} has no layer whose weights can be clustered",
-                received=", ".join(self.left_out) or "no layers with weights",
-                remedy="use a recipe without cluster",
-            )
+        wrapped = wrap_layers(model, self._wrap, step="cluster", done="clustered")
+        self.model, self.left_out = wrapped.model, wrapped.left_out
+        self._wrappers = wrapped.wrappers
 
     def strip(self) -> Any:
         """The model without wrappers, its kernels on their centroids."""
         return tfmot.clustering.keras.strip_clustering(self.model)
 
-    def kernels(self, stripped: Any) -> list[np.ndarray[Any, Any]]:
-        """The clustered kernels of what `strip` gave."""
+    def kernels(self) -> list[np.ndarray[Any, Any]]:
+        """The clustered kernels, as the last call of the model or `strip` left them."""
         return [
-            np.asarray(getattr(layer, name))
-            for layer in stripped.submodules
-            if isinstance(layer, tf_keras.layers.Layer) and layer.name in self._wrapped
-            for name in _kernel_names(layer)
+            np.asarray(wrapper.get_weight_from_layer(name))
+            for wrapper in self._wrappers
+            for name in _kernel_names(wrapper.layer)
         ]
 
-    def _wrap(self, layer: Any) -> Any:
-        if isinstance(layer, tf_keras.Model):
-            return tf_keras.models.clone_model(layer, clone_function=self._wrap)
-        names = _kernel_names(layer)
-        if not names or any(
-            getattr(layer, name).shape.num_elements() <= self._clusters for name in names
-        ):
-            if layer.trainable_weights and not is_normalization(layer):
-                self.left_out.append(f"{layer.name} ({type(layer).__name__})")
-            return layer
-        self._wrapped.append(layer.name)
+    def _wrap(self, layer: Any) -> Any | None:
+        sizes = [getattr(layer, name).shape.num_elements() for name in _kernel_names(layer)]
+        if not sizes or min(sizes) <= self._clusters:
+            return None
         return cluster_weights(
             layer,
             number_of_clusters=self._clusters,

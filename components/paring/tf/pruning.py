@@ -7,7 +7,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
-from paring.errors import UnsupportedError
+from paring.tf.wrapping import share_of_zeros, wrap_layers
 
 # Updates of the masks while the sparsity rises; each sorts every kernel.
 _UPDATES = 100
@@ -38,8 +38,6 @@ class Pruning:
         Raises:
             UnsupportedError: No layer can be pruned.
         """
-        self.left_out: list[str] = []
-        self._wrappers: list[Any] = []
         ramp = max(1, steps // 2)
         frequency = max(1, ramp // _UPDATES)
         # The last update, the one to the target itself, falls on the last step.
@@ -52,13 +50,9 @@ class Pruning:
             power=3,
             frequency=frequency,
         )
-        self.model = tf_keras.models.clone_model(model, clone_function=self._wrap)
-        if not self._wrappers:
-            raise UnsupportedError(
-                f"model {model.name} has no layer whose weights can be pruned",
-                received=", ".join(self.left_out) or "no layers with weights",
-                remedy="use a recipe without prune",
-            )
+        wrapped = wrap_layers(model, self._wrap, step="prune", done="pruned")
+        self.model, self.left_out = wrapped.model, wrapped.left_out
+        self._wrappers = wrapped.wrappers
         if self.left_out:
             _log.info("not pruned, for want of support: %s", ", ".join(self.left_out))
 
@@ -72,24 +66,18 @@ class Pruning:
 
     def sparsity(self) -> float:
         """The share of zeros among all prunable weights, as they are now."""
-        kernels = [kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights]
-        zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
-        return zeros / sum(int(kernel.size) for kernel in kernels)
+        return share_of_zeros(
+            kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights
+        )
 
     def strip(self) -> Any:
         """The model without wrappers, as it was given; it shares the weights."""
         return tfmot.sparsity.keras.strip_pruning(self.model)
 
-    def _wrap(self, layer: Any) -> Any:
-        if isinstance(layer, tf_keras.Model):
-            return tf_keras.models.clone_model(layer, clone_function=self._wrap)
+    def _wrap(self, layer: Any) -> Any | None:
         if not _has_kernels(layer):
-            if layer.trainable_weights and not is_normalization(layer):
-                self.left_out.append(f"{layer.name} ({type(layer).__name__})")
-            return layer
-        wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=self._schedule)
-        self._wrappers.append(wrapper)
-        return wrapper
+            return None
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=self._schedule)
 
 
 def _has_kernels(layer: Any) -> bool:
@@ -97,9 +85,3 @@ def _has_kernels(layer: Any) -> bool:
     if isinstance(layer, tf_keras.layers.MultiHeadAttention) or not PruneRegistry.supports(layer):
         return False
     return bool(PruneRegistry.make_prunable(layer).get_prunable_weights())
-
-
-def is_normalization(layer: Any) -> bool:
-    """Whether its weights are scales and offsets, which no method makes sparse or shared."""
-    kinds = (tf_keras.layers.BatchNormalization, tf_keras.layers.LayerNormalization)
-    return isinstance(layer, kinds)
