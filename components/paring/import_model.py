@@ -45,7 +45,7 @@ def import_model(
         save_model,
         saved_model_dir,
     )
-    from paring.tf.trust import read_configs, refuse_code
+    from paring.tf.trust import read_contents, refuse_code
 
     if not original.path.exists():
         raise ModelError(
@@ -63,9 +63,9 @@ def import_model(
     check_saved_model(folder)
     model.keras = "none"
     if source is not None and source.is_dir():
-        configs = read_configs(source)
+        contents = read_contents(source)
         if not model.trusted:
-            refuse_code(source, configs)
+            refuse_code(source, contents.configs)
         model.keras = _add_keras_form(original, model)
     elif source is not None:
         load_keras(original, trust=trust_model)

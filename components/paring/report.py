@@ -87,7 +87,7 @@ def report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         command=command,
-        commands=[] if winner.path == candidates[SOURCE].path else commands(winner.described()),
+        commands=[] if chosen["selected"] == SOURCE else commands(winner.described()),
         result=chosen,
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],

@@ -81,7 +81,6 @@ def build_network(widths: tuple[int, ...] = _WIDTHS) -> Any:
         A `tf_keras.Model` from float32 [batch, 32, 32, 1] to the classes'
         probabilities, float32 [batch, 10].
     """
-    quiet_tensorflow()
     import tf_keras
 
     layers = tf_keras.layers
@@ -114,7 +113,6 @@ def fit_network(network: Any, digits: Digits, *, epochs: int = _EPOCHS) -> float
     Returns:
         The accuracy on the held-out split, from 0 to 1.
     """
-    quiet_tensorflow()
     import tensorflow as tf
     import tf_keras
 

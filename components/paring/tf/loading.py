@@ -9,7 +9,7 @@ from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, UnsupportedError
 from paring.tf.quiet import quiet_tensorflow
 from paring.tf.signature import read_signature
-from paring.tf.trust import is_keras_3, names_optimization_classes, read_configs, refuse_code
+from paring.tf.trust import names_optimization_classes, read_contents, refuse_code
 
 __all__ = [
     "KERAS_SUFFIXES",
@@ -18,7 +18,6 @@ __all__ = [
     "load_keras",
     "load_with_difference",
     "optimization_classes",
-    "quiet_tensorflow",
     "save_keras",
     "save_model",
     "saved_model_dir",
@@ -105,27 +104,23 @@ def load_with_difference(model: Model, *, trust: bool = False) -> tuple[Any, flo
             " conversion works on this one as it is",
         )
     quiet_tensorflow()
-    configs = read_configs(source)
+    contents = read_contents(source)
     trusted = trust or bool(model.trusted)
     if not trusted:
-        refuse_code(source, configs)
+        refuse_code(source, contents.configs)
     if source.is_dir():
         # Keras reads the graph too; a cut-off one is reported by name.
         read_signature(source)
-    import tf_keras
-
     scope: AbstractContextManager[Any] = nullcontext()
-    if isinstance(model, QuantizedModel) or names_optimization_classes(configs):
+    if isinstance(model, QuantizedModel) or names_optimization_classes(contents.configs):
         scope = optimization_classes()
-    keras_3 = is_keras_3(source)
     try:
         with scope:
-            if keras_3:
-                import keras
-
-                loaded = keras.models.load_model(source, compile=False, safe_mode=not trusted)
+            if contents.is_keras_3:
+                import keras as library
             else:
-                loaded = tf_keras.models.load_model(source, compile=False, safe_mode=not trusted)
+                import tf_keras as library
+            loaded = library.models.load_model(source, compile=False, safe_mode=not trusted)
     except Exception as error:
         # Keras raises bare ValueError, TypeError, KeyError, OSError and
         # TensorFlow's own errors for broken files and unknown classes alike.
@@ -135,7 +130,7 @@ def load_with_difference(model: Model, *, trust: bool = False) -> tuple[Any, flo
             remedy="save it anew; where it needs classes of your own, export it as a"
             " SavedModel without Keras metadata (model.export(DIR))",
         ) from error
-    if not keras_3:
+    if not contents.is_keras_3:
         return loaded, None
     from paring.tf.bridge import rebuild
 

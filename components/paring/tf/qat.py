@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_configs import (  # noqa: E501
-    Default8BitOutputQuantizeConfig,
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_configs,
 )
 
 from paring.errors import UnsupportedError
@@ -78,20 +78,21 @@ def fake_quantized(model: Any) -> FakeQuantized:
     # The layer put before the first one gets a numbered name, which ends up in
     # converted files; it must not depend on what this process made before.
     tf_keras.backend.reset_uids()
-    in_float = _in_float(model)
+    registry = _registry()
+    in_float = _in_float(model, registry)
     kept = [one for one in model.layers if one.weights and one.name not in in_float]
     if not kept:
         raise _refused(model, "; ".join(list(in_float.values())[:3]) or "no layer with weights")
 
+    output_only = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig()
+
     def annotate(layer: Any) -> Any:
         if layer.name not in in_float:
             return tfmot.quantization.keras.quantize_annotate_layer(layer)
-        if not (isinstance(layer, _ELEMENTWISE) or _registry().supports(layer)):
+        if not (isinstance(layer, _ELEMENTWISE) or registry.supports(layer)):
             return layer
         # With a range for its output, what comes next gets quantized inputs.
-        return tfmot.quantization.keras.quantize_annotate_layer(
-            layer, quantize_config=Default8BitOutputQuantizeConfig()
-        )
+        return tfmot.quantization.keras.quantize_annotate_layer(layer, quantize_config=output_only)
 
     try:
         with optimization_classes():
@@ -172,9 +173,8 @@ def _observed() -> Iterator[dict[Any, _Range]]:
             kind.__call__ = call
 
 
-def _in_float(model: Any) -> dict[str, str]:
+def _in_float(model: Any, registry: Any) -> dict[str, str]:
     """The layers that the library can't quantize, each with the reason."""
-    registry = _registry()
     found: dict[str, str] = {}
     for layer in model.layers:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(layer):

@@ -8,6 +8,7 @@ read as plain JSON first and refused unless the user trusts the model.
 import json
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,29 @@ _KNOWN_PACKAGES = frozenset({"builtins", "keras", "tf_keras", "tensorflow_model_
 _NOT_LOADED = frozenset({"compile_config", "training_config"})
 
 
-def read_configs(source: Path) -> list[Any]:
-    """The JSON configs in a `.keras` or `.h5` file or a Keras SavedModel folder.
+@dataclass(frozen=True)
+class Contents:
+    """What a Keras model says of itself, read as plain JSON.
+
+    Attributes:
+        configs: Of the model; of each part, where it is a SavedModel.
+        is_keras_3: Whether Keras 3 wrote it, rather than tf_keras.
+    """
+
+    configs: list[Any]
+    is_keras_3: bool
+
+
+def read_contents(source: Path) -> Contents:
+    """What is in a `.keras` or `.h5` file, or in a SavedModel folder of tf_keras.
 
     Raises:
         ModelError: The file is broken.
     """
     if source.is_dir():
-        return list(_saved_model_configs(source / "keras_metadata.pb"))
-    return [_read_file(source)[0]]
-
-
-def is_keras_3(source: Path) -> bool:
-    """Whether Keras 3 wrote the `.keras` or `.h5` file, rather than tf_keras.
-
-    Raises:
-        ModelError: The file is broken.
-    """
-    return source.is_file() and _read_file(source)[1].startswith("3")
+        return Contents(list(_saved_model_configs(source / "keras_metadata.pb")), False)
+    config, version = _read_zip(source) if zipfile.is_zipfile(source) else _read_h5(source)
+    return Contents([config], version.startswith("3"))
 
 
 def refuse_code(source: Path, configs: list[Any]) -> None:
@@ -80,12 +86,8 @@ def _code(config: Any, owner: str) -> Iterator[str]:
             yield from _code(value, name)
 
 
-def _read_file(file: Path) -> tuple[Any, str]:
-    """The config in a `.keras` or `.h5` file, and the version of Keras that wrote it."""
-    return _read_zip(file) if zipfile.is_zipfile(file) else _read_h5(file)
-
-
 def _read_zip(file: Path) -> tuple[Any, str]:
+    """The config, and the version of Keras that wrote it."""
     try:
         with zipfile.ZipFile(file) as archive:
             metadata = json.loads(archive.read("metadata.json"))
