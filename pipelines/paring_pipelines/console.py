@@ -75,10 +75,8 @@ class NodeProgress:
     def _observed(self, event: "NodeEvent") -> None:
         if event.seconds is None:
             self._started += 1
-        place = f"{self._started:>3}/{self._total}"
-        if event.seconds is None:
             if self._status is not None:
-                self._status.update(f"{place} {event.node}")
+                self._status.update(f"{self._place} {event.node}")
             return
         failure = next((one.failure for one in event.outputs if one.failure), None)
         if event.error is not None or failure is not None:
@@ -86,7 +84,12 @@ class NodeProgress:
             mark, note = "[red]✗[/red]", f"[red]{why}[/red]"
         else:
             mark, note = "[green]✓[/green]", _told(event.outputs)
-        self._console.print(f"{mark} {place}  {event.node:<34} {event.seconds:>6.1f} s  {note}")
+        told = f"{event.node:<34} {event.seconds:>6.1f} s  {note}"
+        self._console.print(f"{mark} {self._place}  {told}")
+
+    @property
+    def _place(self) -> str:
+        return f"{self._started:>3}/{self._total}"
 
 
 def _told(outputs: Sequence[Artifact]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paring.artifacts import BenchmarkMetrics, EvaluationMetrics, Failure, Model, TFLiteModel
@@ -107,3 +108,25 @@ def family(tmp_path: Path) -> Family:
 def new_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Family]:
     """Makes empty families, for tests that need more than one."""
     return lambda: Family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture
+def keras_application(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Saves a model of Keras 3's applications, and 24 random images in 4 classes for it.
+
+    At 64x64, since of images of one pixel batches would have no statistics.
+    """
+
+    def save(name: str) -> tuple[Path, Path]:
+        import keras
+
+        model, examples = tmp_path / "model.keras", tmp_path / "few.npz"
+        build = getattr(keras.applications, name)
+        build(input_shape=(64, 64, 3), weights=None, classes=4).save(model)
+        generator = np.random.default_rng(0)
+        images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
+        labels = np.arange(24) % 4
+        np.savez(examples, x_train=images, y_train=labels, x_eval=images, y_eval=labels)
+        return model, examples
+
+    return save

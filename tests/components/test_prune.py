@@ -1,5 +1,6 @@
 """`prune`: real zeros, accuracy kept, and clear refusals."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,11 @@ def test_layers_that_cannot_be_pruned_stay_dense_and_are_named(
 
 
 @pytest.mark.slow
-def test_a_keras_3_model_that_the_library_refuses_whole_is_pruned(tmp_path: Path) -> None:
-    import keras
-
-    build = keras.applications.MobileNetV3Small
-    build(input_shape=(64, 64, 3), weights=None, classes=4).save(tmp_path / "model.keras")
-    generator = np.random.default_rng(0)
-    images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
-    labels = np.arange(24) % 4
-    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_eval=images, y_eval=labels)
-    artifact = _prune(
-        tmp_path / "model.keras", tmp_path / "few.npz", tmp_path / "out", epochs=1, batch_size=8
-    )
+def test_a_keras_3_model_that_the_library_refuses_whole_is_pruned(
+    keras_application: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    model, examples = keras_application("MobileNetV3Small")
+    artifact = _prune(model, examples, tmp_path / "out", epochs=1, batch_size=8)
     assert artifact.sparsity == pytest.approx(0.5, abs=0.001)
     assert artifact.left_dense.count("DepthwiseConv2D") == 11
 

@@ -181,23 +181,13 @@ def test_a_layer_without_a_quantized_form_is_named(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV3Small"])
 def test_what_the_library_refuses_whole_is_quantized_where_it_can_be(
-    name: str, tmp_path: Path
+    name: str, keras_application: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     """Of Keras 3, with layers that have no quantized form: all weights become int8."""
-    import keras
-
-    # With batches' own statistics, an image of one pixel at the end would have none.
-    build = getattr(keras.applications, name)
-    build(input_shape=(64, 64, 3), weights=None, classes=4).save(tmp_path / "model.keras")
-    generator = np.random.default_rng(0)
-    images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
-    labels = np.arange(24) % 4
-    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_eval=images, y_eval=labels)
-    made = _quantize(
-        tmp_path / "model.keras", tmp_path / "few.npz", tmp_path / "out", epochs=1, batch_size=8
-    )
+    model, examples = keras_application(name)
+    made = _quantize(model, examples, tmp_path / "out", epochs=1, batch_size=8)
     assert "is a Multiply, which has no quantized form" in made.in_float
-    parameters = sum(int(np.prod(one.shape)) for one in _weights(tmp_path / "model.keras"))
+    parameters = sum(int(np.prod(one.shape)) for one in _weights(model))
     assert len(_to_int8(made.serving_dir)) < 1.6 * parameters
 
 
