@@ -231,12 +231,12 @@ def _in_process_beam() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep TFX's and Beam's own logs back while a pipeline runs.
 
-    Of Beam the errors too: they are tracebacks of what `run` raises itself.
+    Errors too: they tell of what `run` raises itself, Beam's with tracebacks.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "apache_beam", "tensorflow", "root")]
     levels = [one.level for one in loggers]
     for one in loggers:
-        one.setLevel(logging.CRITICAL if one.name == "apache_beam" else logging.ERROR)
+        one.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -345,6 +345,20 @@ def test_a_step_says_what_it_made(paring: Paring, tmp_path: Path, bare_model: Pa
     assert (tmp_path / "lite" / "Format-Serving" / "model.tflite").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["local", "beam"])
+def test_an_error_in_a_node_is_all_that_is_told_of_it(
+    runner: str, tmp_path: Path, bare_model: Path, digits_npz: Path
+) -> None:
+    arguments = ["--model", str(_cut_off(bare_model, tmp_path)), "--examples", str(digits_npz)]
+    arguments += ["--out", str(tmp_path / "out"), "--runner", runner]
+    command = [sys.executable, "-m", "paring_pipelines.main", "run", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert done.stderr.startswith("error:"), done.stderr
+    _on_one_screen(done.stderr)
+
+
 @pytest.fixture
 def run_arguments(tmp_path: Path, recipes: Path, bare_model: Path, digits_npz: Path) -> list[str]:
     """A run of one recipe on the bare model into `tmp_path / "out"`."""

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 
 def quiet_tensorflow() -> None:
-    """Import TensorFlow with its logging turned down to errors.
+    """Import TensorFlow with its logging, and that of TFX, turned down.
 
     Its C++ part reads TF_CPP_MIN_LOG_LEVEL once, when it is loaded, so this is
     called before the first import; a level that the user has set stays. Level 3
     is needed since a missing GPU driver is logged as an error; what really
-    fails is raised as an exception as well.
+    fails is raised as an exception as well, also where absl logs it first.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import absl.logging
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)
     if "tensorflow" in sys.modules:
         return
     # Messages from before the C++ logging is set up heed no level.
