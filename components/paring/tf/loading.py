@@ -9,7 +9,12 @@ from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, UnsupportedError
 from paring.tf.quiet import quiet_tensorflow
 from paring.tf.signature import read_signature
-from paring.tf.trust import names_optimization_classes, read_contents, refuse_code
+from paring.tf.trust import (
+    names_optimization_classes,
+    own_classes,
+    read_contents,
+    refuse_code,
+)
 
 __all__ = [
     "KERAS_SUFFIXES",
@@ -124,9 +129,12 @@ def load_with_difference(model: Model, *, trust: bool = False) -> tuple[Any, flo
     except Exception as error:
         # Keras raises bare ValueError, TypeError, KeyError, OSError and
         # TensorFlow's own errors for broken files and unknown classes alike.
+        own = ", ".join(own_classes(contents.configs))
         raise ModelError(
             f"{source} can't be loaded as a Keras model",
-            received=f"{type(error).__name__}: {error}"[:400],
+            received=f"classes of its own: {own}"
+            if own
+            else f"{type(error).__name__}: {error}"[:400],
             remedy="save it anew; where it needs classes of your own, export it as a"
             " SavedModel without Keras metadata (model.export(DIR))",
         ) from error

@@ -66,6 +66,22 @@ def names_optimization_classes(configs: list[Any]) -> bool:
     return "QuantizeWrapper" in text or "QuantizeLayer" in text or "QuantizeAnnotate" in text
 
 
+def own_classes(configs: list[Any]) -> list[str]:
+    """The classes and functions that the user registered with Keras, as `package>name`."""
+    return sorted(set(_registered(configs)))
+
+
+def _registered(config: Any) -> Iterator[str]:
+    if isinstance(config, list):
+        for item in config:
+            yield from _registered(item)
+    elif isinstance(config, dict):
+        name = config.get("registered_name")
+        if isinstance(name, str) and ">" in name:
+            yield name
+        yield from _registered(list(config.values()))
+
+
 def _code(config: Any, owner: str) -> Iterator[str]:
     if isinstance(config, list):
         for item in config:

@@ -203,6 +203,25 @@ def test_a_lambda_layer_of_keras_3_is_not_run_unasked(tmp_path: Path) -> None:
         load_keras(Model(tmp_path / "model.keras"))
 
 
+def test_a_class_that_is_registered_elsewhere_is_named(tmp_path: Path) -> None:
+    import keras
+
+    class Doubling(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return inputs * 2
+
+    # As of a class in the script that trained the model, which has no module to name.
+    Doubling.__module__ = "__main__"
+    known = keras.saving.get_custom_objects()
+    keras.saving.register_keras_serializable("mine")(Doubling)
+    try:
+        keras.Sequential([keras.Input((2,)), Doubling()]).save(tmp_path / "model.keras")
+    finally:
+        del known["mine>Doubling"]
+    with pytest.raises(ModelError, match=r"classes of its own: mine>Doubling"):
+        load_keras(Model(tmp_path / "model.keras"))
+
+
 @pytest.mark.parametrize("kept", [0, 10, 5000])
 def test_a_cut_off_keras_file_is_refused(network: Any, tmp_path: Path, kept: int) -> None:
     file = tmp_path / "model.keras"
