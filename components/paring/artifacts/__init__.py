@@ -1,0 +1,62 @@
+"""What passes between steps: a path, and the facts measured about it.
+
+An artifact is a file or folder. Each one that Paring writes is a folder with a
+record, `paring.json`, which holds its type, its facts, the digest of its bytes
+and its lineage; so an artifact explains itself wherever it is copied to.
+"""
+
+from paring.artifacts.artifact import (
+    RECORD,
+    Artifact,
+    Fact,
+    Failure,
+    artifact_types,
+    content_bytes,
+    content_digest,
+    read_record,
+)
+from paring.artifacts.examples import Examples
+from paring.artifacts.findings import (
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    ModelProfile,
+    Report,
+    Selection,
+)
+from paring.artifacts.models import (
+    KERAS_FILE,
+    SERVING_DIR,
+    ClusteredModel,
+    Model,
+    PrunedModel,
+    QuantizedModel,
+    SelectedModel,
+    Servable,
+    TFLiteModel,
+)
+
+__all__ = [
+    "KERAS_FILE",
+    "RECORD",
+    "SERVING_DIR",
+    "Artifact",
+    "BenchmarkMetrics",
+    "ClusteredModel",
+    "EvaluationMetrics",
+    "Examples",
+    "Fact",
+    "Failure",
+    "Model",
+    "ModelProfile",
+    "PrunedModel",
+    "QuantizedModel",
+    "Report",
+    "SelectedModel",
+    "Selection",
+    "Servable",
+    "TFLiteModel",
+    "artifact_types",
+    "content_bytes",
+    "content_digest",
+    "read_record",
+]

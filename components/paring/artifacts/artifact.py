@@ -1,0 +1,172 @@
+"""What all artifacts have in common: a path, facts, a digest and a record."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args, get_type_hints
+
+from paring.errors import ArtifactTypeError
+
+RECORD = "paring.json"
+
+Fact = str | int | float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an artifact could not be made.
+
+    Attributes:
+        outcome: "unsupported" (the method does not fit the model) or "failed".
+        step: The step that failed first.
+        reason: What it said, for the user.
+    """
+
+    outcome: str
+    step: str
+    reason: str
+
+
+@dataclass
+class Artifact:
+    """A path, and the facts measured about it: the fields after `path`.
+
+    A fact is a str, int or float, or None where it was not measured; facts
+    become TFX properties and KFP metadata under their field's name.
+
+    Attributes:
+        path: The file or folder. A step's output folder exists when it starts.
+        digest: `content_digest` of `path`, "" until it is known.
+        failure: Set if the artifact could not be made; then `path` is empty.
+        lineage: How it was made; see `paring.execution.execute`.
+    """
+
+    path: Path
+    digest: str = ""
+    failure: Failure | None = field(default=None, repr=False)
+    lineage: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    _NO_FACTS: ClassVar[frozenset[str]] = frozenset({"path", "failure", "lineage"})
+
+    @classmethod
+    def fact_types(cls) -> dict[str, type]:
+        """The facts of this type and the Python type of each."""
+        hints = get_type_hints(cls)
+        found: dict[str, type] = {}
+        for one in fields(cls):
+            if one.name not in cls._NO_FACTS:
+                hint = hints[one.name]
+                # `float | None` is a float that may not have been measured.
+                found[one.name] = next(iter(get_args(hint)), hint)
+        return found
+
+    def facts(self) -> dict[str, Fact]:
+        """The facts that were measured, by name."""
+        values = {name: getattr(self, name) for name in self.fact_types()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The artifact at `path`, as the type its record states.
+
+        Without a record (a user's own file, or another tool's artifact) it is
+        taken to be a `cls` with no facts.
+
+        Raises:
+            ArtifactTypeError: The record states a type that is no `cls`.
+        """
+        record = read_record(path)
+        if record is None:
+            return cls(path)
+        type_name = str(record.get("type"))
+        kind = artifact_types().get(type_name)
+        if kind is None or not issubclass(kind, cls):
+            raise ArtifactTypeError(
+                f"{path} is not a {cls.__name__}",
+                received=type_name,
+                remedy=f"give a path to a {cls.__name__}",
+            )
+        known = kind.fact_types()
+        facts = {k: v for k, v in record.get("facts", {}).items() if k in known}
+        failure = record.get("failure")
+        return kind(
+            path,
+            **facts,
+            failure=Failure(**failure) if failure else None,
+            lineage=record.get("lineage", {}),
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Type, digest and lineage, or the path of what Paring did not make."""
+        named: dict[str, Any] = {"type": type(self).__name__, "digest": self.digest}
+        return named | ({"lineage": self.lineage} if self.lineage else {"path": str(self.path)})
+
+    def copied_from(self, original: "Artifact") -> None:
+        """Note that the content is a copy of `original`'s, however that was made."""
+        self.lineage = {**self.lineage, "copy_of": original.described()}
+
+    def save(self) -> None:
+        """Write the record, with the digest of what the folder holds now."""
+        self.digest = "" if self.failure else content_digest(self.path)
+        record = {
+            "type": type(self).__name__,
+            "facts": self.facts(),
+            "failure": vars(self.failure) if self.failure else None,
+            "lineage": self.lineage,
+        }
+        (self.path / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of the artifact at `path`, None where there is none."""
+    try:
+        record = json.loads((path / RECORD).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ArtifactTypeError(
+            f"{path / RECORD} is not readable",
+            received=error,
+            remedy="make the artifact anew; its record was cut off or edited",
+        ) from error
+    if not isinstance(record, dict):
+        raise ArtifactTypeError(f"{path / RECORD} is no artifact's record")
+    return record
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 over the names and bytes below `path`, its record left out."""
+    total = hashlib.sha256()
+    for name, file in _files(path):
+        with file.open("rb") as stream:
+            inner = hashlib.file_digest(stream, "sha256")
+        total.update(f"{name}\0{inner.hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def content_bytes(path: Path) -> int:
+    """The size in bytes of all files below `path`, its record left out."""
+    return sum(file.stat().st_size for _, file in _files(path))
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield "", path
+        return
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and name != RECORD:
+            yield name, file
+
+
+def artifact_types() -> dict[str, type[Artifact]]:
+    """Every artifact type by its name."""
+    found: dict[str, type[Artifact]] = {}
+    queue: list[type[Artifact]] = [Artifact]
+    while queue:
+        kind = queue.pop()
+        found[kind.__name__] = kind
+        queue.extend(kind.__subclasses__())
+    return found

@@ -1,0 +1,109 @@
+"""The types of what is found out about models: figures, a choice, a report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paring.artifacts.artifact import Artifact
+
+
+@dataclass
+class ModelProfile(Artifact):
+    """`profile.json`: what a model is made of and what it costs.
+
+    Attributes:
+        parameters: Number of weights.
+        flops: Floating-point operations for one example (a multiply-add is 2).
+        activation_bytes: Peak of the live activations for one example.
+    """
+
+    parameters: int = 0
+    flops: int = 0
+    activation_bytes: int = 0
+
+
+@dataclass
+class BenchmarkMetrics(Artifact):
+    """`benchmark.json`: latency and memory beside the source, in one run.
+
+    Attributes:
+        p50_ms, p90_ms, p99_ms: Percentiles of one call's latency.
+        source_p50_ms: The source's median in the same run.
+        speedup: The source's median over the candidate's.
+        speedup_low, speedup_high: Its 95% confidence interval.
+        throughput: Examples a second.
+        peak_memory_bytes: Peak resident memory of a process that only loads
+            the runtime and runs the model.
+        load_ms, first_ms: Cold load, and the first inference.
+        size_bytes, gzip_bytes: Of the served files.
+    """
+
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    source_p50_ms: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    throughput: float | None = None
+    peak_memory_bytes: int | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    size_bytes: int | None = None
+    gzip_bytes: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "benchmark.json"
+
+
+@dataclass
+class EvaluationMetrics(Artifact):
+    """`evaluation.json`: how well a candidate predicts.
+
+    Attributes:
+        count: Examples looked at.
+        accuracy: Top-1 accuracy; None without labels.
+        source_accuracy: The source's, on the same examples.
+        agreement: Share of examples with the source's top-1 class.
+    """
+
+    count: int = 0
+    accuracy: float | None = None
+    source_accuracy: float | None = None
+    agreement: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "evaluation.json"
+
+
+@dataclass
+class Selection(Artifact):
+    """`selection.json`: every candidate, its outcome and the reasons.
+
+    Attributes:
+        selected: The id of the chosen candidate.
+        candidates: How many there were.
+        passed: How many passed the gate.
+    """
+
+    selected: str = ""
+    candidates: int = 0
+    passed: int = 0
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "selection.json"
+
+
+@dataclass
+class Report(Artifact):
+    """`report.html`: one self-contained page."""
+
+    @property
+    def file(self) -> Path:
+        """The HTML file."""
+        return self.path / "report.html"

@@ -1,0 +1,125 @@
+"""The types of models, from what a user hands in to the candidate that was chosen.
+
+They keep TFX's layout, `Format-Serving/`, so that TFX's Pusher, TF Serving and
+KFP take them as they are; `Format-Keras/model.keras` beside it is what the
+training steps go on from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paring.artifacts.artifact import Artifact
+
+SERVING_DIR = "Format-Serving"
+KERAS_FILE = "Format-Keras/model.keras"
+
+
+@dataclass
+class Servable(Artifact):
+    """Anything that a runtime can load and run, below `Format-Serving/`.
+
+    Attributes:
+        size_bytes: The size of what is served, without the training form.
+    """
+
+    size_bytes: int = 0
+
+    @property
+    def serving_dir(self) -> Path:
+        """The folder of the served form."""
+        return self.path / SERVING_DIR
+
+
+@dataclass
+class Model(Servable):
+    """A TensorFlow model: a SavedModel, and its Keras form where it has one.
+
+    A model that a user hands in may also be a bare SavedModel folder, or a
+    `.keras` or `.h5` file; `paring.tf.loading` reads all of them.
+
+    Attributes:
+        keras: "tf_keras" where the Keras form is there, "none" where not.
+        trusted: 1 if the user allowed the model's own code to run.
+        rebuilt_difference: Largest absolute difference of outputs from the Keras 3
+            model that this one was rebuilt from; None if it was not.
+    """
+
+    keras: str = ""
+    trusted: int = 0
+    rebuilt_difference: float | None = None
+
+    @property
+    def keras_file(self) -> Path:
+        """The file of the Keras form; may not exist."""
+        return self.path / KERAS_FILE
+
+
+@dataclass
+class PrunedModel(Model):
+    """A model with its smallest weights set to zero.
+
+    Attributes:
+        sparsity: The share of zeros among the prunable weights, measured.
+        left_dense: The layers whose weights can't be pruned, separated by commas.
+    """
+
+    sparsity: float | None = None
+    left_dense: str = ""
+
+
+@dataclass
+class ClusteredModel(Model):
+    """A model whose kernels share a few values each.
+
+    Attributes:
+        distinct_weights: The most distinct values in any clustered kernel, measured.
+        sparsity: The share of zeros among the clustered weights, measured.
+        left_unclustered: The layers whose weights can't be clustered, by commas.
+    """
+
+    distinct_weights: int | None = None
+    sparsity: float | None = None
+    left_unclustered: str = ""
+
+
+@dataclass
+class QuantizedModel(Model):
+    """A model trained with fake quantization (QAT); its weights are float.
+
+    Attributes:
+        in_float: The layers that have no quantized form and compute in float, each
+            with the reason, separated by semicolons.
+    """
+
+    in_float: str = ""
+
+
+@dataclass
+class TFLiteModel(Servable):
+    """One `model.tflite` file.
+
+    Attributes:
+        quantization: none, fp16, dynamic, int8 or int16x8.
+        batch_size: The only batch that the file takes, where converting fixed it.
+        gzip_bytes: The file's size after gzip.
+    """
+
+    quantization: str = ""
+    batch_size: int | None = None
+    gzip_bytes: int = 0
+
+    @property
+    def file(self) -> Path:
+        """The TFLite file."""
+        return self.serving_dir / "model.tflite"
+
+
+@dataclass
+class SelectedModel(Servable):
+    """The chosen candidate: a SavedModel or a TFLite file.
+
+    Attributes:
+        candidate: The id of the candidate.
+    """
+
+    candidate: str = ""
