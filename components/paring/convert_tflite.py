@@ -17,15 +17,17 @@ def convert_tflite(
     converted: Output[TFLiteModel],
     *,
     quantization: Literal["none", "fp16", "dynamic", "int8", "int16x8"] = "none",
+    integer_io: bool = False,
     calibration_size: Annotated[int, Ge(1)] = 200,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
     """Convert a model to one TFLite file, checked to run.
 
     The file takes and gives what the SavedModel's signature does, under the same
-    names and in the same dtypes; with an LSTM in it, one example at a time, and
-    the fact `batch_size` says so. The same model and parameters give the same
-    bytes. The quantizations are TensorFlow's post-training ones
+    names and, unless `integer_io`, in the same dtypes; with an LSTM in it, one
+    example at a time, and the fact `batch_size` says so. The same model and
+    parameters give the same bytes. The quantizations are TensorFlow's
+    post-training ones
     (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization):
 
     - none: float32 as trained;
@@ -44,12 +46,16 @@ def convert_tflite(
             check takes random numbers.
         converted: The TFLite file.
         quantization: See above.
+        integer_io: Take and give int8 (int16 for int16x8) where the signature has
+            floats: for devices without floating point. A float is the integer less
+            the tensor's zero point, times its scale; both stand in the file.
         calibration_size: How many examples to calibrate on, drawn with each
             class in its share.
         seed: Of that draw.
 
     Raises:
-        ParameterError: int8 or int16x8 without examples to calibrate on.
+        ParameterError: int8 or int16x8 without examples to calibrate on, or
+            `integer_io` with another quantization.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: TFLite has no such operators, or the model was trained
@@ -61,6 +67,12 @@ def convert_tflite(
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
 
+    if integer_io and quantization not in ("int8", "int16x8"):
+        raise ParameterError(
+            "integer_io goes with quantization int8 or int16x8 alone",
+            received=f"quantization {quantization}",
+            remedy="take one of them, or leave integer_io out",
+        )
     folder = saved_model_dir(model)
     signature = read_signature(folder)
     trained = isinstance(model, QuantizedModel) or has_fake_quantization(folder)
@@ -83,11 +95,11 @@ def convert_tflite(
     else:
         calls = calibration_calls(split, signature, calibration_size, seed)
         features = next(calls())
-    made = convert(folder, quantization, calls if calibrated else None)
-    check_runs(made.content, signature, features)
-
+    made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
     converted.serving_dir.mkdir()
     converted.file.write_bytes(made.content)
+    check_runs(converted.file, signature, features)
+
     converted.quantization = quantization
     converted.batch_size = made.batch_size
     converted.size_bytes = len(made.content)

@@ -14,6 +14,7 @@ from paring.convert_tflite import convert_tflite
 from paring.errors import ModelError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
 from paring.import_model import import_model
+from paring.runtimes import open_runtime
 from paring.tf.calibration import calibration_calls, calibration_indices
 from paring.tf.conversion import random_features
 from paring.tf.examples import open_split
@@ -88,6 +89,33 @@ def test_every_quantization_predicts_as_the_float_model_does(
     }
 
 
+@pytest.mark.parametrize(("quantization", "dtype"), [("int8", np.int8), ("int16x8", np.int16)])
+def test_integers_go_in_and_out_on_request(
+    digits: Any,
+    digits_model: Path,
+    digits_npz: Path,
+    float_classes: np.ndarray,
+    tmp_path: Path,
+    quantization: str,
+    dtype: type,
+) -> None:
+    made = converted(
+        digits_model, tmp_path / "out", digits_npz, quantization=quantization, integer_io=True
+    )
+    runner = interpreter(made).get_signature_runner("serving_default")
+    assert runner.get_input_details()["image"]["dtype"] == dtype
+    assert runner.get_output_details()["digit"]["dtype"] == dtype
+    # The runtime stands between them and whoever compares models on floats.
+    scores = open_runtime(made).run({"image": digits.x_eval})["digit"]
+    assert np.mean(scores.argmax(1) == float_classes) > 0.9
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=0.1)
+
+
+def test_integers_go_in_and_out_of_integer_models_alone(digits_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="integer_io"):
+        converted(digits_model, tmp_path / "out", quantization="dynamic", integer_io=True)
+
+
 def test_the_float_file_gives_the_numbers_of_the_saved_model(
     digits: Any, digits_model: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +136,7 @@ from pathlib import Path
 from paring.convert_tflite import convert_tflite
 from paring.execution import Call, execute
 from paring.import_model import import_model
+from paring.runtimes import open_runtime
 model, examples, out = map(Path, sys.argv[1:])
 call = Call({"model": model, "examples": examples}, {"converted": out}, {"quantization": "int8"})
 execute(convert_tflite, call)

@@ -34,12 +34,22 @@ class Runtime(Protocol):
         """The only batch that the model takes; None if it takes any."""
         ...
 
+    def encode(self, features: Features) -> Features:
+        """The batch in the dtypes that the model itself takes.
+
+        A TFLite file may take integers where its source takes floats. `run` takes
+        both; what is timed is given encoded, as a device's sensor would give it.
+        """
+        ...
+
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for one batch, by the signature's output names.
 
+        Integers that stand for floats are turned back into those.
+
         Args:
             features: An array [batch, ...] for each input of the signature, in
-                the dtype that the signature states.
+                the dtype that the signature states, or from `encode`.
 
         Raises:
             ModelError: Names, dtypes or shapes are not the signature's.

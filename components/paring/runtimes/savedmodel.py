@@ -66,6 +66,10 @@ class SavedModelRuntime:
                 return int(spec.shape[0])
         return None
 
+    def encode(self, features: Features) -> Features:
+        """See `paring.runtimes.Runtime.encode`."""
+        return features
+
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
         kind = {name: (array.shape, array.dtype) for name, array in features.items()}

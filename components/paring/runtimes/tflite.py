@@ -1,5 +1,6 @@
 """TFLite files in LiteRT's interpreter, without TensorFlow."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class TFLiteRuntime:
                 f"{file}: the signature {SIGNATURE!r} is not that of its first graph",
                 remedy="convert the SavedModel with this one signature",
             )
+        self._takes_integers = any(_stands_for_floats(d) for d in self._inputs.values())
         self._shapes: dict[str, tuple[int, ...]] = {}
         # LiteRT tells of the delegate that it makes.
         with silent_stderr():
@@ -66,8 +68,15 @@ class TFLiteRuntime:
                 return int(signature[0])
         return None
 
+    def encode(self, features: Features) -> Features:
+        """See `paring.runtimes.Runtime.encode`."""
+        check_names(self._file, features, self._inputs)
+        return {name: _encode(array, self._inputs[name]) for name, array in features.items()}
+
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
+        if self._takes_integers:
+            features = self.encode(features)
         shapes = {name: array.shape for name, array in features.items()}
         if shapes != self._shapes:
             self._check(features)
@@ -79,7 +88,10 @@ class TFLiteRuntime:
             except ValueError as error:
                 raise self._wrong_dtype(name, array) from error
         interpreter.invoke()
-        return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
+        return {
+            name: _decode(interpreter.get_tensor(details["index"]), details)
+            for name, details in self._outputs.items()
+        }
 
     def close(self) -> None:
         """See `paring.runtimes.Runtime.close`."""
@@ -130,13 +142,35 @@ class TFLiteRuntime:
         self._shapes = shapes
 
 
-def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The signature's inputs with their details, and its outputs' tensor indices."""
+def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The details of the signature's inputs and outputs, by name."""
     # The runner must be gone before tensors are allocated: LiteRT refuses that
     # while anything else refers to the interpreter's inner object.
     runner = interpreter.get_signature_runner(SIGNATURE)
-    outputs = {name: details["index"] for name, details in runner.get_output_details().items()}
-    return runner.get_input_details(), outputs
+    return runner.get_input_details(), runner.get_output_details()
+
+
+def _stands_for_floats(details: Mapping[str, Any]) -> bool:
+    """Whether the tensor's integers are floats divided by a scale."""
+    return bool(details["quantization"][0]) and np.issubdtype(details["dtype"], np.integer)
+
+
+def _encode(array: np.ndarray[Any, Any], details: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype.kind != "f" or not _stands_for_floats(details):
+        return array
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    rounded = np.rint(array / scale) + zero_point
+    limited: np.ndarray[Any, Any] = np.clip(rounded, limits.min, limits.max)
+    return limited.astype(details["dtype"])
+
+
+def _decode(array: np.ndarray[Any, Any], details: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    if not _stands_for_floats(details):
+        return array
+    scale, zero_point = details["quantization"]
+    steps = array.astype(np.float32) - np.float32(zero_point)
+    return steps * np.float32(scale)
 
 
 def _shape(sizes: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ModelError, UnsupportedError
+from paring.runtimes.tflite import TFLiteRuntime
 from paring.tf.graph import concrete_shape
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
 from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph, read_signature
@@ -35,6 +36,15 @@ def has_fake_quantization(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What `convert` was asked for."""
+
+    quantization: Quantization
+    representative: Callable[[], Iterator[Features]] | None
+    integer_io: bool
+
+
+@dataclass(frozen=True)
 class Converted:
     """A TFLite file.
 
@@ -52,32 +62,37 @@ def convert(
     folder: Path,
     quantization: Quantization,
     representative: Callable[[], Iterator[Features]] | None,
+    *,
+    integer_io: bool = False,
 ) -> Converted:
     """The TFLite file of the SavedModel in `folder`.
 
-    Inputs and outputs keep the signature's names and dtypes. Where an operator
-    has no quantized kernel, it stays in float. LSTM converts for one batch
-    size alone, which then is 1.
+    Inputs and outputs keep the signature's names, and its dtypes unless
+    `integer_io`. Where an operator has no quantized kernel, it stays in float.
+    LSTM converts for one batch size alone, which then is 1.
 
     Args:
         folder: The folder of the SavedModel.
         quantization: The kind; see the step convert_tflite.
         representative: Gives the calibration inputs by signature name, one call
             of the model at a time; None where ranges come with the model.
+        integer_io: Whether int8 and int16x8 also take and give integers where the
+            signature has floats.
 
     Raises:
         ModelError: TensorFlow can't load the SavedModel.
         UnsupportedError: The converter can't take it, naming the operators.
     """
+    settings = _Settings(quantization, representative, integer_io)
     try:
-        return Converted(_convert(folder, quantization, representative))
+        return Converted(_convert(folder, settings))
     except UnsupportedError as error:
         # Most forms of LSTM become an operator of their own if the batch is known.
         if _OPEN_STATE not in str(error.__cause__) or not _has_open_batch(folder):
             raise
     with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
         _fix_batch(folder, Path(scratch))
-        return Converted(_convert(Path(scratch), quantization, representative), 1)
+        return Converted(_convert(Path(scratch), settings), 1)
 
 
 def _has_open_batch(folder: Path) -> bool:
@@ -85,11 +100,7 @@ def _has_open_batch(folder: Path) -> bool:
     return all(spec.shape and spec.shape[0] is None for spec in inputs)
 
 
-def _convert(
-    folder: Path,
-    quantization: Quantization,
-    representative: Callable[[], Iterator[Features]] | None,
-) -> bytes:
+def _convert(folder: Path, settings: _Settings) -> bytes:
     quiet_tensorflow()
     import tensorflow as tf
 
@@ -106,14 +117,15 @@ def _convert(
                 received=_first_line(error),
                 remedy="export or copy the model anew",
             ) from error
-        _configure(converter, quantization, representative)
+        _configure(converter, settings)
         try:
             return bytes(converter.convert())
         except Exception as error:
             # The converter raises ConverterError, ValueError and RuntimeError
             # for what it can't take, by the stage that notices.
             raise UnsupportedError(
-                f"this model can't be converted to TFLite with quantization {quantization}",
+                "this model can't be converted to TFLite with quantization"
+                f" {settings.quantization}",
                 received=_reason(error),
                 remedy="replace these operators, or take another quantization or runtime",
             ) from error
@@ -140,30 +152,26 @@ def _fix_batch(folder: Path, out: Path) -> None:
     tf.saved_model.save(module, str(out), signatures={SERVING_KEY: signature})
 
 
-def check_runs(content: bytes, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:
+def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:
     """Run the TFLite file once with LiteRT.
 
     Args:
-        content: The file's bytes.
+        file: The TFLite file.
         signature: Of the source; the file must have the same names.
         features: One call's inputs, by signature name.
 
     Raises:
         UnsupportedError: It can't be loaded or run, or gives other outputs.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    with silent_stderr():
-        try:
-            interpreter = Interpreter(model_content=content, num_threads=1)
-            outputs = interpreter.get_signature_runner(SERVING_KEY)(**features)
-        except Exception as error:
-            # LiteRT raises RuntimeError and ValueError, by what goes wrong.
-            raise UnsupportedError(
-                "the converted TFLite file does not run in LiteRT",
-                received=_reason(error),
-                remedy="take another quantization or runtime for this model",
-            ) from error
+    try:
+        outputs = TFLiteRuntime(file, threads=1).run(features)
+    except Exception as error:
+        # LiteRT raises RuntimeError and ValueError, by what goes wrong.
+        raise UnsupportedError(
+            "the converted TFLite file does not run in LiteRT",
+            received=_reason(error),
+            remedy="take another quantization or runtime for this model",
+        ) from error
     if sorted(outputs) != sorted(signature.outputs):
         raise UnsupportedError(
             "the converted TFLite file gives other outputs than its source",
@@ -183,26 +191,26 @@ def random_features(signature: Signature, seed: int) -> Features:
     return features
 
 
-def _configure(
-    converter: Any,
-    quantization: Quantization,
-    representative: Callable[[], Iterator[Features]] | None,
-) -> None:
+def _configure(converter: Any, settings: _Settings) -> None:
     import tensorflow as tf
 
-    if quantization == "none":
+    if settings.quantization == "none":
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "fp16":
+    if settings.integer_io:
+        dtype = tf.int16 if settings.quantization == "int16x8" else tf.int8
+        converter.inference_input_type = dtype
+        converter.inference_output_type = dtype
+    if settings.quantization == "fp16":
         converter.target_spec.supported_types = [tf.float16]
-    elif quantization == "int16x8":
+    elif settings.quantization == "int16x8":
         ops = tf.lite.OpsSet
         converter.target_spec.supported_ops = [
             ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
             ops.TFLITE_BUILTINS,
         ]
-    if representative is not None:
-        converter.representative_dataset = representative
+    if settings.representative is not None:
+        converter.representative_dataset = settings.representative
 
 
 def _reason(error: Exception) -> str:
