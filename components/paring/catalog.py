@@ -7,6 +7,7 @@ from typing import Final
 from paring.benchmark import benchmark
 from paring.cluster import cluster
 from paring.convert_tflite import convert_tflite
+from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
@@ -24,6 +25,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
         for step in (
             import_model,
             import_examples,
+            draw_calibration,
             profile,
             prune,
             cluster,

@@ -5,20 +5,24 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from paring.artifacts import Examples, Model, QuantizedModel, TFLiteModel
+from paring.artifacts import CalibrationSet, Examples, Model, QuantizedModel, TFLiteModel
 from paring.errors import ParameterError, UnsupportedError
 from paring.step import Input, Output, step
 
+# Of examples that were not drawn for the purpose.
+_CALIBRATION_SIZE = 200
 
-@step(version="1")
+
+@step(version="2")
 def convert_tflite(
     model: Input[Model],
     examples: Input[Examples | None],
+    calibration: Input[CalibrationSet | None],
     converted: Output[TFLiteModel],
     *,
     quantization: Literal["none", "fp16", "dynamic", "int8", "int16x8"] = "none",
     integer_io: bool = False,
-    calibration_size: Annotated[int, Ge(1)] = 200,
+    calibration_size: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
     """Convert a model to one TFLite file, checked to run.
@@ -42,15 +46,16 @@ def convert_tflite(
     Args:
         model: Any model with a SavedModel.
         examples: Where int8 and int16x8 are calibrated, on the train split; its
-            first example is also the one that the check runs on. Without it the
-            check takes random numbers.
+            first example is also the one that the check runs on. Without examples
+            the check takes random numbers.
+        calibration: What `draw_calibration` drew; then `examples` are not looked at.
         converted: The TFLite file.
         quantization: See above.
         integer_io: Take and give int8 (int16 for int16x8) where the signature has
             floats: for devices without floating point. A float is the integer less
             the tensor's zero point, times its scale; both stand in the file.
         calibration_size: How many examples to calibrate on, drawn with each
-            class in its share.
+            class in its share; 0 for all of `calibration`, or 200 of `examples`.
         seed: Of that draw.
 
     Raises:
@@ -83,17 +88,19 @@ def convert_tflite(
             remedy="convert it with quantization int8, for which it was trained",
         )
     calibrated = quantization in ("int8", "int16x8") and not trained
-    if calibrated and examples is None:
+    given = calibration or examples
+    if calibrated and given is None:
         raise ParameterError(
             f"quantization {quantization} is calibrated on examples, and there are none",
             received=f"quantization {quantization}",
             remedy="give --examples, or take quantization dynamic, which needs none",
         )
-    split = None if examples is None else open_split(examples, "train", signature)
-    if split is None:
+    if given is None:
         calls, features = None, random_features(signature, seed)
     else:
-        calls = calibration_calls(split, signature, calibration_size, seed)
+        split = open_split(given, "train", signature)
+        whole = split.count if given is calibration else _CALIBRATION_SIZE
+        calls = calibration_calls(split, signature, calibration_size or whole, seed)
         features = next(calls())
     made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
     converted.serving_dir.mkdir()
@@ -102,5 +109,7 @@ def convert_tflite(
 
     converted.quantization = quantization
     converted.batch_size = made.batch_size
+    if calibrated and calibration is not None:
+        converted.note = calibration.warning
     converted.size_bytes = len(made.content)
     converted.gzip_bytes = len(gzip.compress(made.content, compresslevel=9, mtime=0))

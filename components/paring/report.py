@@ -22,7 +22,7 @@ from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],

@@ -33,7 +33,7 @@ from paring.pareto import (
 from paring.step import Inputs, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -52,7 +52,8 @@ def select(
 
     The three families have the same ids; `source` is the model itself, always a
     candidate, and kept where nothing beats it. `selection.json` gets every
-    candidate with its figures, its outcome and the reasons; null is unmeasured.
+    candidate with its figures, its outcome, the reasons, and notes on how it was
+    made; null is unmeasured.
 
     Args:
         candidates: What could be served, by id.
@@ -214,6 +215,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
         "artifact": str(own.candidate.path),
         "outcome": failure.outcome if failure else "passed",
         "reasons": [failure.reason] if failure else [],
+        "notes": [own.candidate.note] if own.candidate.note else [],
         "accuracy": accuracy,
         "accuracy_drop": drop,
         "agreement": agreement,

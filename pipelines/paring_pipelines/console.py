@@ -139,8 +139,8 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
         )
     console.print(table)
     for one in selection["candidates"]:
-        for reason in one["reasons"]:
-            console.print(f"  [bold]{one['id']}[/bold]: {escape(str(reason))}")
+        for remark in (*one["reasons"], *one["notes"]):
+            console.print(f"  [bold]{one['id']}[/bold]: {escape(str(remark))}")
     if outcome.cached:
         console.print(
             f"{len(outcome.cached)} of {outcome.nodes} nodes were cached: "

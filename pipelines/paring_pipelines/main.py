@@ -91,6 +91,13 @@ def _pipeline_options(function: Any) -> Any:
             "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
         ),
         click.option(
+            "--calibration-size",
+            type=int,
+            default=200,
+            show_default=True,
+            help="Examples that quantization after training takes its ranges from.",
+        ),
+        click.option(
             "--label", default="label", show_default=True, help="The label's feature name."
         ),
         click.option(
@@ -116,6 +123,7 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
         label=given["label"],
         batch_size=given["batch_size"],
         threads=given["threads"],
+        calibration_size=given["calibration_size"],
         command=command,
     )
 

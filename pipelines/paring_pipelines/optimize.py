@@ -1,12 +1,13 @@
 """THE pipeline: every recipe tried on one model, measured, chosen, reported."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from paring.artifacts import Examples, Model
+from paring.artifacts import Artifact, CalibrationSet, Examples, Model
 from paring.benchmark import benchmark
+from paring.draw_calibration import draw_calibration
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
 from paring.import_model import import_model
@@ -49,6 +50,7 @@ class Settings:
         label: The name of the label among the examples' features.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
+        calibration_size: Examples that quantization after training sees.
         title: The report's title.
         command: What the report says reproduces the run.
     """
@@ -58,6 +60,7 @@ class Settings:
     label: str = "label"
     batch_size: int = 1
     threads: int = 0
+    calibration_size: int = 200
     title: str = ""
     command: str = ""
 
@@ -78,11 +81,19 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
         {"label": settings.label},
     ).out("examples")
     profiled = dag.add("profile", profile, {"model": source}).out("profile")
+    data: dict[type[Artifact], Edge] = {Examples: examples}
+    if any(_calibrates(link) for recipe in recipes for link in recipe.links):
+        data[CalibrationSet] = dag.add(
+            "draw_calibration",
+            draw_calibration,
+            {"model": source, "examples": examples},
+            {"size": settings.calibration_size},
+        ).out("calibration")
 
     candidates: dict[str, Edge] = {"source": source}
     made: dict[tuple[object, ...], Edge] = {}
     for recipe in recipes:
-        candidates[recipe.name] = _chain(dag, recipe, source, examples, made)
+        candidates[recipe.name] = _chain(dag, recipe, source, data, made)
 
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}
@@ -124,21 +135,39 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
     return dag
 
 
+def _calibrates(link: Link) -> bool:
+    return any(spec.type is CalibrationSet for spec in link.step.inputs.values())
+
+
 def _chain(
-    dag: Dag, recipe: Recipe, source: Edge, examples: Edge, made: dict[tuple[object, ...], Edge]
+    dag: Dag,
+    recipe: Recipe,
+    source: Edge,
+    data: Mapping[type[Artifact], Edge],
+    made: dict[tuple[object, ...], Edge],
 ) -> Edge:
-    """Add what of the recipe is not there yet; `made` holds every prefix."""
+    """Add what of the recipe is not there yet; `made` holds every prefix.
+
+    Args:
+        dag: Gets the nodes.
+        recipe: Whose links are added.
+        source: The model that the first one takes.
+        data: What the steps' other inputs are wired to, by their type.
+        made: What each prefix of earlier recipes made.
+    """
     edge = source
     prefix: tuple[object, ...] = ()
     for link in recipe.links:
         prefix = (*prefix, link.key)
         if prefix not in made:
-            made[prefix] = _add_link(dag, recipe.name, link, edge, examples)
+            made[prefix] = _add_link(dag, recipe.name, link, edge, data)
         edge = made[prefix]
     return edge
 
 
-def _add_link(dag: Dag, recipe: str, link: Link, edge: Edge, examples: Edge) -> Edge:
+def _add_link(
+    dag: Dag, recipe: str, link: Link, edge: Edge, data: Mapping[type[Artifact], Edge]
+) -> Edge:
     first, *others = link.step.inputs
     # A recipe may use one step twice, with other parameters.
     node_id = f"{link.step.name}-{recipe}"
@@ -146,7 +175,7 @@ def _add_link(dag: Dag, recipe: str, link: Link, edge: Edge, examples: Edge) -> 
     node = dag.add(
         f"{node_id}.{count + 1}" if count else node_id,
         link.step,
-        {first: edge} | dict.fromkeys(others, examples),
+        {first: edge} | {name: data[link.step.inputs[name].type] for name in others},
         link.parameters,
         tolerate=True,
     )

@@ -14,7 +14,7 @@ from paring.execution import Call, execute
 from paring.select import select
 
 KEYS = {
-    *("id", "recipe", "artifact", "outcome", "reasons", "pareto"),
+    *("id", "recipe", "artifact", "outcome", "reasons", "notes", "pareto"),
     *("accuracy", "accuracy_drop", "agreement"),
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high", "throughput"),
     *("peak_memory_bytes", "size_bytes", "size_ratio", "gzip_bytes", "load_ms", "first_ms"),

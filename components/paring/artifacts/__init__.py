@@ -15,7 +15,7 @@ from paring.artifacts.artifact import (
     content_digest,
     read_record,
 )
-from paring.artifacts.examples import Examples
+from paring.artifacts.examples import CalibrationSet, Examples
 from paring.artifacts.findings import (
     BenchmarkMetrics,
     EvaluationMetrics,
@@ -41,6 +41,7 @@ __all__ = [
     "SERVING_DIR",
     "Artifact",
     "BenchmarkMetrics",
+    "CalibrationSet",
     "ClusteredModel",
     "EvaluationMetrics",
     "Examples",

@@ -1,6 +1,7 @@
 """The type of examples."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from paring.artifacts.artifact import Artifact
 
@@ -23,3 +24,46 @@ class Examples(Artifact):
     train_count: int = 0
     eval_count: int = 0
     labelled: int = 0
+
+
+@dataclass
+class CalibrationSet(Examples):
+    """Examples of the train split that quantization takes its ranges from.
+
+    `Split-train/` holds them, and `manifest.json` which they are.
+
+    Attributes:
+        range_difference: How far two models that are quantized on one half each
+            lie apart: the median, over the activations, of the relative difference
+            of their ranges. None where the model can't be quantized, or there is
+            one example only.
+        too_small: 1 if that is more than a tenth, or there is one example only.
+        also_in_eval: How many also stand in the eval split.
+    """
+
+    range_difference: float | None = None
+    too_small: int = 0
+    also_in_eval: int = 0
+
+    @property
+    def manifest(self) -> Path:
+        """The JSON file that names the rows."""
+        return self.path / "manifest.json"
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of a model that was calibrated on them, if anything."""
+        found = []
+        if self.too_small:
+            apart = (
+                "one example has no halves to compare"
+                if self.range_difference is None
+                else f"the ranges of their halves differ by {self.range_difference:.0%}"
+            )
+            found.append(f"calibrated on too few examples, {self.train_count}: {apart}")
+        if self.also_in_eval:
+            found.append(
+                f"calibrated on {self.also_in_eval} examples that it is also judged on,"
+                " since all of the train split is in the eval split"
+            )
+        return "; ".join(found) or None

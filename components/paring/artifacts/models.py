@@ -20,9 +20,11 @@ class Servable(Artifact):
 
     Attributes:
         size_bytes: The size of what is served, without the training form.
+        note: What a reader of its figures should know, if anything.
     """
 
     size_bytes: int = 0
+    note: str | None = None
 
     @property
     def serving_dir(self) -> Path:

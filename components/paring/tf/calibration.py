@@ -1,13 +1,20 @@
 """Choose the examples that post-training quantization is calibrated on."""
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.errors import UnsupportedError
+from paring.tf.conversion import activation_scales, convert, has_fake_quantization
 from paring.tf.examples import Split, stratified_split
 from paring.tf.signature import Signature
+
+_HASHED_AT_ONCE = 256
 
 
 def calibration_indices(
@@ -32,10 +39,18 @@ def calibration_calls(
 ) -> Callable[[], Iterator[dict[str, NDArray[Any]]]]:
     """A function that gives the inputs of one model call after another.
 
-    Each call is as large as the signature's batch, or one example where that is
-    open; a fixed batch that can't be filled wraps around to the first examples.
+    Args:
+        split: Where they are drawn from.
+        signature: The model's. Each call is as large as its batch, or one example
+            where that is open; a fixed batch that can't be filled wraps around to
+            the first examples.
+        size: How many examples to draw; all, if there are fewer.
+        seed: Of the draw.
     """
-    chosen = split.take(calibration_indices(split.labels, split.count, size, seed))
+    return _calls(split.take(calibration_indices(split.labels, split.count, size, seed)), signature)
+
+
+def _calls(chosen: Split, signature: Signature) -> Callable[[], Iterator[dict[str, NDArray[Any]]]]:
     batch = max((spec.shape[0] or 1 for spec in signature.inputs.values() if spec.shape), default=1)
 
     def calls() -> Iterator[dict[str, NDArray[Any]]]:
@@ -44,3 +59,104 @@ def calibration_calls(
             yield {name: array[rows] for name, array in chosen.features.items()}
 
     return calls
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What `draw` chose.
+
+    Attributes:
+        rows: Sorted row numbers of the train split.
+        classes: How many there are of each class, by class id; None without labels.
+        also_in_eval: How many also stand in the eval split.
+    """
+
+    rows: NDArray[np.int64]
+    classes: dict[str, int] | None
+    also_in_eval: int
+
+
+def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
+    """Draw examples of `train`, each class in its share, disjoint from `held_out`.
+
+    Args:
+        train: Where they are drawn from.
+        held_out: Whose examples are passed over, where `train` has others.
+        size: How many, at least 1.
+        seed: Of the draw.
+    """
+    pool = np.arange(train.count)
+    rows = calibration_indices(train.labels, train.count, size, seed)
+    shared = 0
+    if _shared(train, rows, held_out).any():
+        others = pool[~_shared(train, pool, held_out)]
+        if len(others):
+            labels = None if train.labels is None else np.asarray(train.labels[others])
+            rows = others[calibration_indices(labels, len(others), size, seed)]
+        else:
+            shared = len(rows)
+    if train.labels is None:
+        return Drawn(rows, None, shared)
+    found, counts = np.unique(train.labels[rows], return_counts=True)
+    classes = {str(one): int(count) for one, count in zip(found, counts, strict=True)}
+    return Drawn(rows, classes, shared)
+
+
+def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[np.bool_]:
+    """Which of the rows of `train` also stand in `held_out`; bool [rows]."""
+    wanted = list(_digests(train, rows))
+    some = set(wanted)
+    found = some.intersection(_digests(held_out, np.arange(held_out.count)))
+    return np.array([one in found for one in wanted], dtype=bool)
+
+
+def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
+    """A digest of each row's features."""
+    for start in range(0, len(rows), _HASHED_AT_ONCE):
+        part = split.take(rows[start : start + _HASHED_AT_ONCE])
+        for index in range(part.count):
+            digest = hashlib.blake2b(digest_size=16)
+            for name in sorted(part.features):
+                digest.update(part.features[name][index].tobytes())
+            yield digest.digest()
+
+
+def compare_halves(
+    folder: Path, chosen: Split, signature: Signature, seed: int
+) -> tuple[float | None, str]:
+    """How far the ranges of two disjoint halves of `chosen` lie apart.
+
+    Args:
+        folder: The SavedModel that is quantized on each half.
+        chosen: The calibration examples.
+        signature: The SavedModel's.
+        seed: Of the halving, which gives each class its share.
+
+    Returns:
+        The median, over the activations, of the difference of the two ranges as a
+        share of the larger one; and why it could not be found, else "".
+
+    Raises:
+        ModelError: TensorFlow can't load the SavedModel.
+    """
+    if chosen.count < 2:
+        return None, "there is one example only"
+    if has_fake_quantization(folder):
+        return None, "the model brings its ranges from quantization-aware training"
+    halves = stratified_split(chosen.labels, chosen.count, 0.5, seed)
+    try:
+        first, second = (
+            activation_scales(convert(folder, "int8", _calls(chosen.take(half), signature)).content)
+            for half in halves
+        )
+    except UnsupportedError as error:
+        return None, str(error)
+    # Whether an operator is quantized does not depend on the examples.
+    differences = [
+        abs(scale - second[name]) / max(scale, second[name])
+        for name, scale in first.items()
+        if name in second
+    ]
+    if not differences:
+        return None, "no activation of the model is quantized"
+    return float(np.median(differences)), ""

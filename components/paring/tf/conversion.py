@@ -180,6 +180,27 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         )
 
 
+def activation_scales(content: bytes) -> dict[str, float]:
+    """The scale of each int8 or int16 tensor that an operator of the file computes.
+
+    Args:
+        content: A TFLite file's bytes.
+
+    Returns:
+        Scales by the tensor's name; a tensor's range is 255 (65,535) times that.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content)
+    # Only they, since weights have scales too, which no example changes.
+    computed = {int(index) for one in interpreter._get_ops_details() for index in one["outputs"]}
+    return {
+        one["name"]: float(one["quantization"][0])
+        for one in interpreter.get_tensor_details()
+        if one["index"] in computed and one["dtype"] in (np.int8, np.int16)
+    }
+
+
 def random_features(signature: Signature, seed: int) -> Features:
     """One call's inputs: floats uniform in [0, 1), zeros for other types."""
     generator = np.random.default_rng(seed)
