@@ -6,6 +6,7 @@ from typing import Final
 
 from paring.benchmark import benchmark
 from paring.cluster import cluster
+from paring.convert_mixed import convert_mixed
 from paring.convert_tflite import convert_tflite
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
@@ -31,6 +32,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             cluster,
             quantize,
             convert_tflite,
+            convert_mixed,
             benchmark,
             evaluate,
             select,

@@ -101,19 +101,28 @@ class TFLiteModel(Servable):
     """One `model.tflite` file.
 
     Attributes:
-        quantization: none, fp16, dynamic, int8 or int16x8.
+        quantization: none, fp16, dynamic, int8, int16x8 or mixed.
         batch_size: The only batch that the file takes, where converting fixed it.
         gzip_bytes: The file's size after gzip.
+        layers: Of mixed: how many layers have an int8 form.
+        layers_in_float: Of mixed: how many of them compute in float.
     """
 
     quantization: str = ""
     batch_size: int | None = None
     gzip_bytes: int = 0
+    layers: int | None = None
+    layers_in_float: int | None = None
 
     @property
     def file(self) -> Path:
         """The TFLite file."""
         return self.serving_dir / "model.tflite"
+
+    @property
+    def layer_table(self) -> Path:
+        """A JSON file, of mixed alone: each layer's error, and whether it is in float."""
+        return self.path / "layers.json"
 
 
 @dataclass

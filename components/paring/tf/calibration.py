@@ -1,7 +1,7 @@
 """Choose the examples that post-training quantization is calibrated on."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import UnsupportedError
-from paring.tf.conversion import activation_scales, convert, has_fake_quantization
+from paring.tf.conversion import (
+    Calls,
+    activation_quantization,
+    convert,
+    has_fake_quantization,
+)
 from paring.tf.examples import Split, stratified_split
 from paring.tf.signature import Signature
 
@@ -34,9 +39,7 @@ def calibration_indices(
     return chosen
 
 
-def calibration_calls(
-    split: Split, signature: Signature, size: int, seed: int
-) -> Callable[[], Iterator[dict[str, NDArray[Any]]]]:
+def calibration_calls(split: Split, signature: Signature, size: int, seed: int) -> Calls:
     """A function that gives the inputs of one model call after another.
 
     Args:
@@ -47,10 +50,12 @@ def calibration_calls(
         size: How many examples to draw; all, if there are fewer.
         seed: Of the draw.
     """
-    return _calls(split.take(calibration_indices(split.labels, split.count, size, seed)), signature)
+    chosen = split.take(calibration_indices(split.labels, split.count, size, seed))
+    return calls_of(chosen, signature)
 
 
-def _calls(chosen: Split, signature: Signature) -> Callable[[], Iterator[dict[str, NDArray[Any]]]]:
+def calls_of(chosen: Split, signature: Signature) -> Calls:
+    """All examples of `chosen`, as `calibration_calls` gives those that it draws."""
     batch = max((spec.shape[0] or 1 for spec in signature.inputs.values() if spec.shape), default=1)
 
     def calls() -> Iterator[dict[str, NDArray[Any]]]:
@@ -145,10 +150,7 @@ def compare_halves(
         return None, "the model brings its ranges from quantization-aware training"
     halves = stratified_split(chosen.labels, chosen.count, 0.5, seed)
     try:
-        first, second = (
-            activation_scales(convert(folder, "int8", _calls(chosen.take(half), signature)).content)
-            for half in halves
-        )
+        first, second = (_ranges(folder, chosen.take(half), signature) for half in halves)
     except UnsupportedError as error:
         return None, str(error)
     # Whether an operator is quantized does not depend on the examples.
@@ -160,3 +162,9 @@ def compare_halves(
     if not differences:
         return None, "no activation of the model is quantized"
     return float(np.median(differences)), ""
+
+
+def _ranges(folder: Path, half: Split, signature: Signature) -> dict[str, float]:
+    """The range of each activation, in units of its 255 steps."""
+    content = convert(folder, "int8", calls_of(half, signature)).content
+    return {name: scale for name, (scale, _) in activation_quantization(content).items()}

@@ -4,6 +4,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
 _OPEN_STATE = "TensorListReserve"
 
 Features = dict[str, NDArray[Any]]
+Calls = Callable[[], Iterator[Features]]
+"""Gives the inputs of one call of a model after another, by signature name."""
 
 
 def has_fake_quantization(folder: Path) -> bool:
@@ -40,7 +43,7 @@ class _Settings:
     """What `convert` was asked for."""
 
     quantization: Quantization
-    representative: Callable[[], Iterator[Features]] | None
+    representative: Calls | None
     integer_io: bool
 
 
@@ -61,7 +64,7 @@ class Converted:
 def convert(
     folder: Path,
     quantization: Quantization,
-    representative: Callable[[], Iterator[Features]] | None,
+    representative: Calls | None,
     *,
     integer_io: bool = False,
 ) -> Converted:
@@ -102,21 +105,8 @@ def _has_open_batch(folder: Path) -> bool:
 
 def _convert(folder: Path, settings: _Settings) -> bytes:
     quiet_tensorflow()
-    import tensorflow as tf
-
-    with warnings.catch_warnings(), silent_stderr():
-        # The converter uses its own deprecated interpreter to calibrate.
-        warnings.simplefilter("ignore")
-        try:
-            converter = tf.lite.TFLiteConverter.from_saved_model(
-                str(folder), signature_keys=[SERVING_KEY]
-            )
-        except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{folder} can't be loaded as a SavedModel",
-                received=_first_line(error),
-                remedy="export or copy the model anew",
-            ) from error
+    with quiet_converter():
+        converter = open_converter(folder)
         _configure(converter, settings)
         try:
             return bytes(converter.convert())
@@ -126,9 +116,36 @@ def _convert(folder: Path, settings: _Settings) -> bytes:
             raise UnsupportedError(
                 "this model can't be converted to TFLite with quantization"
                 f" {settings.quantization}",
-                received=_reason(error),
+                received=reason(error),
                 remedy="replace these operators, or take another quantization or runtime",
             ) from error
+
+
+@contextmanager
+def quiet_converter() -> Iterator[None]:
+    """Within it, neither the converter nor what it runs to calibrate says anything."""
+    with warnings.catch_warnings(), silent_stderr():
+        # The converter uses its own deprecated interpreter to calibrate.
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_converter(folder: Path) -> Any:
+    """TensorFlow's converter on the SavedModel in `folder`.
+
+    Raises:
+        ModelError: TensorFlow can't load the SavedModel.
+    """
+    import tensorflow as tf
+
+    try:
+        return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SERVING_KEY])
+    except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{folder} can't be loaded as a SavedModel",
+            received=_first_line(error),
+            remedy="export or copy the model anew",
+        ) from error
 
 
 def _fix_batch(folder: Path, out: Path) -> None:
@@ -169,7 +186,7 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         # LiteRT raises RuntimeError and ValueError, by what goes wrong.
         raise UnsupportedError(
             "the converted TFLite file does not run in LiteRT",
-            received=_reason(error),
+            received=reason(error),
             remedy="take another quantization or runtime for this model",
         ) from error
     if sorted(outputs) != sorted(signature.outputs):
@@ -180,14 +197,11 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         )
 
 
-def activation_scales(content: bytes) -> dict[str, float]:
-    """The scale of each int8 or int16 tensor that an operator of the file computes.
+def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
+    """Scale and zero point of each int8 or int16 tensor that the file's operators compute.
 
     Args:
         content: A TFLite file's bytes.
-
-    Returns:
-        Scales by the tensor's name; a tensor's range is 255 (65,535) times that.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -195,7 +209,7 @@ def activation_scales(content: bytes) -> dict[str, float]:
     # Only they, since weights have scales too, which no example changes.
     computed = {int(index) for one in interpreter._get_ops_details() for index in one["outputs"]}
     return {
-        one["name"]: float(one["quantization"][0])
+        one["name"]: one["quantization"]
         for one in interpreter.get_tensor_details()
         if one["index"] in computed and one["dtype"] in (np.int8, np.int16)
     }
@@ -234,7 +248,7 @@ def _configure(converter: Any, settings: _Settings) -> None:
         converter.representative_dataset = settings.representative
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The operators that the converter names, else its first line."""
     text = str(error)
     if _OPEN_STATE in text:
