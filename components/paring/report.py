@@ -15,6 +15,7 @@ from paring.artifacts import (
     Report,
     Selection,
     Servable,
+    TFLiteModel,
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.lineage import chain, commands
@@ -95,6 +96,7 @@ def report(
         examples=evaluations[SOURCE].count,
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
         bars=[(heading, note, Markup(svg)) for heading, note, svg in _bars(rows)],
+        layers=_layers(candidates),
         profile=_profile(profile),
         lineage=chain(winner.described()),
         versions=winner.lineage.get("environment", {}),
@@ -103,17 +105,24 @@ def report(
     report.file.write_text(page, encoding="utf-8")
 
 
+_REMEDY = "make the artifact anew"
+
+
 def _read(file: Path, *keys: str) -> dict[str, Any]:
     """The object in a JSON file, which must have `keys`."""
-    remedy = "make the artifact anew"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactTypeError(f"{file} can't be read", received=error, remedy=remedy) from error
+    content = _load(file)
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ArtifactTypeError(f"{file} has no {missing[0]!r}", remedy=remedy)
+        raise ArtifactTypeError(f"{file} has no {missing[0]!r}", remedy=_REMEDY)
     return dict(content)
+
+
+def _load(file: Path) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactTypeError(f"{file} can't be read", received=error, remedy=_REMEDY) from error
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -155,6 +164,24 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     ]
 
 
+def _layers(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
+    """The layers that int8 hurts most, of each candidate that has a table of them."""
+    found = []
+    for name, candidate in candidates.items():
+        if isinstance(candidate, TFLiteModel) and candidate.layers and not candidate.failure:
+            rows = _load(candidate.layer_table)
+            shown = max(candidate.layers_in_float or 0, min(len(rows), _LAYERS))
+            found.append(
+                {
+                    "id": name,
+                    "count": len(rows),
+                    "in_float": candidate.layers_in_float,
+                    "rows": rows[:shown],
+                }
+            )
+    return found
+
+
 def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
     if profile is None:
         return None
@@ -167,6 +194,9 @@ def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
         "operators": dict(commonest[:_OPERATORS]),
     }
 
+
+_LAYERS = 10
+"""How many layers are listed at least, the worst first."""
 
 _OPERATORS = 10
 """How many kinds of operators are listed, the commonest first."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paring.artifacts import Failure, ModelProfile, Report
+from paring.artifacts import Failure, ModelProfile, Report, TFLiteModel
 from paring.charts import Bar, Box, bar_chart, pareto_chart, place
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.execution import Call, execute
@@ -180,6 +180,26 @@ def test_the_verdict_every_candidate_and_every_reason_are_there(measured: Any) -
         for reason in row["reasons"]:
             assert re.sub(r"(?<=\d)x\b", "×", reason) in words
     assert "prune(sparsity=0.6) > convert_tflite" in words
+
+
+def test_layers_in_float_and_notes_are_shown(family: Any) -> None:
+    family.add("mixed", speedup=2.0)
+    made = TFLiteModel.load(family.path("candidates", "mixed"))
+    made.layers, made.layers_in_float, made.note = 12, 1, "calibrated on too few examples, 4"
+    rows = [
+        {"name": f"conv_{n}/Relu", "operator": "CONV_2D", "error": 0.5 / 2**n, "in_float": n < 1}
+        for n in range(12)
+    ]
+    made.layer_table.write_text(json.dumps(rows))
+    made.save()
+    family.select()
+    words = Page(write(family)).words
+    assert "mixed: 1 of 12 layers in float" in words
+    assert "conv_0/ReluCONV_2D50.00%float\nconv_1/ReluCONV_2D25.00%int8" in words
+    # The ten worst are enough to see what hurts.
+    assert "conv_9/Relu" in words
+    assert "conv_10/Relu" not in words
+    assert "calibrated on too few examples, 4" in words
 
 
 def test_text_from_outside_is_escaped(measured: Any) -> None:

@@ -107,6 +107,8 @@ steps = [
   { step = "cluster", preserve_sparsity = true, epochs = 1 },
   { step = "convert_tflite", quantization = "fp16" },
 ]
+[recipes.mixed]
+steps = [{ step = "convert_mixed", comparison_size = 50 }]
 [recipes.qat]
 steps = [
   { step = "quantize", epochs = 1 },
@@ -118,7 +120,7 @@ _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
 
 
 def _conformance_dag(folder: Path) -> Dag:
-    """The whole pipeline with two recipes, measured as briefly as can be."""
+    """The whole pipeline with a few recipes, measured as briefly as can be."""
     file = folder / "recipes.toml"
     file.write_text(RECIPES)
     # By size, since by latency the noise of two short runs might decide.
