@@ -19,6 +19,7 @@ from paring.artifacts import (
     content_bytes,
 )
 from paring.errors import ModelError, ParameterError, StepFailedError, nearest
+from paring.metrics import Metric
 from paring.pareto import (
     SIZE_TIE,
     SOURCE,
@@ -33,7 +34,7 @@ from paring.pareto import (
 from paring.step import Inputs, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -57,11 +58,13 @@ def select(
     Args:
         candidates: What could be served, by id.
         benchmarks: Latency, memory and size of each, by the same ids.
-        evaluations: Accuracy and agreement of each, by the same ids.
+        evaluations: The gate's metric, accuracy and agreement of each, by the
+            same ids.
         selection: `selection.json`.
         selected: A copy of the chosen candidate's served form.
-        max_accuracy_drop: Largest loss of accuracy against the source, as a
-            share (0.01 is one point); without labels, of disagreement with it.
+        max_accuracy_drop: Largest loss against the source by the metric of the
+            evaluations: 0.01 is one point of accuracy, a growth of an error by
+            1%, or, without labels, a disagreement on 1% of the examples.
         max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
         max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
@@ -85,13 +88,8 @@ def select(
                 f"the source model could not be measured: {artifact.failure.reason}",
                 remedy=f"look at step {artifact.failure.step}; all others are held against it",
             )
-    gate = Gate(
-        max_accuracy_drop,
-        max_latency_ms,
-        max_size_mb,
-        max_memory_mb,
-        by_agreement=evaluations[SOURCE].accuracy is None,
-    )
+    gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb)
+    metric = _metric(evaluations[SOURCE])
     rows = [
         _row(
             name,
@@ -116,13 +114,14 @@ def select(
     _order(rows, objective)
     source = rows[0]
     result = {
-        "verdict": _verdict(chosen, source, passed, gate),
+        "verdict": _verdict(chosen, source, passed, metric),
         "source": {"digest": candidates[SOURCE].digest}
         | {key: source[key] for key in ("artifact", *_SOURCE_FIGURES)},
         "selected": chosen["id"],
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,
-            "by": "agreement" if gate.by_agreement else "accuracy",
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
             "max_latency_ms": max_latency_ms or None,
             "max_size_mb": max_size_mb or None,
             "max_memory_mb": max_memory_mb or None,
@@ -136,7 +135,7 @@ def select(
     selection.passed = passed
 
 
-_SOURCE_FIGURES = ("accuracy", "p50_ms", "peak_memory_bytes", "size_bytes", "gzip_bytes")
+_SOURCE_FIGURES = ("score", "accuracy", "p50_ms", "peak_memory_bytes", "size_bytes", "gzip_bytes")
 
 _BENCHMARK_FIGURES = (
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high"),
@@ -224,16 +223,17 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
     }
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
+def _measured(row: Mapping[str, Any], metric: Metric) -> Measured:
     return Measured(
         id=row["id"],
-        drop=row["accuracy_drop"],
+        drop=row["drop"],
         p50_ms=row["p50_ms"],
         speedup=row["speedup"],
         speedup_low=row["speedup_low"],
         speedup_high=row["speedup_high"],
         size_bytes=row["size_bytes"],
         peak_memory_bytes=row["peak_memory_bytes"],
+        metric=metric,
     )
 
 
@@ -326,8 +326,7 @@ def _size(best: Measured, one: Measured) -> str:
 
 
 def _accuracy(best: Measured, one: Measured) -> str:
-    points = 100 * (loss(one) - loss(best))
-    return f"{points:.1f} points more accurate" if points >= 0.05 else ""
+    return best.metric.advantage(loss(one) - loss(best))
 
 
 def _ratio(mine: float, other: float, better: str, worse: str) -> str:
@@ -345,27 +344,20 @@ def _interval(one: Measured) -> str:
     return f"{one.speedup:.2f} (95% interval {one.speedup_low:.2f} to {one.speedup_high:.2f})"
 
 
-def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, gate: Gate) -> str:
+def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, metric: Metric) -> str:
     """The result in one sentence."""
     if chosen is source:
         if not passed:
             return "Nothing meets the gate and the budgets: the source model is kept."
         return "Nothing beats the source model: it is kept as it is."
-    best, reference = _measured(chosen), _measured(source)
+    best, reference = _measured(chosen, metric), _measured(source, metric)
     speed = _speed(best, reference)
     size = _size(best, reference)
     if speed:
         text = f"{speed} and {size} than the source" if size else f"{speed} than the source"
     else:
         text = "as fast as the source" + (f" and {size}" if size else "")
-    drop = 100 * chosen["accuracy_drop"]
-    if gate.by_agreement:
-        accuracy = f"and agrees with it on {100 * chosen['agreement']:.1f}% of the examples"
-    elif f"{abs(drop):.1f}" == "0.0":
-        accuracy = "at the same accuracy"
-    else:
-        accuracy = f"with {abs(drop):.1f} points {'less' if drop > 0 else 'more'} accuracy"
-    return f"{chosen['id']} is {text}, {accuracy}."
+    return f"{chosen['id']} is {text}, {metric.verdict(chosen['drop'], chosen['score'])}."
 
 
 def _order(rows: list[dict[str, Any]], objective: Objective) -> None:
