@@ -148,6 +148,13 @@ class Metric:
             text = text.replace("+", "\N{PLUS-MINUS SIGN}").replace("-", "\N{PLUS-MINUS SIGN}")
         return text.replace("-", _MINUS) + unit
 
+    @property
+    def change_unit(self) -> str:
+        """What `change` is told in, after "the change is"."""
+        if self.is_relative:
+            return "in per cent of the source's"
+        return "in points" if self.in_points else "in its own unit"
+
     def objection(self, drop: float, allowed: float) -> str:
         """What is wrong with a drop above what the gate allows."""
         scale = 1 if self.is_function and not self.is_relative else 100
@@ -160,11 +167,22 @@ class Metric:
         unit = " points" if self.in_points else ""
         return f"drops {self.label} by {told}{unit}, the gate allows {limit}"
 
+    def advantage(self, less: float) -> str:
+        """By how much one is better whose drop is smaller by `less`; "" if by nothing."""
+        if self.in_points:
+            points = f"{100 * less:.1f}"
+            better = "closer to the source" if not self.labelled else "more accurate"
+            return f"{points} points {better}" if float(points) > 0 else ""
+        size = f"{100 * less:.1f}%" if self.is_relative else f"{less:.3g}"
+        sign = "less" if self.is_relative else "more"
+        return f"{size} {sign} {self.label}" if float(size.rstrip("%")) > 0 else ""
+
     def gate(self, allowed: float) -> str:
         """The gate in words, as in "accuracy drop of at most 1 point"."""
         if not self.labelled:
-            what = "unexplained variance" if self.name == VALUE_AGREEMENT else "disagreement"
-            return f"{what} against the source of at most {100 * allowed:g}%"
+            of_values = self.name == VALUE_AGREEMENT
+            what = "variance of the source missed" if of_values else "disagreement with the source"
+            return f"{what} of at most {100 * allowed:g}%"
         if self.is_relative:
             return f"{self.label} growth of at most {100 * allowed:g}%"
         if not self.in_points:
@@ -186,6 +204,9 @@ class Metric:
         unit = "%" if self.is_relative else " points" if self.in_points else ""
         less = (drop > 0) == self.higher_is_better
         return f"with {size}{unit} {'less' if less else 'more'} {self.label}"
+
+
+ACCURACY = Metric("top_1")
 
 
 def apart(first: float, second: float) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from paring.metrics import Metric, apart
+from paring.metrics import ACCURACY, Metric, apart
 
 SOURCE = "source"
 
@@ -54,7 +54,7 @@ class Measured:
     speedup_high: float | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
-    metric: Metric = Metric("top_1")
+    metric: Metric = ACCURACY
 
     @property
     def is_source(self) -> bool:

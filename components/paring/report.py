@@ -18,11 +18,12 @@ from paring.artifacts import (
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.lineage import chain, commands
+from paring.metrics import Metric
 from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],
@@ -76,6 +77,7 @@ def report(
             )
     by_id = {row["id"]: row for row in rows}
     winner = candidates[chosen["selected"]]
+    metric = Metric(chosen["gate"]["metric"], chosen["gate"]["higher_is_better"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -91,6 +93,7 @@ def report(
         result=chosen,
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],
+        metric=metric,
         outcomes=Counter(row["outcome"] for row in rows),
         examples=evaluations[SOURCE].count,
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
@@ -195,7 +198,6 @@ def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
 
 
 _NONE = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -230,14 +232,6 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.1f}%"
 
 
-def _points(value: float | None) -> str:
-    """A change of accuracy in points, from a drop."""
-    if value is None:
-        return ""
-    text = f"{-100 * value:+.1f}".replace("-", _MINUS)
-    return "\N{PLUS-MINUS SIGN}0.0" if text[1:] == "0.0" else text
-
-
 def _times(value: float | None) -> str:
     if value is None:
         return _NONE
@@ -254,7 +248,6 @@ _FILTERS = {
     "scaled": _scaled,
     "size": _size,
     "percent": _percent,
-    "points": _points,
     "times": _times,
     "three": _three,
     "typeset": _typeset,

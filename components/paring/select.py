@@ -90,6 +90,7 @@ def select(
             )
     gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb)
     metric = _metric(evaluations[SOURCE])
+    _check_metrics(evaluations, metric)
     rows = [
         _row(
             name,
@@ -177,6 +178,20 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
             )
 
 
+def _metric(evaluation: EvaluationMetrics) -> Metric:
+    return Metric(evaluation.metric, bool(evaluation.higher_is_better))
+
+
+def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric) -> None:
+    for name, one in evaluations.items():
+        if one.failure is None and (not one.metric or one.metric != metric.name):
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged by the source's metric",
+                received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
+                remedy="run evaluate with the same metric for all of them",
+            )
+
+
 def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, str]:
     remedy = 'give JSON such as {"tflite-int8": "convert_tflite(quantization=int8)"}'
     try:
@@ -198,13 +213,12 @@ def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, s
 def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
     """A candidate's entry in selection.json, not yet judged unless it failed."""
     failure = own.failure
-    accuracy, agreement = own.evaluation.accuracy, own.evaluation.agreement
-    if name == SOURCE:
-        drop: float | None = 0.0
-    elif source.evaluation.accuracy is None:
-        drop = None if agreement is None else 1 - agreement
-    else:
-        drop = None if accuracy is None else source.evaluation.accuracy - accuracy
+    judged, reference = own.evaluation, source.evaluation
+    metric = _metric(reference)
+    # Where there are no labels, what differs from the source counts as lost.
+    whole, kept = reference.accuracy, judged.accuracy
+    if not metric.labelled:
+        whole, kept = 1.0, judged.agreement
     sizes = own.size_bytes, source.size_bytes
     figures = {key: getattr(own.benchmark, key) for key in _BENCHMARK_FIGURES}
     return {
@@ -213,9 +227,13 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
         "artifact": str(own.candidate.path),
         "outcome": failure.outcome if failure else "passed",
         "reasons": [failure.reason] if failure else [],
-        "accuracy": accuracy,
-        "accuracy_drop": drop,
-        "agreement": agreement,
+        "metric": metric.name,
+        "higher_is_better": metric.higher_is_better,
+        "score": judged.score,
+        "drop": 0.0 if name == SOURCE else judged.drop,
+        "accuracy": judged.accuracy,
+        "accuracy_drop": None if whole is None or kept is None else whole - kept,
+        "agreement": judged.agreement,
         **figures,
         "size_bytes": own.size_bytes,
         "size_ratio": sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
@@ -223,7 +241,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
     }
 
 
-def _measured(row: Mapping[str, Any], metric: Metric) -> Measured:
+def _measured(row: Mapping[str, Any]) -> Measured:
     return Measured(
         id=row["id"],
         drop=row["drop"],
@@ -233,7 +251,7 @@ def _measured(row: Mapping[str, Any], metric: Metric) -> Measured:
         speedup_high=row["speedup_high"],
         size_bytes=row["size_bytes"],
         peak_memory_bytes=row["peak_memory_bytes"],
-        metric=metric,
+        metric=Metric(row["metric"], row["higher_is_better"]),
     )
 
 
@@ -344,13 +362,15 @@ def _interval(one: Measured) -> str:
     return f"{one.speedup:.2f} (95% interval {one.speedup_low:.2f} to {one.speedup_high:.2f})"
 
 
-def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, metric: Metric) -> str:
+def _verdict(
+    chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, metric: Metric
+) -> str:
     """The result in one sentence."""
     if chosen is source:
         if not passed:
             return "Nothing meets the gate and the budgets: the source model is kept."
         return "Nothing beats the source model: it is kept as it is."
-    best, reference = _measured(chosen, metric), _measured(source, metric)
+    best, reference = _measured(chosen), _measured(source)
     speed = _speed(best, reference)
     size = _size(best, reference)
     if speed:

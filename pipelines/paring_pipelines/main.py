@@ -53,6 +53,21 @@ _target_option = click.option(
 )
 
 
+_metric_options = (
+    click.option(
+        "--metric",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What the gate goes by: top_1, top_k, auc, mae, rmse, token_accuracy, or"
+        " MODULE:FUNCTION of your own; auto goes by the labels.",
+    ),
+    click.option(
+        "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
+    ),
+)
+
+
 def _pipeline_options(function: Any) -> Any:
     """The options that shape the pipeline, for every command that builds it."""
     limit = "{} of what is selected; 0 for no limit."
@@ -64,7 +79,14 @@ def _pipeline_options(function: Any) -> Any:
             type=float,
             default=0.01,
             show_default=True,
-            help="Largest loss of accuracy let pass: 0.01 for one point.",
+            help="Largest loss let pass: 0.01 for one point of accuracy; of an error, for 1%.",
+        ),
+        *_metric_options,
+        click.option(
+            "--output",
+            default="",
+            metavar="NAME",
+            help="The output that the gate is on; the first with labels if not given.",
         ),
         click.option(
             "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
@@ -114,6 +136,9 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
         gate=gate,
         trust_model=given["trust_model"],
         label=given["label"],
+        metric=given["metric"],
+        top_k=given["top_k"],
+        output=given["output"],
         batch_size=given["batch_size"],
         threads=given["threads"],
         command=command,
@@ -211,7 +236,9 @@ def _run(
     show_default=True,
     help="TFX's local runner, or its Beam runner in this process.",
 )
-def demo(out: Path, runner: Literal["local", "beam"]) -> None:
+@_metric_options[0]
+@_metric_options[1]
+def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
@@ -225,6 +252,10 @@ def demo(out: Path, runner: Literal["local", "beam"]) -> None:
         click.echo(f"trained: {accuracy:.2%} on the held-out split; {model}")
     command = f"paring run --model {model} --examples {examples} --runner {runner} --out {out}"
     options = {p.name: p.get_default(click.get_current_context()) for p in run.params}
+    for name, value in (("metric", metric), ("top_k", top_k)):
+        if value != options[name]:
+            options[name] = value
+            command += f" --{name.replace('_', '-')} {value}"
     _run(model, examples, out, runner, "cpu-server", None, options, command)
 
 
