@@ -7,7 +7,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from paring.artifacts import EvaluationMetrics, Examples, Model, Servable, content_digest
-from paring.errors import UnsupportedError
+from paring.errors import ParameterError, UnsupportedError
+from paring.metrics import function_digest
 from paring.step import Input, Output, step
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def evaluate(
     metric: str = "auto",
     top_k: Annotated[int, Ge(1)] = 5,
     output: str = "",
+    metric_digest: str = "",
     batch_size: Annotated[int, Ge(1)] = 64,
 ) -> None:
     """Compare a candidate's predictions with the source's and the labels.
@@ -74,11 +76,14 @@ def evaluate(
         top_k: How many classes a prediction of the metric top_k has.
         output: The output that the metric is of; "" is the first with labels,
             by name, or the first. Others get the metric auto.
+        metric_digest: What the file of the user's function must be, as
+            `paring.metrics.function_digest` gives it; "" takes any. A run that was
+            planned with it is not answered by another function's result.
         batch_size: Examples in one call of a model.
 
     Raises:
         ParameterError: There is no such metric or output, it does not go with the
-            labels, or the user's function fails.
+            labels, or the user's function fails, or is in another file.
         ExamplesError: They are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
         UnsupportedError: The models' outputs can't be compared, or are NaN where
@@ -101,6 +106,12 @@ def evaluate(
             remedy="export it with its scores or values as an output",
         )
     plan = make_plan(metric, top_k, output, {name: labels.get(name) for name in numbers})
+    if plan.function and metric_digest not in ("", function_digest(metric)):
+        raise ParameterError(
+            f"metric_digest: the file of {metric} is another one",
+            received=function_digest(metric),
+            remedy=f"start the run anew; it was planned with {metric_digest}",
+        )
     found = tally_pair(source, candidate, plan, split, batch_size).summary()
     if found["nan_predictions"]:
         told = "%d predictions are NaN, on %d examples"

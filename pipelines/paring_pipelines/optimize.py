@@ -50,6 +50,7 @@ class Settings:
         label: The name of the label among the examples' features.
         metric: What the gate goes by; see the step `evaluate`.
         top_k: Of the metric top_k.
+        metric_digest: Of the file of the user's function; "" for any.
         output: The output that the gate is on; "" for the first with labels.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
@@ -62,6 +63,7 @@ class Settings:
     label: str = "label"
     metric: str = "auto"
     top_k: int = 5
+    metric_digest: str = ""
     output: str = ""
     batch_size: int = 1
     threads: int = 0
@@ -96,6 +98,9 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
     for recipe in recipes:
         candidates[recipe.name] = _chain(dag, recipe, source, examples, made)
 
+    judged = {
+        name: getattr(settings, name) for name in ("metric", "metric_digest", "top_k", "output")
+    }
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}
     for name, candidate in candidates.items():
@@ -108,11 +113,7 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
         # measured, there is nothing to choose from.
         tolerate = name != "source"
         evaluations[name] = dag.add(
-            f"evaluate-{name}",
-            evaluate,
-            compared,
-            {"metric": settings.metric, "top_k": settings.top_k, "output": settings.output},
-            tolerate=tolerate,
+            f"evaluate-{name}", evaluate, compared, judged, tolerate=tolerate
         ).out("evaluation")
         benchmarks[name] = dag.add(
             f"benchmark-{name}",

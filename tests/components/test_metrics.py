@@ -1,9 +1,12 @@
 """How a metric's scores and drops are told."""
 
+from pathlib import Path
+
 import pytest
 
+from paring.artifacts import content_digest
 from paring.errors import ParameterError
-from paring.metrics import NAMES, Metric, check_name
+from paring.metrics import NAMES, Metric, check_name, function_digest
 
 ACCURACY = Metric.named("top_1")
 RMSE = Metric.named("rmse")
@@ -40,7 +43,10 @@ def test_another_name_gets_the_nearest_or_the_form(name: str, remedy: str) -> No
         (ACCURACY, "accuracy", 0.9751, "97.5%"),
         (Metric.named("top_5"), "top-5 accuracy", 1.0, "100.0%"),
         (AUC, "AUC", 0.98765, "0.9877"),
-        (RMSE, "RMSE", 54.1987, "54.2"),
+        (RMSE, "RMSE", 54.1987, "54.20"),
+        (RMSE, "RMSE", 12345.678, "12,346"),
+        (RMSE, "RMSE", 0.0, "0"),
+        (RMSE, "RMSE", 1.2345e-9, "1.234e-09"),
         (OWN, "dice", 0.87654, "0.8765"),
         (Metric.named("value_agreement"), "agreement", 0.998, "99.8%"),
     ],
@@ -118,3 +124,21 @@ def test_what_is_better_by_nothing_is_not_said_to_be() -> None:
     assert Metric.named("agreement").advantage(0.01) == "1.0 points closer to the source"
     for metric in (ACCURACY, RMSE, OWN):
         assert metric.advantage(0.0) == ""
+
+
+def test_a_functions_file_is_found_in_the_working_directory_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "never_imported.py"
+    file.write_text("raise RuntimeError('this was run')\n")
+    monkeypatch.chdir(tmp_path)
+    first = function_digest("never_imported:dice")
+    assert first == content_digest(file)
+    file.write_text("raise RuntimeError('this too')\n")
+    assert function_digest("never_imported:dice") != first
+
+
+@pytest.mark.parametrize("name", ["no_such_module:dice", "no_such.module:dice", "numpy.absent:f"])
+def test_a_module_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"no module {name.partition(':')[0]}"):
+        function_digest(name)

@@ -1,7 +1,6 @@
 """A metric of the user's own: found, called, and checked."""
 
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ParameterError
+from paring.metrics import working_directory_first
 
 Function = Callable[[Any, Any], Any]
 
@@ -24,21 +24,16 @@ def load_function(name: str) -> Function:
             fails as it is imported.
     """
     module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    # In front, as `python -m` has it; taken out again, since other modules than
-    # the user's are none of its business.
-    sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with working_directory_first():
+            module = importlib.import_module(module_name)
     except Exception as error:
         # The module is the user's, and may raise anything.
         raise ParameterError(
             f"metric: module {module_name} can't be imported",
             received=f"{type(error).__name__}: {error}",
-            remedy=f"give a module in {here} or one that is installed",
+            remedy=f"give a module in {Path.cwd()} or one that is installed",
         ) from error
-    finally:
-        sys.path.remove(here)
     function = getattr(module, function_name, None)
     if not callable(function):
         names = sorted(
