@@ -54,17 +54,21 @@ def evaluate(
     Scores, of which more is better, drop by source less candidate; errors by
     (candidate - source) / source, so that 0.01 is a growth of 1%.
 
-    `evaluation.json` holds `count`, `output`, `metric`, `higher_is_better`,
-    `score`, `source_score`, `drop` with its 95% confidence interval `drop_low`
-    and `drop_high` (`paring.tf.scoring` has the methods; null for auc, and where
-    there is no metric but agreement). Further, where they have a meaning and else
-    null, `accuracy`, `source_accuracy`, `agreement`, `accuracy_drop` with
+    Of a model with several outputs each has its own metric, and the gate is on
+    each, unless `output` names one or the metric is a function.
+
+    `evaluation.json` holds `count`, `output`, `metric`, `higher_is_better`, `score`,
+    `source_score`, and `drop` with its 95% confidence interval `drop_low` and
+    `drop_high` (`paring.tf.scoring` has the methods; null for auc, and where there
+    is no metric but agreement). Further, where they have a meaning and else null,
+    `accuracy`, `source_accuracy`, `agreement`, `accuracy_drop` with
     `accuracy_drop_low` and `accuracy_drop_high`, `threshold` (two classes only),
     `nan_predictions`, `source_nan_predictions`, `classes` (count and both
     accuracies of each), `most_confused` (the candidate's commonest mistakes); for
     values `mae`, `rmse` and the source's; for tokens their number `tokens`; for
-    auc `score_error`, by how much it may be off; `other_outputs` of a model with
-    several; and `examples_digest`.
+    auc `score_error`, by how much it may be off. `gated_outputs` says on how many
+    outputs the gate is, `other_outputs` has the figures of those that are not
+    `output`, and `examples_digest` names the examples.
 
     Args:
         source: The model that everything is compared with; a SavedModel.
@@ -74,8 +78,9 @@ def evaluate(
         metric: What the gate goes by: auto, top_1, top_k, auc, mae, rmse,
             token_accuracy, or MODULE:FUNCTION.
         top_k: How many classes a prediction of the metric top_k has.
-        output: The output that the metric is of; "" is the first with labels,
-            by name, or the first. Others get the metric auto.
+        output: The output that the gate is on, and the metric of. "" is each, and
+            the metric is of the first with labels, by name, or the first at all;
+            others have the metric auto.
         metric_digest: What the file of the user's function must be, as
             `paring.metrics.function_digest` gives it; "" takes any. A run that was
             planned with it is not answered by another function's result.
@@ -120,6 +125,7 @@ def evaluate(
     evaluation.file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     for fact in ("metric", "score", "source_score", "drop", "drop_low", "drop_high"):
         setattr(evaluation, fact, found[fact])
+    evaluation.gated_outputs = found["gated_outputs"]
     evaluation.higher_is_better = int(found["higher_is_better"])
     evaluation.count = found["count"]
     evaluation.accuracy = found["accuracy"]

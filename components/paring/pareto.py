@@ -39,6 +39,8 @@ class Measured:
         id: The candidate's id; `SOURCE` is the model all others are held against.
         drop: Loss against the source by the gate's metric; below 0 is a gain.
         metric: That metric.
+        others: Of a model with several outputs, name, metric and loss of each
+            other one that the gate is on.
         p50_ms: Median latency of one call.
         speedup: The source's median latency over this one's, in one run.
         speedup_low, speedup_high: The speed-up's confidence interval.
@@ -55,6 +57,7 @@ class Measured:
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     metric: Metric = ACCURACY
+    others: tuple[tuple[str, Metric, float], ...] = ()
 
     @property
     def is_source(self) -> bool:
@@ -140,9 +143,15 @@ class Gate:
     def _accuracy_objections(self, one: Measured) -> list[str]:
         if one.drop is None:
             return [f"its {one.metric.label} was not measured"]
-        if one.drop <= self.max_accuracy_drop + _ROUNDING:
-            return []
-        return [one.metric.objection(one.drop, self.max_accuracy_drop)]
+        allowed = self.max_accuracy_drop
+        found = []
+        if one.drop > allowed + _ROUNDING:
+            found.append(one.metric.objection(one.drop, allowed))
+        return found + [
+            f"output {name}: {metric.objection(drop, allowed)}"
+            for name, metric, drop in one.others
+            if drop > allowed + _ROUNDING
+        ]
 
 
 def _over(name: str, value: float, budget: float, unit: str) -> list[str]:

@@ -77,7 +77,6 @@ def report(
             )
     by_id = {row["id"]: row for row in rows}
     winner = candidates[chosen["selected"]]
-    metric = Metric(chosen["gate"]["metric"], chosen["gate"]["higher_is_better"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -93,7 +92,8 @@ def report(
         result=chosen,
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],
-        metric=metric,
+        metric=_metric_of(chosen["gate"]),
+        metric_of=_metric_of,
         outcomes=Counter(row["outcome"] for row in rows),
         examples=evaluations[SOURCE].count,
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
@@ -117,6 +117,10 @@ def _read(file: Path, *keys: str) -> dict[str, Any]:
     if missing:
         raise ArtifactTypeError(f"{file} has no {missing[0]!r}", remedy=remedy)
     return dict(content)
+
+
+def _metric_of(named: Mapping[str, Any]) -> Metric:
+    return Metric(named["metric"], named["higher_is_better"])
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from paring.artifacts import (
     Servable,
     content_bytes,
 )
-from paring.errors import ModelError, ParameterError, StepFailedError, nearest
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError, nearest
 from paring.metrics import Metric
 from paring.pareto import (
     SIZE_TIE,
@@ -64,7 +64,8 @@ def select(
         selected: A copy of the chosen candidate's served form.
         max_accuracy_drop: Largest loss against the source by the metric of the
             evaluations: 0.01 is one point of accuracy, a growth of an error by
-            1%, or, without labels, a disagreement on 1% of the examples.
+            1%, or, without labels, a disagreement on 1% of the examples. Each
+            output of the model keeps to it, unless the evaluations are of one.
         max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
         max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
@@ -79,6 +80,7 @@ def select(
             `source`, or `recipes` can't be read.
         StepFailedError: The source could not be measured.
         ModelError: The chosen candidate has no served form.
+        ArtifactTypeError: The file of an evaluation of several outputs is broken.
     """
     _check_ids(candidates, benchmarks, evaluations)
     texts = _read_recipes(recipes, candidates)
@@ -178,6 +180,22 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
             )
 
 
+def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, dict[str, Any]]:
+    """Metric, score and drop of each output that is gated besides the first."""
+    if evaluation.gated_outputs < 2:
+        return {}
+    try:
+        others = json.loads(evaluation.file.read_text())["other_outputs"]
+        return {
+            name: {key: one[key] for key in ("metric", "higher_is_better", "score", "drop")}
+            for name, one in others.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactTypeError(
+            f"{evaluation.file} can't be read", received=error, remedy="make the artifact anew"
+        ) from error
+
+
 def _metric(evaluation: EvaluationMetrics) -> Metric:
     return Metric(evaluation.metric, bool(evaluation.higher_is_better))
 
@@ -234,6 +252,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
         "accuracy": judged.accuracy,
         "accuracy_drop": None if whole is None or kept is None else whole - kept,
         "agreement": judged.agreement,
+        "other_outputs": _other_outputs(judged),
         **figures,
         "size_bytes": own.size_bytes,
         "size_ratio": sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
@@ -252,6 +271,10 @@ def _measured(row: Mapping[str, Any]) -> Measured:
         size_bytes=row["size_bytes"],
         peak_memory_bytes=row["peak_memory_bytes"],
         metric=Metric(row["metric"], row["higher_is_better"]),
+        others=tuple(
+            (name, Metric(one["metric"], one["higher_is_better"]), one["drop"])
+            for name, one in row["other_outputs"].items()
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from paring import __version__
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
+from paring.metrics import check_name
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, load_recipes
 
@@ -86,7 +87,7 @@ def _pipeline_options(function: Any) -> Any:
             "--output",
             default="",
             metavar="NAME",
-            help="The output that the gate is on; the first with labels if not given.",
+            help="The output that the gate is on alone; each if not given.",
         ),
         click.option(
             "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
@@ -242,6 +243,8 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
+    # Before the training, not after it.
+    check_name(metric)
     model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
         click.echo(f"using the model trained before, {model}")

@@ -51,7 +51,7 @@ class Settings:
         metric: What the gate goes by; see the step `evaluate`.
         top_k: Of the metric top_k.
         metric_digest: Of the file of the user's function; "" for any.
-        output: The output that the gate is on; "" for the first with labels.
+        output: The output that the gate is on; "" for each.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
         title: The report's title.

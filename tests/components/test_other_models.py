@@ -225,9 +225,10 @@ def test_a_regressor_can_be_trained_into_another_form(
     assert found.drop < 0.1
 
 
-def test_tokens_are_judged_without_their_padding(tagger: Given, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["prune", "quantize"])
+def test_tokens_are_judged_without_their_padding(tagger: Given, tmp_path: Path, step: str) -> None:
     trained: Artifact = make(
-        "prune", tmp_path / "trained", {"epochs": 4}, model=tagger.model, examples=tagger.examples
+        step, tmp_path / "trained", {"epochs": 4}, model=tagger.model, examples=tagger.examples
     )
     lite = to_int8(tagger, trained.path, tmp_path / "lite")
     found, written = judge(tagger, lite, tmp_path / "evaluation", batch_size=33)
@@ -255,8 +256,9 @@ def test_several_outputs_keep_their_names_and_are_all_told(
     # The first by name, as in the signature.
     assert (written["output"], found.metric) == ("middle", "rmse")
     assert written["other_outputs"]["quarter"]["metric"] == "top_1"
+    assert found.gated_outputs == 2
     found, written = judge(detector, lite, tmp_path / "evaluation", output="quarter")
-    assert (written["output"], found.metric) == ("quarter", "top_1")
+    assert (written["output"], found.metric, found.gated_outputs) == ("quarter", "top_1", 1)
     assert found.score is not None
     assert found.score > 0.85
     assert written["other_outputs"]["middle"]["source_score"] < 0.5

@@ -271,6 +271,15 @@ def test_an_error_is_told_in_its_unit_and_grows_by_per_cent(new_family: Any) -> 
     assert "ccuracy" not in page.words
 
 
+def test_all_outputs_of_a_candidate_are_told(family: Any) -> None:
+    box = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
+    tag = {"metric": "token_accuracy", "higher_is_better": True, "score": 0.9, "drop": 0.001}
+    family.add("int8", speedup=4.0, other_outputs={"box": box, "<tag>": tag})
+    family.select()
+    page = Page(write(family))
+    assert "box: RMSE 10.05 (+0.5%), <tag>: token accuracy 90.0%" in page.words
+
+
 @pytest.mark.parametrize(("metric", "higher", "worse"), [("rmse", False, 2.5), ("auc", True, 1.5)])
 def test_the_worse_score_is_drawn_lower(metric: str, higher: bool, worse: float) -> None:
     row = {"size_bytes": 9, "outcome": "passed", "pareto": True}

@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paring.artifacts import Failure, SelectedModel, Selection
-from paring.errors import ModelError, ParameterError, StepFailedError
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError
 from paring.execution import Call, execute
 from paring.select import select
 
 KEYS = {
     *("id", "recipe", "artifact", "outcome", "reasons", "pareto"),
     *("accuracy", "accuracy_drop", "agreement"),
-    *("metric", "higher_is_better", "score", "drop"),
+    *("metric", "higher_is_better", "score", "drop", "other_outputs"),
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high", "throughput"),
     *("peak_memory_bytes", "size_bytes", "size_ratio", "gzip_bytes", "load_ms", "first_ms"),
 }
@@ -126,6 +126,32 @@ def test_the_users_metric_is_told_by_its_functions_name(new_family: Callable[[],
     result = family.select()
     assert result["rows"]["far"]["reasons"] == ["drops psnr by 1.250, the gate allows 0.010"]
     assert result["verdict"].endswith("with 0.005 less psnr.")
+
+
+def test_every_output_is_held_to_the_gate(family: Any) -> None:
+    def box(score: float, drop: float) -> dict[str, Any]:
+        figures = {"metric": "rmse", "higher_is_better": False, "score": score, "drop": drop}
+        return {"box": figures | {"source_score": 10.0}}
+
+    family.add("near", speedup=2.0, other_outputs=box(10.05, 0.005))
+    family.add("far", speedup=4.0, accuracy=0.9, other_outputs=box(15.0, 0.5))
+    result = family.select()
+    assert result["selected"] == "near"
+    assert result["rows"]["far"]["reasons"] == [
+        "drops accuracy by 8.0 points, the gate allows 1.0",
+        "output box: RMSE grows by 50.0%, the gate allows 1.0%",
+    ]
+    told = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
+    assert result["rows"]["near"]["other_outputs"] == {"box": told}
+
+
+def test_figures_of_other_outputs_that_are_cut_off_are_refused(family: Any) -> None:
+    other = {"metric": "rmse", "higher_is_better": False, "score": 1.0, "drop": 0.0}
+    family.add("int8", other_outputs={"box": other})
+    file = family.path("evaluations", "int8") / "evaluation.json"
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(ArtifactTypeError, match="can't be read"):
+        family.select()
 
 
 @pytest.mark.parametrize("metric", ["mae", ""])

@@ -70,6 +70,8 @@ class EvaluationMetrics(Artifact):
         drop: How much worse than the source's: by how much it is less, or by
             which share of the source's an error is larger.
         drop_low, drop_high: Its 95% confidence interval, where there is one.
+        gated_outputs: How many outputs the gate is on. The figures here are of
+            the first of them; those of the others are in the file.
         accuracy: Top-1 accuracy; None without labels, and of values.
         source_accuracy: The source's, on the same examples.
         agreement: Share of examples or tokens with the source's top-1 class; of
@@ -84,6 +86,7 @@ class EvaluationMetrics(Artifact):
     drop: float | None = None
     drop_low: float | None = None
     drop_high: float | None = None
+    gated_outputs: int = 1
     accuracy: float | None = None
     source_accuracy: float | None = None
     agreement: float | None = None

@@ -27,7 +27,7 @@ _ABSENT = (
     *("accuracy_drop_low", "accuracy_drop_high", "threshold", "nan_predictions"),
     *("source_nan_predictions", "classes", "most_confused"),
 )
-"""What evaluation.json always has, null where the gated output has no such figure."""
+"""What evaluation.json always has, null where the first output has no such figure."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,33 @@ class Plan:
 
     Attributes:
         outputs: The scoring of each output that is looked at.
-        gated: The output that the gate is on.
-        function: MODULE:FUNCTION where the gate is on that; else "".
+        first: The output that a table has room for.
+        alone: Whether the gate is on that one alone; else it is on each.
+        function: MODULE:FUNCTION where the gate is on that alone; else "".
     """
 
     outputs: Mapping[str, Scoring]
-    gated: str
+    first: str
+    alone: bool = False
     function: str = ""
+
+    @property
+    def gated_outputs(self) -> int:
+        """How many outputs the gate is on."""
+        return 1 if self.alone or self.function else len(self.outputs)
 
 
 def make_plan(metric: str, top_k: int, gated: str, outputs: Mapping[str, Array | None]) -> Plan:
     """The plan for models with these outputs.
 
-    The metric is that of the gated output, or, if it is a function, of the whole
+    The metric is that of the first output, or, if it is a function, of the whole
     model; other outputs have the one that goes with their labels.
 
     Args:
         metric: See `paring.metrics.NAMES`, or MODULE:FUNCTION.
         top_k: For the metric top_k.
-        gated: The output that the gate is on; "" for the first one with labels,
-            or without any the first one.
+        gated: The output that the gate is on; "" for all. The first one with
+            labels, or without any the first one, then comes first.
         outputs: The labels of each output of the source, or None.
 
     Raises:
@@ -78,7 +85,7 @@ def make_plan(metric: str, top_k: int, gated: str, outputs: Mapping[str, Array |
         name: Scoring.of(own if name == chosen else "auto", top_k, labels)
         for name, labels in outputs.items()
     }
-    return Plan(scorings, chosen, function if labelled else "")
+    return Plan(scorings, chosen, bool(gated), function if labelled else "")
 
 
 @dataclass
@@ -151,16 +158,17 @@ class Tally:
             UnsupportedError, ExamplesError: The gate's metric has no value, see
                 `OutputTally.scored` and `Scored.summary`.
         """
-        gated = self.outputs[self.plan.gated]
-        scored = self._scored_by_function() if self.plan.function else gated.scored()
-        found: dict[str, Any] = {"count": self.count, "output": self.plan.gated}
-        found |= scored.summary() | dict.fromkeys(_ABSENT) | gated.summary()
+        first = self.outputs[self.plan.first]
+        scored = self._scored_by_function() if self.plan.function else first.scored()
+        found: dict[str, Any] = {"count": self.count, "output": self.plan.first}
+        found["gated_outputs"] = self.plan.gated_outputs
+        found |= scored.summary() | dict.fromkeys(_ABSENT) | first.summary()
         others = {
             name: tally.scored().summary() | {"agreement": tally.summary()["agreement"]}
             for name, tally in self.outputs.items()
-            if name != self.plan.gated
+            if name != self.plan.first
         }
-        return found | ({"other_outputs": others} if others else {})
+        return found | {"other_outputs": others}
 
     def _scored_by_function(self) -> Scored:
         means = self.function

@@ -255,7 +255,7 @@ def two_outputs() -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize(("gated", "metric"), [("", "rmse"), ("box", "rmse"), ("kind", "top_1")])
-def test_the_gate_is_on_one_output_and_the_others_are_told(gated: str, metric: str) -> None:
+def test_the_first_output_is_told_before_the_others(gated: str, metric: str) -> None:
     labels, source, candidate = two_outputs()
     tally = Tally(make_plan("auto", 5, gated, labels))
     tally.add(source, candidate, labels)
@@ -265,11 +265,13 @@ def test_the_gate_is_on_one_output_and_the_others_are_told(gated: str, metric: s
     (told,) = found["other_outputs"].values()
     assert set(found["other_outputs"]) == {other}
     assert {"rmse", "top_1"} == {found["metric"], told["metric"]}
+    # Of each, unless one is named.
+    assert found["gated_outputs"] == (1 if gated else 2)
     alone = batched(source[other], candidate[other], labels[other])
     assert told["drop"] == pytest.approx(alone["drop"])
 
 
-def test_the_first_output_with_labels_is_the_one_for_the_gate() -> None:
+def test_the_first_output_with_labels_comes_first() -> None:
     labels, source, candidate = two_outputs()
     tally = Tally(make_plan("auto", 5, "", {"box": None, "kind": labels["kind"]}))
     tally.add(source, candidate, {"kind": labels["kind"]})
@@ -286,6 +288,7 @@ def test_a_function_of_several_outputs_gets_all_of_them(functions: Any) -> None:
     near = np.abs(source["box"] - labels["box"]).max(axis=1) < 2
     assert found["source_score"] == pytest.approx(near.mean())
     assert found["score"] < found["source_score"]
+    assert found["gated_outputs"] == 1
 
 
 def test_the_intervals_cover_the_true_drop_as_often_as_they_say() -> None:
