@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paring.metrics import Metric
 from paring.pareto import SOURCE
 
 _COLOURS = {
@@ -78,43 +79,51 @@ class _Point:
 
 
 def pareto_chart(candidates: Sequence[Row], gate: Mapping[str, Any]) -> str:
-    """Latency against accuracy, a bubble a candidate with its size as area.
+    """Latency against the gate's metric, a bubble a candidate with its size as area.
+
+    Better is up: an axis of errors is turned over.
 
     Args:
-        candidates: selection.json's candidates; those without latency or
-            accuracy (agreement, where the gate is by agreement) are left out.
+        candidates: selection.json's candidates; those without latency or a
+            score are left out.
         gate: selection.json's gate.
 
     Returns:
         An `<svg>` element, 860 by 440 pixels, with a title and a description.
     """
-    measure = str(gate["by"])
-    rows = [row for row in candidates if row["p50_ms"] and row[measure] is not None]
-    reference = next((row[measure] for row in rows if row["id"] == SOURCE), 1.0)
+    metric = Metric(gate["metric"], gate["higher_is_better"])
+    unit = 100 if metric.is_share else 1
+    rows = [row for row in candidates if row["p50_ms"] and row["score"] is not None]
+    reference = next((row["score"] for row in rows if row["id"] == SOURCE), 1.0)
     allowed = gate["max_accuracy_drop"]
-    floor = 100 * (reference - max(_SQUASHED * allowed, 0.03))
+    span = 1.0 if metric.in_points or metric.is_relative else abs(reference)
+    floor = unit * metric.limit(reference, max(_SQUASHED * allowed, 0.03 * span))
     with _style("pareto"):
         figure, axes = _figure(860, 440, left=62, right=18, top=14, bottom=46)
-        points = _points(rows, measure, floor)
-        limit = 100 * (reference - allowed)
+        points = _points(rows, metric, floor)
+        limit = unit * metric.limit(reference, allowed)
         _scale(axes, points, limit, gate["max_latency_ms"])
+        if not metric.higher_is_better:
+            axes.invert_yaxis()
         axes.set_xlabel("median latency, ms (less is better)", color=_COLOURS["muted"])
-        axes.set_ylabel(f"{measure}, % (more is better)", color=_COLOURS["muted"])
+        name = f"{metric.label}, %" if metric.is_share else metric.label
+        better = "more" if metric.higher_is_better else "less"
+        axes.set_ylabel(f"{name} ({better} is better)", color=_COLOURS["muted"])
         bottom, _ = axes.get_ylim()
         axes.axhspan(bottom, limit, color=_COLOURS["bad-wash"], lw=0, zorder=0)
         line = {"color": _COLOURS["bad"], "lw": 1, "ls": (0, (4, 3)), "zorder": 1}
         axes.axhline(limit, **line)
         if gate["max_latency_ms"]:
             axes.axvline(gate["max_latency_ms"], **line)
-        _frontier(axes, [p for p in points if p.row["pareto"]])
+        _frontier(axes, [p for p in points if p.row["pareto"]], metric)
         for point in sorted(points, key=lambda p: -p.radius):
             _bubble(axes, point)
         _labels(axes, points, limit)
         shown = "; ".join(
-            f"{r['id']}: {r['p50_ms']:.3g} ms, {100 * r[measure]:.1f}%, {r['outcome']}"
+            f"{r['id']}: {r['p50_ms']:.3g} ms, {metric.shown(r['score'])}, {r['outcome']}"
             for r in rows
         )
-        return _svg(figure, "pareto", f"Latency against {measure} of each candidate", shown)
+        return _svg(figure, "pareto", f"Latency against {metric.label} of each candidate", shown)
 
 
 def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
@@ -186,17 +195,16 @@ def _figure(
     return figure, axes
 
 
-def _points(rows: Sequence[Row], measure: str, floor: float) -> list[_Point]:
+def _points(rows: Sequence[Row], metric: Metric, floor: float) -> list[_Point]:
     largest = max((row["size_bytes"] or 0 for row in rows), default=0)
     points: list[_Point] = []
     for row in rows:
-        share = 100 * row[measure]
-        clipped = share < floor
+        score = (100 if metric.is_share else 1) * row["score"]
+        clipped = score < floor if metric.higher_is_better else score > floor
         radius = 24 * math.sqrt(row["size_bytes"] / largest) if row["size_bytes"] else 0.0
-        label = f"{row['id']} ({share:.1f}%)" if clipped else row["id"]
-        points.append(
-            _Point(row, row["p50_ms"], max(share, floor), max(radius, 4.5), clipped, label)
-        )
+        label = f"{row['id']} ({metric.shown(row['score'])})" if clipped else row["id"]
+        height = floor if clipped else score
+        points.append(_Point(row, row["p50_ms"], height, max(radius, 4.5), clipped, label))
     return points
 
 
@@ -219,7 +227,7 @@ def _scale(axes: Any, points: Sequence[_Point], limit: float, budget_ms: float |
         axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bottom, top = min(ys), max(ys)
-    pad = 0.18 * (top - bottom) or 1.0
+    pad = 0.18 * (top - bottom) or 0.01 * abs(top) or 1.0
     axes.set_ylim(bottom - pad, top + pad)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -227,13 +235,14 @@ def _scale(axes: Any, points: Sequence[_Point], limit: float, budget_ms: float |
     axes.set_axisbelow(True)
 
 
-def _frontier(axes: Any, points: Sequence[_Point]) -> None:
-    """The staircase of latency and accuracy alone through the front's points."""
+def _frontier(axes: Any, points: Sequence[_Point], metric: Metric) -> None:
+    """The staircase of latency and score alone through the front's points."""
+    up = 1 if metric.higher_is_better else -1
     best = -math.inf
     corners: list[_Point] = []
-    for point in sorted(points, key=lambda p: (p.x, -p.y)):
-        if point.y > best:
-            best = point.y
+    for point in sorted(points, key=lambda p: (p.x, -up * p.y)):
+        if up * point.y > best:
+            best = up * point.y
             corners.append(point)
     axes.step(
         [p.x for p in corners],

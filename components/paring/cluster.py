@@ -8,7 +8,7 @@ from paring.artifacts import ClusteredModel, Examples, Model
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def cluster(
     model: Input[Model],
     examples: Input[Examples],
@@ -31,7 +31,7 @@ def cluster(
     Batch-normalization statistics are re-estimated.
 
     Args:
-        model: A classifier in Keras form.
+        model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         clustered: The same architecture under the same signature names, with the
             facts `distinct_weights`, the most values in any clustered kernel,
@@ -45,7 +45,7 @@ def cluster(
 
     Raises:
         UnsupportedError: No layer can be clustered, the examples have no labels, or
-            the model is no classifier in Keras form.
+            the model is not in Keras form, or no loss goes with its outputs.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.

@@ -7,63 +7,126 @@ from typing import Annotated
 from annotated_types import Ge
 
 from paring.artifacts import EvaluationMetrics, Examples, Model, Servable, content_digest
+from paring.errors import ParameterError, UnsupportedError
+from paring.metrics import function_digest
 from paring.step import Input, Output, step
 
 _log = logging.getLogger(__name__)
 
 
-@step(version="1")
+@step(version="2")
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable],
     examples: Input[Examples],
     evaluation: Output[EvaluationMetrics],
     *,
+    metric: str = "auto",
+    top_k: Annotated[int, Ge(1)] = 5,
+    output: str = "",
+    metric_digest: str = "",
     batch_size: Annotated[int, Ge(1)] = 64,
 ) -> None:
     """Compare a candidate's predictions with the source's and the labels.
 
     Both models run over the whole eval split, on Apache Beam's in-process
-    runner through RunInference. The prediction is the class with the highest
-    score of the source's first output, [batch, classes]. An output [batch, 1]
-    is two classes: if all of the source's values lie in 0 to 1 it is taken as a
-    probability, and class 1 is what lies over 0.5; otherwise as a logit, and
-    class 1 is what lies over 0. A prediction with NaN in it is wrong, and agrees
-    with nothing.
+    runner through RunInference. What their outputs are shows by the labels:
 
-    `evaluation.json` holds `count`, `accuracy`, `source_accuracy`, `agreement`
-    (share of examples where both models choose the same class),
-    `accuracy_drop` with its 95% confidence interval `accuracy_drop_low` and
-    `accuracy_drop_high` (`paring.tf.scoring.paired_interval` has the method),
-    `threshold` (two classes only), `nan_predictions`, `classes` (count and both
-    accuracies of each), `most_confused` (the candidate's commonest mistakes) and
-    `examples_digest`. What needs labels is null without them.
+    - Integers [n] are classes: the prediction is the class with the highest
+      score of [batch, classes]. An output [batch, 1] or [batch] is two classes:
+      if all of the source's values lie in 0 to 1 it is taken as a probability,
+      and class 1 is what lies over 0.5; otherwise as a logit, and class 1 is
+      what lies over 0. A prediction with NaN in it is wrong, and agrees with
+      nothing. Metrics: top_1 (auto), top_k, and auc of two classes.
+    - Integers [n, ...] are the classes of tokens of [batch, ..., classes]; those
+      below 0 are padding, which is left out. Metric: token_accuracy (auto).
+    - Floats are values. Metrics: rmse (auto), mae.
+    - Without labels the metric is the agreement with the source, which for
+      outputs that are probabilities throughout is the share of examples, or of
+      tokens, with the same class; for others the share of the variance of the
+      source's values that the candidate gives. A metric that is named says which.
+
+    MODULE:FUNCTION is a function(predictions, labels) of the user's, called on
+    each batch, that returns a number for each example; of a model with several
+    outputs it gets a dict of each. More is better unless it has an attribute
+    `lower_is_better` that is true. The metric is the mean over all examples.
+
+    Scores, of which more is better, drop by source less candidate; errors by
+    (candidate - source) / source, so that 0.01 is a growth of 1%.
+
+    Of a model with several outputs each has its own metric, and the gate is on
+    each, unless `output` names one or the metric is a function.
+
+    `evaluation.json` holds `count`, `output`, `metric`, `higher_is_better`, `score`,
+    `source_score`, and `drop` with its 95% confidence interval `drop_low` and
+    `drop_high` (`paring.tf.scoring` has the methods; null for auc, and where there
+    is no metric but agreement). Further, where they have a meaning and else null,
+    `accuracy`, `source_accuracy`, `agreement`, `accuracy_drop` with
+    `accuracy_drop_low` and `accuracy_drop_high`, `threshold` (two classes only),
+    `nan_predictions`, `source_nan_predictions`, `classes` (count and both
+    accuracies of each), `most_confused` (the candidate's commonest mistakes); for
+    values `mae`, `rmse` and the source's; for tokens their number `tokens`; for
+    auc `score_error`, by how much it may be off. `gated_outputs` says on how many
+    outputs the gate is, `other_outputs` has the figures of those that are not
+    `output`, and `examples_digest` names the examples.
 
     Args:
         source: The model that everything is compared with; a SavedModel.
         candidate: What is judged, in any form that a runtime takes.
         examples: Its eval split is used.
         evaluation: What is written.
+        metric: What the gate goes by: auto, top_1, top_k, auc, mae, rmse,
+            token_accuracy, or MODULE:FUNCTION.
+        top_k: How many classes a prediction of the metric top_k has.
+        output: The output that the gate is on, and the metric of. "" is each, and
+            the metric is of the first with labels, by name, or the first at all;
+            others have the metric auto.
+        metric_digest: What the file of the user's function must be, as
+            `paring.metrics.function_digest` gives it; "" takes any. A run that was
+            planned with it is not answered by another function's result.
         batch_size: Examples in one call of a model.
 
     Raises:
+        ParameterError: There is no such metric or output, it does not go with the
+            labels, or the user's function fails, or is in another file.
         ExamplesError: They are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
-        UnsupportedError: The models are no classifiers of the same classes.
+        UnsupportedError: The models' outputs can't be compared, or are NaN where
+            a mean error is asked for.
     """
     from paring.tf.examples import open_split
     from paring.tf.inference import tally_pair
     from paring.tf.loading import saved_model_dir
+    from paring.tf.scoring import make_plan
     from paring.tf.signature import read_signature
 
     signature = read_signature(saved_model_dir(Model(source.path)))
     split = open_split(examples, "eval", signature)
-    output = next(iter(signature.outputs))
-    found = tally_pair(source, candidate, output, split, batch_size).summary()
+    labels = split.labels_by_output
+    numbers = [name for name, spec in signature.outputs.items() if spec.dtype != "object"]
+    if not numbers:
+        raise UnsupportedError(
+            "the source has no output of numbers, so there is nothing to compare",
+            received=f"outputs of text: {', '.join(signature.outputs)}",
+            remedy="export it with its scores or values as an output",
+        )
+    plan = make_plan(metric, top_k, output, {name: labels.get(name) for name in numbers})
+    if plan.function and metric_digest not in ("", function_digest(metric)):
+        raise ParameterError(
+            f"metric_digest: the file of {metric} is another one",
+            received=function_digest(metric),
+            remedy=f"start the run anew; it was planned with {metric_digest}",
+        )
+    found = tally_pair(source, candidate, plan, split, batch_size).summary()
     if found["nan_predictions"]:
-        _log.warning("%d of %d predictions are NaN", found["nan_predictions"], found["count"])
+        told = "%d predictions are NaN, on %d examples"
+        _log.warning(told, found["nan_predictions"], found["count"])
     found["examples_digest"] = examples.digest or content_digest(examples.path)
-    evaluation.file.write_text(json.dumps(found, indent=2) + "\n")
+    evaluation.file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    for fact in ("metric", "score", "source_score", "drop", "drop_low", "drop_high"):
+        setattr(evaluation, fact, found[fact])
+    evaluation.gated_outputs = found["gated_outputs"]
+    evaluation.higher_is_better = int(found["higher_is_better"])
     evaluation.count = found["count"]
     evaluation.accuracy = found["accuracy"]
     evaluation.source_accuracy = found["source_accuracy"]

@@ -10,7 +10,7 @@ from paring.errors import ExamplesError
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def import_examples(
     original: Input[Examples],
     model: Input[Model],
@@ -23,15 +23,17 @@ def import_examples(
     """Check examples against the model and store them as mapped arrays.
 
     Writes `Split-train/` and `Split-eval/` with one `.npy` file for each input
-    of the model, [count, ...] in its dtype, and `label.npy`, int64 [count], if
-    there are labels. See `paring.tf.example_files` for what is read, and
-    `paring.tf.examples.open_split` for which dtypes are converted.
+    of the model, [count, ...] in its dtype, and `label.npy` if there are labels
+    of its first output; those of others are named for them. See
+    `paring.tf.example_files` for what is read, `paring.tf.examples.open_split` for
+    which dtypes are converted, and `paring.tf.columns.check_labels` for which
+    labels are taken.
 
     Args:
         original: `.npz`, TFRecords, TFX's Examples, or Paring's own form.
         model: A model whose signature states names, shapes and dtypes.
         examples: What is written.
-        label: The label's name in `original`.
+        label: The name in `original` of the first output's labels.
         eval_fraction: Share of a source without splits that becomes eval, taken
             from each class alike.
         seed: Of that split.
@@ -40,7 +42,7 @@ def import_examples(
         ExamplesError: They are missing, broken, or not what the model takes.
         ModelError: The model's signature can't be read.
     """
-    from paring.tf.columns import copy_column
+    from paring.tf.columns import copy_column, label_outputs
     from paring.tf.example_files import column_file
     from paring.tf.examples import LABEL, open_splits
     from paring.tf.loading import saved_model_dir
@@ -57,22 +59,25 @@ def import_examples(
         eval_fraction=eval_fraction,
         seed=seed,
     )
-    labelled = {name: split.labels is not None for name, split in splits.items()}
-    if len(set(labelled.values())) != 1:
-        lacking = next(name for name, has in labelled.items() if not has)
-        raise ExamplesError(
-            f"{original.path}: split {lacking} has no labels, the other one has",
-            remedy="label both splits, or neither",
-        )
+    labelled = {name: set(split.labels_by_output) for name, split in splits.items()}
+    for name, having in labelled.items():
+        lacking = sorted(set().union(*labelled.values()) - having)
+        if lacking:
+            of = f" of output {lacking[0]!r}" if len(signature.outputs) > 1 else ""
+            raise ExamplesError(
+                f"{original.path}: split {name} has no labels{of}, the other one has",
+                remedy="label both splits, or neither",
+            )
+    files = {output.name: column for column, output in label_outputs(signature, LABEL).items()}
     for name, split in splits.items():
         folder = examples.path / f"Split-{name}"
         folder.mkdir()
         for feature, array in split.features.items():
             copy_column(array, folder / column_file(feature))
-        if split.labels is not None:
-            copy_column(split.labels, folder / column_file(LABEL))
+        for output, array in split.labels_by_output.items():
+            copy_column(array, folder / column_file(files[output]))
     # Linux and macOS keep mapped files readable until they are unmapped.
     shutil.rmtree(scratch)
     examples.train_count = splits["train"].count
     examples.eval_count = splits["eval"].count
-    examples.labelled = int(all(labelled.values()))
+    examples.labelled = int(bool(labelled["train"]))

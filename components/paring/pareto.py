@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from paring.metrics import ACCURACY, Metric, apart
+
 SOURCE = "source"
 
 Objective = Literal["latency", "size", "memory"]
@@ -35,7 +37,10 @@ class Measured:
 
     Attributes:
         id: The candidate's id; `SOURCE` is the model all others are held against.
-        drop: Loss of accuracy against the source, as a share; below 0 is a gain.
+        drop: Loss against the source by the gate's metric; below 0 is a gain.
+        metric: That metric.
+        others: Of a model with several outputs, name, metric and loss of each
+            other one that the gate is on.
         p50_ms: Median latency of one call.
         speedup: The source's median latency over this one's, in one run.
         speedup_low, speedup_high: The speed-up's confidence interval.
@@ -51,6 +56,8 @@ class Measured:
     speedup_high: float | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    metric: Metric = ACCURACY
+    others: tuple[tuple[str, Metric, float], ...] = ()
 
     @property
     def is_source(self) -> bool:
@@ -104,19 +111,17 @@ class Gate:
     """What a candidate must keep to; a budget of 0 is none.
 
     Attributes:
-        max_accuracy_drop: Largest loss against the source, 0.01 for one point.
+        max_accuracy_drop: Largest loss against the source by the candidates'
+            metric: 0.01 for one point, of an error for a growth by 1%.
         max_latency_ms: Limit on the median latency of one call.
         max_size_mb: Limit on the served size, in 10**6 bytes.
         max_memory_mb: Limit on peak memory, in 10**6 bytes.
-        by_agreement: There are no labels, so that the loss is the share of
-            examples on which the candidate does not give the source's class.
     """
 
     max_accuracy_drop: float = 0.01
     max_latency_ms: float = 0.0
     max_size_mb: float = 0.0
     max_memory_mb: float = 0.0
-    by_agreement: bool = False
 
     def objections(self, one: Measured) -> list[str]:
         """Why `one` does not pass, a sentence each; empty if it passes."""
@@ -137,17 +142,16 @@ class Gate:
 
     def _accuracy_objections(self, one: Measured) -> list[str]:
         if one.drop is None:
-            what = "agreement with the source" if self.by_agreement else "accuracy"
-            return [f"its {what} was not measured"]
-        if one.drop <= self.max_accuracy_drop + _ROUNDING:
-            return []
-        drop, allowed = apart(100 * one.drop, 100 * self.max_accuracy_drop)
-        if self.by_agreement:
-            return [
-                f"differs from the source on {drop}% of the examples, "
-                f"the gate allows {allowed}% (there are no labels)"
-            ]
-        return [f"drops accuracy by {drop} points, the gate allows {allowed}"]
+            return [f"its {one.metric.label} was not measured"]
+        allowed = self.max_accuracy_drop
+        found = []
+        if one.drop > allowed + _ROUNDING:
+            found.append(one.metric.objection(one.drop, allowed))
+        return found + [
+            f"output {name}: {metric.objection(drop, allowed)}"
+            for name, metric, drop in one.others
+            if drop > allowed + _ROUNDING
+        ]
 
 
 def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
@@ -155,20 +159,6 @@ def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
         return []
     shown, limit = apart(value, budget)
     return [f"its {name} is {shown} {unit}, the budget is {limit} {unit}"]
-
-
-def apart(first: float, second: float) -> tuple[str, str]:
-    """Both as text, with as many decimals as it takes to tell them apart.
-
-    One decimal at least, and two digits of the smaller one.
-    """
-    small = min((abs(one) for one in (first, second) if one), default=1.0)
-    fewest = max(1, 1 - math.floor(math.log10(small)))
-    for decimals in range(fewest, fewest + 8):
-        texts = f"{first:.{decimals}f}", f"{second:.{decimals}f}"
-        if texts[0] != texts[1]:
-            return texts
-    return repr(first), repr(second)
 
 
 def dominates(one: Measured, other: Measured, source: Measured) -> bool:

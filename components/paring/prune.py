@@ -8,7 +8,7 @@ from paring.artifacts import Examples, Model, PrunedModel
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def prune(
     model: Input[Model],
     examples: Input[Examples],
@@ -29,7 +29,7 @@ def prune(
     split is not looked at. Batch-normalization statistics are re-estimated.
 
     Args:
-        model: A classifier in Keras form.
+        model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         pruned: The same architecture under the same signature names, with the
             facts `sparsity`, measured over the prunable kernels, and `left_dense`.
@@ -40,8 +40,8 @@ def prune(
         seed: Everything random follows from it.
 
     Raises:
-        UnsupportedError: No layer can be pruned, the examples have no labels, or
-            the model is no classifier in Keras form.
+        UnsupportedError: No layer can be pruned, the examples lack labels, or
+            the model is not in Keras form, or no loss goes with its outputs.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.

@@ -8,7 +8,7 @@ from paring.artifacts import Examples, Model, QuantizedModel
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
@@ -31,7 +31,7 @@ def quantize(
     Batch-normalization statistics are re-estimated, before the first epoch too.
 
     Args:
-        model: A classifier in Keras form.
+        model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         quantized: The model with fake quantization under the same signature names.
         epochs: Passes over the train split.
@@ -41,7 +41,8 @@ def quantize(
 
     Raises:
         UnsupportedError: No layer with weights has a quantized form, the examples
-            have no labels, or the model is no classifier in Keras form.
+            have no labels, or the model is not in Keras form, or no loss goes with
+            its outputs.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.

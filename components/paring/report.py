@@ -19,6 +19,7 @@ from paring.artifacts import (
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.lineage import chain, commands
+from paring.metrics import Metric
 from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
@@ -92,6 +93,8 @@ def report(
         result=chosen,
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],
+        metric=_metric_of(chosen["gate"]),
+        metric_of=_metric_of,
         outcomes=Counter(row["outcome"] for row in rows),
         examples=evaluations[SOURCE].count,
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
@@ -123,6 +126,10 @@ def _load(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactTypeError(f"{file} can't be read", received=error, remedy=_REMEDY) from error
+
+
+def _metric_of(named: Mapping[str, Any]) -> Metric:
+    return Metric(named["metric"], named["higher_is_better"])
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -225,7 +232,6 @@ def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
 
 
 _NONE = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -260,14 +266,6 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.1f}%"
 
 
-def _points(value: float | None) -> str:
-    """A change of accuracy in points, from a drop."""
-    if value is None:
-        return ""
-    text = f"{-100 * value:+.1f}".replace("-", _MINUS)
-    return "\N{PLUS-MINUS SIGN}0.0" if text[1:] == "0.0" else text
-
-
 def _times(value: float | None) -> str:
     if value is None:
         return _NONE
@@ -284,7 +282,6 @@ _FILTERS = {
     "scaled": _scaled,
     "size": _size,
     "percent": _percent,
-    "points": _points,
     "times": _times,
     "three": _three,
     "typeset": _typeset,

@@ -18,7 +18,8 @@ from paring.artifacts import (
     Servable,
     content_bytes,
 )
-from paring.errors import ModelError, ParameterError, StepFailedError, nearest
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError, nearest
+from paring.metrics import Metric
 from paring.pareto import (
     SIZE_TIE,
     SOURCE,
@@ -58,11 +59,14 @@ def select(
     Args:
         candidates: What could be served, by id.
         benchmarks: Latency, memory and size of each, by the same ids.
-        evaluations: Accuracy and agreement of each, by the same ids.
+        evaluations: The gate's metric, accuracy and agreement of each, by the
+            same ids.
         selection: `selection.json`.
         selected: A copy of the chosen candidate's served form.
-        max_accuracy_drop: Largest loss of accuracy against the source, as a
-            share (0.01 is one point); without labels, of disagreement with it.
+        max_accuracy_drop: Largest loss against the source by the metric of the
+            evaluations: 0.01 is one point of accuracy, a growth of an error by
+            1%, or, without labels, a disagreement on 1% of the examples. Each
+            output of the model keeps to it, unless the evaluations are of one.
         max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
         max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
@@ -77,6 +81,7 @@ def select(
             `source`, or `recipes` can't be read.
         StepFailedError: The source could not be measured.
         ModelError: The chosen candidate has no served form.
+        ArtifactTypeError: The file of an evaluation of several outputs is broken.
     """
     _check_ids(candidates, benchmarks, evaluations)
     texts = _read_recipes(recipes, candidates)
@@ -86,13 +91,9 @@ def select(
                 f"the source model could not be measured: {artifact.failure.reason}",
                 remedy=f"look at step {artifact.failure.step}; all others are held against it",
             )
-    gate = Gate(
-        max_accuracy_drop,
-        max_latency_ms,
-        max_size_mb,
-        max_memory_mb,
-        by_agreement=evaluations[SOURCE].accuracy is None,
-    )
+    gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb)
+    metric = _metric(evaluations[SOURCE])
+    _check_metrics(evaluations, metric)
     rows = [
         _row(
             name,
@@ -117,13 +118,14 @@ def select(
     _order(rows, objective)
     source = rows[0]
     result = {
-        "verdict": _verdict(chosen, source, passed, gate),
+        "verdict": _verdict(chosen, source, passed, metric),
         "source": {"digest": candidates[SOURCE].digest}
         | {key: source[key] for key in ("artifact", *_SOURCE_FIGURES)},
         "selected": chosen["id"],
         "gate": {
             "max_accuracy_drop": max_accuracy_drop,
-            "by": "agreement" if gate.by_agreement else "accuracy",
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
             "max_latency_ms": max_latency_ms or None,
             "max_size_mb": max_size_mb or None,
             "max_memory_mb": max_memory_mb or None,
@@ -137,7 +139,7 @@ def select(
     selection.passed = passed
 
 
-_SOURCE_FIGURES = ("accuracy", "p50_ms", "peak_memory_bytes", "size_bytes", "gzip_bytes")
+_SOURCE_FIGURES = ("score", "accuracy", "p50_ms", "peak_memory_bytes", "size_bytes", "gzip_bytes")
 
 _BENCHMARK_FIGURES = (
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high"),
@@ -179,6 +181,36 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
             )
 
 
+def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, dict[str, Any]]:
+    """Metric, score and drop of each output that is gated besides the first."""
+    if evaluation.gated_outputs < 2:
+        return {}
+    try:
+        others = json.loads(evaluation.file.read_text())["other_outputs"]
+        return {
+            name: {key: one[key] for key in ("metric", "higher_is_better", "score", "drop")}
+            for name, one in others.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactTypeError(
+            f"{evaluation.file} can't be read", received=error, remedy="make the artifact anew"
+        ) from error
+
+
+def _metric(evaluation: EvaluationMetrics) -> Metric:
+    return Metric(evaluation.metric, bool(evaluation.higher_is_better))
+
+
+def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric) -> None:
+    for name, one in evaluations.items():
+        if one.failure is None and (not one.metric or one.metric != metric.name):
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged by the source's metric",
+                received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
+                remedy="run evaluate with the same metric for all of them",
+            )
+
+
 def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, str]:
     remedy = 'give JSON such as {"tflite-int8": "convert_tflite(quantization=int8)"}'
     try:
@@ -200,13 +232,12 @@ def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, s
 def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
     """A candidate's entry in selection.json, not yet judged unless it failed."""
     failure = own.failure
-    accuracy, agreement = own.evaluation.accuracy, own.evaluation.agreement
-    if name == SOURCE:
-        drop: float | None = 0.0
-    elif source.evaluation.accuracy is None:
-        drop = None if agreement is None else 1 - agreement
-    else:
-        drop = None if accuracy is None else source.evaluation.accuracy - accuracy
+    judged, reference = own.evaluation, source.evaluation
+    metric = _metric(reference)
+    # Where there are no labels, what differs from the source counts as lost.
+    whole, kept = reference.accuracy, judged.accuracy
+    if not metric.labelled:
+        whole, kept = 1.0, judged.agreement
     sizes = own.size_bytes, source.size_bytes
     figures = {key: getattr(own.benchmark, key) for key in _BENCHMARK_FIGURES}
     return {
@@ -216,9 +247,14 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
         "outcome": failure.outcome if failure else "passed",
         "reasons": [failure.reason] if failure else [],
         "notes": [own.candidate.note] if own.candidate.note else [],
-        "accuracy": accuracy,
-        "accuracy_drop": drop,
-        "agreement": agreement,
+        "metric": metric.name,
+        "higher_is_better": metric.higher_is_better,
+        "score": judged.score,
+        "drop": 0.0 if name == SOURCE else judged.drop,
+        "accuracy": judged.accuracy,
+        "accuracy_drop": None if whole is None or kept is None else whole - kept,
+        "agreement": judged.agreement,
+        "other_outputs": _other_outputs(judged),
         **figures,
         "size_bytes": own.size_bytes,
         "size_ratio": sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
@@ -229,13 +265,18 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
 def _measured(row: Mapping[str, Any]) -> Measured:
     return Measured(
         id=row["id"],
-        drop=row["accuracy_drop"],
+        drop=row["drop"],
         p50_ms=row["p50_ms"],
         speedup=row["speedup"],
         speedup_low=row["speedup_low"],
         speedup_high=row["speedup_high"],
         size_bytes=row["size_bytes"],
         peak_memory_bytes=row["peak_memory_bytes"],
+        metric=Metric(row["metric"], row["higher_is_better"]),
+        others=tuple(
+            (name, Metric(one["metric"], one["higher_is_better"]), one["drop"])
+            for name, one in row["other_outputs"].items()
+        ),
     )
 
 
@@ -328,8 +369,7 @@ def _size(best: Measured, one: Measured) -> str:
 
 
 def _accuracy(best: Measured, one: Measured) -> str:
-    points = 100 * (loss(one) - loss(best))
-    return f"{points:.1f} points more accurate" if points >= 0.05 else ""
+    return best.metric.advantage(loss(one) - loss(best))
 
 
 def _ratio(mine: float, other: float, better: str, worse: str) -> str:
@@ -347,7 +387,9 @@ def _interval(one: Measured) -> str:
     return f"{one.speedup:.2f} (95% interval {one.speedup_low:.2f} to {one.speedup_high:.2f})"
 
 
-def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, gate: Gate) -> str:
+def _verdict(
+    chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, metric: Metric
+) -> str:
     """The result in one sentence."""
     if chosen is source:
         if not passed:
@@ -360,14 +402,7 @@ def _verdict(chosen: Mapping[str, Any], source: Mapping[str, Any], passed: int, 
         text = f"{speed} and {size} than the source" if size else f"{speed} than the source"
     else:
         text = "as fast as the source" + (f" and {size}" if size else "")
-    drop = 100 * chosen["accuracy_drop"]
-    if gate.by_agreement:
-        accuracy = f"and agrees with it on {100 * chosen['agreement']:.1f}% of the examples"
-    elif f"{abs(drop):.1f}" == "0.0":
-        accuracy = "at the same accuracy"
-    else:
-        accuracy = f"with {abs(drop):.1f} points {'less' if drop > 0 else 'more'} accuracy"
-    return f"{chosen['id']} is {text}, {accuracy}."
+    return f"{chosen['id']} is {text}, {metric.verdict(chosen['drop'], chosen['score'])}."
 
 
 def _order(rows: list[dict[str, Any]], objective: Objective) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from paring.artifacts import Artifact
 from paring.errors import ParingError
 from paring.lineage import chain, source_examples
+from paring.metrics import Metric
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 _LOG_WIDTH = 200
 """Columns where the output is no terminal, which has no width to keep to."""
 
-_COLUMNS = (
-    *("candidate", "outcome", "accuracy", "drop", "agreement", "p50_ms", "p90_ms", "p99_ms"),
-    *("speedup", "ex/s", "memory", "size", "gzip"),
-)
+_COLUMNS = ("p50_ms", "p90_ms", "p99_ms", "speedup", "ex/s", "memory", "size", "gzip")
+"""Those behind the candidate, its outcome and how well it predicts."""
 
 _OUTCOME_STYLES = {
     "selected": "bold green",
@@ -104,6 +103,11 @@ def _told(outputs: Sequence[Artifact]) -> str:
         "selected": "{}",
     }
     facts = {name: value for one in outputs for name, value in one.facts().items()}
+    if facts.get("metric"):
+        metric = Metric(str(facts["metric"]), bool(facts["higher_is_better"]))
+        shown = {"score": f"{metric.label} {metric.shown(float(facts['score']))}"} | shown
+        # The two are one, or the same under another name.
+        shown.pop("accuracy" if metric.labelled else "agreement")
     # A model with no size is none yet; its zero would mislead.
     return (
         "[dim]"
@@ -120,16 +124,19 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     """The table of candidates, why each is where it is, and what was chosen."""
     selection = outcome.selection
     table = Table(title="Candidates", title_justify="left", header_style="bold")
-    for index, header in enumerate(_COLUMNS):
+    gate = selection["gate"]
+    metric = Metric(gate["metric"], gate["higher_is_better"])
+    quality = [metric.label, "change", *(["agreement"] if metric.labelled else [])]
+    for index, header in enumerate(("candidate", "outcome", *quality, *_COLUMNS)):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=True)
     for one in selection["candidates"]:
         style = _OUTCOME_STYLES.get(one["outcome"], "")
         table.add_row(
             one["id"],
             f"[{style}]{one['outcome']}[/{style}]",
-            _number(one["accuracy"], "{:.2%}"),
-            _number(one["accuracy_drop"], "{:+.2%}"),
-            _number(one["agreement"], "{:.2%}"),
+            "-" if one["score"] is None else metric.shown(one["score"]),
+            "-" if one["drop"] is None else metric.change(one["drop"]),
+            *([_number(one["agreement"], "{:.2%}")] if metric.labelled else []),
             *(_number(one[name], "{:.3f}") for name in ("p50_ms", "p90_ms", "p99_ms")),
             _number(one["speedup"], "{:.2f}x"),
             _number(one["throughput"], "{:,.0f}"),

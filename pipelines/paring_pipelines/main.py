@@ -17,6 +17,7 @@ from paring import __version__
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
+from paring.metrics import check_name
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, load_recipes
 
@@ -53,6 +54,21 @@ _target_option = click.option(
 )
 
 
+_metric_options = (
+    click.option(
+        "--metric",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What the gate goes by: top_1, top_k, auc, mae, rmse, token_accuracy, or"
+        " MODULE:FUNCTION of your own; auto goes by the labels.",
+    ),
+    click.option(
+        "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
+    ),
+)
+
+
 def _pipeline_options(function: Any) -> Any:
     """The options that shape the pipeline, for every command that builds it."""
     limit = "{} of what is selected; 0 for no limit."
@@ -64,7 +80,14 @@ def _pipeline_options(function: Any) -> Any:
             type=float,
             default=0.01,
             show_default=True,
-            help="Largest loss of accuracy let pass: 0.01 for one point.",
+            help="Largest loss let pass: 0.01 for one point of accuracy; of an error, for 1%.",
+        ),
+        *_metric_options,
+        click.option(
+            "--output",
+            default="",
+            metavar="NAME",
+            help="The output that the gate is on alone; each if not given.",
         ),
         click.option(
             "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
@@ -121,6 +144,9 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
         gate=gate,
         trust_model=given["trust_model"],
         label=given["label"],
+        metric=given["metric"],
+        top_k=given["top_k"],
+        output=given["output"],
         batch_size=given["batch_size"],
         threads=given["threads"],
         calibration_size=given["calibration_size"],
@@ -219,10 +245,14 @@ def _run(
     show_default=True,
     help="TFX's local runner, or its Beam runner in this process.",
 )
-def demo(out: Path, runner: Literal["local", "beam"]) -> None:
+@_metric_options[0]
+@_metric_options[1]
+def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
+    # Before the training, not after it.
+    check_name(metric)
     model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
         click.echo(f"using the model trained before, {model}")
@@ -233,6 +263,10 @@ def demo(out: Path, runner: Literal["local", "beam"]) -> None:
         click.echo(f"trained: {accuracy:.2%} on the held-out split; {model}")
     command = f"paring run --model {model} --examples {examples} --runner {runner} --out {out}"
     options = {p.name: p.get_default(click.get_current_context()) for p in run.params}
+    for name, value in (("metric", metric), ("top_k", top_k)):
+        if value != options[name]:
+            options[name] = value
+            command += f" --{name.replace('_', '-')} {value}"
     _run(model, examples, out, runner, "cpu-server", None, options, command)
 
 

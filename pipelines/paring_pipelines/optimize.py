@@ -11,6 +11,7 @@ from paring.draw_calibration import draw_calibration
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
 from paring.import_model import import_model
+from paring.metrics import check_name
 from paring.profile import profile
 from paring.report import report
 from paring.select import select
@@ -25,8 +26,8 @@ class Gate:
     """What a candidate must keep to, and what the best of them is best at.
 
     Attributes:
-        max_accuracy_drop: Largest loss of accuracy that is let pass, 0.01 for
-            one point.
+        max_accuracy_drop: Largest loss by the metric that is let pass: 0.01 for
+            one point, of an error for a growth by 1%.
         max_latency_ms: Limit on the median latency of one call; 0 for none.
         max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
@@ -48,6 +49,10 @@ class Settings:
         gate: See `Gate`.
         trust_model: Whether code inside the model may run.
         label: The name of the label among the examples' features.
+        metric: What the gate goes by; see the step `evaluate`.
+        top_k: Of the metric top_k.
+        metric_digest: Of the file of the user's function; "" for any.
+        output: The output that the gate is on; "" for each.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
         calibration_size: Examples that quantization after training sees.
@@ -58,6 +63,10 @@ class Settings:
     gate: Gate = Gate()
     trust_model: bool = False
     label: str = "label"
+    metric: str = "auto"
+    top_k: int = 5
+    metric_digest: str = ""
+    output: str = ""
     batch_size: int = 1
     threads: int = 0
     calibration_size: int = 200
@@ -66,7 +75,12 @@ class Settings:
 
 
 def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
-    """The Dag that tries `recipes` on the sources `model` and `examples`."""
+    """The Dag that tries `recipes` on the sources `model` and `examples`.
+
+    Raises:
+        ParameterError: A setting can't be taken.
+    """
+    check_name(settings.metric)
     dag = Dag(NAME, {"model": Model, "examples": Examples})
     source = dag.add(
         "import_model",
@@ -95,6 +109,9 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
     for recipe in recipes:
         candidates[recipe.name] = _chain(dag, recipe, source, data, made)
 
+    judged = {
+        name: getattr(settings, name) for name in ("metric", "metric_digest", "top_k", "output")
+    }
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}
     for name, candidate in candidates.items():
@@ -106,9 +123,9 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
         # The source is what all others are held against: if it can't be
         # measured, there is nothing to choose from.
         tolerate = name != "source"
-        evaluations[name] = dag.add(f"evaluate-{name}", evaluate, compared, tolerate=tolerate).out(
-            "evaluation"
-        )
+        evaluations[name] = dag.add(
+            f"evaluate-{name}", evaluate, compared, judged, tolerate=tolerate
+        ).out("evaluation")
         benchmarks[name] = dag.add(
             f"benchmark-{name}",
             benchmark,

@@ -16,6 +16,7 @@ from paring import hardware
 from paring.artifacts import content_digest
 from paring.errors import ExamplesError, ModelError, OutputError
 from paring.execution import environment
+from paring.metrics import Metric, function_digest
 from paring.tf.quiet import quiet_tensorflow
 from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Settings, build
@@ -93,6 +94,8 @@ def run(
     paths = {"model": model.absolute(), "examples": examples.absolute()}
     _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
     _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    if Metric(settings.metric).is_function:
+        settings = replace(settings, metric_digest=function_digest(settings.metric))
     dag = build(recipes, replace(settings, title=settings.title or model.name))
     with _claimed(out):
         digests = {name: content_digest(path) for name, path in paths.items()}

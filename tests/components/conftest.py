@@ -27,6 +27,9 @@ ENVIRONMENT = {
 FIGURES: dict[str, Any] = {
     "accuracy": 0.98,
     "agreement": 1.0,
+    "metric": "",
+    "score": None,
+    "drop": None,
     "p50_ms": 10.0,
     "speedup": 1.0,
     "spread": 0.02,
@@ -65,6 +68,9 @@ class Family:
             candidate.serving_dir.mkdir()
             (candidate.serving_dir / "model.bin").write_text(f"the bytes of {name}")
             candidate.size_bytes = known["size_bytes"]
+            others = known.get("other_outputs", {})
+            evaluation.gated_outputs = 1 + len(others)
+            evaluation.file.write_text(json.dumps({"other_outputs": others}))
             for fact in ("p50_ms", "speedup", "peak_memory_bytes", "size_bytes"):
                 setattr(metrics, fact, known[fact])
             metrics.speedup_low = known["speedup"] - known["spread"]
@@ -74,6 +80,7 @@ class Family:
             evaluation.count = 360
             evaluation.accuracy = known["accuracy"]
             evaluation.agreement = known["agreement"]
+            _judge(evaluation, known)
         for artifact in (candidate, metrics, evaluation):
             artifact.save()
         self.ids.append(name)
@@ -94,6 +101,19 @@ class Family:
         execute(select, Call(self.inputs, outputs, parameters))
         content: dict[str, Any] = json.loads((self.root / "selection/selection.json").read_text())
         return content | {"rows": {row["id"]: row for row in content["candidates"]}}
+
+
+def _judge(evaluation: EvaluationMetrics, known: dict[str, Any]) -> None:
+    """Set the metric: the one that is given, else accuracy or, without it, agreement."""
+    if known["metric"]:
+        evaluation.metric, evaluation.score = known["metric"], known["score"]
+        evaluation.drop = known["drop"]
+        evaluation.higher_is_better = known.get("higher_is_better", 1)
+        return
+    labelled = known["accuracy"] is not None
+    evaluation.metric = "top_1" if labelled else "agreement"
+    evaluation.score = known["accuracy" if labelled else "agreement"]
+    evaluation.drop = (FIGURES["accuracy"] if labelled else 1.0) - evaluation.score
 
 
 @pytest.fixture

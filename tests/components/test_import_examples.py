@@ -84,6 +84,36 @@ def test_labels_in_one_split_alone_are_refused(
         bring_in(file, digits_model, tmp_path / "examples")
 
 
+def test_labels_of_several_outputs_come_in_under_their_names(tmp_path: Path) -> None:
+    import tf_keras
+
+    values = tf_keras.Input((4,), name="values")
+    outputs = [tf_keras.layers.Dense(3, name=name)(values) for name in ("kind", "box")]
+    tf_keras.Model(values, outputs).save(tmp_path / "model", save_format="tf")
+    file = tmp_path / "two.npz"
+    random = np.random.default_rng(0)
+    arrays = {
+        "values": random.random((20, 4)),
+        "kind": np.arange(20) % 3,
+        "box": random.random((20, 3)),
+    }
+    np.savez(file, **arrays)
+    found = bring_in(file, tmp_path / "model", tmp_path / "examples")
+    names = sorted(one.name for one in (found.path / "Split-eval").iterdir())
+    # That of the first output, by name, is what `label` stands for.
+    assert names == ["kind.npy", "label.npy", "values.npy"]
+    assert found.labelled == 1
+    again = bring_in(found.path, tmp_path / "model", tmp_path / "again")
+    assert again.digest == found.digest
+    arrays = {
+        f"{name}_{split}": array for name, array in arrays.items() for split in ("train", "eval")
+    }
+    del arrays["kind_eval"]
+    np.savez(file, **arrays)
+    with pytest.raises(ExamplesError, match="split eval has no labels of output 'kind'"):
+        bring_in(file, tmp_path / "model", tmp_path / "third")
+
+
 def test_refused_examples_leave_an_earlier_result_as_it_was(
     tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
 ) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.pareto import Gate, Measured, apart, choose, dominates, pareto_front
+from paring.metrics import Metric, apart
+from paring.pareto import Gate, Measured, choose, dominates, pareto_front
 
 SOURCE = Measured("source", 0.0, 10.0, 1.0, 0.98, 1.02, 1_000_000, 400_000_000)
 OBJECTIVES = ("latency", "size", "memory")
@@ -243,7 +244,8 @@ def test_a_budget_on_what_was_not_measured_is_not_met() -> None:
 
 
 def test_without_labels_the_objection_speaks_of_agreement() -> None:
-    (objection,) = Gate(by_agreement=True).objections(like_source("c", drop=0.05))
+    one = like_source("c", drop=0.05, metric=Metric("agreement"))
+    (objection,) = Gate().objections(one)
     assert "5.0% of the examples" in objection
     assert "no labels" in objection
 

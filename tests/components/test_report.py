@@ -275,6 +275,47 @@ def test_labels_missing_the_page_speaks_of_agreement(new_family: Any) -> None:
     assert "there are no labels" in words
 
 
+def test_an_error_is_told_in_its_unit_and_grows_by_per_cent(new_family: Any) -> None:
+    family = new_family()
+    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": 0}
+    family.add("source", **of_values, score=54.2, drop=0.0)
+    family.add("int8", **of_values, score=54.3, drop=0.0018, agreement=0.998, speedup=4.0)
+    family.add("poor", **of_values, score=83.25, drop=0.536, p50_ms=1.5, speedup=6.0)
+    family.select()
+    page = Page(write(family))
+    for text in (
+        *("Latency against RMSE", "Gate: RMSE growth of at most 1%", "RMSE (less is better)"),
+        *("54.3", "+0.2%", "+53.6%", "in per cent of the source's", "poor (83.25)"),
+        "RMSE grows by 53.6%, the gate allows 1.0%",
+    ):
+        assert text in page.words
+    assert "ccuracy" not in page.words
+
+
+def test_all_outputs_of_a_candidate_are_told(family: Any) -> None:
+    box = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
+    tag = {"metric": "token_accuracy", "higher_is_better": True, "score": 0.9, "drop": 0.001}
+    family.add("int8", speedup=4.0, other_outputs={"box": box, "<tag>": tag})
+    family.select()
+    page = Page(write(family))
+    assert "box: RMSE 10.05 (+0.5%), <tag>: token accuracy 90.0%" in page.words
+
+
+@pytest.mark.parametrize(("metric", "higher", "worse"), [("rmse", False, 2.5), ("auc", True, 1.5)])
+def test_the_worse_score_is_drawn_lower(metric: str, higher: bool, worse: float) -> None:
+    row = {"size_bytes": 9, "outcome": "passed", "pareto": True}
+    rows = [
+        row | {"id": "source", "p50_ms": 1.0, "score": 2.0},
+        row | {"id": "worse", "p50_ms": 2.0, "score": worse},
+    ]
+    gate = {"metric": metric, "higher_is_better": higher, "max_accuracy_drop": 0.5}
+    text = pareto_chart(rows, gate | {"max_latency_ms": None})
+    # The bubbles alone are filled with that; SVG's y goes down.
+    bubbles = re.findall(r'y="([\d.]+)" style="fill: var\(--surface\)', text)
+    source, other = (float(y) for y in bubbles)
+    assert source < other
+
+
 def test_a_family_that_lacks_a_candidate_is_refused(measured: Any) -> None:
     inputs: dict[str, Any] = measured.inputs | {"selection": measured.root / "selection"}
     del inputs["evaluations"]["fp16"]
@@ -302,12 +343,13 @@ def test_labels_of_crowded_bubbles_do_not_overlap() -> None:
 
 
 def test_a_bubble_far_below_the_gate_is_drawn_at_the_edge_with_its_figure() -> None:
-    row = {"p50_ms": 1.0, "size_bytes": 100, "outcome": "passed", "pareto": True, "accuracy": 0.98}
+    row = {"p50_ms": 1.0, "size_bytes": 100, "outcome": "passed", "pareto": True, "score": 0.98}
     rows = [
         row | {"id": "source"},
-        row | {"id": "broken", "accuracy": 0.1, "outcome": "rejected", "pareto": False},
+        row | {"id": "broken", "score": 0.1, "outcome": "rejected", "pareto": False},
     ]
-    gate = {"by": "accuracy", "max_accuracy_drop": 0.01, "max_latency_ms": None}
+    gate = {"metric": "top_1", "higher_is_better": True, "max_accuracy_drop": 0.01}
+    gate |= {"max_latency_ms": None}
     text = pareto_chart(rows, gate)
     assert "broken (10.0%)" in text
     assert ">20<" not in text

@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paring.artifacts import Failure, SelectedModel, Selection
-from paring.errors import ModelError, ParameterError, StepFailedError
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError
 from paring.execution import Call, execute
 from paring.select import select
 
 KEYS = {
     *("id", "recipe", "artifact", "outcome", "reasons", "notes", "pareto"),
     *("accuracy", "accuracy_drop", "agreement"),
+    *("metric", "higher_is_better", "score", "drop", "other_outputs"),
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high", "throughput"),
     *("peak_memory_bytes", "size_bytes", "size_ratio", "gzip_bytes", "load_ms", "first_ms"),
 }
@@ -77,7 +78,7 @@ def test_without_labels_disagreement_is_the_drop(new_family: Callable[[], Any]) 
     family.add("near", accuracy=None, agreement=0.995, speedup=2.0)
     family.add("far", accuracy=None, agreement=0.9, speedup=4.0)
     result = family.select()
-    assert result["gate"]["by"] == "agreement"
+    assert result["gate"]["metric"] == "agreement"
     assert result["selected"] == "near"
     assert result["rows"]["near"]["accuracy_drop"] == pytest.approx(0.005)
     assert result["rows"]["far"]["reasons"] == [
@@ -85,6 +86,83 @@ def test_without_labels_disagreement_is_the_drop(new_family: Callable[[], Any]) 
         "(there are no labels)"
     ]
     assert "agrees with it on 99.5%" in result["verdict"]
+
+
+def test_an_error_may_grow_by_the_share_that_the_gate_allows(new_family: Callable[[], Any]) -> None:
+    family = new_family()
+    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": 0}
+    family.add("source", **of_values, score=50.0, drop=0.0)
+    family.add("near", **of_values, score=50.4, drop=0.008, agreement=0.98, speedup=2.0)
+    family.add("far", **of_values, score=51.55, drop=0.031, speedup=4.0)
+    result = family.select()
+    assert (result["gate"]["metric"], result["gate"]["higher_is_better"]) == ("rmse", False)
+    assert result["source"]["score"] == 50
+    assert result["rows"]["far"]["reasons"] == ["RMSE grows by 3.1%, the gate allows 1.0%"]
+    row = result["rows"]["near"]
+    assert (row["metric"], row["score"], row["drop"]) == ("rmse", 50.4, 0.008)
+    # There is no class that could be right.
+    assert row["accuracy"] is row["accuracy_drop"] is None
+    assert result["verdict"] == "near is 2.0x faster than the source, with 0.8% more RMSE."
+
+
+def test_of_ties_the_one_with_the_smaller_error_says_so(new_family: Callable[[], Any]) -> None:
+    family = new_family()
+    of_values = {"accuracy": None, "metric": "mae", "higher_is_better": 0, "speedup": 3.0}
+    family.add("source", **(of_values | {"speedup": 1.0}), score=10.0, drop=0.0)
+    family.add("one", **of_values, score=9.9, drop=-0.01)
+    family.add("other", **of_values, score=10.0, drop=0.0)
+    result = family.select()
+    assert result["selected"] == "one"
+    assert "1.0% less MAE" in result["rows"]["other"]["reasons"][0]
+    assert result["verdict"].endswith("with 1.0% less MAE.")
+
+
+def test_the_users_metric_is_told_by_its_functions_name(new_family: Callable[[], Any]) -> None:
+    family = new_family()
+    own = {"metric": "my_metrics:psnr"}
+    family.add("source", **own, score=31.25, drop=0.0)
+    family.add("near", **own, score=31.245, drop=0.005, speedup=2.0)
+    family.add("far", **own, score=30.0, drop=1.25, speedup=4.0)
+    result = family.select()
+    assert result["rows"]["far"]["reasons"] == ["drops psnr by 1.250, the gate allows 0.010"]
+    assert result["verdict"].endswith("with 0.005 less psnr.")
+
+
+def test_every_output_is_held_to_the_gate(family: Any) -> None:
+    def box(score: float, drop: float) -> dict[str, Any]:
+        figures = {"metric": "rmse", "higher_is_better": False, "score": score, "drop": drop}
+        return {"box": figures | {"source_score": 10.0}}
+
+    family.add("near", speedup=2.0, other_outputs=box(10.05, 0.005))
+    family.add("far", speedup=4.0, accuracy=0.9, other_outputs=box(15.0, 0.5))
+    result = family.select()
+    assert result["selected"] == "near"
+    assert result["rows"]["far"]["reasons"] == [
+        "drops accuracy by 8.0 points, the gate allows 1.0",
+        "output box: RMSE grows by 50.0%, the gate allows 1.0%",
+    ]
+    told = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
+    assert result["rows"]["near"]["other_outputs"] == {"box": told}
+
+
+def test_figures_of_other_outputs_that_are_cut_off_are_refused(family: Any) -> None:
+    other = {"metric": "rmse", "higher_is_better": False, "score": 1.0, "drop": 0.0}
+    family.add("int8", other_outputs={"box": other})
+    file = family.path("evaluations", "int8") / "evaluation.json"
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(ArtifactTypeError, match="can't be read"):
+        family.select()
+
+
+@pytest.mark.parametrize("metric", ["mae", ""])
+def test_evaluations_by_other_metrics_are_refused(family: Any, metric: str) -> None:
+    family.add("int8", metric=metric or "top_1", score=0.9, drop=0.0)
+    path = family.path("evaluations", "int8")
+    record = json.loads((path / "paring.json").read_text())
+    record["facts"]["metric"] = metric
+    (path / "paring.json").write_text(json.dumps(record))
+    with pytest.raises(ParameterError, match="'int8' was not judged by the source's metric"):
+        family.select()
 
 
 @pytest.mark.parametrize("outcome", ["unsupported", "failed"])

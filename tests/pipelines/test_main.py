@@ -188,6 +188,10 @@ def test_examples_that_are_not_there_are_named(
         (["step", "convert_tflite", "--quantization", "int4"], "int8"),
         (["plan", "--max-accuracy-drop", "-1"], "max_accuracy_drop"),
         (["plan", "--batch-size", "0"], "batch_size"),
+        (["plan", "--metric", "rsme"], "'rmse'"),
+        (["plan", "--metric", "metrics.py:dice"], "my_metrics:dice"),
+        (["plan", "--top-k", "0"], "top_k"),
+        (["demo", "--metric", "top1", "--out", "never"], "'top_1'"),
     ],
 )
 def test_a_value_that_can_not_be_taken_is_named(
@@ -229,6 +233,28 @@ def test_an_unknown_option_or_command_gets_the_nearest_one(paring: Paring) -> No
         code, _, error = paring(*arguments)
         assert code == 2
         assert "Did you mean" in error
+
+
+def test_the_metric_reaches_every_evaluation(paring: Paring) -> None:
+    options = ("--metric", "top_k", "--top-k", "3", "--output", "digit")
+    _, shown, _ = paring("plan", *options)
+    for line in shown.splitlines():
+        if line.startswith("│ evaluate-"):
+            assert "metric=top_k top_k=3 output=digit" in line
+    assert shown.count("metric=top_k") == shown.count("│ evaluate-") > 4
+
+
+def test_a_function_of_a_module_that_is_not_there_is_named_before_anything_runs(
+    paring: Paring, tmp_path: Path, bare_model: Path
+) -> None:
+    code, _, error = paring(
+        *("run", "--model", bare_model, "--examples", _examples(tmp_path / "few.npz")),
+        *("--metric", "no_such_module:dice", "--out", tmp_path / "out"),
+    )
+    assert code == 2
+    assert "no module no_such_module" in error
+    _on_one_screen(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_that_can_not_be_written_is_named(

@@ -63,12 +63,30 @@ class EvaluationMetrics(Artifact):
 
     Attributes:
         count: Examples looked at.
-        accuracy: Top-1 accuracy; None without labels.
+        metric: What the gate goes by; see `paring.metrics.Metric`.
+        higher_is_better: 0 for errors.
+        score: Of that metric.
+        source_score: The source's, on the same examples.
+        drop: How much worse than the source's: by how much it is less, or by
+            which share of the source's an error is larger.
+        drop_low, drop_high: Its 95% confidence interval, where there is one.
+        gated_outputs: How many outputs the gate is on. The figures here are of
+            the first of them; those of the others are in the file.
+        accuracy: Top-1 accuracy; None without labels, and of values.
         source_accuracy: The source's, on the same examples.
-        agreement: Share of examples with the source's top-1 class.
+        agreement: Share of examples or tokens with the source's top-1 class; of
+            values the share of the variance of the source's.
     """
 
     count: int = 0
+    metric: str = ""
+    higher_is_better: int = 1
+    score: float | None = None
+    source_score: float | None = None
+    drop: float | None = None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    gated_outputs: int = 1
     accuracy: float | None = None
     source_accuracy: float | None = None
     agreement: float | None = None

@@ -65,23 +65,29 @@ def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
     return signature.inputs
 
 
-def number_of_classes(signature: Signature) -> int | None:
-    """Classes that the first output tells apart; None if it does not say.
+def label_outputs(signature: Signature, label: str) -> dict[str, TensorSpec]:
+    """The output that each column of labels is for, by the column's name.
 
-    One value for each example, [batch] or [batch, 1], is two classes.
+    `label` is that of the first output. Columns for the others, and for the
+    first one too, carry the output's name, unless an input has that name.
     """
-    shape = next(iter(signature.outputs.values())).shape
-    if len(shape) != 2:
-        return None
-    return 2 if shape[1] == 1 else shape[1]
+    named = {name: one for name, one in signature.outputs.items() if name not in signature.inputs}
+    if label in named:
+        return named
+    first = next(iter(signature.outputs.values()))
+    return {label: first} | {name: one for name, one in named.items() if one != first}
 
 
 def match_columns(
-    where: str, columns: Collection[str], inputs: Mapping[str, TensorSpec], label: str
+    where: str,
+    columns: Collection[str],
+    inputs: Mapping[str, TensorSpec],
+    labels: Mapping[str, TensorSpec],
+    label: str,
 ) -> dict[str, str]:
-    """The column for each input, and for `label` where there is one.
+    """The column for each input, and for each of `labels` where there is one.
 
-    Columns carry the inputs' names and the label's; `x` is taken for the only
+    Columns carry the inputs' names and the labels'; `x` is taken for the only
     input, and `y` for the label "label".
 
     Raises:
@@ -89,12 +95,12 @@ def match_columns(
     """
     matched: dict[str, str] = {}
     for column in sorted(columns):
-        target = _target(column, inputs, label)
+        target = _target(column, inputs, labels, label)
         if target is None:
             raise ExamplesError(
                 f"{where}: the model has no input {column!r}",
                 received=f"columns {', '.join(sorted(columns))}",
-                remedy=f"rename or remove it; {nearest(column, [*inputs, label])}",
+                remedy=f"rename or remove it; {nearest(column, [*inputs, *labels])}",
             )
         if target in matched:
             raise ExamplesError(
@@ -114,17 +120,21 @@ def match_columns(
         raise ExamplesError(
             f"{where}: there is no label column {label!r}",
             received=f"columns {', '.join(sorted(columns))}",
-            remedy="give the name of the column that holds the class ids",
+            remedy="give the name of the column that holds the labels",
         )
     return matched
 
 
-def _target(column: str, inputs: Mapping[str, TensorSpec], label: str) -> str | None:
-    if column in inputs or column == label:
+def _target(
+    column: str, inputs: Mapping[str, TensorSpec], labels: Mapping[str, TensorSpec], label: str
+) -> str | None:
+    if column in inputs or column in labels:
         return column
     if column == "x" and len(inputs) == 1:
         return next(iter(inputs))
-    return label if column == "y" and label == "label" else None
+    if column == labels[label].name or (column == "y" and label == "label"):
+        return label
+    return None
 
 
 def check_features(
@@ -193,36 +203,88 @@ def _convertible(have: np.dtype[np.generic], want: np.dtype[np.generic]) -> bool
 
 
 def check_labels(
-    where: str, label: str, array: Array, count: int, classes: int | None, file: Path
-) -> NDArray[np.int64]:
-    """Class ids as int64 [count], mapped; written to `file` if need be.
+    where: str, label: str, array: Array, count: int, output: TensorSpec, file: Path
+) -> Array:
+    """The labels of `output`, mapped; written to `file` if need be.
+
+    Integers are class ids: one an example of an output [batch, classes], or
+    [batch] or [batch, 1] of two classes; of an output with more axes one for
+    each place along all but the last, where those below 0 are padding. Floats
+    are values, of the output's shape.
+
+    Returns:
+        int64 [count]; int64 [count, ...] with -1 for padding; or float32 of the
+        output's shape, [count] where that is one value.
 
     Raises:
-        ExamplesError: They are not integers in 0..classes-1, one a row.
+        ExamplesError: They are nothing of that kind.
     """
     _check_length(where, label, len(array), count)
-    if array.shape not in ((count,), (count, 1)) or array.dtype.kind not in "iub":
-        raise ExamplesError(
-            f"{where}: {label!r} holds no class ids",
-            received=f"{array.dtype} of shape {list(array.shape)}",
-            remedy="give one integer for each example (of one-hot rows, their argmax)",
-        )
-    flat = array.reshape(count)
-    for start, chunk in _chunks(flat):
-        wrong = np.zeros(len(chunk), bool)
-        if chunk.dtype.kind == "i":
+    rank = len(output.shape)
+    if array.shape == (count, 1) and rank < 3:
+        array = array.reshape(count)
+    if array.dtype.kind == "f":
+        wanted = output.shape[:1] if output.shape[1:] == (1,) else output.shape
+        if not _fits(array.shape, wanted):
+            raise _no_labels(where, label, array, output)
+        return write_column(where, label, array, "float32", file)
+    of_tokens = rank > 2 or (rank == 0 and array.ndim > 1)
+    wanted = output.shape[:-1] if of_tokens else (None,)
+    if array.dtype.kind not in "iub" or not _fits(array.shape, wanted):
+        raise _no_labels(where, label, array, output)
+    _check_classes(where, label, array, output, of_tokens)
+    if of_tokens and array.dtype.kind == "i" and any(c.min() < -1 for _, c in _chunks(array)):
+        return _padded(array, file, where)
+    return write_column(where, label, array, "int64", file)
+
+
+def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> ExamplesError:
+    """Names what each kind of labels would look like."""
+    ids = "one integer for each example"
+    if len(output.shape) > 2:
+        ids = f"integers {_shape_text(output.shape[:-1])}"
+    values = _shape_text(output.shape) if output.shape else "[count, ...]"
+    return ExamplesError(
+        f"{where}: {label!r} holds no class ids for output {output.name!r}, and no values",
+        received=f"{array.dtype} of shape {list(array.shape)}",
+        remedy=f"give {ids} (of one-hot rows, their argmax), or for regression floats {values}",
+    )
+
+
+def _check_classes(
+    where: str, label: str, array: Array, output: TensorSpec, of_tokens: bool
+) -> None:
+    """Refuse class ids that the output does not tell apart."""
+    shape = output.shape
+    # One value, [batch] or [..., 1], is two classes.
+    single = len(shape) == 1 or shape[-1:] == (1,)
+    classes = 2 if single else shape[-1] if shape else None
+    for start, chunk in _chunks(array):
+        wrong = np.zeros(chunk.shape, bool)
+        if chunk.dtype.kind == "i" and not of_tokens:
             wrong |= chunk < 0
         if classes is not None:
             wrong |= chunk >= classes
         if wrong.any():
-            row = int(np.argmax(wrong))
+            place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
             bound = "0 or more" if classes is None else f"0 to {classes - 1}"
+            padding = ", and less than 0 for padding" if of_tokens else ""
+            floats = "; for regression, give floats" if classes == 2 else ""
             raise ExamplesError(
-                f"{where}: {label!r} is not a class of the model at row {start + row}",
-                received=chunk[row],
-                remedy=f"give class ids of {bound}",
+                f"{where}: {label!r} is not a class of the model at row {start + int(place[0])}",
+                received=chunk[place],
+                remedy=f"give class ids of {bound}{padding}{floats}",
             )
-    return write_column(where, label, flat, "int64", file)
+
+
+def _padded(array: Array, file: Path, where: str) -> Array:
+    """`array` as int64 with -1 for whatever is below it."""
+    written = open_memmap(file, "w+", np.dtype(np.int64), array.shape)
+    for start, chunk in _chunks(array):
+        written[start : start + len(chunk)] = np.maximum(chunk, -1)
+    written.flush()
+    del written
+    return map_array(file, where)
 
 
 def write_column(

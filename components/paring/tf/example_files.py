@@ -7,8 +7,9 @@
     FOLDER/NAME.npy, FOLDER/*.tfrecord, FILE.tfrecord[.gz], FILE.npz with NAME:
                                                                without splits
 
-NAME is an input of the model or the label; `validation`, `val` and `test` are
-other names for eval, and are taken in that order where several are there.
+NAME is an input of the model, the label, or an output that has labels of its
+own; `validation`, `val` and `test` are other names for eval, and are taken in
+that order where several are there.
 """
 
 import re
@@ -207,12 +208,15 @@ def _broken_archive(file: Path, error: Exception) -> ExamplesError:
 
 
 def read_columns(
-    group: Group, inputs: Mapping[str, TensorSpec], label: str, scratch: Path
+    group: Group,
+    inputs: Mapping[str, TensorSpec],
+    labels: Mapping[str, TensorSpec],
+    scratch: Path,
 ) -> Columns:
     """Map the columns of `group`; what must be unpacked goes to `scratch`.
 
     Of TFRecords, whose records name their features, only the model's inputs
-    and the label are read.
+    and the labels are read.
 
     Raises:
         ExamplesError: Something can't be read.
@@ -223,7 +227,7 @@ def read_columns(
 
         spec = _spec_file(group.folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        return Columns(group.where, read_records(group.records, spec, inputs, label, scratch))
+        return Columns(group.where, read_records(group.records, spec, inputs, labels, scratch))
     if group.archive is not None:
         file, members = group.archive
         unpacked = _unpack(file, members.values(), scratch)

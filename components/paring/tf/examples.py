@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +24,10 @@ from paring.errors import ExamplesError
 from paring.tf.columns import (
     check_features,
     check_labels,
+    label_outputs,
     map_array,
     match_columns,
     model_inputs,
-    number_of_classes,
     write_column,
 )
 from paring.tf.example_files import WHOLE, Columns, locate, read_columns
@@ -46,13 +46,25 @@ class Split:
     Attributes:
         features: An array for each of the signature's inputs, in its dtype and
             of shape [count, ...]; memory-mapped unless it came from `take`.
-        labels: Class ids, int64 [count], or None without labels.
+        labels: Those of the model's first output, or None: class ids, int64
+            [count]; class ids of tokens, int64 [count, ...], -1 for padding; or
+            values, float32 of the output's shape, [count] for one value.
         count: The number of examples, at least 1.
+        output: The name of the model's first output.
+        other_labels: Those of its other outputs, by name.
     """
 
     features: dict[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     count: int
+    output: str = ""
+    other_labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def labels_by_output(self) -> dict[str, NDArray[Any]]:
+        """All labels that there are, by the output's name."""
+        own = {} if self.labels is None else {self.output: self.labels}
+        return own | self.other_labels
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> "Split":
         """The examples at `indices`, in that order, copied into memory."""
@@ -61,12 +73,14 @@ class Split:
             {name: np.array(array[chosen]) for name, array in self.features.items()},
             None if self.labels is None else np.array(self.labels[chosen]),
             len(chosen),
+            self.output,
+            {name: np.array(array[chosen]) for name, array in self.other_labels.items()},
         )
 
     def batches(
         self, batch_size: int
-    ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]]:
-        """Features and labels of `batch_size` examples at a time, in order.
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[Any] | None]]:
+        """Features and first labels of `batch_size` examples at a time, in order.
 
         The last batch holds what is left over. The arrays are views.
         """
@@ -128,7 +142,7 @@ def open_splits(
         names: Which splits.
         signature: Of the model that shall take them.
         scratch: A folder for what has to be unpacked or converted.
-        label: The name of the label's column.
+        label: The name of the column with the first output's labels.
         eval_fraction: Share of a source without splits that becomes eval.
         seed: Of that split.
     """
@@ -139,8 +153,9 @@ def open_splits(
             remedy="rename the label's column and give its new name as label",
         )
     groups = locate(path)
+    labels = label_outputs(signature, label)
     if WHOLE in groups:
-        columns = read_columns(groups[WHOLE], inputs, label, scratch / WHOLE)
+        columns = read_columns(groups[WHOLE], inputs, labels, scratch / WHOLE)
         whole = _checked(columns, signature, label, scratch / WHOLE)
         if whole.count < 2:
             raise ExamplesError(
@@ -159,27 +174,28 @@ def open_splits(
                 received=f"splits: {', '.join(sorted(groups))}",
                 remedy="give both train and eval, or one set without splits to be split",
             )
-        columns = read_columns(groups[name], inputs, label, scratch / name)
+        columns = read_columns(groups[name], inputs, labels, scratch / name)
         opened[name] = _checked(columns, signature, label, scratch / name)
     return opened
 
 
 def stratified_split(
-    labels: NDArray[np.int64] | None, count: int, eval_fraction: float, seed: int
+    labels: NDArray[Any] | None, count: int, eval_fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sorted indices of train and eval, the same for the same seed.
 
     Each class gives eval its share, rounded by the largest remainder so that
-    eval holds `eval_fraction` of all; without labels all are one class. Neither
-    side is ever empty.
+    eval holds `eval_fraction` of all; without class ids all are one class.
+    Neither side is ever empty.
 
     Args:
-        labels: Class ids [count], or None.
+        labels: Class ids, integers [count]; other labels are as good as None.
         count: Number of examples, at least 2.
         eval_fraction: In (0, 1).
         seed: Of the shuffle within each class.
     """
-    classes = np.zeros(count, np.int64) if labels is None else np.asarray(labels)
+    of_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
+    classes = np.asarray(labels) if of_classes else np.zeros(count, np.int64)
     _, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     total = min(max(round(count * eval_fraction), 1), count - 1)
     shares = sizes * (total / count)
@@ -202,8 +218,8 @@ def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) 
     """The columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)
     inputs = model_inputs(signature)
-    matched = match_columns(columns.where, columns.arrays, inputs, label)
-    labels = matched.pop(label, None)
+    outputs = label_outputs(signature, label)
+    matched = match_columns(columns.where, columns.arrays, inputs, outputs, label)
     features = {name: columns.arrays[matched[name]] for name in inputs}
     count = check_features(columns.where, features, inputs)
     checked = {
@@ -216,17 +232,20 @@ def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) 
         )
         for index, (name, array) in enumerate(features.items())
     }
-    if labels is None:
-        return Split(checked, None, count)
-    ids = check_labels(
-        columns.where,
-        label,
-        columns.arrays[labels],
-        count,
-        number_of_classes(signature),
-        scratch / "label.npy",
-    )
-    return Split(checked, ids, count)
+    labels = {
+        outputs[name].name: check_labels(
+            columns.where,
+            matched[name],
+            columns.arrays[matched[name]],
+            count,
+            outputs[name],
+            scratch / f"label-{index}.npy",
+        )
+        for index, name in enumerate(outputs)
+        if name in matched
+    }
+    first = next(iter(signature.outputs))
+    return Split(checked, labels.pop(first, None), count, first, labels)
 
 
 def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
@@ -236,8 +255,9 @@ def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
         name: write_column("", name, array, array.dtype.name, folder / f"{index}.npy", rows)
         for index, (name, array) in enumerate(whole.features.items())
     }
-    labels = None
-    if whole.labels is not None:
-        write_column("", LABEL, whole.labels, "int64", folder / "label.npy", rows)
-        labels = map_array(folder / "label.npy", "label")
-    return Split(features, labels, len(rows))
+    labels = {}
+    for index, (name, array) in enumerate(whole.labels_by_output.items()):
+        file = folder / f"label-{index}.npy"
+        write_column("", name, array, array.dtype.name, file, rows)
+        labels[name] = map_array(file, name)
+    return Split(features, labels.pop(whole.output, None), len(rows), whole.output, labels)

@@ -63,7 +63,7 @@ def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> It
 
 
 def labelled_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> Iterator[Any]:
-    """Like `feature_batches`, with the labels: (features, int64 [batch])."""
+    """Like `feature_batches`, with the labels [batch, ...], a tuple of several outputs'."""
     for start in range(0, len(rows), batch_size):
         yield _labelled(model, split, rows[start : start + batch_size])
 
@@ -86,9 +86,10 @@ def shuffled_batches(
 
 
 def _labelled(model: Any, split: Split, rows: Rows) -> Any:
-    if split.labels is None:
+    labels = tuple(np.asarray(array[rows]) for array in split.labels_by_output.values())
+    if not labels:
         raise UnsupportedError(
             "fine-tuning needs labels, and the examples have none",
             remedy="give examples with a label, or use a recipe without training steps",
         )
-    return features_at(model, split, rows), np.asarray(split.labels[rows])
+    return features_at(model, split, rows), labels[0] if len(labels) == 1 else labels

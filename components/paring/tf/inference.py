@@ -1,8 +1,8 @@
 """A candidate and its source through Apache Beam's RunInference, side by side.
 
 The elements are ranges of rows. Whatever worker gets one reads those rows from
-the mapped files, runs both models, and hands on class ids; a combiner adds them
-up. So no stage holds more than one batch and the sums.
+the mapped files, runs both models, and hands on sums; a combiner adds them up.
+So no stage holds more than one batch and the sums.
 """
 
 import logging
@@ -25,7 +25,8 @@ from paring.errors import ModelError, ParingError
 from paring.runtimes import Runtime, open_runtime
 from paring.tf.columns import map_array
 from paring.tf.examples import Split
-from paring.tf.scoring import Outcome, Tally, compare
+from paring.tf.scoring import Plan, Tally
+from paring.tf.scoring.function import load_function
 
 # DirectRunner would first try to download another runner, Prism.
 _OPTIONS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
@@ -39,37 +40,44 @@ class Pair:
 
     Attributes:
         source, candidate: What to run.
-        output: The name of the output that holds the scores.
+        plan: How they are compared.
         features: The `.npy` file of each input.
-        labels: That of the labels, or None.
+        labels: That of each output's labels, where there are any, and the
+            shape that they are read in.
     """
 
     source: Servable
     candidate: Servable
-    output: str
+    plan: Plan
     features: Mapping[str, Path]
-    labels: Path | None
+    labels: Mapping[str, tuple[Path, tuple[int, ...]]]
 
 
 def tally_pair(
-    source: Servable, candidate: Servable, output: str, split: Split, batch_size: int
+    source: Servable,
+    candidate: Servable,
+    plan: Plan,
+    split: Split,
+    batch_size: int,
 ) -> Tally:
     """Run both models over `split`.
 
     Args:
-        source: A classifier.
+        source: A model.
         candidate: Another, with the same signature.
-        output: The name of their output [batch, classes].
+        plan: How they are compared.
         split: From `open_split`; it must stay alive meanwhile.
         batch_size: Rows in one call of a model; a model with a batch size of
             its own is called with that.
 
     Raises:
-        ParingError: Whatever opening or running a model raised.
+        ParingError: Whatever opening, running or comparing the models raised.
     """
     features = {name: _file_of(array) for name, array in split.features.items()}
-    labels = None if split.labels is None else _file_of(split.labels)
-    pair = Pair(source, candidate, output, features, labels)
+    labels = {
+        name: (_file_of(array), array.shape) for name, array in split.labels_by_output.items()
+    }
+    pair = Pair(source, candidate, plan, features, labels)
     ranges = [
         (start, min(start + batch_size, split.count)) for start in range(0, split.count, batch_size)
     ]
@@ -80,7 +88,7 @@ def tally_pair(
                 pipeline
                 | "Ranges" >> beam.Create(ranges)  # type: ignore[no-untyped-call]
                 | "Predict" >> RunInference(_PairHandler(pair))
-                | "Tally" >> beam.CombineGlobally(_TallyFn())  # type: ignore[no-untyped-call]
+                | "Tally" >> beam.CombineGlobally(_TallyFn(plan))  # type: ignore[no-untyped-call]
                 | "Keep" >> beam.Map(_keep, result)  # type: ignore[no-untyped-call]
             )
         tally: Tally | ParingError = pickle.loads(result.read_bytes())
@@ -103,25 +111,33 @@ class _Loaded:
     """Both models and the split, opened in a worker."""
 
     def __init__(self, pair: Pair) -> None:
-        self._output = pair.output
+        self._plan = pair.plan
+        self._function = load_function(pair.plan.function) if pair.plan.function else None
         self._source = open_runtime(pair.source)
         self._candidate = open_runtime(pair.candidate)
         self._features = {name: map_array(file, name) for name, file in pair.features.items()}
-        self._labels = None if pair.labels is None else map_array(pair.labels, "label").reshape(-1)
+        self._labels = {
+            name: map_array(file, name).reshape(shape)
+            for name, (file, shape) in pair.labels.items()
+        }
 
-    def outcome(self, rows: Range) -> Outcome:
+    def tally(self, rows: Range) -> Tally:
         """What both models say about these rows."""
         chosen = slice(*rows)
         features = {name: np.asarray(array[chosen]) for name, array in self._features.items()}
-        labels = None if self._labels is None else np.asarray(self._labels[chosen])
-        return compare(
-            _scores(self._source, features, self._output),
-            _scores(self._candidate, features, self._output),
+        labels = {name: np.asarray(array[chosen]) for name, array in self._labels.items()}
+        names = list(self._plan.outputs)
+        tally = Tally(self._plan)
+        tally.add(
+            _predictions(self._source, features, names),
+            _predictions(self._candidate, features, names),
             labels,
+            self._function,
         )
+        return tally
 
 
-class _PairHandler(ModelHandler[Range, Outcome | ParingError, _Loaded | ParingError]):
+class _PairHandler(ModelHandler[Range, Tally | ParingError, _Loaded | ParingError]):
     """Loads both models once in a worker and runs them on ranges of rows.
 
     Beam reports an exception of a worker as text, so one of Paring's own
@@ -144,51 +160,54 @@ class _PairHandler(ModelHandler[Range, Outcome | ParingError, _Loaded | ParingEr
         batch: Sequence[Range],
         model: _Loaded | ParingError,
         inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[Outcome | ParingError]:
+    ) -> Iterable[Tally | ParingError]:
         for rows in batch:
             if isinstance(model, ParingError):
                 yield model
                 continue
             try:
-                yield model.outcome(rows)
+                yield model.tally(rows)
             except ParingError as error:
                 yield error
 
 
 class _TallyFn(beam.CombineFn):
-    """Adds outcomes up; an error, once met, stays the result."""
+    """Adds the batches' tallies up; an error, once met, stays the result."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
 
     def create_accumulator(self) -> Tally | ParingError:
-        return Tally()
+        return Tally(self._plan)
 
     def add_input(
-        self, total: Tally | ParingError, outcome: Outcome | ParingError
+        self, total: Tally | ParingError, batch: Tally | ParingError
     ) -> Tally | ParingError:
         if isinstance(total, ParingError):
             return total
-        if isinstance(outcome, ParingError):
-            return outcome
-        total.add(outcome)
+        if isinstance(batch, ParingError):
+            return batch
+        total.merge(batch)
         return total
 
     def merge_accumulators(self, totals: Iterable[Tally | ParingError]) -> Tally | ParingError:
-        merged = Tally()
+        merged: Tally | ParingError = self.create_accumulator()
         for total in totals:
-            if isinstance(total, ParingError):
-                return total
-            merged.merge(total)
+            merged = self.add_input(merged, total)
         return merged
 
     def extract_output(self, total: Tally | ParingError) -> Tally | ParingError:
         return total
 
 
-def _scores(runtime: Runtime, features: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
-    """The scores of any number of rows, whatever batch the model takes."""
+def _predictions(
+    runtime: Runtime, features: Mapping[str, NDArray[Any]], names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """The outputs of any number of rows, whatever batch the model takes."""
     count = len(next(iter(features.values())))
     size = runtime.batch_size
     if size is None or size == count:
-        return _pick(runtime.run(features), output)
+        return _pick(runtime.run(features), names)
     parts = []
     for start in range(0, count, size):
         part = {name: array[start : start + size] for name, array in features.items()}
@@ -199,20 +218,23 @@ def _scores(runtime: Runtime, features: Mapping[str, NDArray[Any]], output: str)
                 name: np.concatenate([array, np.repeat(array[-1:], size - have, axis=0)])
                 for name, array in part.items()
             }
-        parts.append(_pick(runtime.run(part), output)[:have])
-    return np.concatenate(parts)
+        found = _pick(runtime.run(part), names)
+        parts.append({name: array[:have] for name, array in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _pick(outputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
-    if output in outputs:
-        return outputs[output]
-    if len(outputs) == 1:
-        return next(iter(outputs.values()))
-    raise ModelError(
-        f"the candidate has no output {output!r}",
-        received=", ".join(sorted(outputs)),
-        remedy="keep the source's output names when converting it",
-    )
+def _pick(outputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if len(outputs) == len(names) == 1:
+        # A single output may have lost its name.
+        return dict(zip(names, outputs.values(), strict=True))
+    for name in names:
+        if name not in outputs:
+            raise ModelError(
+                f"the candidate has no output {name!r}",
+                received=", ".join(sorted(outputs)),
+                remedy="keep the source's output names when converting it",
+            )
+    return {name: outputs[name] for name in names}
 
 
 @contextmanager

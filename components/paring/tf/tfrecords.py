@@ -5,6 +5,7 @@ column can be written in place a chunk at a time.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,10 @@ def read_records(
     files: Sequence[Path],
     spec_file: Path,
     inputs: Mapping[str, TensorSpec],
-    label: str,
+    labels: Mapping[str, TensorSpec],
     scratch: Path,
 ) -> dict[str, NDArray[Any]]:
-    """The model's inputs, and the label where records have it, as columns.
+    """The model's inputs, and the labels that records have, as columns.
 
     Shapes and the dtype of raw bytes come from `spec_file`, if it exists:
     `{"NAME": {"shape": [32, 32, 1], "dtype": "uint8"}}`, shapes of one example;
@@ -57,7 +58,9 @@ def read_records(
         files: In the order in which they are read; gzip if named `.gz`.
         spec_file: May not exist.
         inputs: Of the model's signature.
-        label: The name of the label, a scalar integer.
+        labels: The output that each label is for, by the label's name. Integers
+            or floats, as many as the first record holds; they get the output's
+            shape where it says it, integers without its last axis.
         scratch: The folder that the columns are written to.
 
     Raises:
@@ -73,7 +76,7 @@ def read_records(
             remedy="give at least one example in each split",
         )
     first = next(file for file in files if counts[file])
-    features = _features(first, spec_file, inputs, label)
+    features = _features(first, spec_file, inputs, labels)
     columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
     written = {
         name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
@@ -110,7 +113,10 @@ def _count(file: Path) -> int:
 
 
 def _features(
-    file: Path, spec_file: Path, inputs: Mapping[str, TensorSpec], label: str
+    file: Path,
+    spec_file: Path,
+    inputs: Mapping[str, TensorSpec],
+    labels: Mapping[str, TensorSpec],
 ) -> dict[str, _Feature]:
     """How each wanted feature is stored, judged by the first record."""
     import tensorflow as tf
@@ -139,16 +145,34 @@ def _features(
         shape, dtype = shapes[name]
         kind = kinds[column]
         found[name] = _Feature(column, kind, shape, _LIST_DTYPES.get(kind, dtype))
-    column = "y" if label == "label" and label not in kinds else label
-    if column in kinds:
-        if kinds[column] != "int64_list":
+    for label, output in labels.items():
+        column = label
+        if label not in kinds:
+            other_names = ("y", output.name) if label == "label" else (output.name,)
+            column = next((one for one in other_names if one in kinds), label)
+        if column not in kinds or column in inputs:
+            continue
+        kind = kinds[column]
+        if kind not in _LIST_DTYPES:
             raise ExamplesError(
-                f"{file}: feature {column!r} holds no class ids",
-                received=kinds[column],
-                remedy="store one integer (int64_list) for each example",
+                f"{file}: feature {column!r} holds no class ids, and no values",
+                received=kind,
+                remedy="store integers (int64_list) or floats (float_list) for each example",
             )
-        found[label] = _Feature(column, "int64_list", (), "int64")
+        length = len(getattr(stored[column], kind).value)
+        found[label] = _Feature(
+            column, kind, _label_shape(kind, length, output), _LIST_DTYPES[kind]
+        )
     return found
+
+
+def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
+    """The shape of one example's labels, of which there are `length`."""
+    wanted = output.shape[1:-1] if kind == "int64_list" else output.shape[1:]
+    sizes = tuple(size for size in wanted if size is not None)
+    if len(sizes) == len(wanted) > 0 and math.prod(sizes) == length:
+        return sizes
+    return () if length == 1 and len(wanted) < 2 else (length,)
 
 
 def _stated_shapes(

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier, the same way every time.
+"""Fine-tune a model, the same way every time.
 
 The eval split takes no part in it: the best epoch is chosen by a validation
 set held out of the train split, so the gate later sees data that no choice
@@ -39,14 +39,14 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """A classifier that is to be fine-tuned in another form, and what with.
+    """A model that is to be fine-tuned in another form, and what with.
 
     Attributes:
         model: The tf_keras model as it was loaded.
         signature: What its SavedModel takes and gives.
         split: The train split.
         portions: Its rows to train on and to validate on.
-        loss: A tf_keras loss.
+        loss: A tf_keras loss, or one for each output.
         batch_size: Examples in a step; the model's own where it is fixed.
         seed: Everything random follows from it.
     """
@@ -65,7 +65,7 @@ class Training:
         return steps_per_epoch(self.portions, self.batch_size)
 
     def fine_tune(self, model: Any, *, epochs: int, learning_rate: float, **more: Any) -> None:
-        """Train `model`, another form of the classifier; see `fine_tune`."""
+        """Train `model`, another form of the model; see `fine_tune`."""
         fine_tune(
             model,
             self.split,
@@ -80,17 +80,20 @@ class Training:
 
     def save(self, model: Any, source: Model, output: Model) -> None:
         """Write what was trained, under the signature names of its source."""
+        if len(model.outputs) == len(self.model.outputs) > 1:
+            # Wrapping keeps their order, if not their names.
+            model.output_names = list(self.model.output_names)
         keep_signature(model, self.signature)
         save_model(model, output)
         output.trusted = source.trusted
 
 
 def open_training(model: Model, examples: Examples, batch_size: int, seed: int) -> Training:
-    """Load a classifier and its train split, checked before any work starts.
+    """Load a model and its train split, checked before any work starts.
 
     Raises:
-        UnsupportedError: The model is no classifier in Keras form, or the examples
-            have no labels.
+        UnsupportedError: The model is not in Keras form, ends in something that no
+            loss goes with, or the examples lack labels for one of its outputs.
         ModelError: The model is missing or broken.
         ExamplesError: The examples are missing or not what the model takes.
     """
@@ -99,7 +102,7 @@ def open_training(model: Model, examples: Examples, batch_size: int, seed: int) 
     signature = signature_of(model, loaded)
     split = open_split(examples, "train", signature)
     batch_size = check_trainable(loaded, split, batch_size)
-    loss = loss_for(loaded)
+    loss = loss_for(loaded, *order_labels(loaded, split))
     return Training(loaded, signature, split, hold_out(split, seed), loss, batch_size, seed)
 
 
@@ -114,7 +117,7 @@ def check_trainable(model: Any, split: Split, batch_size: int) -> int:
             sequential or functional.
         ExamplesError: There are fewer examples than the model's fixed batch.
     """
-    if split.labels is None:
+    if not split.labels_by_output:
         raise UnsupportedError(
             "fine-tuning needs labels, and the examples have none",
             remedy="give examples with a label, or use a recipe without training steps",
@@ -139,28 +142,85 @@ def check_trainable(model: Any, split: Split, batch_size: int) -> int:
     return int(fixed)
 
 
-def loss_for(model: Any) -> Any:
-    """The loss that fits the model's last activation, for integer labels.
+def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
+    """Put the labels of `split` in the order of the model's outputs.
 
-    Softmax gives cross-entropy on probabilities, no activation the same on
-    logits; with a single unit, sigmoid or none give binary cross-entropy.
+    Returns:
+        The labels of each output.
 
     Raises:
-        UnsupportedError: The model is no classifier of that kind.
+        UnsupportedError: Not every one of several outputs has labels.
     """
-    if len(model.outputs) != 1 or model.outputs[0].shape.rank != 2:
-        shapes = [tuple(one.shape) for one in model.outputs]
+    found = split.labels_by_output
+    if len(model.outputs) == 1:
+        return list(found.values())
+    names = list(model.output_names)
+    lacking = [name for name in names if name not in found]
+    if lacking:
         raise UnsupportedError(
-            f"model {model.name} is not a classifier with one output [batch, classes]",
-            received=f"outputs of shape {', '.join(map(str, shapes))}",
-            remedy="training steps take classifiers; conversion works on this model as it is",
+            f"fine-tuning needs labels for each of the {len(names)} outputs of model {model.name}",
+            received=f"no labels for {', '.join(lacking)}",
+            remedy="give a column of labels under each output's name; conversion works without",
         )
-    units = model.outputs[0].shape[-1]
-    activation = _last_activation(model)
-    if units == 1 and activation in ("sigmoid", "linear"):
+    first, *others = names
+    split.output, split.labels = first, found[first]
+    split.other_labels = {name: found[name] for name in others}
+    return [found[name] for name in names]
+
+
+def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
+    """The loss that fits the model's labels and its last activation.
+
+    Of floats it is the mean squared error. Of class ids softmax gives
+    cross-entropy on probabilities, no activation the same on logits; with a
+    single unit, sigmoid or none give binary cross-entropy. Of class ids of
+    tokens it is the same cross-entropy, without those that are padding.
+
+    Args:
+        model: A tf_keras model.
+        labels: Those of each output, in order; without any, the only output has
+            class ids.
+
+    Returns:
+        A tf_keras loss; a list of them for several outputs, which add up.
+
+    Raises:
+        UnsupportedError: An output is none that labels of that kind go with.
+    """
+    ids = np.zeros(0, np.int64)
+    given = labels or (ids,)
+    if len(given) != len(model.outputs):
+        raise UnsupportedError(
+            f"model {model.name} has other outputs than there are labels for",
+            received=f"{len(model.outputs)} outputs, {len(given)} with labels",
+            remedy="give labels for all of them; conversion works on this model as it is",
+        )
+    losses = [
+        _loss(model, output, wanted) for output, wanted in zip(model.outputs, given, strict=True)
+    ]
+    return losses[0] if len(losses) == 1 else losses
+
+
+def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
+    if labels.dtype.kind == "f":
+        return tf_keras.losses.MeanSquaredError()
+    of_tokens = labels.ndim > 1
+    if output.shape.rank != labels.ndim + 1:
+        wanted = "[batch, ..., classes]" if of_tokens else "[batch, classes]"
+        raise UnsupportedError(
+            f"an output of model {model.name} is not a classifier's {wanted}",
+            received=f"an output of shape {tuple(output.shape)}",
+            remedy="training steps take classifiers of integer labels, and regressors of floats;"
+            " conversion works on this model as it is",
+        )
+    units = output.shape[-1]
+    activation = _last_activation(output)
+    if units == 1 and not of_tokens and activation in ("sigmoid", "linear"):
         return tf_keras.losses.BinaryCrossentropy(from_logits=activation == "linear")
     if units != 1 and activation in ("softmax", "linear"):
-        return tf_keras.losses.SparseCategoricalCrossentropy(from_logits=activation == "linear")
+        return tf_keras.losses.SparseCategoricalCrossentropy(
+            from_logits=activation == "linear", ignore_class=-1 if of_tokens else None
+        )
     raise UnsupportedError(
         f"model {model.name} ends in an activation that no loss for class labels goes with",
         received=f"{activation} over {units} units",
@@ -168,14 +228,16 @@ def loss_for(model: Any) -> Any:
     )
 
 
-def _last_activation(model: Any) -> str:
-    """The name of the activation that the output comes from."""
-    made_by = model.outputs[0]._keras_history
+def _last_activation(output: Any) -> str:
+    """The name of the activation that an output comes from."""
+    made_by = output._keras_history
     while isinstance(made_by.layer, _SHAPE_ONLY):
         made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history
     layer = made_by.layer
     if isinstance(layer, tf_keras.Model):
-        return _last_activation(layer)
+        return _last_activation(layer.outputs[made_by.tensor_index])
+    if isinstance(layer, tf_keras.layers.TimeDistributed):
+        layer = layer.layer
     if isinstance(layer, tf_keras.layers.Softmax):
         return "softmax"
     # A call of tf.nn.softmax in a functional model is a layer of this kind.
@@ -209,7 +271,7 @@ def fine_tune(
         model: A tf_keras model that takes `split.features`.
         split: The train split, with labels.
         portions: Its rows to train on and to validate on.
-        loss: A tf_keras loss; see `loss_for`.
+        loss: A tf_keras loss, or a list of them; see `loss_for`.
         epochs: Passes over the training rows, at least 1.
         batch_size: Examples in a step. What is left over in a pass is skipped;
             each pass has an order of its own.
@@ -230,9 +292,9 @@ def fine_tune(
     def finish_epoch(epoch: int, logs: Any) -> None:
         nonlocal best_loss, best
         reestimate_batch_norm(model, split, portions.train, batch_size=batch_size, seed=seed)
-        validation = model.evaluate(
-            labelled_batches(model, split, portions.validation, batch_size), verbose=0
-        )
+        batches = labelled_batches(model, split, portions.validation, batch_size)
+        # The sum, where there are several losses.
+        validation = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
         _log.info("epoch %d of %d: validation loss %.4f", epoch + 1, epochs, validation)
         kept = may_keep() or epoch + 1 == epochs
         if kept and np.isfinite(validation) and validation < best_loss:

@@ -139,6 +139,7 @@ def families(tmp_path: Path) -> dict[str, dict[str, Path]]:
         folder, p50_ms=1.0, speedup=2.0, speedup_low=1.9, speedup_high=2.1, size_bytes=40, **times
     )
     right = EvaluationMetrics(folder, count=9, accuracy=0.9, source_accuracy=0.9, agreement=1.0)
+    right.metric, right.score, right.source_score, right.drop = "top_1", 0.9, 0.9, 0.0
     return {
         "candidates": {
             "source": _candidate(folder, "model", Model(folder, size_bytes=90), b"m" * 90),

@@ -20,6 +20,7 @@ from paring.tf.training import (
     fine_tune,
     keep_signature,
     loss_for,
+    order_labels,
     seed_everything,
     signature_of,
 )
@@ -218,8 +219,8 @@ def test_the_loss_fits_the_last_activation(end: Any, kind: str, from_logits: boo
     [
         (layers.Dense(3, activation="relu"), "relu over 3 units"),
         (layers.Dense(1, activation="softmax"), "softmax over 1 units"),
-        (lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)], "one output"),
-        (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), "one output"),
+        (lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)], "2 outputs, 1 with labels"),
+        (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), r"\[batch, classes\]"),
     ],
 )
 def test_a_model_that_no_loss_fits_is_unsupported(end: Any, message: str) -> None:
@@ -260,3 +261,115 @@ def test_a_keras_file_has_the_signature_that_it_is_exported_under(
 ) -> None:
     network = tf_keras.models.load_model(digits_keras, compile=False)
     assert signature_of(Model(digits_keras), network) == signature_of(Model(digits_model), network)
+
+
+FLOATS = np.zeros(4, np.float32)
+TOKENS = np.zeros((4, 6), np.int64)
+
+
+def _tagger(end: Callable[[Any], Any]) -> Any:
+    tokens = tf_keras.Input((6,), dtype="int32", name="tokens")
+    return tf_keras.Model(tokens, end(layers.Embedding(20, 8)(tokens)), name="tagger")
+
+
+def test_the_loss_of_floats_is_the_squared_error_whatever_the_activation() -> None:
+    for end in (layers.Dense(1), layers.Dense(1, activation="relu"), layers.Dense(3)):
+        assert loss_for(_classifier(end), FLOATS).name == "mean_squared_error"
+    # Integers of the same model are classes.
+    assert loss_for(_classifier(layers.Dense(1)), FLOATS.astype(int)).name == "binary_crossentropy"
+
+
+@pytest.mark.parametrize(
+    ("end", "from_logits"),
+    [
+        (layers.Dense(3, activation="softmax"), False),
+        (layers.Dense(3), True),
+        (layers.TimeDistributed(layers.Dense(3, activation="softmax")), False),
+    ],
+)
+def test_the_loss_of_tokens_leaves_padding_out(end: Any, from_logits: bool) -> None:
+    loss = loss_for(_tagger(end), TOKENS)
+    assert loss.get_config()["from_logits"] is from_logits
+    scores = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]], np.float32)
+    padded = loss(np.array([[1, -1]]), scores)
+    np.testing.assert_allclose(padded, loss(np.array([[1]]), scores[:, :1]), rtol=1e-6)
+    assert float(padded) != pytest.approx(float(loss(np.array([[1, 0]]), scores)))
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda x: layers.Dense(3)(layers.Flatten()(x)), r"\[batch, ..., classes\]"),
+        (layers.Dense(1, activation="sigmoid"), "sigmoid over 1 units"),
+    ],
+)
+def test_an_output_that_has_no_tokens_is_unsupported(end: Any, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        loss_for(_tagger(end), TOKENS)
+
+
+def test_a_regressor_learns_and_keeps_its_best_epoch() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(600, 4)).astype(np.float32)
+    wanted = (values @ np.array([3.0, -2, 1, 0], np.float32) + 5).astype(np.float32)
+    split = Split({"values": values}, wanted, len(values))
+    seed_everything(0)
+    inputs = tf_keras.Input((4,), name="values")
+    model = tf_keras.Model(inputs, layers.Dense(1)(layers.Dense(16, activation="relu")(inputs)))
+    portions = hold_out(split, 0)
+    assert len(portions.validation) == 60
+    settings: dict[str, Any] = {"epochs": 20, "batch_size": 32, "learning_rate": 0.01, "seed": 0}
+    fine_tune(model, split, portions, loss=loss_for(model, wanted), **settings)
+    errors = model(values, training=False).numpy()[:, 0] - wanted
+    assert np.sqrt(np.square(errors).mean()) < 0.5
+
+
+def test_a_tagger_learns_what_is_not_padding() -> None:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, 20, (400, 6)).astype(np.int32)
+    tags = (tokens % 3).astype(np.int64)
+    # Were padding a class, half of all would be of it.
+    tags[generator.random(tags.shape) < 0.5] = -1
+    split = Split({"tokens": tokens}, tags, len(tokens))
+    seed_everything(0)
+    model = _tagger(layers.Dense(3, activation="softmax"))
+    settings: dict[str, Any] = {"epochs": 8, "batch_size": 32, "learning_rate": 0.03, "seed": 0}
+    fine_tune(model, split, hold_out(split, 0), loss=loss_for(model, tags), **settings)
+    chosen = model(tokens, training=False).numpy().argmax(axis=-1)
+    assert np.mean(chosen == tokens % 3) > 0.95
+
+
+def _two_headed() -> Any:
+    values = tf_keras.Input((4,), name="values")
+    hidden = layers.Dense(16, activation="relu", name="hidden")(values)
+    kind = layers.Dense(3, activation="softmax", name="kind")(hidden)
+    box = layers.Dense(2, name="box")(hidden)
+    # Not in the order of their names, which the signature has.
+    return tf_keras.Model(values, [kind, box], name="two_headed")
+
+
+def test_several_outputs_have_a_loss_each_in_the_models_order() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(600, 4)).astype(np.float32)
+    kinds = values[:, :3].argmax(axis=1)
+    split = Split({"values": values}, values[:, :2], 600, "box", {"kind": kinds})
+    seed_everything(0)
+    model = _two_headed()
+    labels = order_labels(model, split)
+    assert [one.dtype.kind for one in labels] == ["i", "f"]
+    losses = loss_for(model, *labels)
+    assert [one.name for one in losses] == [
+        "sparse_categorical_crossentropy",
+        "mean_squared_error",
+    ]
+    settings: dict[str, Any] = {"epochs": 15, "batch_size": 32, "learning_rate": 0.01, "seed": 0}
+    fine_tune(model, split, hold_out(split, 0), loss=losses, **settings)
+    kind, box = (one.numpy() for one in model(values, training=False))
+    assert np.mean(kind.argmax(axis=1) == kinds) > 0.9
+    assert np.sqrt(np.square(box - values[:, :2]).mean()) < 0.3
+
+
+def test_an_output_without_labels_can_not_be_trained() -> None:
+    split = Split({"values": np.zeros((4, 4), np.float32)}, np.zeros((4, 2)), 4, "box")
+    with pytest.raises(UnsupportedError, match=r"2 outputs[\s\S]*no labels for kind"):
+        order_labels(_two_headed(), split)
