@@ -10,7 +10,7 @@ from paring.errors import ParameterError, UnsupportedError
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def convert_tflite(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -42,7 +42,8 @@ def convert_tflite(
         examples: Where int8 and int16x8 are calibrated, on the train split; its
             first example is also the one that the check runs on. Without it the
             check takes random numbers.
-        converted: The TFLite file.
+        converted: The TFLite file, with the facts `weight_count`, `sparsity` and
+            `distinct_weights`, measured in the file itself.
         quantization: See above.
         calibration_size: How many examples to calibrate on, drawn with each
             class in its share.
@@ -60,6 +61,7 @@ def convert_tflite(
     from paring.tf.examples import open_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
+    from paring.tf.tflite_weights import stored_weights
 
     folder = saved_model_dir(model)
     signature = read_signature(folder)
@@ -92,3 +94,7 @@ def convert_tflite(
     converted.batch_size = made.batch_size
     converted.size_bytes = len(made.content)
     converted.gzip_bytes = len(gzip.compress(made.content, compresslevel=9, mtime=0))
+    weights = stored_weights(made.content)
+    converted.weight_count = weights.count
+    converted.sparsity = weights.sparsity
+    converted.distinct_weights = weights.distinct

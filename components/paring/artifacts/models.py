@@ -89,9 +89,18 @@ class QuantizedModel(Model):
     Attributes:
         in_float: The layers that have no quantized form and compute in float, each
             with the reason, separated by semicolons.
+        sparsity: The share of zeros among the kernels whose zeros were preserved,
+            measured; None where none were to be.
+        distinct_weights: The most distinct values in any kernel whose clusters were
+            preserved, measured; None where none were to be.
+        not_preserved: The layers with kernels that kept not all that was asked for,
+            each with the reason, separated by commas.
     """
 
     in_float: str = ""
+    sparsity: float | None = None
+    distinct_weights: int | None = None
+    not_preserved: str = ""
 
 
 @dataclass
@@ -102,11 +111,19 @@ class TFLiteModel(Servable):
         quantization: none, fp16, dynamic, int8 or int16x8.
         batch_size: The only batch that the file takes, where converting fixed it.
         gzip_bytes: The file's size after gzip.
+        weight_count: The weights of convolutions, dense and recurrent layers and
+            embeddings, without biases.
+        sparsity: The share of those weights that is zero in the file.
+        distinct_weights: Half of those weights are in tensors that hold no more
+            distinct values than this in the file.
     """
 
     quantization: str = ""
     batch_size: int | None = None
     gzip_bytes: int = 0
+    weight_count: int = 0
+    sparsity: float | None = None
+    distinct_weights: int | None = None
 
     @property
     def file(self) -> Path:
