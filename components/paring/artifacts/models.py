@@ -60,11 +60,21 @@ class PrunedModel(Model):
 
     Attributes:
         sparsity: The share of zeros among the prunable weights, measured.
+        layer_sparsities: The same for each layer, as `name share`, by commas.
+        pattern: What the zeros of every pruned kernel follow, checked: unstructured,
+            1x4 or 2:4.
         left_dense: The layers whose weights can't be pruned, separated by commas.
     """
 
     sparsity: float | None = None
+    layer_sparsities: str = ""
+    pattern: str = ""
     left_dense: str = ""
+
+    @property
+    def sensitivity_file(self) -> Path:
+        """What zeros in each layer cost, in JSON; there if they were spread by that."""
+        return self.path / "sensitivity.json"
 
 
 @dataclass
