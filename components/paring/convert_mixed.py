@@ -1,6 +1,5 @@
 """The step `convert_mixed`."""
 
-import gzip
 import json
 import logging
 from typing import Annotated
@@ -63,7 +62,7 @@ def convert_mixed(
             the model was trained for quantization.
     """
     from paring.tf.calibration import calibration_indices, calls_of, draw
-    from paring.tf.conversion import check_runs, has_fake_quantization
+    from paring.tf.conversion import has_fake_quantization, store
     from paring.tf.examples import open_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.quiet import quiet_tensorflow
@@ -98,9 +97,7 @@ def convert_mixed(
     kept = fewest(len(quantizer.layers), lambda count: differs(count) <= max_difference)
     content = quantizer.without(quantizer.layers[:kept])
 
-    converted.serving_dir.mkdir()
-    converted.file.write_bytes(content)
-    check_runs(converted.file, signature, next(calls()))
+    store(content, converted, signature, next(calls()))
     rows = [
         {
             "name": layer.name,
@@ -114,7 +111,5 @@ def convert_mixed(
     converted.quantization = "mixed"
     converted.layers = len(rows)
     converted.layers_in_float = kept
-    converted.size_bytes = len(content)
-    converted.gzip_bytes = len(gzip.compress(content, compresslevel=9, mtime=0))
     if calibration is not None:
         converted.note = calibration.warning

@@ -1,6 +1,5 @@
 """Convert a model to a TFLite file, quantized or not."""
 
-import gzip
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -49,7 +48,8 @@ def convert_tflite(
             first example is also the one that the check runs on. Without examples
             the check takes random numbers.
         calibration: What `draw_calibration` drew; then `examples` are not looked at.
-        converted: The TFLite file.
+        converted: The TFLite file, with the facts `weight_count`, `sparsity` and
+            `distinct_weights`, measured in the file itself.
         quantization: See above.
         integer_io: Take and give int8 (int16 for int16x8) where the signature has
             floats: for devices without floating point. A float is the integer less
@@ -67,7 +67,7 @@ def convert_tflite(
             for another quantization.
     """
     from paring.tf.calibration import calibration_calls
-    from paring.tf.conversion import check_runs, convert, has_fake_quantization, random_features
+    from paring.tf.conversion import convert, has_fake_quantization, random_features, store
     from paring.tf.examples import open_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
@@ -103,13 +103,8 @@ def convert_tflite(
         calls = calibration_calls(split, signature, calibration_size or whole, seed)
         features = next(calls())
     made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
-    converted.serving_dir.mkdir()
-    converted.file.write_bytes(made.content)
-    check_runs(converted.file, signature, features)
-
+    store(made.content, converted, signature, features)
     converted.quantization = quantization
     converted.batch_size = made.batch_size
     if calibrated and calibration is not None:
         converted.note = calibration.warning
-    converted.size_bytes = len(made.content)
-    converted.gzip_bytes = len(gzip.compress(made.content, compresslevel=9, mtime=0))

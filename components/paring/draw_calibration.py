@@ -49,7 +49,7 @@ def draw_calibration(
     from paring.tf.calibration import compare_halves, draw
     from paring.tf.columns import copy_column
     from paring.tf.example_files import column_file
-    from paring.tf.examples import LABEL, open_split
+    from paring.tf.examples import LABEL, class_ids, open_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
 
@@ -64,10 +64,12 @@ def draw_calibration(
     split.mkdir()
     for name, array in chosen.features.items():
         copy_column(array, split / column_file(name))
-    if chosen.labels is not None:
-        copy_column(chosen.labels, split / column_file(LABEL))
+    # Labels that are no class ids say nothing about which examples to take.
+    labels = class_ids(chosen.labels)
+    if labels is not None:
+        copy_column(labels, split / column_file(LABEL))
     calibration.train_count = chosen.count
-    calibration.labelled = int(chosen.labels is not None)
+    calibration.labelled = int(labels is not None)
     calibration.also_in_eval = drawn.also_in_eval
     calibration.range_difference = difference
     calibration.too_small = int(chosen.count < 2 or (difference or 0) > MAX_RANGE_DIFFERENCE)

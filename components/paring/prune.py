@@ -1,10 +1,13 @@
 """The step `prune`."""
 
-from typing import Annotated
+import json
+from dataclasses import asdict
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 from paring.artifacts import Examples, Model, PrunedModel
+from paring.errors import ParameterError
 from paring.step import Input, Output, step
 
 
@@ -15,6 +18,8 @@ def prune(
     pruned: Output[PrunedModel],
     *,
     sparsity: Annotated[float, Ge(0), Lt(1)] = 0.5,
+    pattern: Literal["unstructured", "1x4", "2:4"] = "unstructured",
+    allocation: Literal["uniform", "sensitivity"] = "uniform",
     epochs: Annotated[int, Ge(1)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
@@ -28,33 +33,78 @@ def prune(
     full sparsity is kept, by the loss on a tenth of the train split; the eval
     split is not looked at. Batch-normalization statistics are re-estimated.
 
+    The zeros can be held to a pattern, in convolutions and dense layers; the others then
+    stay dense:
+
+    - unstructured: none;
+    - 1x4: blocks of four neighbouring output channels (Elsen et al. 2019,
+      arXiv:1911.09723), on the same schedule;
+    - 2:4: two of four neighbouring input channels (Mishra et al. 2021,
+      arXiv:2104.08378), all of them from the first step; the sparsity is 0.5.
+
+    They can also be spread over the layers by what each layer's zeros cost. For that,
+    each layer alone is pruned to several sparsities, and the loss on up to 128 of the
+    held-out examples is taken (Han et al. 2015, arXiv:1506.02626); then the budget goes
+    where the loss rises least.
+
     Args:
         model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         pruned: The same architecture under the same signature names, with the
-            facts `sparsity`, measured over the prunable kernels, and `left_dense`.
-        sparsity: The share of each prunable kernel that becomes zero.
+            facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
+            prunable kernels, and `left_dense`.
+        sparsity: The share of zeros: of each prunable kernel, or with allocation
+            sensitivity, of all prunable weights together.
+        pattern: See above.
+        allocation: uniform, or sensitivity; see above. The latter writes what it saw
+            to `sensitivity.json`.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
 
     Raises:
+        ParameterError: Pattern 2:4 with another sparsity than 0.5, or with allocation
+            sensitivity.
         UnsupportedError: No layer can be pruned, the examples lack labels, or
             the model is not in Keras form, or no loss goes with its outputs.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
     """
+    if pattern == "2:4" and sparsity != 0.5:
+        raise ParameterError(
+            "pattern 2:4 makes half of the weights zero",
+            received=f"sparsity {sparsity}",
+            remedy="leave sparsity out, or take pattern 1x4 or unstructured",
+        )
+    if pattern == "2:4" and allocation == "sensitivity":
+        raise ParameterError(
+            "pattern 2:4 leaves nothing to allocate: it makes half of every kernel zero",
+            received=f"allocation {allocation}",
+            remedy="leave allocation out, or take pattern 1x4 or unstructured",
+        )
     from paring.tf.quiet import quiet_tensorflow
 
     quiet_tensorflow()
-    from paring.tf.pruning import Pruning
+    from paring.tf.pruning import Pruning, prunable_layers
+    from paring.tf.sensitivity import allocate, scan
     from paring.tf.training import open_training
 
     training = open_training(model, examples, batch_size, seed)
-    steps = epochs * training.steps_per_epoch
-    pruning = Pruning(training.model, sparsity=sparsity, steps=steps)
+    layers = prunable_layers(training.model, pattern)
+    shares = [sparsity] * len(layers)
+    if allocation == "sensitivity":
+        found = scan(training, layers, sparsity, pattern)
+        shares = allocate(found, sparsity)
+        table = [asdict(one) | {"asked": share} for one, share in zip(found, shares, strict=True)]
+        pruned.sensitivity_file.write_text(json.dumps(table, indent=2) + "\n")
+    pruning = Pruning(
+        training.model,
+        sparsities=dict(zip(layers, shares, strict=True)),
+        steps=epochs * training.steps_per_epoch,
+        pattern=pattern,
+    )
     training.fine_tune(
         pruning.model,
         epochs=epochs,
@@ -64,4 +114,8 @@ def prune(
     )
     training.save(pruning.strip(), model, pruned)
     pruned.sparsity = pruning.sparsity()
+    pruned.layer_sparsities = ", ".join(
+        f"{name} {share:.3f}" for name, share in pruning.layer_sparsities().items()
+    )
+    pruned.pattern = pruning.pattern()
     pruned.left_dense = ", ".join(pruning.left_out)

@@ -14,6 +14,8 @@ def quantize(
     examples: Input[Examples],
     quantized: Output[QuantizedModel],
     *,
+    preserve_sparsity: bool = False,
+    preserve_clusters: bool = False,
     epochs: Annotated[int, Ge(1)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-4,
@@ -30,19 +32,28 @@ def quantize(
     a tenth of the train split; the eval split is not looked at.
     Batch-normalization statistics are re-estimated, before the first epoch too.
 
+    A pruned model loses its zeros in it, and a clustered one its shared values, unless
+    they are preserved: then zeros stay where they are, and weights that are equal move
+    together, as in Han, Mao and Dally, "Deep Compression" (2016, arXiv:1510.00149). A
+    kernel with clusters gets one int8 scale for all of its channels.
+
     Args:
         model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
-        quantized: The model with fake quantization under the same signature names.
+        quantized: The model with fake quantization under the same signature names, with
+            the facts `sparsity` and `distinct_weights`, measured over the kernels that
+            are preserved, and `not_preserved`, the other layers with kernels.
+        preserve_sparsity: Keep the zeros of a pruned model where they are.
+        preserve_clusters: Keep the equal weights of a clustered model equal.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
 
     Raises:
-        UnsupportedError: No layer with weights has a quantized form, the examples
-            have no labels, or the model is not in Keras form, or no loss goes with
-            its outputs.
+        UnsupportedError: No layer with weights has a quantized form, there are no
+            zeros or clusters to preserve, the examples lack labels, or the model is
+            not in Keras form, or no loss goes with its outputs.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
@@ -51,6 +62,7 @@ def quantize(
 
     quiet_tensorflow()
     from paring.tf.batch_norm import reestimate_batch_norm
+    from paring.tf.preserving import Preserving
     from paring.tf.qat import calibrate_ranges, fake_quantized
     from paring.tf.training import open_training
 
@@ -60,7 +72,17 @@ def quantize(
     # from them, ranges found with those would not fit, and the loss would overflow.
     reestimate_batch_norm(training.model, split, rows, batch_size=size, seed=seed)
     made = fake_quantized(training.model)
+    preserving = (
+        Preserving(made.model, sparsity=preserve_sparsity, clusters=preserve_clusters)
+        if preserve_sparsity or preserve_clusters
+        else None
+    )
     calibrate_ranges(made.model, split, rows, size, seed)
     training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
+    if preserving is not None:
+        preserving.settle()
+        quantized.sparsity = preserving.sparsity()
+        quantized.distinct_weights = preserving.distinct_weights()
+        quantized.not_preserved = ", ".join(preserving.not_preserved)
     training.save(made.model, model, quantized)
     quantized.in_float = "; ".join(made.in_float.values())

@@ -20,6 +20,7 @@ from paring.tf.conversion import random_features
 from paring.tf.examples import open_split
 from paring.tf.loading import save_model
 from paring.tf.signature import Signature, TensorSpec, read_signature
+from paring.tf.tflite_weights import stored_weights
 
 
 def converted(
@@ -81,11 +82,16 @@ def test_every_quantization_predicts_as_the_float_model_does(
     assert scores.dtype == np.float32
     assert np.mean(scores.argmax(1) == float_classes) > 0.9
     content = made.file.read_bytes()
+    stored = stored_weights(content)
     assert made.facts() | {"digest": ""} == {
         "digest": "",
         "quantization": quantization,
         "size_bytes": len(content),
         "gzip_bytes": len(gzip.compress(content, 9)),
+        # As many as the kernels of the network have.
+        "weight_count": 6016,
+        "sparsity": stored.sparsity,
+        "distinct_weights": stored.distinct,
     }
 
 

@@ -1,5 +1,6 @@
 """`prune`: real zeros, accuracy kept, and clear refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.artifacts import PrunedModel
+from paring.artifacts import PrunedModel, TFLiteModel
+from paring.convert_tflite import convert_tflite
 from paring.errors import ParameterError, UnsupportedError
 from paring.execution import Call, execute
 from paring.prune import prune
@@ -58,6 +60,7 @@ def test_the_fact_is_the_measured_sparsity(pruned: PrunedModel) -> None:
     zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
     assert pruned.sparsity == zeros / sum(kernel.size for kernel in kernels)
     assert pruned.sparsity == pytest.approx(0.6, abs=0.002)
+    assert pruned.pattern == "unstructured"
 
 
 def test_accuracy_is_kept_on_unseen_digits(pruned: PrunedModel, digits: Digits) -> None:
@@ -120,6 +123,142 @@ def test_layers_that_cannot_be_pruned_stay_dense_and_are_named(
     network = tf_keras.models.load_model(artifact.keras_file, compile=False)
     assert np.all(network.get_layer("depthwise").get_weights()[0] != 0)
     assert artifact.sparsity == 0.5
+
+
+def _patterned(folder: Path) -> None:
+    import tf_keras
+
+    layers = tf_keras.layers
+    _save(
+        [
+            layers.Conv2D(12, 3, name="first"),
+            layers.Conv2D(10, 3, activation="relu", name="second"),
+            layers.SeparableConv2D(8, 3, name="separable"),
+            layers.Reshape((4, 8)),
+            layers.LSTM(8, unroll=True, name="recurrent"),
+            layers.Dense(10, name="digit"),
+        ],
+        folder,
+    )
+
+
+def _stored_kernels(model: Path, examples: Path, out: Path) -> dict[tuple[int, ...], Any]:
+    """The kernels of the int8 file, by shape: [channels out, ..., channels in]."""
+    from paring.tf.tflite_weights import weight_tensors
+
+    call = Call(
+        {"model": model, "examples": examples}, {"converted": out}, {"quantization": "int8"}
+    )
+    made = execute(convert_tflite, call)["converted"]
+    assert isinstance(made, TFLiteModel)
+    return {one.values.shape: one.values for one in weight_tensors(made.file.read_bytes())}
+
+
+def test_of_four_input_channels_two_are_zero_in_pattern_2_4(
+    tmp_path: Path, small_npz: Path
+) -> None:
+    _patterned(tmp_path / "model")
+    artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1, pattern="2:4")
+    assert artifact.pattern == "2:4"
+    assert artifact.left_dense == (
+        "first (Conv2D: fewer than 4 input channels), "
+        "recurrent (LSTM: pattern 2:4 is for convolutions and dense layers)"
+    )
+    # The ten input channels of the separable one end in a group of two.
+    assert artifact.sparsity == pytest.approx(
+        (3 * 3 * 12 * 10 / 2 + 0.4 * 10 * 8 + 8 * 10 / 2) / (3 * 3 * 12 * 10 + 10 * 8 + 8 * 10)
+    )
+    stored = _stored_kernels(artifact.path, small_npz, tmp_path / "lite")
+    for shape in ((10, 3, 3, 12), (10, 8)):
+        groups = stored[shape].reshape(-1, 4)
+        # Rounding may add zeros, and takes none away.
+        assert np.count_nonzero(groups, axis=1).max() == 2, shape
+        assert np.mean(stored[shape] == 0) >= 0.5
+
+
+def test_blocks_of_four_output_channels_are_zero_in_pattern_1x4(
+    tmp_path: Path, small_npz: Path
+) -> None:
+    _patterned(tmp_path / "model")
+    parameters = {"epochs": 1, "pattern": "1x4", "sparsity": 0.7}
+    artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", **parameters)
+    assert artifact.pattern == "1x4"
+    assert artifact.left_dense == (
+        "recurrent (LSTM: pattern 1x4 is for convolutions and dense layers)"
+    )
+    assert artifact.sparsity == pytest.approx(0.7, abs=0.02)
+    stored = _stored_kernels(artifact.path, small_npz, tmp_path / "lite")
+    kernel = stored[(12, 3, 3, 1)]
+    blocks = kernel.reshape(3, 4, 9)
+    assert np.mean(np.all(blocks == 0, axis=1)) == pytest.approx(0.7, abs=0.02)
+    # The last block of ten channels holds two.
+    kernel = stored[(10, 3, 3, 12)].reshape(10, -1)
+    blocks = [kernel[start : start + 4] for start in (0, 4, 8)]
+    zeros = np.mean([np.all(block == 0, axis=0) for block in blocks])
+    assert zeros == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_model_without_a_layer_for_the_pattern_is_unsupported(
+    tmp_path: Path, small_npz: Path
+) -> None:
+    import tf_keras
+
+    layers = tf_keras.layers
+    recurrent = layers.LSTM(10, name="only")
+    _save([layers.Reshape((8, 8)), recurrent, layers.Softmax()], tmp_path / "model")
+    with pytest.raises(UnsupportedError, match=r"only \(LSTM: pattern 2:4 is for convolutions"):
+        _prune(tmp_path / "model", small_npz, tmp_path / "out", pattern="2:4")
+
+
+def test_pattern_2_4_takes_no_other_sparsity(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match="pattern 2:4 makes half of the weights zero"):
+        _prune(digits_model, digits_npz, tmp_path / "out", pattern="2:4", sparsity=0.6)
+
+
+def test_pattern_2_4_leaves_nothing_to_allocate(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    parameters = {"pattern": "2:4", "allocation": "sensitivity"}
+    with pytest.raises(ParameterError, match="nothing to allocate"):
+        _prune(digits_model, digits_npz, tmp_path / "out", **parameters)
+
+
+def test_the_budget_goes_where_zeros_cost_least(
+    tmp_path: Path, small_npz: Path, digits: Digits
+) -> None:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    layers = tf_keras.layers
+    image = tf_keras.Input((8, 8, 1), name="image")
+    flat = layers.Flatten()(image)
+    branches = [
+        layers.Dense(32, activation="relu", name=name)(flat) for name in ("useful", "useless")
+    ]
+    scores = layers.Dense(10, name="digit")(layers.Concatenate()(branches))
+    network = tf_keras.Model(image, scores)
+    network.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.fit(digits.x_train[:320, ::4, ::4], digits.y_train[:320], epochs=20, verbose=0)
+    kernel, bias = network.get_layer("digit").get_weights()
+    kernel[32:] = 0
+    network.get_layer("digit").set_weights([kernel, bias])
+    network.save(tmp_path / "model", include_optimizer=False)
+
+    parameters = {"allocation": "sensitivity", "sparsity": 0.6, "epochs": 1}
+    artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", **parameters)
+    # Each of the three kernels has a whole number of zeros.
+    assert artifact.sparsity == pytest.approx(0.6, abs=1.5 / (2 * 64 * 32 + 64 * 10))
+    shares = dict(one.split(" ") for one in artifact.layer_sparsities.split(", "))
+    assert shares.keys() == {"useful", "useless", "digit"}
+    assert float(shares["useless"]) == pytest.approx(0.95, abs=0.001)
+    assert float(shares["useful"]) < 0.5
+    table = {one["layer"]: one for one in json.loads(artifact.sensitivity_file.read_text())}
+    assert len(set(table["useless"]["losses"])) == 1
+    assert table["useful"]["losses"][-1] > table["useful"]["losses"][0] + 0.1
+    for name, share in shares.items():
+        assert table[name]["asked"] == pytest.approx(float(share), abs=0.01)
 
 
 @pytest.mark.slow

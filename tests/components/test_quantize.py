@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.artifacts import Model, QuantizedModel
+from paring.artifacts import Model, QuantizedModel, TFLiteModel
+from paring.cluster import cluster
+from paring.convert_tflite import convert_tflite
 from paring.errors import UnsupportedError
 from paring.execution import Call, execute
+from paring.prune import prune
 from paring.quantize import quantize
 from paring.tf.examples import Split
 from paring.tf.signature import read_signature
@@ -100,6 +103,66 @@ def test_both_forms_round_alike(quantized: QuantizedModel, digits: Digits) -> No
     functions = read_meta_graph(quantized.serving_dir).graph_def.library.function
     kinds = {node.op for function in functions for node in function.node_def}
     assert {"FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"} <= kinds
+
+
+@pytest.fixture(scope="module")
+def clustered(
+    digits_model: Path, digits_npz: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The digits model at half zeros and at most 16 values in each kernel."""
+    folder = tmp_path_factory.mktemp("clustered")
+    inputs = {"model": digits_model, "examples": digits_npz}
+    execute(prune, Call(inputs, {"pruned": folder / "pruned"}, {"epochs": 1}))
+    inputs["model"] = folder / "pruned"
+    parameters = {"preserve_sparsity": True, "epochs": 1}
+    execute(cluster, Call(inputs, {"clustered": folder / "out"}, parameters))
+    return folder / "out"
+
+
+def test_zeros_and_clusters_are_in_the_integer_file(
+    clustered: Path, digits_npz: Path, digits: Digits, tmp_path: Path
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from paring.tf.tflite_weights import weight_tensors
+
+    made = _quantize(
+        clustered,
+        digits_npz,
+        tmp_path / "qat",
+        epochs=1,
+        preserve_sparsity=True,
+        preserve_clusters=True,
+    )
+    assert made.sparsity == pytest.approx(0.5, abs=0.01)
+    assert made.distinct_weights == 16
+    assert made.not_preserved.count("(no zeros, no clusters)") == 3
+
+    inputs = {"model": made.path}
+    call = Call(inputs, {"converted": tmp_path / "lite"}, {"quantization": "int8"})
+    lite = execute(convert_tflite, call)["converted"]
+    assert isinstance(lite, TFLiteModel)
+    content = lite.file.read_bytes()
+    preserved = [one for one in weight_tensors(content) if one.values.shape[:3] != (1, 3, 3)]
+    assert len(preserved) == 5
+    for tensor in preserved:
+        assert tensor.values.dtype == np.int8
+        assert len(np.unique(tensor.values)) <= 16, tensor.name
+        assert tensor.zeros / tensor.values.size >= 0.49, tensor.name
+    assert lite.distinct_weights is not None
+    assert lite.distinct_weights <= 16
+
+    run = Interpreter(model_content=content).get_signature_runner("serving_default")
+    scores = np.concatenate([run(image=one[None])["digit"] for one in digits.x_eval])
+    assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.94
+
+
+def test_there_must_be_something_to_preserve(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=r"no clusters to preserve(.|\n)*cluster it first"):
+        _quantize(digits_model, digits_npz, tmp_path / "out", preserve_clusters=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_activation_ranges_start_from_the_data(digits: Digits) -> None:

@@ -62,11 +62,21 @@ class PrunedModel(Model):
 
     Attributes:
         sparsity: The share of zeros among the prunable weights, measured.
+        layer_sparsities: The same for each layer, as `name share`, by commas.
+        pattern: What the zeros of every pruned kernel follow, checked: unstructured,
+            1x4 or 2:4.
         left_dense: The layers whose weights can't be pruned, separated by commas.
     """
 
     sparsity: float | None = None
+    layer_sparsities: str = ""
+    pattern: str = ""
     left_dense: str = ""
+
+    @property
+    def sensitivity_file(self) -> Path:
+        """What zeros in each layer cost, in JSON; there if they were spread by that."""
+        return self.path / "sensitivity.json"
 
 
 @dataclass
@@ -91,9 +101,18 @@ class QuantizedModel(Model):
     Attributes:
         in_float: The layers that have no quantized form and compute in float, each
             with the reason, separated by semicolons.
+        sparsity: The share of zeros among the kernels whose zeros were preserved,
+            measured; None where none were to be.
+        distinct_weights: The most distinct values in any kernel whose clusters were
+            preserved, measured; None where none were to be.
+        not_preserved: The layers with kernels that kept not all that was asked for,
+            each with the reason, separated by commas.
     """
 
     in_float: str = ""
+    sparsity: float | None = None
+    distinct_weights: int | None = None
+    not_preserved: str = ""
 
 
 @dataclass
@@ -104,6 +123,11 @@ class TFLiteModel(Servable):
         quantization: none, fp16, dynamic, int8, int16x8 or mixed.
         batch_size: The only batch that the file takes, where converting fixed it.
         gzip_bytes: The file's size after gzip.
+        weight_count: The weights of convolutions, dense and recurrent layers and
+            embeddings, without biases.
+        sparsity: The share of those weights that is zero in the file.
+        distinct_weights: Half of those weights are in tensors that hold no more
+            distinct values than this in the file.
         layers: Of mixed: how many layers have an int8 form.
         layers_in_float: Of mixed: how many of them compute in float.
     """
@@ -111,6 +135,9 @@ class TFLiteModel(Servable):
     quantization: str = ""
     batch_size: int | None = None
     gzip_bytes: int = 0
+    weight_count: int = 0
+    sparsity: float | None = None
+    distinct_weights: int | None = None
     layers: int | None = None
     layers_in_float: int | None = None
 

@@ -16,19 +16,20 @@ from paring.tf.conversion import (
     convert,
     has_fake_quantization,
 )
-from paring.tf.examples import Split, stratified_split
+from paring.tf.examples import Split, class_ids, stratified_split
 from paring.tf.signature import Signature
 
 _HASHED_AT_ONCE = 256
 
 
 def calibration_indices(
-    labels: NDArray[np.int64] | None, count: int, size: int, seed: int
+    labels: NDArray[Any] | None, count: int, size: int, seed: int
 ) -> NDArray[np.int64]:
     """Sorted indices of `size` examples (all, if there are fewer).
 
     Args:
-        labels: Class ids, int64 [count], each of which gets its share; or None.
+        labels: Class ids, integers [count], each of which gets its share; other
+            labels are as good as None.
         count: Number of examples, at least 1.
         size: How many to take, at least 1.
         seed: Of the draw.
@@ -72,7 +73,7 @@ class Drawn:
 
     Attributes:
         rows: Sorted row numbers of the train split.
-        classes: How many there are of each class, by class id; None without labels.
+        classes: How many there are of each class, by class id; None without class ids.
         also_in_eval: How many also stand in the eval split.
     """
 
@@ -96,15 +97,16 @@ def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
     if _shared(train, rows, held_out).any():
         others = pool[~_shared(train, pool, held_out)]
         if len(others):
-            labels = None if train.labels is None else np.asarray(train.labels[others])
-            rows = others[calibration_indices(labels, len(others), size, seed)]
+            classes = None if train.labels is None else np.asarray(train.labels[others])
+            rows = others[calibration_indices(classes, len(others), size, seed)]
         else:
             shared = len(rows)
-    if train.labels is None:
+    labels = class_ids(train.labels)
+    if labels is None:
         return Drawn(rows, None, shared)
-    found, counts = np.unique(train.labels[rows], return_counts=True)
-    classes = {str(one): int(count) for one, count in zip(found, counts, strict=True)}
-    return Drawn(rows, classes, shared)
+    found, counts = np.unique(labels[rows], return_counts=True)
+    shares = {str(one): int(count) for one, count in zip(found, counts, strict=True)}
+    return Drawn(rows, shares, shared)
 
 
 def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """SavedModel to TFLite, and a check that the result runs."""
 
+import gzip
 import re
 import tempfile
 import warnings
@@ -12,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.artifacts import TFLiteModel
 from paring.errors import ModelError, UnsupportedError
 from paring.runtimes.tflite import TFLiteRuntime
 from paring.tf.graph import concrete_shape
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
 from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph, read_signature
+from paring.tf.tflite_weights import stored_weights
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
 # The converter's complaint about recurrent layers whose batch is open.
@@ -167,6 +170,29 @@ def _fix_batch(folder: Path, out: Path) -> None:
     )
     signature = module.serve.get_concrete_function(*specs)
     tf.saved_model.save(module, str(out), signatures={SERVING_KEY: signature})
+
+
+def store(content: bytes, converted: TFLiteModel, signature: Signature, features: Features) -> None:
+    """Write a TFLite file into its artifact, and run it once.
+
+    Args:
+        content: The file's bytes.
+        converted: Gets the file, and the facts that are measured in it.
+        signature: Of the source; see `check_runs`.
+        features: One call's inputs, by signature name.
+
+    Raises:
+        UnsupportedError: It can't be loaded or run, or gives other outputs.
+    """
+    converted.serving_dir.mkdir()
+    converted.file.write_bytes(content)
+    check_runs(converted.file, signature, features)
+    weights = stored_weights(content)
+    converted.size_bytes = len(content)
+    converted.gzip_bytes = len(gzip.compress(content, compresslevel=9, mtime=0))
+    converted.weight_count = weights.count
+    converted.sparsity = weights.sparsity
+    converted.distinct_weights = weights.distinct
 
 
 def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:

@@ -194,8 +194,9 @@ def stratified_split(
         eval_fraction: In (0, 1).
         seed: Of the shuffle within each class.
     """
-    of_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
-    classes = np.asarray(labels) if of_classes else np.zeros(count, np.int64)
+    classes = class_ids(labels)
+    if classes is None:
+        classes = np.zeros(count, np.int64)
     _, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     total = min(max(round(count * eval_fraction), 1), count - 1)
     shares = sizes * (total / count)
@@ -212,6 +213,12 @@ def stratified_split(
     )
     held_out.sort()
     return np.setdiff1d(np.arange(count), held_out), held_out
+
+
+def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
+    """The labels, where they are class ids: integers [count]."""
+    of_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
+    return np.asarray(labels) if of_classes else None
 
 
 def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) -> Split:

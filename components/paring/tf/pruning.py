@@ -1,12 +1,15 @@
 """Magnitude pruning with tensorflow-model-optimization, layer by layer."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from numpy.typing import NDArray
 from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
 
+from paring.tf.patterns import BlockPruning, Pattern, follows, misfit
 from paring.tf.wrapping import share_of_zeros, wrap_layers
 
 # Updates of the masks while the sparsity rises; each sorts every kernel.
@@ -20,39 +23,48 @@ class Pruning:
 
     The sparsity rises from 0 to its target over the first half of the steps,
     as s(t) = s (1 - (1 - t/n)^3) of Zhu and Gupta, "To prune, or not to prune",
-    2017 (arXiv:1710.01878); the other half recovers what that cost.
+    2017 (arXiv:1710.01878); the other half recovers what that cost. In pattern 2:4
+    all zeros are there from the first step.
 
     Attributes:
         model: The wrapped model; it shares its weights with the one given.
         left_out: Names of layers with weights that can't be pruned.
     """
 
-    def __init__(self, model: Any, *, sparsity: float, steps: int) -> None:
+    def __init__(
+        self, model: Any, *, sparsities: Mapping[Any, float], steps: int, pattern: Pattern
+    ) -> None:
         """Wrap the layers of `model`.
 
         Args:
             model: A sequential or functional tf_keras model, with weights.
-            sparsity: The share of zeros in each kernel at the end, in [0, 1).
+            sparsities: The share of zeros at the end, in [0, 1), in each kernel of each
+                layer of `prunable_layers`.
             steps: How many steps the training will take, at least 1.
+            pattern: What the zeros are held to; see `paring.tf.patterns`. In 2:4 the
+                sparsity is that of the pattern.
 
         Raises:
             UnsupportedError: No layer can be pruned.
         """
+        self._pattern = pattern
         ramp = max(1, steps // 2)
-        frequency = max(1, ramp // _UPDATES)
+        self._frequency = max(1, ramp // _UPDATES)
         # The last update, the one to the target itself, falls on the last step.
-        self._last_step = ramp - ramp % frequency
-        self._schedule = tfmot.sparsity.keras.PolynomialDecay(
-            initial_sparsity=0.0,
-            final_sparsity=sparsity,
-            begin_step=0,
-            end_step=self._last_step,
-            power=3,
-            frequency=frequency,
-        )
+        self._last_step = 1 if pattern == "2:4" else ramp - ramp % self._frequency
+        self._sparsities = sparsities
         wrapped = wrap_layers(model, self._wrap, step="prune", done="pruned")
         self.model, self.left_out = wrapped.model, wrapped.left_out
         self._wrappers = wrapped.wrappers
+        if pattern == "1x4":
+            for wrapper in self._wrappers:
+                wrapper.pruning_obj = BlockPruning(
+                    lambda wrapper=wrapper: wrapper.pruning_step,
+                    wrapper.pruning_vars,
+                    wrapper.pruning_schedule,
+                    block_size=(1, 1),
+                    block_pooling_type="AVG",
+                )
         if self.left_out:
             _log.info("not pruned, for want of support: %s", ", ".join(self.left_out))
 
@@ -66,22 +78,63 @@ class Pruning:
 
     def sparsity(self) -> float:
         """The share of zeros among all prunable weights, as they are now."""
-        return share_of_zeros(
-            kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights
-        )
+        return share_of_zeros(self._kernels())
+
+    def layer_sparsities(self) -> dict[str, float]:
+        """The share of zeros in each layer's kernels, as they are now, by its name."""
+        return {
+            one.layer.name: share_of_zeros(kernel.numpy() for kernel in one.prunable_weights)
+            for one in self._wrappers
+        }
+
+    def pattern(self) -> Pattern:
+        """The pattern that was asked for, if all kernels follow it as they are now."""
+        if all(follows(kernel, self._pattern) for kernel in self._kernels()):
+            return self._pattern
+        return "unstructured"
 
     def strip(self) -> Any:
         """The model without wrappers, as it was given; it shares the weights."""
         return tfmot.sparsity.keras.strip_pruning(self.model)
 
+    def _kernels(self) -> list[NDArray[Any]]:
+        return [kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights]
+
     def _wrap(self, layer: Any) -> Any | None:
-        if not _has_kernels(layer):
+        kernels = kernels_of(layer)
+        if not kernels:
             return None
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=self._schedule)
+        reason = misfit(layer, kernels[0], self._pattern)
+        if reason is not None:
+            return reason
+        return tfmot.sparsity.keras.prune_low_magnitude(
+            layer,
+            pruning_schedule=tfmot.sparsity.keras.PolynomialDecay(
+                initial_sparsity=0.0,
+                final_sparsity=self._sparsities[layer],
+                begin_step=0,
+                end_step=self._last_step,
+                power=3,
+                frequency=self._frequency,
+            ),
+            sparsity_m_by_n=(2, 4) if self._pattern == "2:4" else None,
+        )
 
 
-def _has_kernels(layer: Any) -> bool:
+def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
+    """The layers of `model`, and of models inside it, that can be pruned to the pattern."""
+    found: dict[Any, None] = {}
+    for layer in model.layers:
+        if isinstance(layer, tf_keras.Model):
+            found |= dict.fromkeys(prunable_layers(layer, pattern))
+        elif (kernels := kernels_of(layer)) and misfit(layer, kernels[0], pattern) is None:
+            found[layer] = None
+    return list(found)
+
+
+def kernels_of(layer: Any) -> list[Any]:
+    """The variables of `layer` that the library can prune."""
     # The wrapper hands on one input only, and attention takes two.
     if isinstance(layer, tf_keras.layers.MultiHeadAttention) or not PruneRegistry.supports(layer):
-        return False
-    return bool(PruneRegistry.make_prunable(layer).get_prunable_weights())
+        return []
+    return list(PruneRegistry.make_prunable(layer).get_prunable_weights())

@@ -19,8 +19,9 @@ class Wrapped:
     Attributes:
         model: It shares its weights with the one that it was made from.
         wrappers: What was put around layers, in the model and in models inside it.
-        left_out: Names and kinds of the other layers with weights, normalizations
-            aside, whose scales and offsets no method makes sparse or shared.
+        left_out: Names and kinds of the other layers with weights, some with the
+            reason; normalizations aside, whose scales and offsets no method makes
+            sparse or shared.
     """
 
     model: Any
@@ -33,7 +34,8 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
 
     Args:
         model: A sequential or functional tf_keras model, with weights.
-        wrap: Gives the wrapper around a layer, or None where there is none for it.
+        wrap: Gives the wrapper around a layer; where there is none for it, the reason,
+            or None.
         step: The step's name, for the message.
         done: What the step does to weights, as a participle.
 
@@ -47,11 +49,12 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
         if isinstance(layer, tf_keras.Model):
             return tf_keras.models.clone_model(layer, clone_function=visit)
         wrapper = wrap(layer)
-        if wrapper is not None:
+        reason = f": {wrapper}" if isinstance(wrapper, str) else ""
+        if wrapper is not None and not reason:
             wrappers.append(wrapper)
             return wrapper
         if layer.trainable_weights and not isinstance(layer, _NORMALIZATIONS):
-            left_out.append(f"{layer.name} ({type(layer).__name__})")
+            left_out.append(f"{layer.name} ({type(layer).__name__}{reason})")
         return layer
 
     wrapped = tf_keras.models.clone_model(model, clone_function=visit)
