@@ -13,6 +13,7 @@ from paring.import_examples import import_examples
 from paring.import_model import import_model
 from paring.profile import profile
 from paring.prune import prune
+from paring.prune_channels import prune_channels
 from paring.quantize import quantize
 from paring.report import report
 from paring.select import select
@@ -26,6 +27,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             import_examples,
             profile,
             prune,
+            prune_channels,
             cluster,
             quantize,
             convert_tflite,

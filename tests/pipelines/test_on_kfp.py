@@ -107,6 +107,11 @@ steps = [
   { step = "cluster", preserve_sparsity = true, epochs = 1 },
   { step = "convert_tflite", quantization = "fp16" },
 ]
+[recipes.fewer-channels]
+steps = [
+  { step = "prune_channels", epochs = 1 },
+  { step = "convert_tflite", quantization = "none" },
+]
 [recipes.qat]
 steps = [
   { step = "quantize", epochs = 1 },
@@ -118,7 +123,7 @@ _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
 
 
 def _conformance_dag(folder: Path) -> Dag:
-    """The whole pipeline with two recipes, measured as briefly as can be."""
+    """The whole pipeline with a few recipes, measured as briefly as can be."""
     file = folder / "recipes.toml"
     file.write_text(RECIPES)
     # By size, since by latency the noise of two short runs might decide.
@@ -139,6 +144,7 @@ def _conformance_dag(folder: Path) -> Dag:
 _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "Model": ("digest",),
     "PrunedModel": ("digest", "size_bytes"),
+    "ChannelPrunedModel": ("digest", "size_bytes"),
     "ClusteredModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),

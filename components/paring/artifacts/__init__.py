@@ -26,6 +26,7 @@ from paring.artifacts.findings import (
 from paring.artifacts.models import (
     KERAS_FILE,
     SERVING_DIR,
+    ChannelPrunedModel,
     ClusteredModel,
     Model,
     PrunedModel,
@@ -41,6 +42,7 @@ __all__ = [
     "SERVING_DIR",
     "Artifact",
     "BenchmarkMetrics",
+    "ChannelPrunedModel",
     "ClusteredModel",
     "EvaluationMetrics",
     "Examples",

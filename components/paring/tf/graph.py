@@ -106,6 +106,27 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     return function
 
 
+def keras_flops(model: Any) -> int:
+    """Floating-point operations of a tf_keras model for one example; see `flops`.
+
+    Raises:
+        UnsupportedError: TensorFlow can't freeze its graph.
+    """
+    import tensorflow as tf
+
+    specs = {
+        name: TensorSpec(name, tuple(tensor.shape), tensor.dtype.name)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
+
+    def serve(**tensors: Any) -> Any:
+        given = [tensors[name] for name in specs]
+        return model(tf.nest.pack_sequence_as(model.input, given), training=False)
+
+    batch_size = max(concrete_shape(spec)[0] for spec in specs.values())
+    return cost(frozen_graph(serve, Signature(specs, {}))).flops // batch_size
+
+
 def frozen_graph(function: Any, signature: Signature) -> Any:
     """The graph (tf.Graph) of a signature's function at batch size 1.
 
