@@ -68,7 +68,7 @@ def prune_channels(
     from paring.tf.channels.importance import channel_scores
     from paring.tf.channels.surgery import choose, without_channels
     from paring.tf.channels.tracing import trace
-    from paring.tf.graph import keras_flops
+    from paring.tf.graph import keras_cost
     from paring.tf.training import open_training
 
     training = open_training(model, examples, batch_size, seed)
@@ -76,11 +76,9 @@ def prune_channels(
     scores = channel_scores(coupling, importance, training)
     cut = choose(coupling, scores, ratio=ratio, multiple_of=multiple_of)
     smaller = without_channels(training.model, cut)
-    pruned.source_parameters = training.model.count_params()
-    pruned.source_flops = keras_flops(training.model)
+    pruned.source_parameters, pruned.source_flops = keras_cost(training.model)
     training.fine_tune(smaller, epochs=epochs, learning_rate=learning_rate)
     training.save(smaller, model, pruned)
-    pruned.parameters = smaller.count_params()
-    pruned.flops = keras_flops(smaller)
+    pruned.parameters, pruned.flops = keras_cost(smaller)
     pruned.channels_removed = cut.removed
     pruned.left_whole = "; ".join(cut.left_whole)

@@ -106,8 +106,22 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     return function
 
 
-def keras_flops(model: Any) -> int:
-    """Floating-point operations of a tf_keras model for one example; see `flops`.
+def frozen_graph(function: Any, signature: Signature) -> Any:
+    """The graph (tf.Graph) of a signature's function at batch size 1.
+
+    Variables are constants in it and called functions are inlined, but loops
+    and conditions are kept. A fixed batch size stays as it is.
+
+    Raises:
+        UnsupportedError: TensorFlow can't freeze this graph.
+    """
+    return _traced_and_frozen(function, signature)[1]
+
+
+def keras_cost(model: Any) -> tuple[int, int]:
+    """Number of weights of a tf_keras model, and its FLOPs for one example.
+
+    Both are what the step `profile` finds in the SavedModel.
 
     Raises:
         UnsupportedError: TensorFlow can't freeze its graph.
@@ -123,19 +137,13 @@ def keras_flops(model: Any) -> int:
         given = [tensors[name] for name in specs]
         return model(tf.nest.pack_sequence_as(model.input, given), training=False)
 
+    traced, graph = _traced_and_frozen(serve, Signature(specs, {}))
     batch_size = max(concrete_shape(spec)[0] for spec in specs.values())
-    return cost(frozen_graph(serve, Signature(specs, {}))).flops // batch_size
+    parameters = sum(weight.count for weight in weights(traced, graph))
+    return parameters, cost(graph).flops // batch_size
 
 
-def frozen_graph(function: Any, signature: Signature) -> Any:
-    """The graph (tf.Graph) of a signature's function at batch size 1.
-
-    Variables are constants in it and called functions are inlined, but loops
-    and conditions are kept. A fixed batch size stays as it is.
-
-    Raises:
-        UnsupportedError: TensorFlow can't freeze this graph.
-    """
+def _traced_and_frozen(function: Any, signature: Signature) -> tuple[Any, Any]:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
@@ -157,7 +165,7 @@ def frozen_graph(function: Any, signature: Signature) -> Any:
             remedy="export the model with variables that are read by their handle, without"
             " lookup tables in the signature",
         ) from error
-    return frozen.graph
+    return concrete, frozen.graph
 
 
 def concrete_shape(spec: TensorSpec) -> tuple[int, ...]:

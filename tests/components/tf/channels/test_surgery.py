@@ -117,8 +117,8 @@ def encoder_and_decoder() -> Any:
 def shared_layers() -> Any:
     image = tf_keras.Input((8, 8, 3))
     shared, normal = layers.Conv2D(8, 1), layers.BatchNormalization()
-    one = normal(shared(layers.Conv2D(6, 1, activation="relu")(image)))
-    two = normal(shared(layers.Conv2D(6, 3, activation="relu", padding="same")(image)))
+    one = normal(shared(layers.Conv2D(20, 1, activation="relu")(image)))
+    two = normal(shared(layers.Conv2D(20, 3, activation="relu", padding="same")(image)))
     pooled = layers.GlobalAveragePooling2D()(layers.Subtract()([one, two]))
     return tf_keras.Model(image, layers.Dense(5)(pooled))
 
