@@ -15,6 +15,7 @@ from paring.import_examples import import_examples
 from paring.import_model import import_model
 from paring.profile import profile
 from paring.prune import prune
+from paring.prune_channels import prune_channels
 from paring.quantize import quantize
 from paring.report import report
 from paring.select import select
@@ -29,6 +30,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             draw_calibration,
             profile,
             prune,
+            prune_channels,
             cluster,
             quantize,
             convert_tflite,

@@ -109,6 +109,11 @@ steps = [
 ]
 [recipes.mixed]
 steps = [{ step = "convert_mixed", comparison_size = 50 }]
+[recipes.fewer-channels]
+steps = [
+  { step = "prune_channels", epochs = 1 },
+  { step = "convert_tflite", quantization = "none" },
+]
 [recipes.qat]
 steps = [
   { step = "quantize", epochs = 1 },
@@ -141,6 +146,7 @@ def _conformance_dag(folder: Path) -> Dag:
 _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "Model": ("digest",),
     "PrunedModel": ("digest", "size_bytes"),
+    "ChannelPrunedModel": ("digest", "size_bytes"),
     "ClusteredModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),

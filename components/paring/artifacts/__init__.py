@@ -26,6 +26,7 @@ from paring.artifacts.findings import (
 from paring.artifacts.models import (
     KERAS_FILE,
     SERVING_DIR,
+    ChannelPrunedModel,
     ClusteredModel,
     Model,
     PrunedModel,
@@ -42,6 +43,7 @@ __all__ = [
     "Artifact",
     "BenchmarkMetrics",
     "CalibrationSet",
+    "ChannelPrunedModel",
     "ClusteredModel",
     "EvaluationMetrics",
     "Examples",

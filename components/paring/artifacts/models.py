@@ -80,6 +80,27 @@ class PrunedModel(Model):
 
 
 @dataclass
+class ChannelPrunedModel(Model):
+    """A model with fewer channels in its layers.
+
+    Attributes:
+        parameters, source_parameters: Number of weights, now and before.
+        flops, source_flops: Floating-point operations for one example (a multiply-add
+            is 2), now and before.
+        channels_removed: Filters and units that are gone, over all layers.
+        left_whole: The layers whose channels had to stay, each group of them with the
+            reason, separated by semicolons.
+    """
+
+    parameters: int | None = None
+    source_parameters: int | None = None
+    flops: int | None = None
+    source_flops: int | None = None
+    channels_removed: int | None = None
+    left_whole: str = ""
+
+
+@dataclass
 class ClusteredModel(Model):
     """A model whose kernels share a few values each.
 

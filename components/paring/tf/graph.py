@@ -115,6 +115,35 @@ def frozen_graph(function: Any, signature: Signature) -> Any:
     Raises:
         UnsupportedError: TensorFlow can't freeze this graph.
     """
+    return _traced_and_frozen(function, signature)[1]
+
+
+def keras_cost(model: Any) -> tuple[int, int]:
+    """Number of weights of a tf_keras model, and its FLOPs for one example.
+
+    Both are what the step `profile` finds in the SavedModel.
+
+    Raises:
+        UnsupportedError: TensorFlow can't freeze its graph.
+    """
+    import tensorflow as tf
+
+    specs = {
+        name: TensorSpec(name, tuple(tensor.shape), tensor.dtype.name)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
+
+    def serve(**tensors: Any) -> Any:
+        given = [tensors[name] for name in specs]
+        return model(tf.nest.pack_sequence_as(model.input, given), training=False)
+
+    traced, graph = _traced_and_frozen(serve, Signature(specs, {}))
+    batch_size = max(concrete_shape(spec)[0] for spec in specs.values())
+    parameters = sum(weight.count for weight in weights(traced, graph))
+    return parameters, cost(graph).flops // batch_size
+
+
+def _traced_and_frozen(function: Any, signature: Signature) -> tuple[Any, Any]:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
@@ -136,7 +165,7 @@ def frozen_graph(function: Any, signature: Signature) -> Any:
             remedy="export the model with variables that are read by their handle, without"
             " lookup tables in the signature",
         ) from error
-    return frozen.graph
+    return concrete, frozen.graph
 
 
 def concrete_shape(spec: TensorSpec) -> tuple[int, ...]:

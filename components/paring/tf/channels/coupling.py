@@ -1,0 +1,161 @@
+"""The channels of a model, and which of them can only be removed together.
+
+A channel is a number. Each tensor's last axis is an array of such numbers, so a
+concatenation is one of arrays, and flattening repeats an array. Numbers are tied where
+layers need it: an addition ties its operands' channels one by one.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Channels = NDArray[np.int64]
+
+
+class Role(Enum):
+    """What an axis of a weight has to do with the channels along it.
+
+    MAKES: slices are the filters that make the channels.
+    READS: slices are what the layer multiplies the channels by to mix them.
+    SCALES: entries are the scales of a batch normalization.
+    FOLLOWS: entries go when the channels go, and say nothing about them.
+    """
+
+    MAKES = auto()
+    READS = auto()
+    SCALES = auto()
+    FOLLOWS = auto()
+
+
+@dataclass(frozen=True)
+class Part:
+    """An axis of a layer's weight, and the channel of each place along it.
+
+    Attributes:
+        layer: The layer.
+        weight: One of its variables.
+        axis: Negative, from the end.
+        channels: int64 [size of that axis].
+        role: See `Role`.
+    """
+
+    layer: Any
+    weight: Any
+    axis: int
+    channels: Channels
+    role: Role
+
+    def totals(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums of `values`, shaped as the weight, for each place along the axis."""
+        others = tuple(axis for axis in range(values.ndim) if axis != self.axis % values.ndim)
+        return np.asarray(values.sum(axis=others, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Width:
+    """A number in a layer's config that counts channels.
+
+    Attributes:
+        layer: The layer.
+        key: The config's key; of a shape, the last number is meant.
+        channels: The channels that are counted.
+    """
+
+    layer: Any
+    key: str
+    channels: Channels
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that the same layers make, compared with each other.
+
+    Attributes:
+        makers: Names of those layers.
+        channels: A number for each set of tied channels, int64 [n].
+        whole: Why none of them can be removed; empty if they can.
+    """
+
+    makers: tuple[str, ...]
+    channels: Channels
+    whole: str
+
+    def __str__(self) -> str:
+        """The first layers by name."""
+        more = len(self.makers) - 3
+        return ", ".join(self.makers[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+class Coupling:
+    """All channels of a model, what ties them, and the weights along them.
+
+    Attributes:
+        parts: Every axis of a weight that shrinks with the channels along it.
+        widths: Every number in a config that does.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.widths: list[Width] = []
+        self._parent: list[int] = []
+        self._makers: dict[int, str] = {}
+        self._whole: list[tuple[Channels, str]] = []
+
+    def new(self, count: int, maker: Any | None = None) -> Channels:
+        """`count` new channels; without a layer that makes them, none that can go."""
+        made = np.arange(len(self._parent), len(self._parent) + count)
+        self._parent.extend(made.tolist())
+        if maker is not None:
+            self._makers.update(dict.fromkeys(made.tolist(), maker.name))
+        return made
+
+    def tie(self, one: Channels, other: Channels) -> None:
+        """Each channel of `one` can only go together with that of `other`."""
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            first, second = sorted((self._root(a), self._root(b)))
+            self._parent[second] = first
+
+    def keep_whole(self, channels: Channels, reason: str) -> None:
+        """None of these channels can go."""
+        self._whole.append((channels, reason))
+
+    def add_part(self, layer: Any, weight: Any, axis: int, channels: Channels, role: Role) -> None:
+        """Note a `Part`."""
+        self.parts.append(Part(layer, weight, axis, channels, role))
+
+    def add_width(self, layer: Any, key: str, channels: Channels) -> None:
+        """Note a `Width`."""
+        self.widths.append(Width(layer, key, channels))
+
+    def roots(self) -> Channels:
+        """For each channel the number that stands for all that are tied to it."""
+        return np.array([self._root(one) for one in range(len(self._parent))], np.int64)
+
+    def made(self) -> Channels:
+        """The channels that layers of the model make: its filters and units."""
+        return np.array(sorted(self._makers), np.int64)
+
+    def groups(self) -> list[Group]:
+        """The channels that layers make, by those layers and by whether they can go."""
+        reasons: dict[int, str] = {}
+        for channels, reason in self._whole:
+            reasons.update((self._root(one), reason) for one in channels.tolist())
+        makers: dict[int, dict[str, None]] = {}
+        for one, name in sorted(self._makers.items()):
+            makers.setdefault(self._root(one), {})[name] = None
+        members: dict[tuple[tuple[str, ...], str], list[int]] = {}
+        for root, names in makers.items():
+            members.setdefault((tuple(names), reasons.get(root, "")), []).append(root)
+        return [
+            Group(names, np.array(roots, np.int64), whole)
+            for (names, whole), roots in members.items()
+        ]
+
+    def _root(self, channel: int) -> int:
+        while self._parent[channel] != channel:
+            self._parent[channel] = self._parent[self._parent[channel]]
+            channel = self._parent[channel]
+        return channel
