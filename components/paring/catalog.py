@@ -7,6 +7,7 @@ from typing import Final
 from paring.benchmark import benchmark
 from paring.cluster import cluster
 from paring.convert_tflite import convert_tflite
+from paring.distill import distill
 from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
@@ -28,6 +29,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             prune,
             cluster,
             quantize,
+            distill,
             convert_tflite,
             benchmark,
             evaluate,

@@ -112,6 +112,8 @@ steps = [
   { step = "quantize", epochs = 1 },
   { step = "convert_tflite", quantization = "int8" },
 ]
+[recipes.distilled]
+steps = [{ step = "distill", student = "efficientnet", compound = -20, epochs = 1 }]
 """
 
 _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
@@ -140,6 +142,7 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "Model": ("digest",),
     "PrunedModel": ("digest", "size_bytes"),
     "ClusteredModel": ("digest", "size_bytes"),
+    "DistilledModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "Selection": ("digest",),

@@ -34,7 +34,9 @@ def test_a_chain_reads_as_its_steps_and_what_differs_from_the_defaults(tmp_path:
 
 
 def test_only_steps_with_one_model_in_and_one_out_can_stand_in_a_recipe() -> None:
-    assert set(optimizing_steps()) == {"prune", "cluster", "quantize", "convert_tflite"}
+    assert set(optimizing_steps()) == {
+        *("prune", "cluster", "quantize", "distill", "convert_tflite")
+    }
 
 
 _STEP = '[recipes.x]\nsteps = [{ step = "prune", %s }]'
