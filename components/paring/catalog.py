@@ -8,6 +8,7 @@ from paring.benchmark import benchmark
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_tflite import convert_tflite
+from paring.distill import distill
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
@@ -33,6 +34,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             prune_channels,
             cluster,
             quantize,
+            distill,
             convert_tflite,
             convert_mixed,
             benchmark,

@@ -119,6 +119,8 @@ steps = [
   { step = "quantize", epochs = 1 },
   { step = "convert_tflite", quantization = "int8" },
 ]
+[recipes.distilled]
+steps = [{ step = "distill", student = "efficientnet", compound = -20, epochs = 1 }]
 """
 
 _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
@@ -148,6 +150,7 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "PrunedModel": ("digest", "size_bytes"),
     "ChannelPrunedModel": ("digest", "size_bytes"),
     "ClusteredModel": ("digest", "size_bytes"),
+    "DistilledModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "Selection": ("digest",),

@@ -116,6 +116,23 @@ class ClusteredModel(Model):
 
 
 @dataclass
+class DistilledModel(Model):
+    """Another network, a student, that was trained to say what the source says.
+
+    Attributes:
+        student: Which network: a family's name, or the function that made it.
+        parameters: Elements of all of its weights.
+        source_parameters: Those of the source.
+        agreement: Share of the held-out training rows where it has the source's class.
+    """
+
+    student: str = ""
+    parameters: int = 0
+    source_parameters: int = 0
+    agreement: float | None = None
+
+
+@dataclass
 class QuantizedModel(Model):
     """A model trained with fake quantization (QAT); its weights are float.
 

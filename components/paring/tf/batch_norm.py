@@ -39,21 +39,39 @@ def reestimate_batch_norm(
         batch_size: Examples in a batch; every one weighs the same.
         seed: Of that draw.
     """
-    layers = [one for one in _batch_norm_layers(model) if one.trainable]
-    if not layers:
-        return
-    if len(rows) > _ENOUGH:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _ENOUGH, replace=False))
-    statistics = [_Statistics(layer) for layer in layers]
-    with _measured(zip(layers, statistics, strict=True)):
+    Reestimation(model)(split, rows, batch_size=batch_size, seed=seed)
+
+
+class Reestimation:
+    """`reestimate_batch_norm` for a model that it is called on again and again.
+
+    Its graph is traced once, which takes longer than running it on a small split.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._layers = [one for one in _batch_norm_layers(model) if one.trainable]
+        self._statistics = [_Statistics(layer) for layer in self._layers]
         # A function of its own: those that Keras keeps know nothing of this.
-        forward = tf.function(lambda values: model(values, training=False), reduce_retracing=True)
-        for batch in feature_batches(model, split, rows, batch_size):
-            forward(batch)
-    for layer, found in zip(layers, statistics, strict=True):
-        layer.moving_mean.assign(tf.cast(found.mean, layer.moving_mean.dtype))
-        variance = found.squares / found.count
-        layer.moving_variance.assign(tf.cast(variance, layer.moving_variance.dtype))
+        self._forward = tf.function(
+            lambda values: model(values, training=False), reduce_retracing=True
+        )
+
+    def __call__(self, split: Split, rows: Rows, *, batch_size: int, seed: int = 0) -> None:
+        """Set the statistics to those over `rows`; see `reestimate_batch_norm`."""
+        if not self._layers:
+            return
+        if len(rows) > _ENOUGH:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, _ENOUGH, replace=False))
+        for statistics in self._statistics:
+            statistics.reset()
+        with _measured(zip(self._layers, self._statistics, strict=True)):
+            for batch in feature_batches(self._model, split, rows, batch_size):
+                self._forward(batch)
+        for layer, found in zip(self._layers, self._statistics, strict=True):
+            layer.moving_mean.assign(tf.cast(found.mean, layer.moving_mean.dtype))
+            variance = found.squares / found.count
+            layer.moving_variance.assign(tf.cast(variance, layer.moving_variance.dtype))
 
 
 class _Statistics:
@@ -65,6 +83,11 @@ class _Statistics:
         self.mean = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
         self.squares = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
         self._channels = list(layer.axis)
+
+    def reset(self) -> None:
+        """Forget what was taken in."""
+        for variable in (self.count, self.mean, self.squares):
+            variable.assign(tf.zeros_like(variable))
 
     def add(self, values: Any, mask: Any) -> None:
         """Take in a batch; merged as by Chan, Golub and LeVeque, 1983."""

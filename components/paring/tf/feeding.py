@@ -62,31 +62,43 @@ def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> It
         yield features_at(model, split, rows[start : start + batch_size])
 
 
-def labelled_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> Iterator[Any]:
-    """Like `feature_batches`, with the labels [batch, ...], a tuple of several outputs'."""
+def labelled_batches(
+    model: Any, split: Split, rows: Rows, batch_size: int, targets: NDArray[Any] | None = None
+) -> Iterator[Any]:
+    """Like `feature_batches`, with the labels [batch, ...], a tuple of several outputs'.
+
+    With `targets`, an array [count, ...] over the split, those stand in the labels' place.
+    """
     for start in range(0, len(rows), batch_size):
-        yield _labelled(model, split, rows[start : start + batch_size])
+        yield _labelled(model, split, rows[start : start + batch_size], targets)
 
 
 def shuffled_batches(
-    model: Any, split: Split, rows: Rows, batch_size: int, seed: int
+    model: Any,
+    split: Split,
+    rows: Rows,
+    batch_size: int,
+    seed: int,
+    targets: NDArray[Any] | None = None,
 ) -> Iterator[Any]:
     """Features and labels without end, each pass over `rows` in an order of its own.
 
     Every batch is full: what is left over in a pass is skipped, since a very
-    small batch would upset the batch normalization.
+    small batch would upset the batch normalization. Fewer rows than one are one batch.
     """
+    batch_size = min(batch_size, len(rows))
     generator = np.random.default_rng(seed)
     while True:
         order = generator.permutation(rows)
         for start in range(0, len(order) - batch_size + 1, batch_size):
             # Within a batch the order is of no matter, and mapped files are
             # read fastest forwards.
-            yield _labelled(model, split, np.sort(order[start : start + batch_size]))
+            yield _labelled(model, split, np.sort(order[start : start + batch_size]), targets)
 
 
-def _labelled(model: Any, split: Split, rows: Rows) -> Any:
-    labels = tuple(np.asarray(array[rows]) for array in split.labels_by_output.values())
+def _labelled(model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None) -> Any:
+    answers = list(split.labels_by_output.values()) if targets is None else [targets]
+    labels = tuple(np.asarray(array[rows]) for array in answers)
     if not labels:
         raise UnsupportedError(
             "fine-tuning needs labels, and the examples have none",

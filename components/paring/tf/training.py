@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from paring.artifacts import Examples, Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
-from paring.tf.batch_norm import reestimate_batch_norm
+from paring.tf.batch_norm import Reestimation
 from paring.tf.examples import Split, open_split
 from paring.tf.feeding import Portions, hold_out, labelled_batches, shuffled_batches
 from paring.tf.loading import load_keras, save_model, saved_model_dir
@@ -214,7 +214,7 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
             " conversion works on this model as it is",
         )
     units = output.shape[-1]
-    activation = _last_activation(output)
+    activation = last_activation(output)
     if units == 1 and not of_tokens and activation in ("sigmoid", "linear"):
         return tf_keras.losses.BinaryCrossentropy(from_logits=activation == "linear")
     if units != 1 and activation in ("softmax", "linear"):
@@ -228,14 +228,14 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
     )
 
 
-def _last_activation(output: Any) -> str:
+def last_activation(output: Any) -> str:
     """The name of the activation that an output comes from."""
     made_by = output._keras_history
     while isinstance(made_by.layer, _SHAPE_ONLY):
         made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history
     layer = made_by.layer
     if isinstance(layer, tf_keras.Model):
-        return _last_activation(layer.outputs[made_by.tensor_index])
+        return last_activation(layer.outputs[made_by.tensor_index])
     if isinstance(layer, tf_keras.layers.TimeDistributed):
         layer = layer.layer
     if isinstance(layer, tf_keras.layers.Softmax):
@@ -258,6 +258,8 @@ def fine_tune(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    decay: bool = False,
+    targets: NDArray[Any] | None = None,
     callbacks: Sequence[Any] = (),
     may_keep: Callable[[], bool] = lambda: True,
 ) -> None:
@@ -269,14 +271,18 @@ def fine_tune(
 
     Args:
         model: A tf_keras model that takes `split.features`.
-        split: The train split, with labels.
+        split: The train split, with labels or `targets`.
         portions: Its rows to train on and to validate on.
-        loss: A tf_keras loss, or a list of them; see `loss_for`.
+        loss: A tf_keras loss, a list of them, or a function like one; see `loss_for`.
         epochs: Passes over the training rows, at least 1.
         batch_size: Examples in a step. What is left over in a pass is skipped;
             each pass has an order of its own.
-        learning_rate: Adam's, constant.
+        learning_rate: Adam's.
         seed: Of the order and of whatever random layers the model has.
+        decay: Let the learning rate fall to 0 by the last step, on half a cosine
+            (Loshchilov and Hutter 2017, arXiv:1608.03983), rather than stay constant.
+        targets: What the loss compares the outputs with in the labels' place, an
+            array [count, ...] over the split.
         callbacks: More tf_keras callbacks; their epoch end comes first.
         may_keep: Asked at each epoch's end whether its weights may be the
             result; where none may, the last epoch's are.
@@ -285,14 +291,19 @@ def fine_tune(
         StepFailedError: The loss is not finite in any epoch that may be kept.
     """
     seed_everything(seed)
-    model.compile(tf_keras.optimizers.Adam(learning_rate), loss)
+    steps = steps_per_epoch(portions, batch_size)
+    rate = learning_rate
+    if decay:
+        rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    model.compile(tf_keras.optimizers.Adam(rate), loss)
+    reestimate = Reestimation(model)
     best_loss = np.inf
     best: list[NDArray[Any]] | None = None
 
     def finish_epoch(epoch: int, logs: Any) -> None:
         nonlocal best_loss, best
-        reestimate_batch_norm(model, split, portions.train, batch_size=batch_size, seed=seed)
-        batches = labelled_batches(model, split, portions.validation, batch_size)
+        reestimate(split, portions.train, batch_size=batch_size, seed=seed)
+        batches = labelled_batches(model, split, portions.validation, batch_size, targets)
         # The sum, where there are several losses.
         validation = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
         _log.info("epoch %d of %d: validation loss %.4f", epoch + 1, epochs, validation)
@@ -302,8 +313,8 @@ def fine_tune(
             best = [variable.numpy() for variable in model.variables]
 
     model.fit(
-        shuffled_batches(model, split, portions.train, batch_size, seed),
-        steps_per_epoch=steps_per_epoch(portions, batch_size),
+        shuffled_batches(model, split, portions.train, batch_size, seed, targets),
+        steps_per_epoch=steps,
         epochs=epochs,
         verbose=0,
         callbacks=[*callbacks, tf_keras.callbacks.LambdaCallback(on_epoch_end=finish_epoch)],

@@ -50,7 +50,7 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
     Raises:
         UntrustedModelError: It has Lambda layers or names foreign modules.
     """
-    found = sorted({one for config in configs for one in _code(config, "the model")})
+    found = carried_code(configs)
     if found:
         raise UntrustedModelError(
             f"{source} carries code of its own, which loading it would run",
@@ -58,6 +58,11 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
             remedy="give --trust-model if you know where the model comes from, or export"
             " it as a SavedModel without Keras metadata (model.export(DIR))",
         )
+
+
+def carried_code(configs: list[Any]) -> list[str]:
+    """The Lambda layers and the classes of foreign modules in it, described."""
+    return sorted({one for config in configs for one in _code(config, "the model")})
 
 
 def names_optimization_classes(configs: list[Any]) -> bool:

@@ -11,7 +11,7 @@ import tf_keras
 
 from paring.artifacts import Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
-from paring.tf.batch_norm import reestimate_batch_norm
+from paring.tf.batch_norm import Reestimation, reestimate_batch_norm
 from paring.tf.examples import Split
 from paring.tf.feeding import hold_out, shuffled_batches
 from paring.tf.signature import Signature, TensorSpec
@@ -177,6 +177,55 @@ def test_validation_rows_are_not_trained_on(split: Split) -> None:
     assert len(portions.validation) == round(split.count / 10)
     assert not set(portions.train) & set(portions.validation)
     assert len(portions.train) + len(portions.validation) == split.count
+
+
+def test_fewer_rows_than_a_batch_are_one_batch(split: Split) -> None:
+    batches = shuffled_batches(_network(), split, np.arange(20), 32, seed=0)
+    features, labels = next(batches)
+    assert len(features) == len(labels) == 20
+
+
+def test_the_learning_rate_can_fall_to_zero(split: Split) -> None:
+    model = _network()
+    _fine_tune(model, split, decay=True)
+    steps = len(hold_out(split, 0).train) // 32
+    assert int(model.optimizer.iterations) == 2 * steps
+    # Of the last step, which begins just before the end of the cosine.
+    assert float(model.optimizer.learning_rate) < 1e-3 / steps
+
+
+def test_targets_stand_in_the_place_of_labels(split: Split) -> None:
+    """A model that is taught the classes in reverse learns them so, without labels."""
+    assert split.labels is not None
+    reverse = 9 - split.labels
+    unlabelled = Split(split.features, None, split.count)
+    seed_everything(0)
+    model = _network()
+    fine_tune(
+        model,
+        unlabelled,
+        hold_out(split, 0),
+        loss=loss_for(model),
+        epochs=2,
+        batch_size=32,
+        learning_rate=1e-2,
+        seed=0,
+        targets=reverse,
+    )
+    assert _accuracy(model, Split(split.features, reverse, split.count)) > 0.9
+
+
+def test_statistics_can_be_taken_again_with_other_weights(split: Split) -> None:
+    model, rows = _network(), np.arange(100)
+    again = Reestimation(model)
+    again(split, rows, batch_size=32)
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(2 * hidden.kernel)
+    again(split, rows, batch_size=32)
+    found = model.get_layer("norm").get_weights()
+    reestimate_batch_norm(model, split, rows, batch_size=32)
+    for one, two in zip(found, model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def _classifier(end: Callable[[Any], Any]) -> Any:
