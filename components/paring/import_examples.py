@@ -1,7 +1,7 @@
 """The step that brings a user's examples into Paring's form."""
 
 import shutil
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -18,6 +18,9 @@ def import_examples(
     *,
     label: str = "label",
     eval_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2,
+    eval_from: Literal["eval", "train"] = "eval",
+    train_limit: Annotated[int, Ge(0)] = 0,
+    eval_limit: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
     """Check examples against the model and store them as mapped arrays.
@@ -33,16 +36,24 @@ def import_examples(
         examples: What is written.
         label: The label's name in `original`.
         eval_fraction: Share of a source without splits that becomes eval, taken
-            from each class alike.
-        seed: Of that split.
+            from each class alike; with `eval_from` train, of the train split.
+        eval_from: With train, a part of the train split becomes eval, and the
+            source's own eval split is left out: for choices that must not be
+            made on the examples which the result is held to.
+        train_limit: How many examples of train are kept, drawn with each class in
+            its share; 0 for all.
+        eval_limit: The same for eval.
+        seed: Of that split and of both draws.
 
     Raises:
         ExamplesError: They are missing, broken, or not what the model takes.
         ModelError: The model's signature can't be read.
     """
+    import numpy as np
+
     from paring.tf.columns import copy_column
     from paring.tf.example_files import column_file
-    from paring.tf.examples import LABEL, open_splits
+    from paring.tf.examples import LABEL, draw, open_splits, stratified_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
 
@@ -64,15 +75,29 @@ def import_examples(
             f"{original.path}: split {lacking} has no labels, the other one has",
             remedy="label both splits, or neither",
         )
+    rows = {name: np.arange(split.count) for name, split in splits.items()}
+    if eval_from == "train":
+        train = splits["eval"] = splits["train"]
+        if train.count < 2:
+            raise ExamplesError(
+                f"{original.path}: too few examples to take eval from the train split",
+                received=f"{train.count} example",
+                remedy="give at least two, or better a few hundred",
+            )
+        rows["train"], rows["eval"] = stratified_split(
+            train.labels, train.count, eval_fraction, seed
+        )
+    limits = {"train": train_limit, "eval": eval_limit}
     for name, split in splits.items():
+        rows[name] = draw(split.labels, rows[name], limits[name], seed)
         folder = examples.path / f"Split-{name}"
         folder.mkdir()
         for feature, array in split.features.items():
-            copy_column(array, folder / column_file(feature))
+            copy_column(array, folder / column_file(feature), rows[name])
         if split.labels is not None:
-            copy_column(split.labels, folder / column_file(LABEL))
+            copy_column(split.labels, folder / column_file(LABEL), rows[name])
     # Linux and macOS keep mapped files readable until they are unmapped.
     shutil.rmtree(scratch)
-    examples.train_count = splits["train"].count
-    examples.eval_count = splits["eval"].count
+    examples.train_count = len(rows["train"])
+    examples.eval_count = len(rows["eval"])
     examples.labelled = int(all(labelled.values()))

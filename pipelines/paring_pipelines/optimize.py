@@ -1,8 +1,9 @@
 """THE pipeline: every recipe tried on one model, measured, chosen, reported."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from paring.artifacts import Examples, Model
@@ -51,6 +52,7 @@ class Settings:
         threads: Threads of one measured call; 0 for one a core.
         title: The report's title.
         command: What the report says reproduces the run.
+        search: JSON about the search that the recipes come from; "{}" for none.
     """
 
     gate: Gate = Gate()
@@ -60,10 +62,34 @@ class Settings:
     threads: int = 0
     title: str = ""
     command: str = ""
+    search: str = "{}"
 
 
-def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
-    """The Dag that tries `recipes` on the sources `model` and `examples`."""
+@dataclass(frozen=True)
+class Sample:
+    """A part of the train split to try recipes on; the eval split is left alone.
+
+    Attributes:
+        train_limit: Examples to train on.
+        eval_limit: Examples to judge by, drawn from the rest of the train split.
+    """
+
+    train_limit: int
+    eval_limit: int
+
+
+BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds": 1.0})
+"""How `benchmark` measures on a sample: in less time, with wider intervals."""
+
+
+def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
+    """The Dag that tries `recipes` on the sources `model` and `examples`.
+
+    With `sample` it ends at `select`, whose rows tell what became of each recipe on
+    that part of the examples; there is no report.
+    """
+    drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
+    timing = {} if sample is None else BRIEF
     dag = Dag(NAME, {"model": Model, "examples": Examples})
     source = dag.add(
         "import_model",
@@ -75,7 +101,7 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
         "import_examples",
         import_examples,
         {"original": dag.source("examples"), "model": source},
-        {"label": settings.label},
+        {"label": settings.label, **drawn},
     ).out("examples")
     profiled = dag.add("profile", profile, {"model": source}).out("profile")
 
@@ -102,7 +128,7 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
             f"benchmark-{name}",
             benchmark,
             compared,
-            {"batch_size": settings.batch_size, "threads": settings.threads},
+            {"batch_size": settings.batch_size, "threads": settings.threads, **timing},
             tolerate=tolerate,
         ).out("metrics")
 
@@ -113,8 +139,13 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
     }
     texts = {"source": "the source model"} | {one.name: str(one) for one in recipes}
     selected = dag.add(
-        "select", select, measured, asdict(settings.gate) | {"recipes": json.dumps(texts)}
+        "select",
+        select,
+        measured,
+        asdict(settings.gate) | {"recipes": json.dumps(texts), "search": settings.search},
     )
+    if sample is not None:
+        return dag
     dag.add(
         "report",
         report,

@@ -198,6 +198,24 @@ def stratified_split(
     return np.setdiff1d(np.arange(count), held_out), held_out
 
 
+def draw(
+    labels: NDArray[np.int64] | None, rows: NDArray[np.int64], limit: int, seed: int
+) -> NDArray[np.int64]:
+    """At most `limit` of `rows`, sorted, with each class in its share.
+
+    Args:
+        labels: Class ids of all rows, [count], or None.
+        rows: Row numbers, sorted.
+        limit: How many are kept; 0 for all.
+        seed: Of the draw.
+    """
+    if not limit or limit >= len(rows):
+        return rows
+    own = None if labels is None else np.asarray(labels[rows])
+    _, drawn = stratified_split(own, len(rows), limit / len(rows), seed)
+    return rows[drawn]
+
+
 def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) -> Split:
     """The columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)
