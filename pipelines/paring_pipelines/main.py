@@ -169,10 +169,12 @@ def run(
     runner: Literal["local", "beam"],
     target: str,
     recipes: Path | None,
+    budget_minutes: float | None,
     **given: Any,
 ) -> None:
     """Try every recipe on a model; measure, choose, report."""
-    _run(model, examples, out, runner, target, recipes, given, f"paring {shlex.join(sys.argv[1:])}")
+    command = f"paring {shlex.join(sys.argv[1:])}"
+    _run(model, examples, out, runner, target, recipes, given, command, budget_minutes)
 
 
 def _run(
@@ -184,6 +186,7 @@ def _run(
     recipes: Path | None,
     given: Mapping[str, Any],
     command: str,
+    minutes: float | None = None,
 ) -> None:
     from paring_pipelines import console, running
 
@@ -192,7 +195,6 @@ def _run(
     screen = console.make_console()
     progress = console.NodeProgress(screen)
     arguments = (model, examples, chosen, _settings(command, given), out)
-    minutes = given["budget_minutes"]
     try:
         if minutes is None:
             outcome = running.run(*arguments, runner=runner, progress=progress.progress())

@@ -27,5 +27,5 @@ def search_progress(console: Console, nodes: NodeProgress) -> SearchProgress:
 
 def _show_standing(console: Console, standing: Standing) -> None:
     left = f"{max(0.0, standing.seconds_left) / 60:.1f} minutes left"
-    best = f"best so far: {standing.best}; " if standing.best else ""
+    best = f"best so far: {standing.best.removesuffix('.')}; " if standing.best else ""
     console.print(f"  {escape(best)}{left}", style="dim")
