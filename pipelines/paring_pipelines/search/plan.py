@@ -15,7 +15,7 @@ from paring.import_examples import import_examples
 from paring.pareto import SOURCE
 from paring_pipelines.optimize import Gate
 from paring_pipelines.recipes import Recipe
-from paring_pipelines.search.results import Done, Result, Round, merit
+from paring_pipelines.search.results import Done, Result, Round, is_better, ranking
 from paring_pipelines.search.space import draw, space, trains
 
 Fits = Callable[[Sequence[Round]], bool]
@@ -127,47 +127,41 @@ class Planner:
 
     def _narrow(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
         """New parameters for the best chains, then the whole data for the best of them."""
-        whole, limit = _by_name(done, 0), self._narrowed_on
-        bases = [
-            one
+        whole, on_part = _by_name(done, 0), _by_name(done, self._narrowed_on)
+        chains = {
+            one.name: one
             for one in (*self._plain, *self._trained)
-            if one.name in whole and whole[one.name][0].works and space(one)
-        ]
-        bases.sort(key=lambda one: merit(*whole[one.name], self._gate))
-        for base in bases[:_CHAINS]:
+            if one.name in whole and whole[one.name].works and space(one)
+        }
+        best_first = self._ranked({name: whole[name] for name in chains}, done)
+        for base in [chains[name] for name in best_first[:_CHAINS]]:
             turns = [one for one in _of(done, "narrowing") if one.round.base == base.name]
             variants = [
                 one for turn in turns for one in turn.round.recipes if one.name != base.name
             ]
-            found = {
-                name: merit(*result, self._gate)
-                for name, result in _by_name(done, limit).items()
-                if name == base.name or name in {one.name for one in variants}
-            }
+            tried = [one for one in (base, *variants) if one.name in on_part]
+            order = self._ranked({one.name: on_part[one.name] for one in tried}, done)
             if len(turns) < _TURNS:
-                yield from self._vary(base, variants, found, fits)
-            if not variants:
-                continue
-            best = min(variants, key=lambda one: found[one.name])
-            if found[best.name] < found[base.name]:
+                ranked = [(one, order.index(one.name)) for one in tried]
+                yield from self._vary(base, variants, ranked, fits)
+            best = [one for one in variants if one.name == order[0]]
+            if best and is_better(
+                on_part[best[0].name], on_part[base.name], _source(done), self._gate
+            ):
                 why = f"it did better than {base.name} on a part"
-                yield from self._whole([best], why, done, fits)
+                yield from self._whole(best, why, done, fits)
 
     def _vary(
         self,
         base: Recipe,
         variants: Sequence[Recipe],
-        found: dict[str, tuple[float, ...]],
+        ranked: Sequence[tuple[Recipe, int]],
         fits: Fits,
     ) -> Iterator[Round]:
         """A round of new variants of `base`, as many as there is time for."""
-        order = sorted(set(found.values()))
-        tried = [
-            (one, order.index(found[one.name])) for one in (base, *variants) if one.name in found
-        ]
         taken = [*self._names, *(one.name for one in variants)]
-        drawn = draw(base, tried, taken, _VARIANTS, self._seed)
-        first = () if base.name in found else (base,)
+        drawn = draw(base, ranked, taken, _VARIANTS, self._seed)
+        first = () if any(one.name == base.name for one, _ in ranked) else (base,)
         why = f"varies {', '.join(one.parameter for one in space(base).values())}"
         for size in range(len(drawn), 0, -1):
             one = Round(
@@ -179,12 +173,10 @@ class Planner:
     def _catch_up(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
         """The whole data for what there was no time for, then for the screened out."""
         rungs = _of(done, "screening")
-        last = {
-            name: merit(result, rung.results[SOURCE], self._gate)
-            for rung in rungs
-            for name, result in rung.results.items()
-        }
-        rest = sorted(self._trained, key=lambda one: last.get(one.name, ()))
+        # Who got further comes first, who was not screened before all.
+        order = [name for rung in reversed(rungs) for name in self._ranked_in(rung)]
+        places = {name: place for place, name in reversed(list(enumerate(order)))}
+        rest = sorted(self._trained, key=lambda one: places.get(one.name, -1))
         yield from self._whole(rest, "there is time left for it", done, fits)
 
     def _whole(
@@ -218,12 +210,16 @@ class Planner:
 
     def _survivors(self, rung: Done) -> list[Recipe]:
         """The better half of a rung, without what does not work."""
+        better = self._ranked_in(rung)[: _half(rung.round.recipes)]
+        recipes = {one.name: one for one in rung.round.recipes}
+        return [recipes[name] for name in better if rung.results[name].works]
 
-        def key(recipe: Recipe) -> tuple[float, ...]:
-            return merit(rung.results[recipe.name], rung.results[SOURCE], self._gate)
+    def _ranked_in(self, rung: Done) -> list[str]:
+        results = {one.name: rung.results[one.name] for one in rung.round.recipes}
+        return ranking(results, rung.results[SOURCE], self._gate)
 
-        field = sorted(rung.round.recipes, key=key)[: _half(rung.round.recipes)]
-        return [one for one in field if rung.results[one.name].works]
+    def _ranked(self, results: dict[str, Result], done: Sequence[Done]) -> list[str]:
+        return ranking(results, _source(done), self._gate)
 
 
 def _expected(recipe: Recipe) -> tuple[int, int]:
@@ -241,14 +237,18 @@ def _of(done: Sequence[Done], stage: str) -> list[Done]:
     return [one for one in done if one.round.stage == stage]
 
 
-def _by_name(done: Sequence[Done], train_limit: int) -> dict[str, tuple[Result, Result]]:
-    """What was tried on so many examples: each one's result, and the source's beside it."""
+def _by_name(done: Sequence[Done], train_limit: int) -> dict[str, Result]:
+    """The results of what was tried on so many examples."""
     return {
-        recipe.name: (one.results[recipe.name], one.results[SOURCE])
+        recipe.name: one.results[recipe.name]
         for one in done
         if one.round.train_limit == train_limit
         for recipe in one.round.recipes
     }
+
+
+def _source(done: Sequence[Done]) -> Result:
+    return done[0].results[SOURCE]
 
 
 def _names(one: Round) -> str:

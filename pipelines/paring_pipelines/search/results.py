@@ -5,14 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from paring.pareto import BYTES_PER_MB, SIZE_TIE, SOURCE, Measured
+from paring.pareto import BYTES_PER_MB, SIZE_TIE, SOURCE, Measured, as_fast, choose, loss
 from paring_pipelines.optimize import Gate
 from paring_pipelines.recipes import Recipe
 
 Stage = Literal["post-training", "screening", "narrowing", "whole"]
-
-_PACE_STEP = 0.1
-"""Latencies of brief measurements that differ by less than this share are alike."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +91,51 @@ def results_of(selection: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     }
 
 
-def merit(result: Result, source: Result, gate: Gate) -> tuple[float, ...]:
-    """Orders results, the best first, by what `select` would choose.
+def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[str]:
+    """The names of `results`, the best first, by what `select` would choose.
 
-    What passes comes first: by the objective, then by size, then by accuracy. Then
-    what the gate rejects, by how far it misses; then what broke, then what is not
-    supported. Differences that a brief measurement can't tell are none: 10% of
-    latency, 2% of size where size is not the objective.
+    What passes comes first: what `select` chooses of it, what it would choose without
+    that, and so on; so differences within the noise count as none. Then what the gate
+    rejects, by how far it misses; then what broke, then what is not supported.
+
+    Args:
+        results: Candidates, without the source.
+        source: The source's result, whose figures noise is judged by.
+        gate: What they are held to, and the objective.
     """
-    one = result.measured
-    if not result.works:
-        return (2.0,) if result.outcome == "failed" else (3.0,)
+    passing = {one.measured.id: name for name, one in results.items() if one.outcome == "passed"}
+    left = [one.measured for one in results.values() if one.outcome == "passed"]
+    order: list[str] = []
+    while best := choose(left, source.measured, gate.objective):
+        order.append(passing[best.id])
+        left.remove(best)
+    others = [name for name in results if name not in order]
+    return order + sorted(others, key=lambda name: (_misses(results[name], gate), name))
+
+
+def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
+    """Whether `one` ranks before `other` by more than the noise."""
+    pair = {"one": one, "other": other}
+    if ranking(pair, source, gate)[0] == "other":
+        return False
+    if one.outcome != "passed" or other.outcome != "passed":
+        return _misses(one, gate) < _misses(other, gate)
+    mine, its = one.measured, other.measured
+    small, large = sorted((mine.size, its.size))
+    slow, fast = sorted((mine, its), key=lambda which: -which.pace)
+    alike = large <= small * (1 + SIZE_TIE) and as_fast(slow, fast) and loss(mine) == loss(its)
+    return not alike or mine.memory_level(source.measured) < its.memory_level(source.measured)
+
+
+def _misses(result: Result, gate: Gate) -> tuple[float, float]:
+    """Sorts what does not pass behind what does: by kind, then by how far it misses."""
+    kind = ("passed", "rejected", "failed", "unsupported").index(result.outcome)
+    return (kind, _excess(result.measured, gate) if result.outcome == "rejected" else 0.0)
+
+
+def _excess(one: Measured, gate: Gate) -> float:
+    """By how much the gate is missed: a share of accuracy, and shares of each budget."""
     drop = math.inf if one.drop is None else one.drop
-    if result.outcome == "rejected":
-        return (1.0, _excess(one, drop, gate), drop)
-    size = _step(one.size, SIZE_TIE)
-    pace = _step(one.pace, _PACE_STEP)
-    costs = {
-        "latency": (pace, size),
-        "size": (one.size, pace),
-        "memory": (one.memory_level(source.measured), size),
-    }
-    return (0.0, *costs[gate.objective], drop)
-
-
-def _excess(one: Measured, drop: float, gate: Gate) -> float:
-    """By how much the gate is missed: points of accuracy, and shares of each budget."""
     budgets = (
         (one.p50_ms, gate.max_latency_ms),
         (one.size_bytes and one.size_bytes / BYTES_PER_MB, gate.max_size_mb),
@@ -127,10 +143,3 @@ def _excess(one: Measured, drop: float, gate: Gate) -> float:
     )
     over = [value / limit - 1 for value, limit in budgets if value and limit]
     return max(0.0, drop - gate.max_accuracy_drop) + sum(max(0.0, one) for one in over)
-
-
-def _step(value: float, share: float) -> float:
-    """`value` in steps of `share`."""
-    if not 0 < value < math.inf:
-        return value
-    return round(math.log(value) / math.log1p(share))
