@@ -4,6 +4,7 @@ A guess that errs does so on the long side: a search that stops a little early h
 result, one that runs over breaks a promise.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -65,14 +66,19 @@ def _one(work: Work, known: Sequence[tuple[Work, float]], forward_seconds: float
 def _scaled(amount: float, known: Sequence[tuple[float, float]]) -> float:
     """Seconds for `amount`, from the seconds of other amounts.
 
-    With two amounts it is the line through the slowest of each end: training has a
-    start that does not depend on them. With one, a larger amount takes longer in
-    proportion, and a smaller one no less time.
+    With two amounts it is the line through both ends: training has a start that does
+    not depend on them. With one, a larger amount takes longer in proportion, and a
+    smaller one no less time.
     """
     low, high = min(one for one, _ in known), max(one for one, _ in known)
-    at_low = max(seconds for one, seconds in known if one == low)
-    at_high = max(seconds for one, seconds in known if one == high)
+    at_low = _slow([seconds for one, seconds in known if one == low])
+    at_high = _slow([seconds for one, seconds in known if one == high])
     if low == high:
         return at_low * max(1.0, amount / low) if low else at_low
     slope = max(0.0, (at_high - at_low) / (high - low))
     return max(at_low + slope * (amount - low), 0.0)
+
+
+def _slow(seconds: Sequence[float]) -> float:
+    """The upper quartile: long, but no single bad moment of the machine's."""
+    return sorted(seconds)[math.ceil(0.75 * len(seconds)) - 1]

@@ -13,10 +13,12 @@ def _predict(work: Work, known: Sequence[tuple[Work, float]], forward: float = 0
     return predict([work], known, forward)
 
 
-def test_work_that_was_done_takes_as_long_as_its_slowest() -> None:
+def test_work_that_was_done_takes_as_long_as_it_took_at_most_times() -> None:
     known = [(Work("evaluate", False, 0), 2.0), (Work("evaluate", False, 0), 3.0)]
     assert _predict(Work("evaluate", False, 0), known) == 3.0
     assert predict([Work("evaluate", False, 0)] * 4, known, 0.001) == 12.0
+    one_bad_moment = [*known, *known, (Work("evaluate", False, 0), 60.0)]
+    assert _predict(Work("evaluate", False, 0), one_bad_moment) == 3.0
 
 
 def test_training_is_judged_by_the_model_before_anything_was_trained() -> None:
