@@ -61,9 +61,11 @@ def convert_mixed(
         UnsupportedError: TFLite can't take the model, no layer has an int8 form, or
             the model was trained for quantization.
     """
-    from paring.tf.calibration import calibration_indices, calls_of, draw
+    import numpy as np
+
+    from paring.tf.calibration import calls_of, draw
     from paring.tf.conversion import has_fake_quantization, store
-    from paring.tf.examples import open_split
+    from paring.tf.examples import draw_rows, open_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.quiet import quiet_tensorflow
     from paring.tf.signature import read_signature
@@ -82,7 +84,7 @@ def convert_mixed(
     given = train if calibration is None else open_split(calibration, "train", signature)
     whole = _CALIBRATION_SIZE if calibration is None else given.count
     size = calibration_size or whole
-    fitted = given.take(calibration_indices(given.labels, given.count, size, seed))
+    fitted = given.take(draw_rows(given.labels, np.arange(given.count), size, seed))
     compared = train.take(draw(train, fitted, comparison_size, seed).rows)
 
     quantizer = Quantizer(folder, calls_of(fitted, signature))

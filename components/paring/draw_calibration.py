@@ -62,12 +62,12 @@ def draw_calibration(
 
     split = calibration.path / "Split-train"
     split.mkdir()
-    for name, array in chosen.features.items():
-        copy_column(array, split / column_file(name))
+    for name, array in train.features.items():
+        copy_column(array, split / column_file(name), drawn.rows)
     # Labels that are no class ids say nothing about which examples to take.
-    labels = class_ids(chosen.labels)
+    labels = class_ids(train.labels)
     if labels is not None:
-        copy_column(labels, split / column_file(LABEL))
+        copy_column(labels, split / column_file(LABEL), drawn.rows)
     calibration.train_count = chosen.count
     calibration.labelled = int(labels is not None)
     calibration.also_in_eval = drawn.also_in_eval

@@ -1,7 +1,7 @@
 """The step that brings a user's examples into Paring's form."""
 
 import shutil
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -18,6 +18,9 @@ def import_examples(
     *,
     label: str = "label",
     eval_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2,
+    eval_from: Literal["eval", "train"] = "eval",
+    train_limit: Annotated[int, Ge(0)] = 0,
+    eval_limit: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
     """Check examples against the model and store them as mapped arrays.
@@ -35,16 +38,24 @@ def import_examples(
         examples: What is written.
         label: The name in `original` of the first output's labels.
         eval_fraction: Share of a source without splits that becomes eval, taken
-            from each class alike.
-        seed: Of that split.
+            from each class alike; with `eval_from` train, of the train split.
+        eval_from: With train, a part of the train split becomes eval, and the
+            source's own eval split is left out: for choices that must not be
+            made on the examples which the result is held to.
+        train_limit: How many examples of train are kept, drawn with each class in
+            its share; 0 for all.
+        eval_limit: The same for eval.
+        seed: Of that split and of both draws.
 
     Raises:
         ExamplesError: They are missing, broken, or not what the model takes.
         ModelError: The model's signature can't be read.
     """
+    import numpy as np
+
     from paring.tf.columns import copy_column, label_outputs
     from paring.tf.example_files import column_file
-    from paring.tf.examples import LABEL, open_splits
+    from paring.tf.examples import LABEL, draw_rows, open_splits, stratified_split
     from paring.tf.loading import saved_model_dir
     from paring.tf.signature import read_signature
 
@@ -69,15 +80,29 @@ def import_examples(
                 remedy="label both splits, or neither",
             )
     files = {output.name: column for column, output in label_outputs(signature, LABEL).items()}
+    rows = {name: np.arange(split.count) for name, split in splits.items()}
+    if eval_from == "train":
+        train = splits["eval"] = splits["train"]
+        if train.count < 2:
+            raise ExamplesError(
+                f"{original.path}: too few examples to take eval from the train split",
+                received=f"{train.count} example",
+                remedy="give at least two, or better a few hundred",
+            )
+        rows["train"], rows["eval"] = stratified_split(
+            train.labels, train.count, eval_fraction, seed
+        )
+    limits = {"train": train_limit, "eval": eval_limit}
     for name, split in splits.items():
+        rows[name] = draw_rows(split.labels, rows[name], limits[name], seed)
         folder = examples.path / f"Split-{name}"
         folder.mkdir()
         for feature, array in split.features.items():
-            copy_column(array, folder / column_file(feature))
+            copy_column(array, folder / column_file(feature), rows[name])
         for output, array in split.labels_by_output.items():
-            copy_column(array, folder / column_file(files[output]))
+            copy_column(array, folder / column_file(files[output]), rows[name])
     # Linux and macOS keep mapped files readable until they are unmapped.
     shutil.rmtree(scratch)
-    examples.train_count = splits["train"].count
-    examples.eval_count = splits["eval"].count
+    examples.train_count = len(rows["train"])
+    examples.eval_count = len(rows["eval"])
     examples.labelled = int(bool(labelled["train"]))

@@ -91,6 +91,7 @@ def report(
         command=command,
         commands=[] if chosen["selected"] == SOURCE else commands(winner.described()),
         result=chosen,
+        search=chosen.get("search"),
         winner=by_id[chosen["selected"]],
         source=by_id[SOURCE],
         metric=_metric_of(chosen["gate"]),

@@ -48,6 +48,7 @@ def select(
     max_memory_mb: Annotated[float, Ge(0)] = 0.0,
     objective: Literal["latency", "size", "memory"] = "latency",
     recipes: str = "{}",
+    search: str = "{}",
 ) -> None:
     """Choose the best candidate on the Pareto front of those that pass the gate.
 
@@ -75,16 +76,19 @@ def select(
             that can't be told from the fastest are tied, and the smallest of
             them is taken, or the most accurate where sizes are within 2%.
         recipes: JSON that maps a candidate's id to the text of its recipe.
+        search: JSON about the search that the candidates come from, kept as
+            `search` in `selection.json`; `{}` where there was none.
 
     Raises:
         ParameterError: The families don't hold the same ids, there is no
-            `source`, or `recipes` can't be read.
+            `source`, or `recipes` or `search` can't be read.
         StepFailedError: The source could not be measured.
         ModelError: The chosen candidate has no served form.
         ArtifactTypeError: The file of an evaluation of several outputs is broken.
     """
     _check_ids(candidates, benchmarks, evaluations)
     texts = _read_recipes(recipes, candidates)
+    searched = _read_search(search)
     for artifact in (candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE]):
         if artifact.failure is not None:
             raise StepFailedError(
@@ -132,7 +136,7 @@ def select(
         },
         "objective": objective,
         "candidates": rows,
-    }
+    } | ({"search": searched} if searched else {})
     selection.file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     selection.selected = chosen["id"]
     selection.candidates = len(rows)
@@ -227,6 +231,18 @@ def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, s
                 f"recipes: there is no candidate {name!r}", remedy=nearest(name, candidates)
             )
     return texts
+
+
+def _read_search(search: str) -> dict[str, Any]:
+    try:
+        found = json.loads(search)
+    except ValueError as error:
+        raise ParameterError(
+            f"search: this is not JSON ({error})", received=search, remedy="leave it out"
+        ) from error
+    if not isinstance(found, dict):
+        raise ParameterError("search: must be an object", received=search, remedy="leave it out")
+    return found
 
 
 def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:

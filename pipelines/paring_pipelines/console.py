@@ -66,8 +66,13 @@ class NodeProgress:
     def _planned(self, dag: Dag) -> None:
         self._total = len(dag.nodes)
         candidates = sum(name.startswith("benchmark-") for name in dag.nodes)
-        told = f"{candidates} candidates, {self._total} nodes; starting TFX"
-        self._console.print(told, style="dim")
+        told = f"{candidates} candidates, {self._total} nodes"
+        # A search runs several Dags, and loads TFX for the first.
+        self._started = 0
+        if self._status is not None:
+            self._console.print(told, style="dim")
+            return
+        self._console.print(f"{told}; starting TFX", style="dim")
         self._status = self._console.status("starting TFX")
         self._status.start()
 

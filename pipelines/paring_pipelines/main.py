@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -19,7 +19,13 @@ from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
 from paring_pipelines.optimize import Gate, Settings, build
-from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, load_recipes
+from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paring_pipelines.console import NodeProgress
+    from paring_pipelines.running import Outcome
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -184,6 +190,11 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
     show_default=True,
     help="TFX's local runner, or its Beam runner in this process.",
 )
+@click.option(
+    "--budget-minutes",
+    type=float,
+    help="Search: try recipes and their parameters in turn, for so many minutes.",
+)
 @_pipeline_options
 def run(
     model: Path,
@@ -192,10 +203,12 @@ def run(
     runner: Literal["local", "beam"],
     target: str,
     recipes: Path | None,
+    budget_minutes: float | None,
     **given: Any,
 ) -> None:
     """Try every recipe on a model; measure, choose, report."""
-    _run(model, examples, out, runner, target, recipes, given, f"paring {shlex.join(sys.argv[1:])}")
+    command = f"paring {shlex.join(sys.argv[1:])}"
+    _run(model, examples, out, runner, target, recipes, given, command, budget_minutes)
 
 
 def _run(
@@ -207,6 +220,7 @@ def _run(
     recipes: Path | None,
     given: Mapping[str, Any],
     command: str,
+    minutes: float | None = None,
 ) -> None:
     from paring_pipelines import console, running
 
@@ -214,19 +228,33 @@ def _run(
     chosen = load_recipes(recipes or DEFAULT_FILE, target)
     screen = console.make_console()
     progress = console.NodeProgress(screen)
+    arguments = (model, examples, chosen, _settings(command, given), out)
     try:
-        outcome = running.run(
-            model,
-            examples,
-            chosen,
-            _settings(command, given),
-            out,
-            runner=runner,
-            progress=progress.progress(),
-        )
+        if minutes is None:
+            outcome = running.run(*arguments, runner=runner, progress=progress.progress())
+        else:
+            outcome = _search(arguments, minutes, runner, screen, progress)
     finally:
         progress.close()
     console.show_outcome(screen, outcome, time.monotonic() - start)
+
+
+def _search(
+    arguments: tuple[Path, Path, Sequence[Recipe], Settings, Path],
+    minutes: float,
+    runner: Literal["local", "beam"],
+    screen: "Console",
+    progress: "NodeProgress",
+) -> "Outcome":
+    from paring_pipelines.search.console import search_progress
+    from paring_pipelines.search.loop import SearchInterrupted, search
+
+    told = search_progress(screen, progress)
+    try:
+        return search(*arguments, minutes, runner=runner, progress=told)
+    except SearchInterrupted as stopped:
+        click.echo(stopped, err=True)
+        sys.exit(INTERRUPTED)
 
 
 @paring.command()

@@ -36,10 +36,12 @@ class RunResult:
     Attributes:
         outputs: The path of each output by node id and output name.
         cached: The ids of the nodes whose earlier result was taken.
+        nodes: How many nodes there are.
     """
 
     outputs: dict[str, dict[str, Path]] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
+    nodes: int = 0
 
 
 def to_pipeline(
@@ -103,6 +105,8 @@ def run(
     root: Path,
     runner: Runner = "local",
     observer: Callable[[NodeEvent], None] | None = None,
+    *,
+    retry_failed: bool = True,
 ) -> RunResult:
     """Run `pipeline` and say where its outputs lie.
 
@@ -113,6 +117,7 @@ def run(
         runner: `local`, TFX's LocalDagRunner, or `beam`, its BeamDagRunner on
             Beam's in-process runner. Both run one node after another.
         observer: Told when a node starts and ends.
+        retry_failed: Whether the next run tries again what broke in this one.
 
     Raises:
         ParingError: A step raised it.
@@ -147,7 +152,7 @@ def run(
             raise StepFailedError(
                 "the pipeline could not be run", received=f"{type(error).__name__}: {error}"
             ) from error
-    return _result(dag, root)
+    return _result(dag, root, retry_failed)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -162,7 +167,7 @@ def _metadata_config(root: Path) -> metadata_store_pb2.ConnectionConfig:
     return metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
 
 
-def _result(dag: Dag, root: Path) -> RunResult:
+def _result(dag: Dag, root: Path, retry_failed: bool) -> RunResult:
     """Read the latest run's executions and their outputs from the metadata."""
     store = MetadataStore(_metadata_config(root))
     latest = max(run.id for run in store.get_contexts_by_type("pipeline_run"))
@@ -174,7 +179,7 @@ def _result(dag: Dag, root: Path) -> RunResult:
         for context in store.get_contexts_by_execution(execution.id)
         if context.type == "node"
     }
-    result = RunResult()
+    result = RunResult(nodes=len(dag.nodes))
     for event in store.get_events_by_execution_ids(list(executions)):
         node = nodes[event.execution_id]
         if event.type == metadata_store_pb2.Event.OUTPUT and node in dag.nodes:
@@ -186,7 +191,8 @@ def _result(dag: Dag, root: Path) -> RunResult:
         if one.last_known_state == metadata_store_pb2.Execution.CACHED
     }
     result.cached = [node for node in dag.nodes if node in cached]
-    _forget_failures(store, artifacts.values())
+    if retry_failed:
+        _forget_failures(store, artifacts.values())
     return result
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from paring.artifacts import Artifact, CalibrationSet, Examples, Model
@@ -58,6 +59,7 @@ class Settings:
         calibration_size: Examples that quantization after training sees.
         title: The report's title.
         command: What the report says reproduces the run.
+        search: JSON about the search that the recipes come from; "{}" for none.
     """
 
     gate: Gate = Gate()
@@ -72,15 +74,38 @@ class Settings:
     calibration_size: int = 200
     title: str = ""
     command: str = ""
+    search: str = "{}"
 
 
-def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
+@dataclass(frozen=True)
+class Sample:
+    """A part of the train split to try recipes on; the eval split is left alone.
+
+    Attributes:
+        train_limit: Examples to train on.
+        eval_limit: Examples to judge by, drawn from the rest of the train split.
+    """
+
+    train_limit: int
+    eval_limit: int
+
+
+BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds": 1.0})
+"""How `benchmark` measures on a sample: in less time, with wider intervals."""
+
+
+def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
     """The Dag that tries `recipes` on the sources `model` and `examples`.
+
+    With `sample` it ends at `select`, whose rows tell what became of each recipe on
+    that part of the examples; there is no report.
 
     Raises:
         ParameterError: A setting can't be taken.
     """
     check_name(settings.metric)
+    drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
+    timing = {} if sample is None else BRIEF
     dag = Dag(NAME, {"model": Model, "examples": Examples})
     source = dag.add(
         "import_model",
@@ -92,7 +117,7 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
         "import_examples",
         import_examples,
         {"original": dag.source("examples"), "model": source},
-        {"label": settings.label},
+        {"label": settings.label, **drawn},
     ).out("examples")
     profiled = dag.add("profile", profile, {"model": source}).out("profile")
     data: dict[type[Artifact], Edge] = {Examples: examples}
@@ -130,7 +155,7 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
             f"benchmark-{name}",
             benchmark,
             compared,
-            {"batch_size": settings.batch_size, "threads": settings.threads},
+            {"batch_size": settings.batch_size, "threads": settings.threads, **timing},
             tolerate=tolerate,
         ).out("metrics")
 
@@ -141,8 +166,13 @@ def build(recipes: Sequence[Recipe], settings: Settings) -> Dag:
     }
     texts = {"source": "the source model"} | {one.name: str(one) for one in recipes}
     selected = dag.add(
-        "select", select, measured, asdict(settings.gate) | {"recipes": json.dumps(texts)}
+        "select",
+        select,
+        measured,
+        asdict(settings.gate) | {"recipes": json.dumps(texts), "search": settings.search},
     )
+    if sample is not None:
+        return dag
     dag.add(
         "report",
         report,

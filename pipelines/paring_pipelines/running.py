@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,9 @@ from paring_pipelines.recipes import Recipe
 
 if TYPE_CHECKING:
     from paring.adapters.tfx import NodeEvent
+    from paring_pipelines.on_tfx import RunResult
+
+Runner = Literal["local", "beam"]
 
 PIPELINE_DIR = "pipeline"
 """Below --out: the artifacts of every node, and the metadata store."""
@@ -72,7 +75,7 @@ def run(
     settings: Settings,
     out: Path,
     *,
-    runner: Literal["local", "beam"] = "local",
+    runner: Runner = "local",
     progress: Progress = Progress(),
 ) -> Outcome:
     """Try `recipes` on `model`, measure, choose, and write the results to `out`.
@@ -90,42 +93,101 @@ def run(
     Raises:
         ParingError: Of the class that fits; what `out` held before is intact.
     """
-    out = out.absolute()
-    paths = {"model": model.absolute(), "examples": examples.absolute()}
-    _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
-    _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    dag = build(recipes, completed(settings, model))
+    with opened(model, examples, out, runner) as place:
+        result = place.run(dag, progress)
+        return place.publish(result)
+
+
+def completed(settings: Settings, model: Path) -> Settings:
+    """`settings` with what they leave to be found: a title, and the metric's digest."""
     if Metric(settings.metric).is_function:
         settings = replace(settings, metric_digest=function_digest(settings.metric))
-    dag = build(recipes, replace(settings, title=settings.title or model.name))
-    with _claimed(out):
-        digests = {name: content_digest(path) for name, path in paths.items()}
-        identities = dag.identities(digests, _machine())
+    return replace(settings, title=settings.title or model.name)
+
+
+class Place:
+    """A results folder that is ours for now, and what is run into it.
+
+    Attributes:
+        root: Holds the artifacts of every node and the metadata store.
+        digests: The content digest of each source.
+        machine: A digest of the hardware and libraries that measurements depend on.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], out: Path, runner: Runner) -> None:
+        self._paths = paths
+        self._out = out
+        self._runner = runner
+        self._import_seconds = 0.0
+        self.root = out / PIPELINE_DIR
+        self.digests = {name: content_digest(path) for name, path in paths.items()}
+        self.machine = _machine()
+
+    def identities(self, dag: Dag) -> dict[str, str]:
+        """What each node's work is; see `Dag.identities`."""
+        return dag.identities(self.digests, self.machine)
+
+    def run(
+        self, dag: Dag, progress: Progress = Progress(), *, retry_failed: bool = True
+    ) -> "RunResult":
+        """Run `dag`; what was there before is not touched.
+
+        Args:
+            dag: Takes the sources `model` and `examples`.
+            progress: Told what goes on.
+            retry_failed: Whether the next run tries again what broke in this one.
+
+        Raises:
+            ParingError: Of the class that fits.
+        """
+        identities = self.identities(dag)
         progress.planned(dag)
         # TFX takes many seconds to import: all that can fail fast is behind us.
         start = time.monotonic()
         quiet_tensorflow()
         from paring_pipelines import on_tfx
 
-        import_seconds = time.monotonic() - start
+        self._import_seconds = max(self._import_seconds, time.monotonic() - start)
+        pipeline = on_tfx.to_pipeline(dag, self._paths, self.digests, identities, self.root)
+        return on_tfx.run(
+            pipeline, dag, self.root, self._runner, progress.observed, retry_failed=retry_failed
+        )
 
-        root = out / PIPELINE_DIR
-        pipeline = on_tfx.to_pipeline(dag, paths, digests, identities, root)
-        result = on_tfx.run(pipeline, dag, root, runner, progress.observed)
+    def publish(self, result: "RunResult") -> Outcome:
+        """Put the results of a run in place, each by a rename."""
         made = {
             "report.html": result.outputs["report"]["report"] / "report.html",
             "selection.json": result.outputs["select"]["selection"] / "selection.json",
             "selected": result.outputs["select"]["selected"],
         }
         for name in _RESULTS:
-            _put(made[name], out / name)
-    return Outcome(
-        selection=json.loads((out / "selection.json").read_text()),
-        selected=out / "selected",
-        report=out / "report.html",
-        cached=result.cached,
-        nodes=len(dag.nodes),
-        import_seconds=import_seconds,
-    )
+            _put(made[name], self._out / name)
+        return Outcome(
+            selection=json.loads((self._out / "selection.json").read_text()),
+            selected=self._out / "selected",
+            report=self._out / "report.html",
+            cached=result.cached,
+            nodes=result.nodes,
+            import_seconds=self._import_seconds,
+        )
+
+
+@contextmanager
+def opened(model: Path, examples: Path, out: Path, runner: Runner = "local") -> Iterator[Place]:
+    """Make `out` ours, for one run or several on the same sources.
+
+    Raises:
+        ModelError: There is nothing at `model`.
+        ExamplesError: There is nothing at `examples`.
+        OutputError: `out` can't be written, is in use, or is not Paring's.
+    """
+    out = out.absolute()
+    paths = {"model": model.absolute(), "examples": examples.absolute()}
+    _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
+    _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    with _claimed(out):
+        yield Place(paths, out, runner)
 
 
 def _check_source(

@@ -15,9 +15,9 @@ from paring.errors import ModelError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
 from paring.import_model import import_model
 from paring.runtimes import open_runtime
-from paring.tf.calibration import calibration_calls, calibration_indices
+from paring.tf.calibration import calibration_calls
 from paring.tf.conversion import random_features
-from paring.tf.examples import open_split
+from paring.tf.examples import draw_rows, open_split
 from paring.tf.loading import save_model
 from paring.tf.signature import Signature, TensorSpec, read_signature
 from paring.tf.tflite_weights import stored_weights
@@ -184,10 +184,10 @@ def test_another_seed_calibrates_on_other_examples(
 
 def test_calibration_takes_each_class_in_its_share() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 100])
-    chosen = calibration_indices(labels, 1000, 50, seed=3)
+    chosen = draw_rows(labels, np.arange(1000), 50, seed=3)
     assert np.bincount(labels[chosen]).tolist() == [30, 15, 5]
-    assert calibration_indices(labels, 1000, 50, seed=3).tolist() == chosen.tolist()
-    assert calibration_indices(labels, 1000, 2000, seed=3).tolist() == list(range(1000))
+    assert draw_rows(labels, np.arange(1000), 50, seed=3).tolist() == chosen.tolist()
+    assert draw_rows(labels, np.arange(1000), 2000, seed=3).tolist() == list(range(1000))
 
 
 def test_a_fixed_batch_is_filled(digits_model: Path, digits_npz: Path) -> None:

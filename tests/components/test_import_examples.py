@@ -131,3 +131,55 @@ def test_refused_examples_leave_an_earlier_result_as_it_was(
 def test_a_fraction_of_all_is_refused(tmp_path: Path, digits_npz: Path, digits_model: Path) -> None:
     with pytest.raises(ParameterError, match="eval_fraction"):
         bring_in(digits_npz, digits_model, tmp_path / "examples", eval_fraction=1.0)
+
+
+def test_a_limit_keeps_so_many_of_each_class_in_its_share(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
+) -> None:
+    found = bring_in(digits_npz, digits_model, tmp_path / "a", train_limit=200, eval_limit=50)
+    assert (found.train_count, found.eval_count) == (200, 50)
+    images = np.load(found.path / "Split-train" / "image.npy")
+    labels = np.load(found.path / "Split-train" / "label.npy")
+    share = np.bincount(digits.y_train) * 200 / len(digits.y_train)
+    assert np.all(np.abs(np.bincount(labels) - share) < 1)
+    by_image = {
+        image.tobytes(): label for image, label in zip(digits.x_train, digits.y_train, strict=True)
+    }
+    assert [by_image[image.tobytes()] for image in images] == labels.tolist()
+    again = bring_in(digits_npz, digits_model, tmp_path / "b", train_limit=200, eval_limit=50)
+    other = bring_in(digits_npz, digits_model, tmp_path / "c", train_limit=200, seed=1)
+    assert found.digest == again.digest != other.digest
+
+
+def test_a_limit_above_what_there_is_keeps_all(
+    tmp_path: Path, digits_npz: Path, digits_model: Path
+) -> None:
+    whole = bring_in(digits_npz, digits_model, tmp_path / "whole")
+    limited = bring_in(digits_npz, digits_model, tmp_path / "limited", train_limit=10**6)
+    assert limited.digest == whole.digest
+
+
+def test_eval_taken_from_train_shares_no_example_with_either_split(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
+) -> None:
+    found = bring_in(digits_npz, digits_model, tmp_path / "a", eval_from="train", train_limit=500)
+    train, held_out = (
+        {image.tobytes() for image in np.load(found.path / f"Split-{name}" / "image.npy")}
+        for name in ("train", "eval")
+    )
+    assert len(train) == found.train_count == 500
+    assert len(held_out) == found.eval_count == round(0.2 * len(digits.y_train))
+    assert not train & held_out
+    assert train | held_out <= {image.tobytes() for image in digits.x_train}
+
+
+def test_one_example_can_not_be_divided(tmp_path: Path, digits: Digits, digits_model: Path) -> None:
+    file = tmp_path / "one.npz"
+    one = slice(0, 1)
+    np.savez(
+        file,
+        **{"x_train": digits.x_train[one], "y_train": digits.y_train[one]},
+        **{"x_eval": digits.x_eval, "y_eval": digits.y_eval},
+    )
+    with pytest.raises(ExamplesError, match="too few examples to take eval"):
+        bring_in(file, digits_model, tmp_path / "out", eval_from="train")

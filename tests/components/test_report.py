@@ -257,6 +257,40 @@ def test_the_commands_make_the_winner_alone(measured: Any) -> None:
     assert "--pruned again/3-pruned --sparsity 0.6" in words
 
 
+def _searched(stopped: str | None) -> dict[str, Any]:
+    tried = {"id": "qat-int8", "recipe": "quantize()", "outcome": "passed", "accuracy_drop": 0.002}
+    known: dict[str, Any] = {"stage": "screening", "why": "of 4 the better 2 go on"}
+    open_round = {"outcome": None, "accuracy_drop": None}
+    return {
+        "budget_minutes": 10.0,
+        "seconds": 61.5,
+        "stopped": stopped,
+        "rounds": [
+            known | {"train_examples": 575, "seconds": 61.5, "tried": [tried]},
+            known | {"train_examples": None, "seconds": None, "tried": [tried | open_round]},
+            known | {"train_examples": None, "seconds": None, "tried": []},
+        ],
+    }
+
+
+def test_how_a_search_went_is_told_round_by_round(measured: Any) -> None:
+    measured.select(search=json.dumps(_searched("nothing is left to try")))
+    words = Page(write(measured)).words
+    assert "had 10 minutes and ended after 3 rounds: nothing is left to try" in words
+    for text in ("of 4 the better 2 go on", "qat-int8 passed (\N{MINUS SIGN}0.2)", "575", "61.5"):
+        assert text in words
+    assert "the source alone" in words
+
+
+def test_a_search_that_goes_on_says_so(measured: Any) -> None:
+    measured.select(search=json.dumps(_searched(None)))
+    assert "was still going on" in Page(write(measured)).words
+
+
+def test_without_a_search_nothing_is_said_of_one(measured: Any) -> None:
+    assert "How the search went" not in Page(write(measured)).words
+
+
 def test_a_selection_of_the_source_is_reported(family: Any) -> None:
     family.select()
     words = Page(write(family)).words

@@ -296,3 +296,15 @@ def test_a_chosen_candidate_without_a_served_form_is_refused(family: Any) -> Non
     served.rmdir()
     with pytest.raises(ModelError, match="no served form"):
         family.select()
+
+
+def test_what_is_told_of_a_search_is_kept(family: Any) -> None:
+    told = {"budget_minutes": 10.0, "rounds": [{"stage": "whole"}]}
+    assert family.select(search=json.dumps(told))["search"] == told
+    assert "search" not in family.select()
+
+
+@pytest.mark.parametrize(("search", "message"), [("{", "not JSON"), ("[]", "object")])
+def test_a_search_that_can_not_be_read_is_refused(family: Any, search: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        family.select(search=search)

@@ -16,28 +16,10 @@ from paring.tf.conversion import (
     convert,
     has_fake_quantization,
 )
-from paring.tf.examples import Split, class_ids, stratified_split
+from paring.tf.examples import Split, class_ids, draw_rows, stratified_split
 from paring.tf.signature import Signature
 
 _HASHED_AT_ONCE = 256
-
-
-def calibration_indices(
-    labels: NDArray[Any] | None, count: int, size: int, seed: int
-) -> NDArray[np.int64]:
-    """Sorted indices of `size` examples (all, if there are fewer).
-
-    Args:
-        labels: Class ids, integers [count], each of which gets its share; other
-            labels are as good as None.
-        count: Number of examples, at least 1.
-        size: How many to take, at least 1.
-        seed: Of the draw.
-    """
-    if size >= count:
-        return np.arange(count)
-    _, chosen = stratified_split(labels, count, size / count, seed)
-    return chosen
 
 
 def calibration_calls(split: Split, signature: Signature, size: int, seed: int) -> Calls:
@@ -51,8 +33,8 @@ def calibration_calls(split: Split, signature: Signature, size: int, seed: int) 
         size: How many examples to draw; all, if there are fewer.
         seed: Of the draw.
     """
-    chosen = split.take(calibration_indices(split.labels, split.count, size, seed))
-    return calls_of(chosen, signature)
+    rows = draw_rows(split.labels, np.arange(split.count), size, seed)
+    return calls_of(split.take(rows), signature)
 
 
 def calls_of(chosen: Split, signature: Signature) -> Calls:
@@ -92,13 +74,12 @@ def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
         seed: Of the draw.
     """
     pool = np.arange(train.count)
-    rows = calibration_indices(train.labels, train.count, size, seed)
+    rows = draw_rows(train.labels, pool, size, seed)
     shared = 0
     if _shared(train, rows, held_out).any():
         others = pool[~_shared(train, pool, held_out)]
         if len(others):
-            classes = None if train.labels is None else np.asarray(train.labels[others])
-            rows = others[calibration_indices(classes, len(others), size, seed)]
+            rows = draw_rows(train.labels, others, size, seed)
         else:
             shared = len(rows)
     labels = class_ids(train.labels)

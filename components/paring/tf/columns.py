@@ -327,10 +327,10 @@ def write_column(
     return map_array(file, f"{where}, {name}")
 
 
-def copy_column(array: Array, file: Path) -> None:
-    """Write `array` to a `.npy` file."""
-    written = open_memmap(file, "w+", array.dtype, array.shape)
-    for start, chunk in _chunks(array):
+def copy_column(array: Array, file: Path, rows: NDArray[np.int64]) -> None:
+    """Write the `rows` of `array` to a `.npy` file."""
+    written = open_memmap(file, "w+", array.dtype, (len(rows), *array.shape[1:]))
+    for start, chunk in _chunks(array, rows):
         written[start : start + len(chunk)] = chunk
     written.flush()
 

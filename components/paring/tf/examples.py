@@ -221,6 +221,24 @@ def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
     return np.asarray(labels) if of_classes else None
 
 
+def draw_rows(
+    labels: NDArray[Any] | None, rows: NDArray[np.int64], limit: int, seed: int
+) -> NDArray[np.int64]:
+    """At most `limit` of `rows`, sorted, with each class in its share.
+
+    Args:
+        labels: Those of all rows, [count, ...], or None; see `stratified_split`.
+        rows: Row numbers, sorted.
+        limit: How many are kept; 0 for all.
+        seed: Of the draw.
+    """
+    if not limit or limit >= len(rows):
+        return rows
+    own = None if labels is None else np.asarray(labels[rows])
+    _, drawn = stratified_split(own, len(rows), limit / len(rows), seed)
+    return rows[drawn]
+
+
 def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) -> Split:
     """The columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,269 @@
+"""Run a search: round after round into one folder, within a budget of time."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paring.artifacts import Examples
+from paring.errors import ParameterError
+from paring.pareto import SOURCE
+from paring_pipelines.dag import Dag
+from paring_pipelines.optimize import Sample, Settings, build
+from paring_pipelines.recipes import Recipe
+from paring_pipelines.running import Outcome, Place, Progress, Runner, completed, opened
+from paring_pipelines.search.cost import predict, work_of
+from paring_pipelines.search.journal import Journal, open_journal, search_key
+from paring_pipelines.search.plan import Planner
+from paring_pipelines.search.results import Done, Round, results_of
+
+if TYPE_CHECKING:
+    from paring.adapters.tfx import NodeEvent
+    from paring_pipelines.on_tfx import RunResult
+
+JOURNAL = "search.json"
+"""Below the pipeline's folder."""
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C in a search; its text says what is in place."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a search stands before a round.
+
+    Attributes:
+        number: Of the round that comes, from 1.
+        best: The verdict on what is in place; "" before there is any.
+        seconds_left: What is left of the budget.
+    """
+
+    number: int
+    best: str
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """What a search tells while it goes on.
+
+    Attributes:
+        nodes: About the nodes of each round.
+        planned: Called before a round.
+        stopped: Called with the reason, before the results are put in place.
+    """
+
+    nodes: Progress = field(default_factory=Progress)
+    planned: Callable[[Round, Standing], None] = lambda coming, standing: None
+    stopped: Callable[[str, Standing], None] = lambda reason, standing: None
+
+
+def search(
+    model: Path,
+    examples: Path,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    out: Path,
+    budget_minutes: float,
+    *,
+    runner: Runner = "local",
+    progress: SearchProgress = SearchProgress(),
+) -> Outcome:
+    """Try recipes on `model` in the order of expected gain, until the time is up.
+
+    Each round on the whole data leaves its results in `out`, as `running.run` does;
+    `paring_pipelines.search.plan` has what the rounds are. The same call takes an
+    interrupted search up where it was, with what is left of the budget.
+
+    Args:
+        model: See `running.run`.
+        examples: See `running.run`.
+        recipes: What may be tried as it stands.
+        settings: The gate and all else that shapes the pipeline.
+        out: Gets report.html, selection.json, selected/ and pipeline/.
+        budget_minutes: Time for all; no round starts that is not expected to end in it,
+            but the first.
+        runner: TFX's local runner, or its Beam runner in this process.
+        progress: Told what goes on.
+
+    Raises:
+        ParameterError: The budget is no positive number.
+        ParingError: Of the class that fits; what `out` held before is intact.
+        SearchInterrupted: On Ctrl-C.
+    """
+    if not 0 < budget_minutes < math.inf:
+        raise ParameterError(
+            "--budget-minutes: must be a number above 0",
+            received=budget_minutes,
+            remedy="give the minutes that the search may take, 30 for example",
+        )
+    start = time.monotonic()
+    with opened(model, examples, out, runner) as place:
+        journal = open_journal(
+            place.root / JOURNAL, search_key(recipes, settings, place.digests, place.machine)
+        )
+        running = _Search(
+            place, journal, recipes, completed(settings, model), budget_minutes, start, progress
+        )
+        try:
+            return running.run()
+        except KeyboardInterrupt:
+            if journal.best:
+                text = "the best so far is in place, and the same command goes on from here"
+            else:
+                text = "nothing is chosen yet; the same command goes on from here"
+            raise SearchInterrupted(f"the search was interrupted: {text}") from None
+
+
+class _Search:
+    def __init__(
+        self,
+        place: Place,
+        journal: Journal,
+        recipes: Sequence[Recipe],
+        settings: Settings,
+        budget_minutes: float,
+        start: float,
+        progress: SearchProgress,
+    ) -> None:
+        self._place = place
+        self._journal = journal
+        self._recipes = recipes
+        self._settings = settings
+        self._minutes = budget_minutes
+        self._start = start
+        self._progress = progress
+        self._spent_before = journal.seconds
+
+    def run(self) -> Outcome:
+        """All rounds that there is time for; then the results, with how it went."""
+        while True:
+            planner = Planner(self._recipes, self._settings.gate, self._journal.train_count)
+            coming = planner.next(self._journal.done, self._fits)
+            if isinstance(coming, str):
+                break
+            self._progress.planned(coming, self._standing())
+            self._try(coming)
+        self._progress.stopped(coming, self._standing())
+        # Once more with the whole story; all but the report comes from the cache.
+        result = self._run(self._dag(None, stopped=coming), retry_failed=True)
+        return self._place.publish(result)
+
+    def _try(self, coming: Round) -> None:
+        """Run a round, note what came of it, and put it in place if it may be chosen."""
+        start = time.monotonic()
+        result = self._run(self._dag(coming), self._train_count(coming))
+        selection = json.loads(
+            (result.outputs["select"]["selection"] / "selection.json").read_text()
+        )
+        if not self._journal.train_count:
+            imported = Examples.load(result.outputs["import_examples"]["examples"])
+            self._journal.train_count = imported.train_count
+            self._journal.eval_count = imported.eval_count
+        if not coming.train_limit:
+            self._journal.best = self._place.publish(result).selection["verdict"]
+        results = results_of(selection, (one.name for one in coming.recipes))
+        self._journal.done.append(Done(coming, results, time.monotonic() - start))
+        self._save()
+
+    def _run(self, dag: Dag, train_count: int = 0, *, retry_failed: bool = False) -> "RunResult":
+        identities = self._place.identities(dag)
+        told = self._progress.nodes
+
+        def observed(event: "NodeEvent") -> None:
+            told.observed(event)
+            if event.seconds is None or event.error is not None:
+                return
+            broke = any(one.failure for one in event.outputs)
+            work = work_of(dag.nodes[event.node], train_count, on_sample)
+            self._journal.nodes[_key(event.node, identities)] = (
+                None if broke else (work, event.seconds)
+            )
+            # At each node, so that little of the time is forgotten if we are killed.
+            self._save()
+
+        on_sample = "report" not in dag.nodes
+        return self._place.run(dag, Progress(told.planned, observed), retry_failed=retry_failed)
+
+    def _dag(self, coming: Round | None, stopped: str = "") -> Dag:
+        """The pipeline of a round; without one, that of all that may be chosen.
+
+        Recipes stand in the order in which they were first tried, since a node that
+        two of them share is named for the first, and the cache goes by names too.
+        """
+        told = replace(self._settings, search=json.dumps(self._told(coming, stopped)))
+        if coming is not None and coming.train_limit:
+            sample = Sample(coming.train_limit, self._journal.eval_count)
+            return build(coming.recipes, replace(told, search="{}"), sample)
+        rounds = [one.round for one in self._journal.done if not one.round.train_limit]
+        rounds += [] if coming is None else [coming]
+        return build([recipe for one in rounds for recipe in one.recipes], told)
+
+    def _fits(self, rounds: Sequence[Round]) -> bool:
+        """Whether there is time for `rounds`, which are not run yet."""
+        source = self._journal.done[0].results[SOURCE].measured
+        forward = (source.p50_ms or 0.0) / 1000 / self._settings.batch_size
+        expected = 0.0
+        for coming in rounds:
+            dag = self._dag(coming)
+            identities = self._place.identities(dag)
+            works = [
+                work_of(node, self._train_count(coming), bool(coming.train_limit))
+                for node in dag.nodes.values()
+                if _key(node.id, identities) not in self._journal.nodes
+            ]
+            expected += predict(works, self._journal.times, forward)
+        return expected <= self._standing().seconds_left
+
+    def _train_count(self, coming: Round) -> int:
+        return coming.train_limit or self._journal.train_count
+
+    def _standing(self) -> Standing:
+        left = 60 * self._minutes - self._spent()
+        return Standing(len(self._journal.done) + 1, self._journal.best, left)
+
+    def _spent(self) -> float:
+        return self._spent_before + time.monotonic() - self._start
+
+    def _save(self) -> None:
+        self._journal.seconds = self._spent()
+        self._journal.save()
+
+    def _told(self, coming: Round | None, stopped: str) -> dict[str, Any]:
+        """How the search went, for selection.json and the report."""
+        rounds = [_round_told(one.round, one) for one in self._journal.done]
+        if coming is not None:
+            rounds.append(_round_told(coming, None))
+        return {
+            "budget_minutes": self._minutes,
+            "seconds": round(sum(one.seconds for one in self._journal.done), 1),
+            "stopped": stopped or None,
+            "rounds": rounds,
+        }
+
+
+def _key(node: str, identities: dict[str, str]) -> str:
+    return f"{node}:{identities[node]}"
+
+
+def _round_told(planned: Round, done: Done | None) -> dict[str, Any]:
+    """A round as selection.json has it; null is what is not known yet."""
+    return {
+        "stage": planned.stage,
+        "why": planned.why,
+        "train_examples": planned.train_limit or None,
+        "seconds": None if done is None else round(done.seconds, 1),
+        "tried": [
+            {
+                "id": recipe.name,
+                "recipe": str(recipe),
+                "outcome": None if done is None else done.results[recipe.name].outcome,
+                "accuracy_drop": None if done is None else done.results[recipe.name].measured.drop,
+            }
+            for recipe in planned.recipes
+        ],
+    }

@@ -1,0 +1,255 @@
+"""What a search tries next: a pure function of what it has tried and of the time.
+
+Recipes are tried in the order of what they are expected to gain. Those that train
+nothing come first and all at once: they cost seconds. Where three or more train,
+successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification
+and Hyperparameter Optimization", 2016, arXiv:1502.07943) tries them on a part of the
+train split, keeps the better half, and doubles the part; the survivors get the whole
+data. Then the parameters of the best chains are narrowed, and at last what had been
+left out gets its turn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from paring.import_examples import import_examples
+from paring.pareto import SOURCE
+from paring_pipelines.optimize import Gate
+from paring_pipelines.recipes import Recipe
+from paring_pipelines.search.results import Done, Result, Round, is_better, ranking
+from paring_pipelines.search.space import draw, space, trains
+
+Fits = Callable[[Sequence[Round]], bool]
+"""Whether there is time left for these rounds, one after another."""
+
+PRIOR = ("quantize", "prune", "cluster")
+"""Training steps by what a recipe that begins with one is expected to gain.
+
+int8 is what makes most models small and fast, so it comes first to win back what
+int8 loses. Zeros compress, and so do few distinct values, the former at less cost.
+"""
+
+_FEWEST = 3
+"""Recipes that are worth screening: of two, halving saves no training at all."""
+
+_SMALLEST = 100
+"""Examples below which a part of the train split says nothing."""
+
+_CHAINS, _TURNS, _VARIANTS = 2, 3, 3
+"""Chains that are narrowed, rounds for each, and variants in a round."""
+
+
+class Planner:
+    """Plans the rounds of one search."""
+
+    def __init__(
+        self, recipes: Sequence[Recipe], gate: Gate, train_count: int, seed: int = 0
+    ) -> None:
+        """Take the recipes apart.
+
+        Args:
+            recipes: What may be tried as it stands.
+            gate: What results are held to.
+            train_count: Examples in the train split; any number before the first
+                round, which does not depend on it.
+            seed: Of the draws of parameters.
+        """
+        self._plain = tuple(one for one in recipes if not trains(one))
+        self._trained = sorted((one for one in recipes if trains(one)), key=_expected)
+        self._names = [one.name for one in recipes]
+        self._gate = gate
+        self._seed = seed
+        eval_fraction = float(import_examples.parameters["eval_fraction"].default)
+        self._count = max(1, train_count - max(1, round(train_count * eval_fraction)))
+        half = self._count // 2
+        self._narrowed_on = half if half >= _SMALLEST else self._count
+
+    def next(self, done: Sequence[Done], fits: Fits) -> Round | str:
+        """The round after those that are done, or why there is none.
+
+        A round is taken only if there is time for it and for what makes use of it:
+        no recipe is screened that could not be tried on the whole data afterwards.
+        The first round always is.
+        """
+        if not done:
+            why = "they train nothing, so they cost little; the source is measured with them"
+            return Round("post-training", self._plain, why)
+        refused: list[Round] = []
+
+        def affordable(rounds: Sequence[Round]) -> bool:
+            if fits(rounds):
+                return True
+            refused.append(rounds[0])
+            return False
+
+        for stage in (self._screen, self._finish, self._narrow, self._catch_up):
+            found = next(stage(done, affordable), None)
+            if found is not None:
+                return found
+        if refused:
+            return f"the time is up: there was none left for {_names(refused[0])}"
+        return "nothing is left to try"
+
+    def _screen(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
+        """Successive halving: the next rung, if there is one."""
+        rungs = _of(done, "screening")
+        if _of(done, "whole"):
+            return
+        if rungs:
+            field = self._survivors(rungs[-1])
+            limits = self._limits(len(rungs[0].round.recipes))[len(rungs) :]
+            bracket = self._bracket(field, limits)
+            if len(field) > 1 and len(bracket) > 1 and fits(bracket):
+                yield bracket[0]
+            return
+        for size in range(len(self._trained), _FEWEST - 1, -1):
+            bracket = self._bracket(self._trained[:size], self._limits(size))
+            if len(bracket) > 1 and fits(bracket):
+                yield bracket[0]
+
+    def _finish(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
+        """The whole data for what was not screened out."""
+        rungs = _of(done, "screening")
+        if not rungs:
+            yield from self._whole(self._trained, "it is next in the order", done, fits)
+            return
+        field = self._survivors(rungs[-1])
+        yield from self._whole(field, "it is in the better half on a part", done, fits)
+        # They cost nothing more, and their reason belongs in the table.
+        tried = _by_name(done, 0)
+        unfit = tuple(
+            recipe
+            for rung in rungs
+            for recipe in rung.round.recipes
+            if rung.results[recipe.name].outcome == "unsupported" and recipe.name not in tried
+        )
+        if unfit:
+            yield Round("whole", unfit, "they don't fit this model; the table says why")
+
+    def _narrow(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
+        """New parameters for the best chains, then the whole data for the best of them."""
+        whole, on_part = _by_name(done, 0), _by_name(done, self._narrowed_on)
+        chains = {
+            one.name: one
+            for one in (*self._plain, *self._trained)
+            if one.name in whole and whole[one.name].works and space(one)
+        }
+        best_first = self._ranked({name: whole[name] for name in chains}, done)
+        for base in [chains[name] for name in best_first[:_CHAINS]]:
+            turns = [one for one in _of(done, "narrowing") if one.round.base == base.name]
+            variants = [
+                one for turn in turns for one in turn.round.recipes if one.name != base.name
+            ]
+            tried = [one for one in (base, *variants) if one.name in on_part]
+            order = self._ranked({one.name: on_part[one.name] for one in tried}, done)
+            if len(turns) < _TURNS:
+                ranked = [(one, order.index(one.name)) for one in tried]
+                yield from self._vary(base, variants, ranked, fits)
+            best = [one for one in variants if one.name == order[0]]
+            if best and is_better(
+                on_part[best[0].name], on_part[base.name], _source(done), self._gate
+            ):
+                why = f"it did better than {base.name} on a part"
+                yield from self._whole(best, why, done, fits)
+
+    def _vary(
+        self,
+        base: Recipe,
+        variants: Sequence[Recipe],
+        ranked: Sequence[tuple[Recipe, int]],
+        fits: Fits,
+    ) -> Iterator[Round]:
+        """A round of new variants of `base`, as many as there is time for."""
+        taken = [*self._names, *(one.name for one in variants)]
+        drawn = draw(base, ranked, taken, _VARIANTS, self._seed)
+        first = () if any(one.name == base.name for one, _ in ranked) else (base,)
+        why = f"varies {', '.join(one.parameter for one in space(base).values())}"
+        for size in range(len(drawn), 0, -1):
+            one = Round(
+                "narrowing", (*first, *drawn[:size]), why, self._narrowed_on, base=base.name
+            )
+            if fits([one, Round("whole", (drawn[0],), "")]):
+                yield one
+
+    def _catch_up(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
+        """The whole data for what there was no time for, then for the screened out."""
+        rungs = _of(done, "screening")
+        # Who got further comes first, who was not screened before all.
+        order = [name for rung in reversed(rungs) for name in self._ranked_in(rung)]
+        places = {name: place for place, name in reversed(list(enumerate(order)))}
+        rest = sorted(self._trained, key=lambda one: places.get(one.name, -1))
+        yield from self._whole(rest, "there is time left for it", done, fits)
+
+    def _whole(
+        self, field: Sequence[Recipe], why: str, done: Sequence[Done], fits: Fits
+    ) -> Iterator[Round]:
+        """The first of `field` that was not tried on the whole data and can be.
+
+        One at a time, so that the best so far is known early, and that the times of
+        the first tell what the next will cost.
+        """
+        tried = _by_name(done, 0)
+        for recipe in field:
+            one = Round("whole", (recipe,), why)
+            if recipe.name not in tried and fits([one]):
+                yield one
+
+    def _limits(self, size: int) -> list[int]:
+        """Examples to train on in each rung for a field of `size`."""
+        halvings = size.bit_length() - 1
+        limits = [self._count >> left for left in range(halvings, 0, -1)]
+        return [one for one in limits if one >= _SMALLEST]
+
+    def _bracket(self, field: Sequence[Recipe], limits: Sequence[int]) -> list[Round]:
+        """What screening `field` takes to its end, if the order is as expected."""
+        rounds: list[Round] = []
+        for limit in limits:
+            why = f"of {len(field)} the better {_half(field)} go on"
+            rounds.append(Round("screening", tuple(field), why, limit))
+            field = field[: _half(field)]
+        return [*rounds, Round("whole", tuple(field), "")]
+
+    def _survivors(self, rung: Done) -> list[Recipe]:
+        """The better half of a rung, without what does not work."""
+        better = self._ranked_in(rung)[: _half(rung.round.recipes)]
+        recipes = {one.name: one for one in rung.round.recipes}
+        return [recipes[name] for name in better if rung.results[name].works]
+
+    def _ranked_in(self, rung: Done) -> list[str]:
+        results = {one.name: rung.results[one.name] for one in rung.round.recipes}
+        return ranking(results, rung.results[SOURCE], self._gate)
+
+    def _ranked(self, results: dict[str, Result], done: Sequence[Done]) -> list[str]:
+        return ranking(results, _source(done), self._gate)
+
+
+def _expected(recipe: Recipe) -> tuple[int, int]:
+    """Sorts trained recipes: by their first training step, then by how many there are."""
+    steps = [link.step.name for link in recipe.links if "epochs" in link.step.parameters]
+    place = PRIOR.index(steps[0]) if steps[0] in PRIOR else len(PRIOR)
+    return place, len(steps)
+
+
+def _half(field: Sequence[Recipe]) -> int:
+    return max(1, len(field) // 2)
+
+
+def _of(done: Sequence[Done], stage: str) -> list[Done]:
+    return [one for one in done if one.round.stage == stage]
+
+
+def _by_name(done: Sequence[Done], train_limit: int) -> dict[str, Result]:
+    """The results of what was tried on so many examples."""
+    return {
+        recipe.name: one.results[recipe.name]
+        for one in done
+        if one.round.train_limit == train_limit
+        for recipe in one.round.recipes
+    }
+
+
+def _source(done: Sequence[Done]) -> Result:
+    return done[0].results[SOURCE]
+
+
+def _names(one: Round) -> str:
+    return f"{one.stage}: {', '.join(recipe.name for recipe in one.recipes)}"

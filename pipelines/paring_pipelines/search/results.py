@@ -1,0 +1,145 @@
+"""What a round of a search tried, what came of it, and which result is better."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paring.pareto import BYTES_PER_MB, SIZE_TIE, SOURCE, Measured, as_fast, choose, loss
+from paring_pipelines.optimize import Gate
+from paring_pipelines.recipes import Recipe
+
+Stage = Literal["post-training", "screening", "narrowing", "whole"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is tried together.
+
+    Attributes:
+        stage: What the round is for; `whole` is on all examples under the gate.
+        recipes: The candidates that are new on these examples, the best bet first.
+        why: The reason, for people.
+        train_limit: Examples to train on in a sample of the train split; 0 for the
+            whole data, held to the gate on the eval split.
+        base: In narrowing, the recipe whose parameters are narrowed.
+    """
+
+    stage: Stage
+    recipes: tuple[Recipe, ...]
+    why: str
+    train_limit: int = 0
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one candidate in one round.
+
+    Attributes:
+        outcome: `passed` (selected ones too), `rejected`, `unsupported` or `failed`.
+        reasons: Why, where it did not pass.
+        measured: Its figures.
+    """
+
+    outcome: str
+    reasons: tuple[str, ...]
+    measured: Measured
+
+    @property
+    def works(self) -> bool:
+        """Whether it could be made and measured."""
+        return self.outcome in ("passed", "rejected")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A round that is complete.
+
+    Attributes:
+        round: What was tried.
+        results: By candidate; of `SOURCE` and of the round's recipes.
+        seconds: How long it took.
+    """
+
+    round: Round
+    results: Mapping[str, Result]
+    seconds: float
+
+
+def results_of(selection: Mapping[str, Any], names: Iterable[str]) -> dict[str, Result]:
+    """The results of `names` and of the source in the content of a `selection.json`."""
+    wanted = {SOURCE, *names}
+    return {
+        row["id"]: Result(
+            "passed" if row["outcome"] == "selected" else row["outcome"],
+            tuple(row["reasons"]) if row["outcome"] not in ("selected", "passed") else (),
+            Measured(
+                id=row["id"],
+                drop=row["accuracy_drop"],
+                **{
+                    key: row[key]
+                    for key in (
+                        *("p50_ms", "speedup", "speedup_low", "speedup_high"),
+                        *("size_bytes", "peak_memory_bytes"),
+                    )
+                },
+            ),
+        )
+        for row in selection["candidates"]
+        if row["id"] in wanted
+    }
+
+
+def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[str]:
+    """The names of `results`, the best first, by what `select` would choose.
+
+    What passes comes first: what `select` chooses of it, what it would choose without
+    that, and so on; so differences within the noise count as none. Then what the gate
+    rejects, by how far it misses; then what broke, then what is not supported.
+
+    Args:
+        results: Candidates, without the source.
+        source: The source's result, whose figures noise is judged by.
+        gate: What they are held to, and the objective.
+    """
+    passing = {one.measured.id: name for name, one in results.items() if one.outcome == "passed"}
+    left = [one.measured for one in results.values() if one.outcome == "passed"]
+    order: list[str] = []
+    while best := choose(left, source.measured, gate.objective):
+        order.append(passing[best.id])
+        left.remove(best)
+    others = [name for name in results if name not in order]
+    return order + sorted(others, key=lambda name: (_misses(results[name], gate), name))
+
+
+def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
+    """Whether `one` ranks before `other` by more than the noise."""
+    pair = {"one": one, "other": other}
+    if ranking(pair, source, gate)[0] == "other":
+        return False
+    if one.outcome != "passed" or other.outcome != "passed":
+        return _misses(one, gate) < _misses(other, gate)
+    mine, its = one.measured, other.measured
+    small, large = sorted((mine.size, its.size))
+    slow, fast = sorted((mine, its), key=lambda which: -which.pace)
+    alike = large <= small * (1 + SIZE_TIE) and as_fast(slow, fast) and loss(mine) == loss(its)
+    return not alike or mine.memory_level(source.measured) < its.memory_level(source.measured)
+
+
+def _misses(result: Result, gate: Gate) -> tuple[float, float]:
+    """Sorts what does not pass behind what does: by kind, then by how far it misses."""
+    kind = ("passed", "rejected", "failed", "unsupported").index(result.outcome)
+    return (kind, _excess(result.measured, gate) if result.outcome == "rejected" else 0.0)
+
+
+def _excess(one: Measured, gate: Gate) -> float:
+    """By how much the gate is missed: a share of accuracy, and shares of each budget."""
+    drop = math.inf if one.drop is None else one.drop
+    budgets = (
+        (one.p50_ms, gate.max_latency_ms),
+        (one.size_bytes and one.size_bytes / BYTES_PER_MB, gate.max_size_mb),
+        (one.peak_memory_bytes and one.peak_memory_bytes / BYTES_PER_MB, gate.max_memory_mb),
+    )
+    over = [value / limit - 1 for value, limit in budgets if value and limit]
+    return max(0.0, drop - gate.max_accuracy_drop) + sum(max(0.0, one) for one in over)

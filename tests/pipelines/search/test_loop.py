@@ -1,0 +1,241 @@
+"""One search on a tiny model: killed, taken up, interrupted, and brought to its end."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import Examples, content_digest
+from paring_pipelines.main import main
+from paring_pipelines.search.loop import JOURNAL
+
+INT8 = '{ step = "convert_tflite", quantization = "int8" }'
+RECIPES = "\n".join(
+    f'[recipes.{step}]\nsteps = [{{ step = "{step}", epochs = 1 }}, {INT8}]'
+    for step in ("prune", "cluster", "quantize")
+)
+
+
+@dataclass
+class Story:
+    """What was there after each of the three processes.
+
+    Attributes:
+        arguments: Of the command, but for the budget.
+        out: The results' folder.
+        killed, interrupted, ended: The journal's content after each.
+        first, first_report: `selection.json` and the report when the first was killed.
+        codes: The exit codes of the second and the third.
+        shown: What they showed, standard error included.
+    """
+
+    arguments: list[str]
+    out: Path
+    killed: dict[str, Any]
+    interrupted: dict[str, Any]
+    ended: dict[str, Any]
+    first: dict[str, Any]
+    first_report: str
+    codes: tuple[int, int]
+    shown: tuple[str, str]
+
+
+def _write_sources(folder: Path) -> list[str]:
+    """A dense network on 8x8 digits, and the options that name it."""
+    import tf_keras
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels / 16).astype(np.float32)
+    tf_keras.utils.set_random_seed(0)
+    image = tf_keras.Input((64,), name="image")
+    hidden = tf_keras.layers.Dense(16, "relu")(image)
+    digit = tf_keras.layers.Dense(10, "softmax", name="digit")(hidden)
+    network = tf_keras.Model(image, digit)
+    network.compile(tf_keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy")
+    network.fit(images[:1200], labels[:1200], epochs=10, verbose=0)
+    network.save(folder / "model", save_format="tf", include_optimizer=False)
+    np.savez(
+        folder / "digits.npz",
+        **{"x_train": images[:1200], "y_train": labels[:1200]},
+        **{"x_eval": images[1200:], "y_eval": labels[1200:]},
+    )
+    (folder / "recipes.toml").write_text(RECIPES)
+    return [
+        *("run", "--model", str(folder / "model"), "--examples", str(folder / "digits.npz")),
+        *("--recipes", str(folder / "recipes.toml"), "--out", str(folder / "out")),
+        *("--max-accuracy-drop", "0.2", "--budget-minutes"),
+    ]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def _kill_in_the_second_round(arguments: list[str], folder: Path, journal: Path) -> None:
+    """Start a search; kill it once its second round has trained one model."""
+    command = [sys.executable, "-m", "paring_pipelines.main", *arguments]
+    with (folder / "log").open("w") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while not any(name.startswith("quantize") for name in _read(journal).get("nodes", {})):
+            assert child.poll() is None, (folder / "log").read_text()
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _call(arguments: list[str]) -> tuple[int, str]:
+    shown = io.StringIO()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with redirect_stdout(shown), redirect_stderr(shown), pytest.raises(SystemExit) as ended:
+            main(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return int(ended.value.code or 0), shown.getvalue()
+
+
+def _press_ctrl_c_when(reached: Callable[[], bool]) -> threading.Thread:
+    def wait() -> None:
+        while not reached():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Play the search once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("search")
+    arguments = _write_sources(folder)
+    out = folder / "out"
+    journal = out / "pipeline" / JOURNAL
+    _kill_in_the_second_round([*arguments, "600"], folder, journal)
+    killed, first = _read(journal), _read(out / "selection.json")
+    first_report = (out / "report.html").read_text()
+    thread = _press_ctrl_c_when(lambda: len(_read(journal)["done"]) == 3)
+    code, shown = _call([*arguments, "600"])
+    thread.join()
+    interrupted = _read(journal)
+    # No time is left of so small a budget, so it comes to its end at once.
+    last_code, last_shown = _call([*arguments, "0.01"])
+    return Story(
+        arguments,
+        out,
+        killed,
+        interrupted,
+        _read(journal),
+        first,
+        first_report,
+        (code, last_code),
+        (shown, last_shown),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_search_leaves_the_best_so_far(story: Story) -> None:
+    assert len(story.killed["done"]) == 1
+    assert story.first["selected"] == "source"
+    assert story.first["search"]["stopped"] is None
+    assert "was still going on" in story.first_report
+    assert "--budget-minutes 600" in story.first_report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_that_was_killed_or_interrupted_does_no_complete_node_again(
+    story: Story,
+) -> None:
+    # A node that ran again would have another time in the journal.
+    for before, after in (
+        (story.killed, story.interrupted),
+        (story.interrupted, story.ended),
+    ):
+        nodes = {name: after["nodes"].get(name) for name in before["nodes"]}
+        assert nodes == before["nodes"]
+        assert after["done"][: len(before["done"])] == before["done"]
+    new = set(story.ended["nodes"]) - set(story.interrupted["nodes"])
+    assert {name.partition(":")[0] for name in new} == {"select", "report"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ctrl_c_says_what_is_in_place_and_that_it_can_go_on(story: Story) -> None:
+    assert story.codes[0] == 130
+    assert "the best so far is in place, and the same command goes on" in story.shown[0]
+    assert "round 2, screening on 480 examples: quantize, prune, cluster" in story.shown[0]
+    assert "Traceback" not in story.shown[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_rounds_are_those_of_the_plan_and_are_told(story: Story) -> None:
+    assert story.codes[1] == 0
+    selection = _read(story.out / "selection.json")
+    told = selection["search"]
+    assert told["stopped"].startswith("the time is up")
+    assert [one["stage"] for one in told["rounds"]] == ["post-training", "screening", "whole"]
+    assert [one["train_examples"] for one in told["rounds"]] == [None, 480, None]
+    (finalist,) = (one["id"] for one in told["rounds"][2]["tried"])
+    assert {one["id"] for one in selection["candidates"]} == {"source", finalist}
+    assert told["stopped"] in story.shown[1]
+    report = (story.out / "report.html").read_text()
+    assert "How the search went" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_screening_looks_at_no_example_of_the_gates(story: Story) -> None:
+    folders = (story.out / "pipeline" / "artifacts" / "import_examples" / "examples").iterdir()
+    found = [Examples.load(one) for one in folders if not one.name.startswith(".")]
+    (whole,) = (one for one in found if one.train_count == 1200)
+    (part,) = (one for one in found if one.train_count == 480)
+
+    def rows(examples: Examples, split: str) -> set[bytes]:
+        images = np.load(examples.path / f"Split-{split}" / "image.npy")
+        return {image.tobytes() for image in images}
+
+    assert part.eval_count == 240
+    assert rows(part, "eval") <= rows(whole, "train")
+    assert not rows(part, "eval") & rows(part, "train")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_that_has_ended_changes_nothing_when_repeated(story: Story) -> None:
+    before = content_digest(story.out / "selected"), _read(story.out / "selection.json")
+    code, shown = _call([*story.arguments, "0.01"])
+    assert code == 0
+    assert "nodes were cached" in shown
+    assert before == (content_digest(story.out / "selected"), _read(story.out / "selection.json"))
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_budget_that_is_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
+    code, shown = _call(
+        [
+            *("run", "--model", str(tmp_path), "--examples", str(tmp_path)),
+            *("--out", str(tmp_path / "out"), "--budget-minutes", minutes),
+        ]
+    )
+    assert code == 2
+    assert "--budget-minutes" in shown
+    assert "to fix it:" in shown
+    assert not (tmp_path / "out").exists()
