@@ -9,9 +9,9 @@ the source" a result which a lucky run does not overturn.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from paring.metrics import ACCURACY, Metric, apart
 
@@ -58,6 +58,25 @@ class Measured:
     peak_memory_bytes: int | None = None
     metric: Metric = ACCURACY
     others: tuple[tuple[str, Metric, float], ...] = ()
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """What a candidate's entry in `selection.json` says."""
+        return cls(
+            id=row["id"],
+            drop=row["drop"],
+            p50_ms=row["p50_ms"],
+            speedup=row["speedup"],
+            speedup_low=row["speedup_low"],
+            speedup_high=row["speedup_high"],
+            size_bytes=row["size_bytes"],
+            peak_memory_bytes=row["peak_memory_bytes"],
+            metric=Metric(row["metric"], row["higher_is_better"]),
+            others=tuple(
+                (name, Metric(one["metric"], one["higher_is_better"]), one["drop"])
+                for name, one in row["other_outputs"].items()
+            ),
+        )
 
     @property
     def is_source(self) -> bool:

@@ -278,30 +278,12 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> dict[str, Any]:
     }
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
-    return Measured(
-        id=row["id"],
-        drop=row["drop"],
-        p50_ms=row["p50_ms"],
-        speedup=row["speedup"],
-        speedup_low=row["speedup_low"],
-        speedup_high=row["speedup_high"],
-        size_bytes=row["size_bytes"],
-        peak_memory_bytes=row["peak_memory_bytes"],
-        metric=Metric(row["metric"], row["higher_is_better"]),
-        others=tuple(
-            (name, Metric(one["metric"], one["higher_is_better"]), one["drop"])
-            for name, one in row["other_outputs"].items()
-        ),
-    )
-
-
 def _decide(
     rows: list[dict[str, Any]], gate: Gate, objective: Objective
 ) -> tuple[dict[str, Any], int]:
     """Set outcome, reasons and pareto of `rows`; the chosen one, how many passed."""
     by_id = {row["id"]: row for row in rows}
-    measured = {row["id"]: _measured(row) for row in rows if row["outcome"] == "passed"}
+    measured = {row["id"]: Measured.of_row(row) for row in rows if row["outcome"] == "passed"}
     source = measured[SOURCE]
     for name, one in measured.items():
         by_id[name]["reasons"] = gate.objections(one)
@@ -411,7 +393,7 @@ def _verdict(
         if not passed:
             return "Nothing meets the gate and the budgets: the source model is kept."
         return "Nothing beats the source model: it is kept as it is."
-    best, reference = _measured(chosen), _measured(source)
+    best, reference = Measured.of_row(chosen), Measured.of_row(source)
     speed = _speed(best, reference)
     size = _size(best, reference)
     if speed:
@@ -423,10 +405,10 @@ def _verdict(
 
 def _order(rows: list[dict[str, Any]], objective: Objective) -> None:
     """The source first, then by the objective, then what was not measured."""
-    source = next(_measured(row) for row in rows if row["id"] == SOURCE)
+    source = next(Measured.of_row(row) for row in rows if row["id"] == SOURCE)
 
     def key(row: Mapping[str, Any]) -> tuple[bool, float, str]:
-        one = _measured(row)
+        one = Measured.of_row(row)
         value = {
             "latency": 1 / one.speedup if one.speedup else math.inf,
             "size": one.size,

@@ -258,9 +258,9 @@ def test_the_commands_make_the_winner_alone(measured: Any) -> None:
 
 
 def _searched(stopped: str | None) -> dict[str, Any]:
-    tried = {"id": "qat-int8", "recipe": "quantize()", "outcome": "passed", "accuracy_drop": 0.002}
+    tried = {"id": "qat-int8", "recipe": "quantize()", "outcome": "passed", "drop": 0.002}
     known: dict[str, Any] = {"stage": "screening", "why": "of 4 the better 2 go on"}
-    open_round = {"outcome": None, "accuracy_drop": None}
+    open_round = {"outcome": None, "drop": None}
     return {
         "budget_minutes": 10.0,
         "seconds": 61.5,

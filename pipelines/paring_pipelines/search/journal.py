@@ -10,6 +10,7 @@ from typing import Any
 
 from paring.catalog import find
 from paring.errors import OutputError
+from paring.metrics import Metric
 from paring.pareto import Measured
 from paring_pipelines.optimize import Settings
 from paring_pipelines.recipes import Link, Recipe
@@ -132,10 +133,16 @@ def _done_to_json(one: Done) -> dict[str, Any]:
 def _done_from_json(content: Mapping[str, Any]) -> Done:
     recipes = tuple(_recipe_from_json(one) for one in content["round"]["recipes"])
     results = {
-        name: Result(one["outcome"], tuple(one["reasons"]), Measured(**one["measured"]))
+        name: Result(one["outcome"], tuple(one["reasons"]), _measured_from_json(one["measured"]))
         for name, one in content["results"].items()
     }
     return Done(Round(**(content["round"] | {"recipes": recipes})), results, content["seconds"])
+
+
+def _measured_from_json(content: Mapping[str, Any]) -> Measured:
+    others = tuple((name, Metric(**metric), drop) for name, metric, drop in content["others"])
+    metric = Metric(**content["metric"])
+    return Measured(**{**content, "metric": metric, "others": others})
 
 
 def _recipe_to_json(recipe: Recipe) -> dict[str, Any]:

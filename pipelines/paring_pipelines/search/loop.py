@@ -262,7 +262,7 @@ def _round_told(planned: Round, done: Done | None) -> dict[str, Any]:
                 "id": recipe.name,
                 "recipe": str(recipe),
                 "outcome": None if done is None else done.results[recipe.name].outcome,
-                "accuracy_drop": None if done is None else done.results[recipe.name].measured.drop,
+                "drop": None if done is None else done.results[recipe.name].measured.drop,
             }
             for recipe in planned.recipes
         ],

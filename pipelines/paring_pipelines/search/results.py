@@ -74,17 +74,7 @@ def results_of(selection: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
         row["id"]: Result(
             "passed" if row["outcome"] == "selected" else row["outcome"],
             tuple(row["reasons"]) if row["outcome"] not in ("selected", "passed") else (),
-            Measured(
-                id=row["id"],
-                drop=row["accuracy_drop"],
-                **{
-                    key: row[key]
-                    for key in (
-                        *("p50_ms", "speedup", "speedup_low", "speedup_high"),
-                        *("size_bytes", "peak_memory_bytes"),
-                    )
-                },
-            ),
+            Measured.of_row(row),
         )
         for row in selection["candidates"]
         if row["id"] in wanted

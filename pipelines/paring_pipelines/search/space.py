@@ -41,7 +41,11 @@ RANGES: tuple[Range, ...] = (
     Range("cluster", "learning_rate", 1e-5, 1e-3, log=True),
     Range("quantize", "epochs", 1, 8, log=True),
     Range("quantize", "learning_rate", 1e-5, 1e-3, log=True),
-    Range("convert_tflite", "calibration_size", 50, 1000, log=True),
+    Range("prune_channels", "ratio", 0.1, 0.7, spacing=0.05),
+    Range("prune_channels", "epochs", 1, 16, log=True),
+    Range("prune_channels", "learning_rate", 1e-4, 5e-3, log=True),
+    # How many layers are left in float follows from it.
+    Range("convert_mixed", "max_difference", 0.002, 0.1, log=True),
 )
 """What may be varied. A step or parameter that is not here keeps its value."""
 
@@ -81,7 +85,7 @@ def check_ranges(ranges: Sequence[Range] = RANGES) -> None:
 def space(recipe: Recipe) -> dict[str, Range]:
     """What can be varied in `recipe`: a range by `<place of the step>.<parameter>`.
 
-    Calibration is left out where something is trained: training moves the result
+    Conversion is left out where something is trained: training moves the result
     more. A value of the recipe that lies outside of a range widens it.
     """
     found: dict[str, Range] = {}
@@ -89,18 +93,13 @@ def space(recipe: Recipe) -> dict[str, Range]:
         if trains(recipe) and "epochs" not in link.step.parameters:
             continue
         for one in RANGES:
-            if one.step == link.step.name and _matters(one.parameter, link):
+            if one.step == link.step.name:
                 value = float(link.parameters[one.parameter])
                 low, high = min(one.low, value), max(one.high, value)
-                found[f"{place}.{one.parameter}"] = replace(one, low=low, high=high)
+                found[f"{place}.{one.parameter}"] = replace(
+                    one, low=low, high=high, log=one.log and low > 0
+                )
     return found
-
-
-def _matters(parameter: str, link: Link) -> bool:
-    return parameter != "calibration_size" or link.parameters["quantization"] in (
-        "int8",
-        "int16x8",
-    )
 
 
 def draw(

@@ -27,12 +27,15 @@ _SOURCE = Result("passed", (), Measured(SOURCE, 0.0, 2.0, 1.0, 0.9, 1.1, 400, 10
 
 @pytest.fixture
 def recipes(tmp_path: Path) -> Callable[..., list[Recipe]]:
-    """Makes recipes: `int8` plain, the others named for the step that trains them."""
+    """Makes recipes: `int8` and `mixed` plain, the others named for the step that trains."""
 
     def make(*names: str) -> list[Recipe]:
         int8 = '{ step = "convert_tflite", quantization = "int8" }'
         lines = []
         for name in names:
+            if name == "mixed":
+                lines.append('[recipes.mixed]\nsteps = [{ step = "convert_mixed" }]')
+                continue
             trained = "" if name == "int8" else f'{{ step = "{name.rstrip("0123456789")}" }}, '
             lines.append(f"[recipes.{name}]\nsteps = [{trained}{int8}]")
         file = tmp_path / "recipes.toml"
@@ -209,7 +212,7 @@ def test_the_best_chain_is_narrowed_and_what_does_better_gets_the_whole_data(
 def test_a_chain_with_nothing_better_is_not_tried_again_on_the_whole_data(
     recipes: Callable[..., list[Recipe]],
 ) -> None:
-    rounds = Search(recipes("int8")).play()
+    rounds = Search(recipes("mixed")).play()
     assert [one.stage for one in rounds] == ["post-training"] + ["narrowing"] * 3
 
 

@@ -7,6 +7,7 @@ import pytest
 from paring.errors import ParameterError
 from paring_pipelines.optimize import Sample, Settings, build
 from paring_pipelines.recipes import DEFAULT_FILE, Recipe, load_recipes
+from paring_pipelines.search import space as module
 from paring_pipelines.search.space import RANGES, Range, check_ranges, draw, space, trains
 
 
@@ -46,14 +47,12 @@ def test_only_recipes_with_epochs_train() -> None:
     assert found["prune-int8"] is found["qat-int8"] is True
 
 
-def test_calibration_is_varied_only_where_it_matters_and_nothing_trains(tmp_path: Path) -> None:
-    assert set(space(_recipe(tmp_path, PRUNED))) == {
-        "0.sparsity",
-        "0.epochs",
-        "0.learning_rate",
-    }
-    int8 = '{ step = "convert_tflite", quantization = "int8" }'
-    assert set(space(_recipe(tmp_path, int8))) == {"0.calibration_size"}
+def test_conversion_is_varied_only_where_nothing_trains(tmp_path: Path) -> None:
+    varied = {"0.sparsity", "0.epochs", "0.learning_rate"}
+    assert set(space(_recipe(tmp_path, PRUNED))) == varied
+    mixed = '{ step = "convert_mixed" }'
+    assert set(space(_recipe(tmp_path, '{ step = "prune" }, ' + mixed))) == varied
+    assert set(space(_recipe(tmp_path, mixed))) == {"0.max_difference"}
     assert space(_recipe(tmp_path, '{ step = "convert_tflite", quantization = "fp16" }')) == {}
 
 
@@ -62,6 +61,11 @@ def test_a_value_outside_of_its_range_widens_it(tmp_path: Path) -> None:
     found = space(recipe)
     assert (found["0.sparsity"].low, found["0.sparsity"].high) == (0.2, 0.95)
     assert (found["0.epochs"].low, found["0.epochs"].high) == (1, 20)
+    assert len(draw(recipe, [(recipe, 0)], ["base"], 3, 0)) == 3
+
+
+def test_a_value_of_zero_is_drawn_around_too(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, '{ step = "convert_mixed", max_difference = 0.0 }')
     assert len(draw(recipe, [(recipe, 0)], ["base"], 3, 0)) == 3
 
 
@@ -113,11 +117,14 @@ def test_draws_gather_where_results_were_good(tmp_path: Path) -> None:
     assert distance(later) < distance(many)
 
 
-def test_a_space_that_is_used_up_gives_fewer(tmp_path: Path) -> None:
+def test_a_space_that_is_used_up_gives_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = _recipe(tmp_path, '{ step = "cluster", epochs = 1, learning_rate = 1e-4 }')
     small = {f"0.{name}" for name in ("clusters", "epochs", "learning_rate")}
     assert set(space(base)) == small
-    int8 = _recipe(
-        tmp_path, '{ step = "convert_tflite", quantization = "int8", calibration_size = 50 }'
-    )
-    assert len(draw(int8, [(int8, 0)], ["base"], 2000, 0)) < 2000
+    pruned = _recipe(tmp_path, '{ step = "prune_channels" }')
+    few = [one for one in RANGES if (one.step, one.parameter) == ("prune_channels", "ratio")]
+    monkeypatch.setattr(module, "RANGES", tuple(few))
+    # 13 ratios, one of which is the recipe's own.
+    assert len(draw(pruned, [(pruned, 0)], ["base"], 2000, 0)) <= 12
