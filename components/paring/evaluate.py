@@ -118,6 +118,8 @@ def evaluate(
             remedy=f"start the run anew; it was planned with {metric_digest}",
         )
     found = tally_pair(source, candidate, plan, split, batch_size).summary()
+    if metric != "auto" and not labels:
+        _log.warning("there are no labels, so agreement stands in for %s", metric)
     if found["nan_predictions"]:
         told = "%d predictions are NaN, on %d examples"
         _log.warning(told, found["nan_predictions"], found["count"])

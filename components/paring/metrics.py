@@ -42,7 +42,8 @@ _LABELS = {
     VALUE_AGREEMENT: "agreement",
 }
 _ERRORS = ("mae", "rmse")
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# A module is meant by my_metrics.py too, but Python would look for `py` in it.
+_FUNCTION = re.compile(r"(?!.*\.py:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MINUS = "\N{MINUS SIGN}"
 
 

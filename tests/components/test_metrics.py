@@ -27,6 +27,7 @@ def test_a_metric_or_a_function_may_be_named(name: str) -> None:
         ("accuracy", "token_accuracy"),
         ("", "MODULE:FUNCTION"),
         ("metrics:", "MODULE:FUNCTION"),
+        ("metrics.py:dice", "my_metrics:dice"),
         ("metrics.py:dice()", "my_metrics.py in the working directory"),
         ("../metrics:dice", "MODULE:FUNCTION"),
     ],

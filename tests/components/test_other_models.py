@@ -187,13 +187,16 @@ def test_a_regressor_is_judged_by_its_root_mean_squared_error(
 
 
 def test_without_labels_a_regressor_is_held_against_the_source(
-    regressor: Given, tmp_path: Path
+    regressor: Given, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "bare.npz"
     np.savez(file, x_train=regressor.arrays["x_train"], x_eval=regressor.arrays["x_eval"])
     bare = regressor._replace(examples=file)
     lite = to_int8(regressor, regressor.model, tmp_path / "lite")
     found, _ = judge(bare, lite, tmp_path / "evaluation")
+    named, _ = judge(bare, lite, tmp_path / "named", metric="rmse")
+    assert (named.metric, named.score) == (found.metric, found.score)
+    assert "agreement stands in for rmse" in caplog.text
     labelled, _ = judge(regressor, lite, tmp_path / "labelled")
     assert found.metric == "value_agreement"
     assert found.score == found.agreement == labelled.agreement
