@@ -105,7 +105,7 @@ class Coupling:
         self._whole: list[tuple[Channels, str]] = []
 
     def new(self, count: int, maker: Any | None = None) -> Channels:
-        """`count` new channels; without a layer that makes them, none that can go."""
+        """`count` new channels; those that no layer makes are in no group, and stay."""
         made = np.arange(len(self._parent), len(self._parent) + count)
         self._parent.extend(made.tolist())
         if maker is not None:

@@ -29,8 +29,7 @@ class Call:
         inputs: The channels of each tensor that goes in.
         shapes: The shapes of these tensors, the batch first.
         output_shape: The shape of the first tensor that comes out.
-        constants: The arguments that are not tensors of the model, by name for a call
-            of a TensorFlow function, else none.
+        constants: The arguments that are not tensors of the model, by name.
     """
 
     layer: Any

@@ -61,7 +61,9 @@ class _Tracer:
                 raise NotFollowedError("gives several tensors")
             return [self._layer(node, given, results[0])]
         except NotFollowedError as error:
-            made = [self._coupling.new(_width(tensor)) for tensor in results]
+            # With a kernel it makes channels, which are to be named too.
+            maker = layer if any(one.shape.rank > 1 for one in layer.weights) else None
+            made = [self._coupling.new(_width(tensor), maker) for tensor in results]
             for channels in [*given, *made]:
                 self._coupling.keep_whole(channels, f"{describe(layer)} {error}")
             return made
@@ -100,15 +102,21 @@ class _Tracer:
 
 
 def _constants(node: Any) -> dict[str, Any]:
-    """The arguments of a call that are no tensors of the model, by name."""
+    """The arguments of a call that are no tensors of the model, by name.
+
+    Raises:
+        NotFollowedError: One argument holds tensors of the model and others.
+    """
     names = node.layer._call_spec.arg_names
     given = {**dict(zip(names, node.call_args, strict=False)), **node.call_kwargs}
-    return {
-        name: value
-        for name, value in given.items()
-        if value is not None
-        and not any(hasattr(one, "_keras_history") for one in tf.nest.flatten(value))
-    }
+    constants: dict[str, Any] = {}
+    for name, value in given.items():
+        own = [hasattr(one, "_keras_history") for one in tf.nest.flatten(value)]
+        if any(own) and not all(own):
+            raise NotFollowedError("takes numbers beside tensors of the model")
+        if value is not None and not any(own):
+            constants[name] = value
+    return constants
 
 
 def _width(tensor: Any) -> int:

@@ -20,8 +20,12 @@ def _whole(model: Any) -> dict[str, str]:
     return {str(one): one.whole for one in trace(model).groups() if one.whole}
 
 
-def _network(between: Callable[[Any], Any], shape: tuple[int | None, ...] = (6, 6, 3)) -> Any:
-    image = tf_keras.Input(shape, name="image")
+def _network(
+    between: Callable[[Any], Any],
+    shape: tuple[int | None, ...] = (6, 6, 3),
+    batch_size: int | None = None,
+) -> Any:
+    image = tf_keras.Input(shape, batch_size, name="image")
     values = between(layers.Conv2D(4, 1, name="stem")(image))
     while values.shape.rank > 2:
         values = tf_keras.backend.mean(values, axis=1)
@@ -119,7 +123,17 @@ _NOT_FOLLOWED = "is of a kind whose channels can't be followed"
 def test_channels_that_a_layer_mixes_are_whole(layer: Any, reason: str) -> None:
     whole = _whole(_network(layer))
     assert whole.pop("scores") == "scores (Dense) gives the model's output"
+    # A layer of an unknown kind may make channels of its own.
+    assert whole.pop("x", reason) == reason
     assert whole == {"stem": reason}
+
+
+def test_a_layer_of_an_unknown_kind_with_a_kernel_is_named_itself() -> None:
+    tokens = tf_keras.Input((5,))
+    values = layers.LSTM(8, name="memory")(layers.Embedding(9, 6, name="words")(tokens))
+    whole = _whole(tf_keras.Model(tokens, layers.Dense(2, name="scores")(values)))
+    assert list(whole) == ["words", "memory", "scores"]
+    assert whole["memory"] == f"memory (LSTM) {_NOT_FOLLOWED}"
 
 
 def test_called_functions_are_followed_if_they_keep_channels_apart() -> None:
@@ -135,6 +149,20 @@ def test_called_functions_are_followed_if_they_keep_channels_apart() -> None:
     assert _widths(_network(apart)) == {"stem": 4}
     assert "(tf.nn.softmax)" in _whole(_network(mixed))["stem"]
     assert "numbers of its own" in _whole(_network(scaled))["stem"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda values: layers.Add(name="x")([values, tf.ones((1, 6, 6, 4))]),
+        lambda values: tf.concat([values, tf.ones((1, 6, 6, 4))], axis=1),
+    ],
+)
+def test_constants_beside_the_models_tensors_keep_channels_whole(
+    between: Callable[[Any], Any],
+) -> None:
+    reason = _whole(_network(between, (6, 6, 3), batch_size=1))["stem"]
+    assert reason.endswith(" takes numbers beside tensors of the model")
 
 
 def test_axes_that_are_joined_must_be_of_fixed_size() -> None:
