@@ -71,7 +71,7 @@ class Planner:
         The first round always is.
         """
         if not done:
-            why = "they train nothing, so they cost little; the source is measured with them"
+            why = "the source is measured, and what trains nothing, since that costs little"
             return Round("post-training", self._plain, why)
         refused: list[Round] = []
 
@@ -113,7 +113,7 @@ class Planner:
             yield from self._whole(self._trained, "it is next in the order", done, fits)
             return
         field = self._survivors(rungs[-1])
-        yield from self._whole(field, "it is in the better half on a part", done, fits)
+        yield from self._whole(field, "it was among the better half on a part", done, fits)
         # They cost nothing more, and their reason belongs in the table.
         tried = _by_name(done, 0)
         unfit = tuple(
@@ -203,9 +203,11 @@ class Planner:
         """What screening `field` takes to its end, if the order is as expected."""
         rounds: list[Round] = []
         for limit in limits:
-            why = f"of {len(field)} the better {_half(field)} go on"
+            kept = _half(field)
+            goes_on = "best one goes" if kept == 1 else f"better {kept} go"
+            why = f"the {goes_on} on to more examples"
             rounds.append(Round("screening", tuple(field), why, limit))
-            field = field[: _half(field)]
+            field = field[:kept]
         return [*rounds, Round("whole", tuple(field), "")]
 
     def _survivors(self, rung: Done) -> list[Recipe]:
