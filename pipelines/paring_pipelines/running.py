@@ -91,8 +91,7 @@ def run(
     """
     out = out.absolute()
     paths = {"model": model.absolute(), "examples": examples.absolute()}
-    _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
-    _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    check_sources(model, examples)
     dag = build(recipes, replace(settings, title=settings.title or model.name))
     with _claimed(out):
         digests = {name: content_digest(path) for name, path in paths.items()}
@@ -123,6 +122,16 @@ def run(
         nodes=len(dag.nodes),
         import_seconds=import_seconds,
     )
+
+
+def check_sources(model: Path, examples: Path) -> None:
+    """Refuse paths that hold nothing, by the option that they were given with.
+
+    Raises:
+        ModelError, ExamplesError: One of them does.
+    """
+    _check_source("--model", model, ModelError, "a SavedModel folder, .keras or .h5 file")
+    _check_source("--examples", examples, ExamplesError, "an .npz file or TFRecords")
 
 
 def _check_source(
