@@ -13,6 +13,7 @@ from paring.artifacts import Artifact
 from paring.errors import ParingError
 from paring.lineage import chain, source_examples
 from paring.metrics import Metric
+from paring_pipelines.advice import Advice
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress
@@ -207,6 +208,22 @@ def show_recipes(console: Console, recipes: Sequence[Recipe]) -> None:
         table.add_column(header, overflow="fold")
     for one in recipes:
         table.add_row(one.name, escape(str(one)), ", ".join(one.targets), escape(one.about))
+    console.print(table)
+
+
+def show_advice(console: Console, advised: Sequence[Advice]) -> None:
+    """Every recipe, whether it is worth trying, and what was looked at to say so."""
+    table = Table(header_style="bold")
+    for header in ("recipe", "steps", "worth trying", "why"):
+        table.add_column(header, overflow="fold")
+    for one in sorted(advised, key=lambda one: not one.worth):
+        table.add_row(
+            one.recipe.name,
+            escape(str(one.recipe)),
+            "[green]yes[/green]" if one.worth else "[yellow]no[/yellow]",
+            "\n".join(escape(f"{reason.fact}: {reason.because}") for reason in one.reasons)
+            or "nothing that was looked at speaks against it",
+        )
     console.print(table)
 
 

@@ -18,6 +18,7 @@ from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
+from paring_pipelines.advice import AUTO, AdvisedRecipes
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
 
@@ -49,7 +50,24 @@ paring.add_command(
 )
 
 _recipes_option = click.option(
-    "--recipes", type=click.Path(path_type=Path), metavar="FILE", help="TOML file of recipes."
+    "--recipes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file of recipes; run also takes auto, for those that are advised.",
+)
+_model_option = click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR_OR_FILE",
+    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
+)
+_examples_option = click.option(
+    "--examples",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE_OR_DIR",
+    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
 )
 _target_option = click.option(
     "--target",
@@ -161,20 +179,8 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
 
 
 @paring.command()
-@click.option(
-    "--model",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR_OR_FILE",
-    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
-)
-@click.option(
-    "--examples",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE_OR_DIR",
-    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
-)
+@_model_option
+@_examples_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -206,7 +212,10 @@ def run(
     budget_minutes: float | None,
     **given: Any,
 ) -> None:
-    """Try every recipe on a model; measure, choose, report."""
+    """Try every recipe on a model; measure, choose, report.
+
+    With --recipes auto, those that `paring advise` finds worth trying.
+    """
     command = f"paring {shlex.join(sys.argv[1:])}"
     _run(model, examples, out, runner, target, recipes, given, command, budget_minutes)
 
@@ -225,10 +234,17 @@ def _run(
     from paring_pipelines import console, running
 
     start = time.monotonic()
-    chosen = load_recipes(recipes or DEFAULT_FILE, target)
     screen = console.make_console()
+    settings = _settings(command, given)
+    advice = None
+    if recipes == AUTO:
+        advice = _advise(model, examples, DEFAULT_FILE, target, settings)
+        console.show_advice(screen, advice.advised)
+        chosen = advice.worth
+    else:
+        chosen = load_recipes(recipes or DEFAULT_FILE, target)
     progress = console.NodeProgress(screen)
-    arguments = (model, examples, chosen, _settings(command, given), out)
+    arguments = (model, examples, chosen, settings, out)
     try:
         if minutes is None:
             outcome = running.run(*arguments, runner=runner, progress=progress.progress())
@@ -236,6 +252,12 @@ def _run(
             outcome = _search(arguments, minutes, runner, screen, progress)
     finally:
         progress.close()
+    reasons = out / "advice.json"
+    if advice is None:
+        # Of an earlier run, which chose its recipes by it.
+        reasons.unlink(missing_ok=True)
+    else:
+        reasons.write_text(json.dumps(advice.as_json(), indent=2) + "\n")
     console.show_outcome(screen, outcome, time.monotonic() - start)
 
 
@@ -255,6 +277,48 @@ def _search(
     except SearchInterrupted as stopped:
         click.echo(stopped, err=True)
         sys.exit(INTERRUPTED)
+
+
+def _advise(
+    model: Path, examples: Path, recipes: Path, target: str, settings: Settings
+) -> AdvisedRecipes:
+    from paring_pipelines.advice import advise
+    from paring_pipelines.facts import inspect
+    from paring_pipelines.running import check_sources
+
+    known = load_recipes(recipes, target)
+    check_sources(model, examples)
+    facts = inspect(model, examples, settings, target)
+    return AdvisedRecipes(facts, advise(known, facts, settings.gate))
+
+
+@paring.command()
+@_model_option
+@_examples_option
+@_pipeline_options
+@click.option("--json", "as_json", is_flag=True, help="Print the facts and reasons as JSON.")
+def advise(
+    model: Path, examples: Path, target: str, recipes: Path | None, as_json: bool, **given: Any
+) -> None:
+    """Say which recipes are worth trying on a model, and why, without trying them."""
+    from paring_pipelines.console import make_console, show_advice
+
+    advice = _advise(model, examples, _file(recipes), target, _settings("", given))
+    if as_json:
+        click.echo(json.dumps(advice.as_json(), indent=2))
+    else:
+        show_advice(make_console(), advice.advised)
+
+
+def _file(recipes: Path | None) -> Path:
+    """The file of recipes, for the commands that choose none by a model."""
+    if recipes == AUTO:
+        raise ParameterError(
+            "--recipes: auto chooses by the model, which this command does not choose for",
+            received=recipes,
+            remedy="use it with `paring run`; `paring advise` says what it would choose",
+        )
+    return recipes or DEFAULT_FILE
 
 
 @paring.command()
@@ -304,7 +368,7 @@ def plan(target: str, recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
     from paring_pipelines.console import make_console, show_plan
 
-    dag = build(load_recipes(recipes or DEFAULT_FILE, target), _settings("", given))
+    dag = build(load_recipes(_file(recipes), target), _settings("", given))
     show_plan(make_console(), dag)
 
 
@@ -319,7 +383,7 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
         return
     from paring_pipelines.console import make_console, show_recipes
 
-    show_recipes(make_console(), load_recipes(recipes or DEFAULT_FILE, target))
+    show_recipes(make_console(), load_recipes(_file(recipes), target))
 
 
 @paring.command()
@@ -368,7 +432,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
 @_pipeline_options
 def compile_package(out: Path, image: str, target: str, recipes: Path | None, **given: Any) -> None:
     """Compile the pipeline to a Kubeflow Pipelines package."""
-    dag = build(load_recipes(recipes or DEFAULT_FILE, target), _settings("", given))
+    dag = build(load_recipes(_file(recipes), target), _settings("", given))
     from paring_pipelines import on_kfp
 
     on_kfp.compile_dag(dag, out, image=image)

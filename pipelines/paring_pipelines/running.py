@@ -184,10 +184,19 @@ def opened(model: Path, examples: Path, out: Path, runner: Runner = "local") -> 
     """
     out = out.absolute()
     paths = {"model": model.absolute(), "examples": examples.absolute()}
-    _check_source("--model", paths["model"], ModelError, "a SavedModel folder, .keras or .h5 file")
-    _check_source("--examples", paths["examples"], ExamplesError, "an .npz file or TFRecords")
+    check_sources(model, examples)
     with _claimed(out):
         yield Place(paths, out, runner)
+
+
+def check_sources(model: Path, examples: Path) -> None:
+    """Refuse paths that hold nothing, by the option that they were given with.
+
+    Raises:
+        ModelError, ExamplesError: One of them does.
+    """
+    _check_source("--model", model, ModelError, "a SavedModel folder, .keras or .h5 file")
+    _check_source("--examples", examples, ExamplesError, "an .npz file or TFRecords")
 
 
 def _check_source(

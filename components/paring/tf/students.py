@@ -1,5 +1,6 @@
 """Build the student of a distillation: one of the mobile families, or the user's own."""
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,26 @@ def build_student(
     ending = None if wanted.activation == "linear" else wanted.activation
     scores = layers.Dense(wanted.units, activation=ending, name="scores")(values)
     return tf_keras.Model(image, scores, name=student)
+
+
+@functools.cache
+def count_parameters(
+    student: str, channels: int, units: int, *, width: float = 1.0, compound: float = 0.0
+) -> int:
+    """Elements of all weights that a family's student would have.
+
+    Args:
+        student: The family's name.
+        channels: Of its images, whose size does not matter.
+        units: Of its output.
+        width: See `build_student`.
+        compound: Likewise.
+    """
+    image = tf_keras.Input((SMALLEST_IMAGE, SMALLEST_IMAGE, channels))
+    scale = width if _is_mobilenet(student) else 1.1**compound
+    values = features(student, image, width=scale, depth=1.2**compound)
+    scores = layers.Dense(units)(values)
+    return int(tf_keras.Model(image, scores).count_params())
 
 
 def _is_mobilenet(student: str) -> bool:

@@ -10,7 +10,7 @@ import tf_keras
 from paring.errors import ParameterError, UnsupportedError
 from paring.tf.examples import Split
 from paring.tf.signature import TensorSpec
-from paring.tf.students import Wanted, build_student, check_student
+from paring.tf.students import Wanted, build_student, check_student, count_parameters
 
 
 def _split(shape: tuple[int, ...], dtype: str = "float32", high: float = 1.0) -> Split:
@@ -98,6 +98,16 @@ def test_the_last_activation_is_the_wanted_one(units: int, activation: str) -> N
     model = _build("efficientnet", split, units=units, activation=activation, compound=-20)
     assert model.output_shape == (None, units)
     assert model.layers[-1].activation.__name__ == activation
+
+
+@pytest.mark.parametrize(
+    ("student", "scale"), [("mobilenet_v2", {"width": 0.1}), ("efficientnet", {"compound": -12.0})]
+)
+def test_parameters_can_be_counted_before_it_is_built(
+    student: str, scale: dict[str, float]
+) -> None:
+    made = _build(student, _split((40, 40, 3)), **scale)  # type: ignore[arg-type]
+    assert count_parameters(student, 3, 4, **scale) == made.count_params()
 
 
 @pytest.mark.parametrize("shape", [(20,), (20, 3), (3, 32, 32)])
