@@ -19,7 +19,15 @@ from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
 from paring_pipelines.advice import AUTO, AdvisedRecipes
-from paring_pipelines.optimize import Gate, Settings, build
+from paring_pipelines.optimize import Settings, build
+from paring_pipelines.options import (
+    examples_option,
+    metric_options,
+    model_option,
+    pipeline_options,
+    recipes_option,
+    settings_of,
+)
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
 
 if TYPE_CHECKING:
@@ -49,138 +57,10 @@ paring.add_command(
     StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
 )
 
-_recipes_option = click.option(
-    "--recipes",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="TOML file of recipes; run also takes auto, for those that are advised.",
-)
-_model_option = click.option(
-    "--model",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR_OR_FILE",
-    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
-)
-_examples_option = click.option(
-    "--examples",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE_OR_DIR",
-    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
-)
-_target_option = click.option(
-    "--target",
-    type=click.Choice(TARGETS),
-    default="cpu-server",
-    show_default=True,
-    help="Where the model will run; says which recipes are tried.",
-)
-
-
-_metric_options = (
-    click.option(
-        "--metric",
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="What the gate goes by: top_1, top_k, auc, mae, rmse, token_accuracy, or"
-        " MODULE:FUNCTION of your own; auto goes by the labels.",
-    ),
-    click.option(
-        "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
-    ),
-)
-
-
-def _pipeline_options(function: Any) -> Any:
-    """The options that shape the pipeline, for every command that builds it."""
-    limit = "{} of what is selected; 0 for no limit."
-    options = [
-        _target_option,
-        _recipes_option,
-        click.option(
-            "--max-accuracy-drop",
-            type=float,
-            default=0.01,
-            show_default=True,
-            help="Largest loss let pass: 0.01 for one point of accuracy; of an error, for 1%.",
-        ),
-        *_metric_options,
-        click.option(
-            "--output",
-            default="",
-            metavar="NAME",
-            help="The output that the gate is on alone; each if not given.",
-        ),
-        click.option(
-            "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
-        ),
-        click.option(
-            "--max-size-mb", type=float, default=0.0, help=limit.format("Size in 10**6 bytes")
-        ),
-        click.option("--max-memory-mb", type=float, default=0.0, help=limit.format("Peak memory")),
-        click.option(
-            "--objective",
-            type=click.Choice(["latency", "size", "memory"]),
-            default="latency",
-            show_default=True,
-            help="What the best candidate is best at.",
-        ),
-        click.option(
-            "--batch-size",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Examples in one measured call.",
-        ),
-        click.option(
-            "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
-        ),
-        click.option(
-            "--calibration-size",
-            type=int,
-            default=200,
-            show_default=True,
-            help="Examples that quantization after training takes its ranges from.",
-        ),
-        click.option(
-            "--label", default="label", show_default=True, help="The label's feature name."
-        ),
-        click.option(
-            "--trust-model", is_flag=True, help="Let code inside the model (Lambda layers) run."
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _settings(command: str, given: Mapping[str, Any]) -> Settings:
-    gate = Gate(
-        given["max_accuracy_drop"],
-        given["max_latency_ms"],
-        given["max_size_mb"],
-        given["max_memory_mb"],
-        given["objective"],
-    )
-    return Settings(
-        gate=gate,
-        trust_model=given["trust_model"],
-        label=given["label"],
-        metric=given["metric"],
-        top_k=given["top_k"],
-        output=given["output"],
-        batch_size=given["batch_size"],
-        threads=given["threads"],
-        calibration_size=given["calibration_size"],
-        command=command,
-    )
-
 
 @paring.command()
-@_model_option
-@_examples_option
+@model_option
+@examples_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -201,7 +81,7 @@ def _settings(command: str, given: Mapping[str, Any]) -> Settings:
     type=float,
     help="Search: try recipes and their parameters in turn, for so many minutes.",
 )
-@_pipeline_options
+@pipeline_options
 def run(
     model: Path,
     examples: Path,
@@ -235,7 +115,7 @@ def _run(
 
     start = time.monotonic()
     screen = console.make_console()
-    settings = _settings(command, given)
+    settings = settings_of(command, given)
     advice = None
     if recipes == AUTO:
         advice = _advise(model, examples, DEFAULT_FILE, target, settings)
@@ -293,9 +173,9 @@ def _advise(
 
 
 @paring.command()
-@_model_option
-@_examples_option
-@_pipeline_options
+@model_option
+@examples_option
+@pipeline_options
 @click.option("--json", "as_json", is_flag=True, help="Print the facts and reasons as JSON.")
 def advise(
     model: Path, examples: Path, target: str, recipes: Path | None, as_json: bool, **given: Any
@@ -303,7 +183,7 @@ def advise(
     """Say which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.console import make_console, show_advice
 
-    advice = _advise(model, examples, _file(recipes), target, _settings("", given))
+    advice = _advise(model, examples, _file(recipes), target, settings_of("", given))
     if as_json:
         click.echo(json.dumps(advice.as_json(), indent=2))
     else:
@@ -337,8 +217,8 @@ def _file(recipes: Path | None) -> Path:
     show_default=True,
     help="TFX's local runner, or its Beam runner in this process.",
 )
-@_metric_options[0]
-@_metric_options[1]
+@metric_options[0]
+@metric_options[1]
 def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
@@ -363,17 +243,17 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
 
 
 @paring.command()
-@_pipeline_options
+@pipeline_options
 def plan(target: str, recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
     from paring_pipelines.console import make_console, show_plan
 
-    dag = build(load_recipes(_file(recipes), target), _settings("", given))
+    dag = build(load_recipes(_file(recipes), target), settings_of("", given))
     show_plan(make_console(), dag)
 
 
 @paring.command("recipes")
-@_recipes_option
+@recipes_option
 @click.option("--target", type=click.Choice(TARGETS), help="Only those for this target.")
 @click.option("--as-toml", is_flag=True, help="Print Paring's own recipes as a file to start from.")
 def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> None:
@@ -429,10 +309,10 @@ def lineage(artifact: Path, as_json: bool) -> None:
     show_default=True,
     help="The container image that runs the steps; pin it by digest.",
 )
-@_pipeline_options
+@pipeline_options
 def compile_package(out: Path, image: str, target: str, recipes: Path | None, **given: Any) -> None:
     """Compile the pipeline to a Kubeflow Pipelines package."""
-    dag = build(load_recipes(_file(recipes), target), _settings("", given))
+    dag = build(load_recipes(_file(recipes), target), settings_of("", given))
     from paring_pipelines import on_kfp
 
     on_kfp.compile_dag(dag, out, image=image)

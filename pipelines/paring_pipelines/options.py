@@ -1,0 +1,142 @@
+"""The options of the `paring` command that several of its commands share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paring_pipelines.optimize import Gate, Settings
+from paring_pipelines.recipes import TARGETS
+
+recipes_option = click.option(
+    "--recipes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file of recipes; run also takes auto, for those that are advised.",
+)
+model_option = click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR_OR_FILE",
+    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
+)
+examples_option = click.option(
+    "--examples",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE_OR_DIR",
+    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
+)
+target_option = click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="cpu-server",
+    show_default=True,
+    help="Where the model will run; says which recipes are tried.",
+)
+metric_options = (
+    click.option(
+        "--metric",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What the gate goes by: top_1, top_k, auc, mae, rmse, token_accuracy, or"
+        " MODULE:FUNCTION of your own; auto goes by the labels.",
+    ),
+    click.option(
+        "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
+    ),
+)
+
+
+def pipeline_options(function: Any) -> Any:
+    """The options that shape the pipeline, for every command that builds it."""
+    limit = "{} of what is selected; 0 for no limit."
+    options = [
+        target_option,
+        recipes_option,
+        click.option(
+            "--max-accuracy-drop",
+            type=float,
+            default=0.01,
+            show_default=True,
+            help="Largest loss let pass: 0.01 for one point of accuracy; of an error, for 1%.",
+        ),
+        *metric_options,
+        click.option(
+            "--output",
+            default="",
+            metavar="NAME",
+            help="The output that the gate is on alone; each if not given.",
+        ),
+        click.option(
+            "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
+        ),
+        click.option(
+            "--max-size-mb", type=float, default=0.0, help=limit.format("Size in 10**6 bytes")
+        ),
+        click.option("--max-memory-mb", type=float, default=0.0, help=limit.format("Peak memory")),
+        click.option(
+            "--objective",
+            type=click.Choice(["latency", "size", "memory"]),
+            default="latency",
+            show_default=True,
+            help="What the best candidate is best at.",
+        ),
+        click.option(
+            "--batch-size",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Examples in one measured call.",
+        ),
+        click.option(
+            "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
+        ),
+        click.option(
+            "--calibration-size",
+            type=int,
+            default=200,
+            show_default=True,
+            help="Examples that quantization after training takes its ranges from.",
+        ),
+        click.option(
+            "--label", default="label", show_default=True, help="The label's feature name."
+        ),
+        click.option(
+            "--trust-model", is_flag=True, help="Let code inside the model (Lambda layers) run."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
+    """What the values of `pipeline_options` come to.
+
+    Args:
+        command: What the report says reproduces the run.
+        given: The values by name.
+    """
+    gate = Gate(
+        given["max_accuracy_drop"],
+        given["max_latency_ms"],
+        given["max_size_mb"],
+        given["max_memory_mb"],
+        given["objective"],
+    )
+    return Settings(
+        gate=gate,
+        trust_model=given["trust_model"],
+        label=given["label"],
+        metric=given["metric"],
+        top_k=given["top_k"],
+        output=given["output"],
+        batch_size=given["batch_size"],
+        threads=given["threads"],
+        calibration_size=given["calibration_size"],
+        command=command,
+    )
