@@ -8,7 +8,7 @@ from paring.artifacts import ClusteredModel, Examples, Model
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def cluster(
     model: Input[Model],
     examples: Input[Examples],
