@@ -42,7 +42,7 @@ def prune(
     - 2:4: two of four neighbouring input channels (Mishra et al. 2021,
       arXiv:2104.08378), all of them from the first step; the sparsity is 0.5.
 
-    They can also be spread over the layers by what each layer's zeros cost. For that,
+    The zeros can also go to the layers where they cost least. For that,
     each layer alone is pruned to several sparsities, and the loss on up to 128 of the
     held-out examples is taken (Han et al. 2015, arXiv:1506.02626); then the budget goes
     where the loss rises least.
@@ -115,7 +115,7 @@ def prune(
     training.save(pruning.strip(), model, pruned)
     pruned.sparsity = pruning.sparsity()
     pruned.layer_sparsities = ", ".join(
-        f"{name} {share:.3f}" for name, share in pruning.layer_sparsities().items()
+        f"{name} {share:.3f}" for name, share in pruning.layer_sparsities()
     )
     pruned.pattern = pruning.pattern()
     pruned.left_dense = ", ".join(pruning.left_out)

@@ -111,6 +111,28 @@ def test_a_model_without_a_layer_to_cluster_is_unsupported(
         _cluster(tmp_path / "model.keras", digits_npz, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("preserve_sparsity", "left_out"),
+    [(False, []), (True, ["sparse (Dense: no more weights than clusters)"])],
+)
+def test_a_kernel_with_few_weights_beside_its_zeros_is_left_as_it_is(
+    preserve_sparsity: bool, left_out: list[str]
+) -> None:
+    import tf_keras
+
+    from paring.tf.clustering import Clustering
+
+    tf_keras.utils.set_random_seed(0)
+    layers = tf_keras.layers
+    network = tf_keras.Sequential(
+        [tf_keras.Input((8,)), layers.Dense(20, name="sparse"), layers.Dense(20, name="dense")]
+    )
+    kernel = network.get_layer("sparse").kernel
+    kernel.assign(np.where(np.arange(160).reshape(8, 20) < 12, kernel, 0))
+    clustering = Clustering(network, clusters=16, preserve_sparsity=preserve_sparsity)
+    assert clustering.left_out == left_out
+
+
 @pytest.mark.parametrize("clusters", [1, 257, 2.5])
 def test_clusters_out_of_bounds_are_refused(
     clusters: float, digits_model: Path, digits_npz: Path, tmp_path: Path

@@ -52,9 +52,13 @@ class Clustering:
         ]
 
     def _wrap(self, layer: Any) -> Any | None:
-        sizes = [getattr(layer, name).shape.num_elements() for name in _kernel_names(layer)]
-        if not sizes or min(sizes) <= self._clusters:
+        kernels = [getattr(layer, name).numpy() for name in _kernel_names(layer)]
+        if not kernels:
             return None
+        # With zeros kept, the other values are found among the other weights.
+        counted = np.count_nonzero if self._preserve_sparsity else np.size
+        if min(int(counted(kernel)) for kernel in kernels) <= self._clusters:
+            return "no more weights than clusters"
         return cluster_weights(
             layer,
             number_of_clusters=self._clusters,

@@ -129,23 +129,26 @@ class Preserving:
 
 
 class _Quantizer:
-    """Rounds a kernel as the library's quantizer does, and governs its gradients."""
+    """Rounds a kernel as the library's quantizer does, and governs range and gradients."""
 
     def __init__(self, rounding: Any, kernel: _Kernel) -> None:
         self._rounding = rounding
-        self._has_clusters = kernel.clusters is not None
         self._restricted = _restricted(kernel)
+        per_channel = rounding.per_axis and kernel.clusters is None
+        # One range for each of the last axis, or one for all.
+        self._axes = list(range(len(kernel.variable.shape) - 1)) if per_channel else None
 
     def __call__(self, inputs: Any, training: Any, weights: Mapping[str, Any]) -> Any:
         if training:
             inputs = self._restricted(tf.convert_to_tensor(inputs))
-            if self._has_clusters:
-                limit = tf.reduce_max(tf.abs(inputs))
-                for name, bound in (("min_var", -limit), ("max_var", limit)):
-                    weights[name].assign(tf.broadcast_to(bound, weights[name].shape))
-                # The range is set; the quantizer would set one for each channel.
-                training = False
-        return self._rounding(inputs, training, weights)
+            limit = tf.reduce_max(tf.abs(inputs), axis=self._axes)
+            # A channel of zeros takes any scale but a tiny one, which its bias would not
+            # fit: the converter stores that at a product of the scale.
+            limit = tf.where(limit > 0, limit, 1)
+            for name, bound in (("min_var", -limit), ("max_var", limit)):
+                weights[name].assign(tf.broadcast_to(bound, weights[name].shape))
+        # Not in training the quantizer goes by the range as it is.
+        return self._rounding(inputs, False, weights)
 
 
 def _restricted(kernel: _Kernel) -> Any:

@@ -80,12 +80,12 @@ class Pruning:
         """The share of zeros among all prunable weights, as they are now."""
         return share_of_zeros(self._kernels())
 
-    def layer_sparsities(self) -> dict[str, float]:
-        """The share of zeros in each layer's kernels, as they are now, by its name."""
-        return {
-            one.layer.name: share_of_zeros(kernel.numpy() for kernel in one.prunable_weights)
+    def layer_sparsities(self) -> list[tuple[str, float]]:
+        """The name of each layer, and the share of zeros in its kernels as they are now."""
+        return [
+            (one.layer.name, share_of_zeros(kernel.numpy() for kernel in one.prunable_weights))
             for one in self._wrappers
-        }
+        ]
 
     def pattern(self) -> Pattern:
         """The pattern that was asked for, if all kernels follow it as they are now."""

@@ -120,6 +120,23 @@ def test_a_kernel_with_clusters_has_one_scale_for_all_channels() -> None:
     np.testing.assert_array_equal(found["kernel_min"].numpy(), -highest)
 
 
+def test_a_channel_of_zeros_has_a_scale_that_its_bias_fits() -> None:
+    def prepare(kernel: Any) -> Any:
+        kernel = _pruned(kernel)
+        kernel[..., 1] = 0
+        return kernel
+
+    wrapped = fake_quantized(_network(prepare)).model
+    Preserving(wrapped, sparsity=True, clusters=False)
+    _train(wrapped)
+    found = _variables(wrapped.get_layer("convolution"))
+    highest = found["kernel_max"].numpy()
+    assert highest[1] == 1
+    others = np.abs(found["kernel"].numpy()).max(axis=(0, 1, 2))
+    # The range is from before the last update of the weights.
+    np.testing.assert_allclose(np.delete(highest, 1), np.delete(others, 1), atol=0.05)
+
+
 def test_settling_makes_weights_that_rounding_moved_apart_equal() -> None:
     wrapped = fake_quantized(_network(_clustered)).model
     preserving = Preserving(wrapped, sparsity=True, clusters=True)
