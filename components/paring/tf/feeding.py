@@ -1,10 +1,11 @@
 """Feed the rows of a split to a tf_keras model in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from paring.errors import UnsupportedError
@@ -104,4 +105,14 @@ def _labelled(model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None
             "fine-tuning needs labels, and the examples have none",
             remedy="give examples with a label, or use a recipe without training steps",
         )
-    return features_at(model, split, rows), labels[0] if len(labels) == 1 else labels
+    return features_at(model, split, rows), as_outputs(model, labels)
+
+
+def as_outputs(model: Any, values: Sequence[Any]) -> Any:
+    """`values`, one for each output of the tf_keras model in order, in the outputs' form.
+
+    That is a dict where the model gives a dict, else a tuple, or an only value.
+    """
+    if isinstance(model.output, dict):
+        return tf.nest.pack_sequence_as(model.output, list(values))
+    return values[0] if len(values) == 1 else tuple(values)

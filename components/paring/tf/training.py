@@ -19,7 +19,7 @@ from paring.artifacts import Examples, Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
 from paring.tf.batch_norm import Reestimation
 from paring.tf.examples import Split, open_split
-from paring.tf.feeding import Portions, hold_out, labelled_batches, shuffled_batches
+from paring.tf.feeding import Portions, as_outputs, hold_out, labelled_batches, shuffled_batches
 from paring.tf.loading import load_keras, save_model, saved_model_dir
 from paring.tf.signature import Signature, TensorSpec, read_signature
 
@@ -295,7 +295,8 @@ def fine_tune(
     rate = learning_rate
     if decay:
         rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    model.compile(tf_keras.optimizers.Adam(rate), loss)
+    losses = loss if isinstance(loss, list) else [loss]
+    model.compile(tf_keras.optimizers.Adam(rate), as_outputs(model, losses))
     reestimate = Reestimation(model)
     best_loss = np.inf
     best: list[NDArray[Any]] | None = None

@@ -388,22 +388,24 @@ def test_a_tagger_learns_what_is_not_padding() -> None:
     assert np.mean(chosen == tokens % 3) > 0.95
 
 
-def _two_headed() -> Any:
+def _two_headed(*, named: bool = False) -> Any:
     values = tf_keras.Input((4,), name="values")
     hidden = layers.Dense(16, activation="relu", name="hidden")(values)
     kind = layers.Dense(3, activation="softmax", name="kind")(hidden)
     box = layers.Dense(2, name="box")(hidden)
     # Not in the order of their names, which the signature has.
-    return tf_keras.Model(values, [kind, box], name="two_headed")
+    outputs = {"what": kind, "where": box} if named else [kind, box]
+    return tf_keras.Model(values, outputs, name="two_headed")
 
 
-def test_several_outputs_have_a_loss_each_in_the_models_order() -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_several_outputs_have_a_loss_each_in_the_models_order(named: bool) -> None:
     generator = np.random.default_rng(0)
     values = generator.normal(size=(600, 4)).astype(np.float32)
     kinds = values[:, :3].argmax(axis=1)
     split = Split({"values": values}, values[:, :2], 600, "box", {"kind": kinds})
     seed_everything(0)
-    model = _two_headed()
+    model = _two_headed(named=named)
     labels = order_labels(model, split)
     assert [one.dtype.kind for one in labels] == ["i", "f"]
     losses = loss_for(model, *labels)
@@ -413,7 +415,7 @@ def test_several_outputs_have_a_loss_each_in_the_models_order() -> None:
     ]
     settings: dict[str, Any] = {"epochs": 15, "batch_size": 32, "learning_rate": 0.01, "seed": 0}
     fine_tune(model, split, hold_out(split, 0), loss=losses, **settings)
-    kind, box = (one.numpy() for one in model(values, training=False))
+    kind, box = (one.numpy() for one in tf.nest.flatten(model(values, training=False)))
     assert np.mean(kind.argmax(axis=1) == kinds) > 0.9
     assert np.sqrt(np.square(box - values[:, :2]).mean()) < 0.3
 
