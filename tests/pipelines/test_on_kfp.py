@@ -98,29 +98,27 @@ def test_what_was_there_stays_where_the_file_cannot_be_written(tmp_path: Path) -
     assert [one.name for one in tmp_path.iterdir()] == ["taken"]
 
 
+# Long chains, so that each step is in one of few candidates, all of which are measured.
 RECIPES = """
 [recipes.int8]
 steps = [{ step = "convert_tflite", quantization = "int8" }]
-[recipes.pruned-half]
+[recipes.pruned]
 steps = [
+  { step = "prune_channels", epochs = 1 },
   { step = "prune", sparsity = 0.5, epochs = 1 },
   { step = "cluster", preserve_sparsity = true, epochs = 1 },
   { step = "convert_tflite", quantization = "fp16" },
 ]
-[recipes.mixed]
-steps = [{ step = "convert_mixed", comparison_size = 50 }]
-[recipes.fewer-channels]
+[recipes.distilled]
 steps = [
-  { step = "prune_channels", epochs = 1 },
-  { step = "convert_tflite", quantization = "none" },
+  { step = "distill", student = "efficientnet", compound = -20, epochs = 1 },
+  { step = "convert_mixed", comparison_size = 50 },
 ]
 [recipes.qat]
 steps = [
   { step = "quantize", epochs = 1 },
   { step = "convert_tflite", quantization = "int8" },
 ]
-[recipes.distilled]
-steps = [{ step = "distill", student = "efficientnet", compound = -20, epochs = 1 }]
 """
 
 _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
