@@ -94,14 +94,20 @@ def quantize(source: Path, data: Data) -> Any:
     return model
 
 
-def convert(folder: Path, out: Path, data: Data | None, *, optimize: bool) -> Path:
+def convert(
+    folder: Path,
+    out: Path,
+    data: Data | None,
+    *,
+    optimize: bool,
+    rows: range = range(200),
+) -> Path:
     """A TFLite file of the SavedModel; int8 where there are data to calibrate on."""
     with silent_stderr():
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         if optimize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if data is not None:
-            rows = range(200)
             converter.representative_dataset = lambda: ({INPUT: data.x[[row]]} for row in rows)
         content = converter.convert()
     file = out / "Format-Serving" / "model.tflite"
@@ -163,6 +169,9 @@ def main() -> None:
     pruned, quantized = out / "pruned", out / "quantized"
     for folder, model in ((pruned, prune(source, data)), (quantized, quantize(source, data))):
         model.save(folder, save_format="tf", include_optimizer=False)
+    # Whether the calibration examples are enough: what two halves of them make.
+    for name, rows in (("first-half", range(100)), ("second-half", range(100, 200))):
+        convert(source, out / name, data, optimize=True, rows=rows)
     candidates = {
         "source": source,
         "tflite-float32": convert(source, out / "float32", None, optimize=False),
