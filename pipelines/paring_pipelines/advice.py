@@ -130,6 +130,13 @@ def _trained(recipe: Recipe) -> str:
     return next(names, "")
 
 
+def _taught(recipe: Recipe, parameter: str) -> float | None:
+    """A parameter of the recipe's distill; None where it has none."""
+    found = (link.parameters[parameter] for link in recipe.links if link.step.name == "distill")
+    value = next(found, None)
+    return None if value is None else float(value)
+
+
 def _uses(recipe: Recipe, *steps: str) -> bool:
     return any(link.step.name in steps for link in recipe.links)
 
@@ -144,7 +151,11 @@ def _quantization(recipe: Recipe) -> str:
 
 def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     step = _trained(recipe)
-    if facts.keras or not step:
+    if facts.keras:
+        return None
+    if _taught(recipe, "feature_weight"):
+        return Reason(False, "no Keras form", "the features of a bare SavedModel can't be read")
+    if not step:
         return None
     return Reason(
         False,
@@ -155,6 +166,9 @@ def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
 
 def _needs_labels(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     step = _trained(recipe)
+    soft_weight = _taught(recipe, "soft_weight")
+    if soft_weight is not None and soft_weight < 1:
+        step = "distill with a soft_weight below 1"
     if facts.labelled or not step:
         return None
     return Reason(False, "no labels", f"{step} trains on labels, and the examples have none")

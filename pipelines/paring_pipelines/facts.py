@@ -50,8 +50,10 @@ class Facts:
 
     @property
     def is_image(self) -> bool:
-        """Whether the input is [height, width, channels]."""
-        return len(self.input_shape) == 3 and self.input_shape[2] is not None
+        """Whether the input is [height, width, channels], with no more channels than rows."""
+        if len(self.input_shape) != 3 or self.input_shape[2] is None:
+            return False
+        return self.input_shape[0] is None or self.input_shape[2] <= self.input_shape[0]
 
 
 def inspect(model: Path, examples: Path, settings: Settings, target: str) -> Facts:

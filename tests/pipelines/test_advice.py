@@ -70,6 +70,24 @@ def test_without_labels_only_a_student_can_be_trained() -> None:
     assert student.parameters["soft_weight"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("given", "changes", "named"),
+    [
+        ("soft_weight = 0.0", {"labelled": False}, "soft_weight below 1 trains on labels"),
+        ("feature_weight = 0.5", {"keras": False}, "features of a bare SavedModel"),
+        ("soft_weight = 1.0", {"labelled": False, "keras": False}, ""),
+    ],
+)
+def test_a_distillation_of_ones_own_is_looked_at_too(
+    given: str, changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'[recipes.own]\nsteps = [{{ step = "distill", {given} }}]\n')
+    own, _ = advise(load_recipes(file), replace(CNN, **changes), Gate())
+    assert own.worth == (not named)
+    assert named in " ".join(reason.because for reason in own.reasons)
+
+
 def test_recipes_whose_weights_alone_are_over_the_limit_are_left_out() -> None:
     against = _against(CNN, max_size_mb=6.0, objective="size")
     assert set(against) == {"tflite-float32", "tflite-float16"}

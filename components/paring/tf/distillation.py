@@ -77,6 +77,7 @@ def open_teacher(model: Model, seed: int) -> Teacher:
         network = load_keras(model)
         signature = signature_of(model, network)
         _check_signature(signature)
+        # It refuses what ends in no classifier's activation.
         loss_for(network)
 
         def ask_keras(split: Split, rows: Rows) -> NDArray[np.float32]:
