@@ -131,7 +131,7 @@ class Planner:
         chains = {
             one.name: one
             for one in (*self._plain, *self._trained)
-            if one.name in whole and whole[one.name].works and space(one)
+            if one.name in whole and _can_gain(one, whole[one.name])
         }
         best_first = self._ranked({name: whole[name] for name in chains}, done)
         for base in [chains[name] for name in best_first[:_CHAINS]]:
@@ -229,6 +229,16 @@ def _expected(recipe: Recipe) -> tuple[int, int]:
     steps = [link.step.name for link in recipe.links if "epochs" in link.step.parameters]
     place = PRIOR.index(steps[0]) if steps[0] in PRIOR else len(PRIOR)
     return place, len(steps)
+
+
+def _can_gain(recipe: Recipe, result: Result) -> bool:
+    """Whether other parameters might make `recipe` better.
+
+    Calibration, which is all that can be varied where nothing trains, moves accuracy
+    alone; where none was lost there is none to win back.
+    """
+    loses = (result.measured.drop or 0.0) > 0
+    return result.works and bool(space(recipe)) and (loses or trains(recipe))
 
 
 def _half(field: Sequence[Recipe]) -> int:

@@ -212,8 +212,20 @@ def test_the_best_chain_is_narrowed_and_what_does_better_gets_the_whole_data(
 def test_a_chain_with_nothing_better_is_not_tried_again_on_the_whole_data(
     recipes: Callable[..., list[Recipe]],
 ) -> None:
-    rounds = Search(recipes("mixed")).play()
+    same = {
+        name: _result(name, drop=0.001)
+        for name in ("mixed", *(f"mixed-v{n}" for n in range(1, 10)))
+    }
+    rounds = Search(recipes("mixed"), same).play()
     assert [one.stage for one in rounds] == ["post-training"] + ["narrowing"] * 3
+
+
+def test_calibration_is_not_varied_where_no_accuracy_was_lost(
+    recipes: Callable[..., list[Recipe]],
+) -> None:
+    search = Search(recipes("int8"), {"int8": _result("int8", drop=0.0)})
+    assert [one.stage for one in search.play()] == ["post-training"]
+    assert search.stopped == "nothing is left to try"
 
 
 def test_what_was_screened_out_gets_its_turn_at_the_end(
