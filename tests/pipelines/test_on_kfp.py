@@ -113,7 +113,10 @@ steps = [
   { step = "convert_tflite", quantization = "int8" },
 ]
 [recipes.distilled]
-steps = [{ step = "distill", student = "efficientnet", compound = -20, epochs = 1 }]
+steps = [
+  { step = "distill", student = "efficientnet", compound = -20, epochs = 1 },
+  { step = "convert_tflite", quantization = "fp16" },
+]
 """
 
 _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
