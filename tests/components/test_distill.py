@@ -134,6 +134,19 @@ def test_the_same_seed_gives_the_same_student_and_every_parameter_acts(
         assert not np.allclose(scores(**change), first, atol=1e-6), change
 
 
+def test_the_same_seed_gives_the_same_bytes_after_conversion(
+    digits_model: Path, few_npz: Path, tmp_path: Path
+) -> None:
+    from paring.convert_tflite import convert_tflite
+
+    def digest(name: str) -> str:
+        made = _distill(digits_model, few_npz, tmp_path / name, epochs=1)
+        call = Call({"model": made.path}, {"converted": tmp_path / f"lite-{name}"})
+        return execute(convert_tflite, call)["converted"].digest
+
+    assert digest("first") == digest("second")
+
+
 def test_the_regressor_of_the_features_is_dropped(
     distilled: DistilledModel, digits_model: Path, few_npz: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,9 @@ def build_student(
         UnsupportedError: A family's student is wanted for what is no image.
         ParameterError: The function can't be had, or makes something else.
     """
+    # Layers get numbered names, which end up in converted files; they must not depend
+    # on what this process made before.
+    tf_keras.backend.reset_uids()
     if ":" in student:
         return _by_function(student, wanted)
     images = split.features[wanted.input.name]
