@@ -10,6 +10,7 @@ left out gets its turn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from paring.import_examples import import_examples
 from paring.pareto import SOURCE
@@ -140,14 +141,13 @@ class Planner:
                 one for turn in turns for one in turn.round.recipes if one.name != base.name
             ]
             tried = [one for one in (base, *variants) if one.name in on_part]
-            order = self._ranked({one.name: on_part[one.name] for one in tried}, done)
+            found = {one.name: _as_fast_as(on_part[base.name], on_part[one.name]) for one in tried}
+            order = self._ranked(found, done)
             if len(turns) < _TURNS:
                 ranked = [(one, order.index(one.name)) for one in tried]
                 yield from self._vary(base, variants, ranked, fits)
             best = [one for one in variants if one.name == order[0]]
-            if best and is_better(
-                on_part[best[0].name], on_part[base.name], _source(done), self._gate
-            ):
+            if best and is_better(found[best[0].name], found[base.name], _source(done), self._gate):
                 why = f"it did better than {base.name} on a part"
                 yield from self._whole(best, why, done, fits)
 
@@ -239,6 +239,19 @@ def _can_gain(recipe: Recipe, result: Result) -> bool:
     """
     loses = (result.measured.drop or 0.0) > 0
     return result.works and bool(space(recipe)) and (loses or trains(recipe))
+
+
+def _as_fast_as(base: Result, variant: Result) -> Result:
+    """`variant` with the latency and memory of `base`, where it has any.
+
+    None of the parameters that are varied changes what is computed for a prediction,
+    so whatever a brief measurement finds between the two is noise.
+    """
+    if not base.works:
+        return variant
+    names = ("p50_ms", "speedup", "speedup_low", "speedup_high", "peak_memory_bytes")
+    shared = {name: getattr(base.measured, name) for name in names}
+    return replace(variant, measured=replace(variant.measured, **shared))
 
 
 def _half(field: Sequence[Recipe]) -> int:

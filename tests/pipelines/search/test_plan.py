@@ -220,6 +220,15 @@ def test_a_chain_with_nothing_better_is_not_tried_again_on_the_whole_data(
     assert [one.stage for one in rounds] == ["post-training"] + ["narrowing"] * 3
 
 
+def test_a_variant_that_is_faster_by_chance_alone_is_not_tried_on_the_whole_data(
+    recipes: Callable[..., list[Recipe]],
+) -> None:
+    results = {"prune": _result("prune", drop=0.002, speedup=2.0)}
+    results |= {f"prune-v{n}": _result(f"prune-v{n}", 0.002, 6.0) for n in range(1, 10)}
+    rounds = Search(recipes("prune"), results).play()
+    assert [one.stage for one in rounds][1:] == ["whole", *["narrowing"] * 3]
+
+
 def test_calibration_is_not_varied_where_no_accuracy_was_lost(
     recipes: Callable[..., list[Recipe]],
 ) -> None:
