@@ -209,7 +209,7 @@ def test_only_a_run_can_choose_by_the_model(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_tries_what_is_advised_and_nothing_else(
     bare_model: Path, digits_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

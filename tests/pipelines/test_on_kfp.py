@@ -195,7 +195,7 @@ def _dashed(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     tmp_path: Path, digits_model: Path, digits_npz: Path
 ) -> None:

@@ -51,7 +51,7 @@ def regressor(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_regressor_is_optimized_and_an_edited_metric_is_looked_at_anew(
     regressor: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
