@@ -357,7 +357,7 @@ def test_lineage_of_what_paring_did_not_make_is_refused(
 def test_a_package_is_compiled_for_kubeflow(paring: Paring, tmp_path: Path, recipes: Path) -> None:
     code, shown, _ = paring("compile", "--recipes", recipes, "--out", tmp_path / "package.yaml")
     assert code == 0
-    assert "10 tasks" in shown
+    assert "11 tasks" in shown
     assert "schemaVersion: 2.1.0" in (tmp_path / "package.yaml").read_text()
 
 
