@@ -20,8 +20,8 @@ from paring_pipelines.recipes import Link, Recipe
 AUTO = Path("auto")
 """What --recipes is given for the recipes that are advised."""
 
-# Bytes that a weight takes in a TFLite file.
-_WEIGHT_BYTES = {"none": 4, "fp16": 2, "dynamic": 1, "int8": 1, "int16x8": 1}
+# Bytes that a weight takes in a TFLite file; of mixed at least.
+_WEIGHT_BYTES = {"none": 4, "fp16": 2, "dynamic": 1, "int8": 1, "int16x8": 1, "mixed": 1}
 
 _LOOPS = ("While", "StatelessWhile")
 
@@ -146,7 +146,7 @@ def _quantization(recipe: Recipe) -> str:
     last = recipe.links[-1]
     if next(iter(last.step.outputs.values())) is not TFLiteModel:
         return ""
-    return str(last.parameters.get("quantization", ""))
+    return str(last.parameters.get("quantization", "mixed"))
 
 
 def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
@@ -200,6 +200,7 @@ def _runs_loops(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
         "dynamic": Reason(False, fact, "an LSTM's file was no smaller by dynamic than in float32"),
         "int16x8": Reason(False, fact, "an LSTM in int16x8 does not run in LiteRT"),
         "int8": Reason(True, fact, "int8 made an LSTM's file 3.3 times smaller"),
+        "mixed": Reason(False, fact, "an LSTM converts for one example a call, by int8 alone"),
     }.get(_quantization(recipe))
 
 
@@ -270,6 +271,7 @@ def _gains(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
         " SavedModels on two cores, with the same numbers",
         "fp16": f"the weights take {size}, half of float32's",
         "dynamic": f"the weights take {size}, a quarter of float32's, and no examples are needed",
+        "mixed": f"the weights take {size} or more, by how many layers int8 hurts",
         "int8": f"the weights take {size}, and TFLite ran MobileNetV2 5.4, EfficientNetB0 5.8 and"
         " ResNet50 1.8 times as fast as their SavedModels on two cores",
     }
