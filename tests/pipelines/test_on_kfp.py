@@ -242,7 +242,8 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     ]
     chosen = {one["selected"] for one in selections}
     assert len(chosen) == 1
-    assert chosen <= {"int8", "qat"}
+    # Fewer channels in float16 take less than all of them in int8.
+    assert chosen == {"pruned"}
     for rows in zip(*(one["candidates"] for one in selections), strict=True):
         for name in ("id", "outcome", "recipe", "accuracy", "agreement", "size_bytes"):
             assert len({row[name] for row in rows}) == 1, (rows[0]["id"], name)
