@@ -1,7 +1,9 @@
-# `make` lists the targets. PYTHON names the interpreter that .venv is made with.
+# `make` lists the targets. PYTHON names the interpreter that .venv is made with, and
+# TEST_PROCESSES is how many run tests, each with TensorFlow in about 1.5 GB.
 
 PYTHON ?= python3.11
 LOCK_FLAGS ?=
+TEST_PROCESSES ?= 2
 PYTEST_FLAGS ?=
 
 BIN := .venv/bin
@@ -40,7 +42,7 @@ demo: $(STAMP)
 
 ## test    everything that can be tested here: check, then the tests
 test: check
-	$(BIN)/pytest -m "not gpu" $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not gpu" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 ## check   formatting, lint, types and import direction
 check: $(STAMP)

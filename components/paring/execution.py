@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paring import interruption
 from paring.artifacts import Artifact, Failure, content_digest, read_record
 from paring.errors import (
     OutputError,
@@ -67,6 +68,7 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
         ArtifactTypeError: An input is of another type.
         OutputError: An output folder can't be written, or holds other things.
         ParingError: Whatever the step raised, unless `call.tolerate`.
+        KeyboardInterrupt: The user has interrupted, whatever became of the step.
     """
     parameters = step.parse_parameters(call.parameters)
     _check_names(step, "output", call.outputs, set(step.outputs), set(step.outputs))
@@ -89,6 +91,8 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
             for name, kind in step.outputs.items()
         }
         failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
+        # The step may have gone on without what was interrupted, or taken it for a failure.
+        interruption.check()
         for output in outputs.values():
             if failure is not None:
                 _empty(output.path)

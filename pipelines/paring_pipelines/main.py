@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from paring import __version__
+from paring import __version__, interruption
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
@@ -327,9 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = [one for one in given if one != "--debug"]
     if not debug:
         _quiet_libraries()
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        paring.main(given, prog_name="paring", standalone_mode=False)
+        with interruption.heeded():
+            paring.main(given, prog_name="paring", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
@@ -356,11 +355,6 @@ def _show(error: Exception) -> int:
         )
     show_error(make_console(stderr=True), error)
     return error.exit_code
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    """End on SIGTERM as on Ctrl-C, so that half-written folders are removed."""
-    raise KeyboardInterrupt
 
 
 def _quiet_libraries() -> None:

@@ -20,6 +20,7 @@ from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import Pipeline
 
+from paring import interruption
 from paring.adapters.tfx import NodeEvent, component, observers, tfx_type
 from paring.errors import OutputError, StepFailedError
 from paring_pipelines.dag import Dag, Edge, Wire
@@ -126,6 +127,7 @@ def run(
     failed: list[NodeEvent] = []
 
     def watch(event: NodeEvent) -> None:
+        interruption.check()
         if event.error is not None:
             failed.append(event)
         if observer is not None:
@@ -143,6 +145,7 @@ def run(
         try:
             _RUNNERS[runner]().run(pipeline)
         except Exception as error:
+            interruption.check()
             # Beam wraps what a node raised; the node's own error says more.
             if failed and failed[0].error is not None:
                 raise failed[0].error from None

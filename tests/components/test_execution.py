@@ -1,9 +1,12 @@
 """Running a step: records, failures, and what was there before."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from paring import interruption
 from paring.artifacts import Model, PrunedModel, Selection, content_digest, read_record
 from paring.errors import (
     OutputError,
@@ -25,6 +28,11 @@ def copy(model: Input[Model], pruned: Output[PrunedModel], *, mode: str = "work"
         raise ZeroDivisionError("by zero")
     if mode == "interrupt":
         raise KeyboardInterrupt
+    if mode == "wrapped interrupt":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("while running a stage") from error
     (pruned.path / "model").write_text(content_digest(model.path))
     pruned.sparsity = 0.5
 
@@ -138,3 +146,11 @@ def test_missing_and_unknown_names_are_refused(source: Path, tmp_path: Path) -> 
 def test_an_output_below_a_file_is_refused(source: Path) -> None:
     with pytest.raises(OutputError, match="can't be written"):
         execute(copy, _call(source, source / "out"))
+
+
+def test_an_interruption_that_a_library_has_wrapped_is_no_tolerated_failure(
+    source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+        execute(copy, _call(source, tmp_path / "out", "wrapped interrupt", tolerate=True))
+    assert [one.name for one in tmp_path.iterdir()] == ["source.keras"]

@@ -27,12 +27,8 @@ def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
     """Runs a command here; gives its exit code, standard output and error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main([str(one) for one in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with pytest.raises(SystemExit) as ended:
+            main([str(one) for one in arguments])
         shown = capsys.readouterr()
         return int(ended.value.code or 0), shown.out, shown.err
 

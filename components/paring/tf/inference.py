@@ -239,14 +239,14 @@ def _pick(outputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str
 
 @contextmanager
 def _quiet_beam() -> Iterator[None]:
-    """Beam below the level of errors, wherever it logs to.
+    """Keep Beam's logs back, wherever it logs to.
 
-    Some of its modules log to the root logger, whose filters see only what is
-    logged to it directly.
+    Its errors too, since it raises what they tell of. Some of its modules log to the
+    root logger, whose filters see only what is logged to it directly.
     """
     own, root = logging.getLogger("apache_beam"), logging.getLogger()
     before = own.level
-    own.setLevel(logging.ERROR)
+    own.setLevel(logging.CRITICAL)
     root.addFilter(_is_not_chatter)
     try:
         yield
@@ -256,4 +256,4 @@ def _quiet_beam() -> Iterator[None]:
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "apache_beam" not in record.pathname
+    return record.levelno >= logging.CRITICAL or "apache_beam" not in record.pathname
