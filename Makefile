@@ -63,7 +63,7 @@ golden: $(STAMP)
 ## lock    pin what pyproject.toml asks for; LOCK_FLAGS=--upgrade takes newer releases
 lock: $(UV_STAMP)
 	$(UV) pip compile requirements/uv.in --generate-hashes --no-header --quiet $(LOCK_FLAGS) -o $(UV_LOCK)
-	$(UV) pip compile pyproject.toml --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet $(LOCK_FLAGS) -o $(LOCK)
+	$(UV) pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet $(LOCK_FLAGS) -o $(LOCK)
 
 ## clean   remove what was made, .venv and the packages in it excepted
 clean:
