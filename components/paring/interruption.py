@@ -6,6 +6,7 @@ Python drops it. So it is remembered too, for `check` to raise it again.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,4 +51,10 @@ def check() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _come.append(number)
+    # Of threads that lose what they serve, such as Beam's, nobody needs to hear.
+    threading.excepthook = _drop
     raise KeyboardInterrupt
+
+
+def _drop(arguments: threading.ExceptHookArgs) -> None:
+    """Leave a thread's error untold."""

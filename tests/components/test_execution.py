@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -149,8 +150,9 @@ def test_an_output_below_a_file_is_refused(source: Path) -> None:
 
 
 def test_an_interruption_that_a_library_has_wrapped_is_no_tolerated_failure(
-    source: Path, tmp_path: Path
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     with pytest.raises(KeyboardInterrupt), interruption.heeded():
         execute(copy, _call(source, tmp_path / "out", "wrapped interrupt", tolerate=True))
     assert [one.name for one in tmp_path.iterdir()] == ["source.keras"]

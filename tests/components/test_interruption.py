@@ -2,10 +2,16 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
 from paring import interruption
+
+
+@pytest.fixture(autouse=True)
+def _threads_errors_are_told_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -404,7 +404,8 @@ def _interrupt(arguments: list[str], folder: Path) -> None:
         child.send_signal(signal.SIGINT)
         code = child.wait(60)
     text = (folder / "log").read_text()
-    assert code == 130, text
+    # Python ends by the signal itself where that came while it ran a text as code.
+    assert code in (130, -signal.SIGINT), text
     assert "interrupted" in text
     assert "Traceback" not in text
     assert not (folder / "out" / "selection.json").exists()
