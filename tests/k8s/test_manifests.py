@@ -1,0 +1,168 @@
+"""The manifests below k8s/: each overlay is built, and held to schemas and to rules."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+K8S = Path(__file__).parents[2] / "k8s"
+SCHEMAS = Path(__file__).with_name("schemas")
+OVERLAYS = sorted(one.name for one in (K8S / "overlays").iterdir())
+KUBERNETES = "1.35"
+"""Two releases behind the newest, since clusters lag behind."""
+
+Resource = dict[str, Any]
+
+
+@cache
+def _built(overlay: str) -> list[Resource]:
+    kubectl = Path(sys.executable).with_name("kubectl")
+    command = [kubectl, "kustomize", K8S / "overlays" / overlay]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one is not None]
+
+
+def _validate(resource: Resource) -> None:
+    schema = SCHEMAS / f"{resource['kind']}.json"
+    if schema.is_file():
+        jsonschema.validate(resource, json.loads(schema.read_text()))
+        return
+    # Of a kind that it doesn't know this raises SchemaNotFoundError.
+    kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+
+
+def _resources(overlay: str) -> list[Resource]:
+    """The overlay's resources, those inside a Sensor's triggers included."""
+    found = copy.deepcopy(_built(overlay))
+    for sensor in _of_kind(found, "Sensor"):
+        found += [
+            one["template"]["k8s"]["source"]["resource"] for one in sensor["spec"]["triggers"]
+        ]
+    return found
+
+
+def _of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
+    return [one for one in resources if one["kind"] in kinds]
+
+
+def _pods(overlay: str) -> Iterator[Resource]:
+    """The specs of all pods that the overlay leads to."""
+    for one in _resources(overlay):
+        if one["kind"] == "CronJob":
+            yield one["spec"]["jobTemplate"]["spec"]["template"]
+        if one["kind"] in ("Job", "Deployment"):
+            yield one["spec"]["template"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_resource_of_an_overlay_is_valid(overlay: str) -> None:
+    resources = _resources(overlay)
+    assert {"CronJob", "NetworkPolicy", "Role", "ServiceAccount"} <= {r["kind"] for r in resources}
+    for resource in resources:
+        _validate(resource)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("CronJob", ("spec", "concurrencyPolicies")),
+        ("NetworkPolicy", ("spec", "egres")),
+        ("Sensor", ("spec", "dependencys")),
+    ],
+)
+def test_a_field_that_does_not_exist_is_found(kind: str, path: tuple[str, ...]) -> None:
+    (resource, *_) = _of_kind(copy.deepcopy(_built("argo-events")), kind)
+    inner = resource
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = []
+    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+        _validate(resource)
+
+
+def test_a_kind_without_a_schema_is_found() -> None:
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        _validate({"apiVersion": "example.com/v1", "kind": "Unheard", "metadata": {"name": "x"}})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_keep_to_the_restricted_standard(overlay: str) -> None:
+    pods = list(_pods(overlay))
+    assert pods
+    volumes = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+    for pod in (one["spec"] for one in pods):
+        whole = pod["securityContext"]
+        assert whole["runAsNonRoot"] is True
+        assert whole["runAsUser"] > 0
+        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert all(set(one) - {"name"} <= volumes for one in pod["volumes"])
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["readOnlyRootFilesystem"] is True
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
+    (namespace,) = _of_kind(_built(overlay), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_roles_grant_nothing_by_a_star_and_secrets_by_name(overlay: str) -> None:
+    roles = _of_kind(_built(overlay), "Role", "ClusterRole")
+    assert {one["kind"] for one in roles} == {"Role"}
+    for rule in (rule for role in roles for rule in role["rules"]):
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        if "secrets" in rule["resources"]:
+            assert rule["resourceNames"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_referred_to_is_there(overlay: str) -> None:
+    resources = _built(overlay)
+    known = {
+        (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
+        for one in resources
+    }
+    for binding in _of_kind(resources, "RoleBinding"):
+        here = binding["metadata"]["namespace"]
+        assert ("Role", here, binding["roleRef"]["name"]) in known
+        for subject in binding["subjects"]:
+            assert ("ServiceAccount", subject.get("namespace", here), subject["name"]) in known
+    for pod in (one["spec"] for one in _pods(overlay)):
+        assert ("ServiceAccount", "paring", pod["serviceAccountName"]) in known
+        (container,) = pod["containers"]
+        maps = [
+            one["configMapRef"]["name"] for one in container["envFrom"] if "configMapRef" in one
+        ]
+        maps += [one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one]
+        assert len(maps) == 2
+        assert all(("ConfigMap", "paring", name) in known for name in maps)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_policy_and_the_pods_have_the_same_labels(overlay: str) -> None:
+    (policy,) = _of_kind(_built(overlay), "NetworkPolicy")
+    wanted = policy["spec"]["podSelector"]["matchLabels"]
+    assert wanted
+    for pod in _pods(overlay):
+        assert wanted.items() <= pod["metadata"]["labels"].items()
+    assert policy["spec"]["ingress"] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_watch_runs_at_a_time(overlay: str) -> None:
+    (job,) = _of_kind(_built(overlay), "CronJob")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
