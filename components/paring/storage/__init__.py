@@ -57,11 +57,13 @@ class Entry:
         uri: Where it lies, as `fetch` and `read_text` take it.
         size: In bytes.
         modified: When it was last written, in seconds since 1970; None if unknown.
+        tag: Changes with the content, in stores that have such a thing; else "".
     """
 
     uri: str
     size: int
     modified: float | None
+    tag: str = ""
 
 
 def join(uri: str, *names: str) -> str:
@@ -104,7 +106,12 @@ def list_below(uri: str) -> Iterator[Entry]:
     scheme = uri.partition("://")[0]
     for name, facts in found.items():
         modified = facts.get("LastModified") or facts.get("mtime")
-        yield Entry(f"{scheme}://{name}", facts["size"], modified.timestamp() if modified else None)
+        yield Entry(
+            f"{scheme}://{name}",
+            facts["size"],
+            modified.timestamp() if modified else None,
+            str(facts.get("ETag") or facts.get("etag") or ""),
+        )
 
 
 def read_text(uri: str) -> str:
