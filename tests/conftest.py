@@ -1,6 +1,9 @@
-"""Fixtures for all tests: real digits, and a small network trained on them."""
+"""Fixtures for all tests: real digits, a small network trained on them, an S3 server."""
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports TensorFlow, which reads it once.
@@ -57,3 +60,31 @@ def digits_model(digits_folder: Path) -> Path:
 def digits_keras(digits_folder: Path) -> Path:
     """The same network as a tf_keras `.keras` file."""
     return digits_folder / "model.keras"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of moto's S3 server, on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    # One line for each request, on stderr.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket; the environment says where it is."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    from paring.storage import filesystem
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    filesystem(f"s3://{name}").mkdir(name)
+    return name

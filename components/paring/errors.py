@@ -86,6 +86,12 @@ class ArtifactTypeError(ParingError):
     exit_code = 17
 
 
+class StorageError(ParingError):
+    """A store that can't be reached, or does not hold or take what was asked of it."""
+
+    exit_code = 18
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)

@@ -163,6 +163,8 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     console.print()
     console.print(f"selected  [bold green]{selection['selected']}[/bold green]  {outcome.selected}")
     console.print(f"report    {outcome.report}")
+    if outcome.uri:
+        console.print(f"both at   {outcome.uri}")
     loading = f"{outcome.import_seconds:.1f} s of it to load TFX and TensorFlow"
     console.print(f"took      {seconds:.1f} s, {loading}", style="dim")
 

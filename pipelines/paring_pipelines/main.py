@@ -17,6 +17,7 @@ from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
+from paring.storage import is_remote, local_path
 from paring_pipelines.advice import AUTO, AdvisedRecipes
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
@@ -26,6 +27,13 @@ from paring_pipelines.options import (
     pipeline_options,
     recipes_option,
     settings_of,
+)
+from paring_pipelines.places import (
+    DEFAULT_OUT,
+    Destination,
+    destination,
+    fetched,
+    fetched_for_now,
 )
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
 
@@ -62,11 +70,17 @@ paring.add_command(
 @examples_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out"),
+    default=DEFAULT_OUT,
     show_default=True,
     metavar="DIR",
-    help="Gets report.html, selection.json, selected/ and pipeline/.",
+    help="Gets report.html, selection.json, selected/ and pipeline/; or gs:// or s3://,"
+    " which gets all but the last.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
 @click.option(
     "--runner",
@@ -82,9 +96,10 @@ paring.add_command(
 )
 @pipeline_options
 def run(
-    model: Path,
-    examples: Path,
-    out: Path,
+    model: str,
+    examples: str,
+    out: str,
+    work: Path | None,
     runner: Literal["local", "beam"],
     target: str,
     recipes: Path | None,
@@ -96,13 +111,14 @@ def run(
     With --recipes auto, those that `paring advise` finds worth trying.
     """
     command = f"paring {shlex.join(sys.argv[1:])}"
-    _run(model, examples, out, runner, target, recipes, given, command, budget_minutes)
+    place = destination(out, work)
+    _run(model, examples, place, runner, target, recipes, given, command, budget_minutes)
 
 
 def _run(
-    model: Path,
-    examples: Path,
-    out: Path,
+    model: str,
+    examples: str,
+    place: Destination,
     runner: Literal["local", "beam"],
     target: str,
     recipes: Path | None,
@@ -115,15 +131,18 @@ def _run(
     start = time.monotonic()
     screen = console.make_console()
     settings = settings_of(command, given)
+    # What can fail fast goes before what may take long to bring here.
+    check_name(settings.metric)
+    chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, target)
+    place.check()
+    sources = _brought(model, examples, place)
     advice = None
     if recipes == AUTO:
-        advice = _advise(model, examples, DEFAULT_FILE, target, settings)
+        advice = _advise(*sources, DEFAULT_FILE, target, settings)
         console.show_advice(screen, advice.advised)
         chosen = advice.worth
-    else:
-        chosen = load_recipes(recipes or DEFAULT_FILE, target)
     progress = console.NodeProgress(screen)
-    arguments = (model, examples, chosen, settings, out)
+    arguments = (*sources, chosen, settings, place)
     try:
         if minutes is None:
             outcome = running.run(*arguments, runner=runner, progress=progress.progress())
@@ -131,17 +150,29 @@ def _run(
             outcome = _search(arguments, minutes, runner, screen, progress)
     finally:
         progress.close()
-    reasons = out / "advice.json"
+    reasons = place.folder / "advice.json"
     if advice is None:
         # Of an earlier run, which chose its recipes by it.
         reasons.unlink(missing_ok=True)
+        place.withdraw(reasons.name)
     else:
         reasons.write_text(json.dumps(advice.as_json(), indent=2) + "\n")
+        place.publish(reasons.name)
     console.show_outcome(screen, outcome, time.monotonic() - start)
 
 
+def _brought(model: str, examples: str, place: Destination) -> tuple[Path, Path]:
+    """The paths of both sources; what is in a store is kept in the results' folder."""
+    if not (is_remote(model) or is_remote(examples)):
+        return local_path(model), local_path(examples)
+    from paring_pipelines.running import PIPELINE_DIR, claimed
+
+    with claimed(place.folder):
+        return fetched(model, examples, place.folder / PIPELINE_DIR / "sources")
+
+
 def _search(
-    arguments: tuple[Path, Path, Sequence[Recipe], Settings, Path],
+    arguments: tuple[Path, Path, Sequence[Recipe], Settings, Destination],
     minutes: float,
     runner: Literal["local", "beam"],
     screen: "Console",
@@ -177,12 +208,14 @@ def _advise(
 @pipeline_options
 @click.option("--json", "as_json", is_flag=True, help="Print the facts and reasons as JSON.")
 def advise(
-    model: Path, examples: Path, target: str, recipes: Path | None, as_json: bool, **given: Any
+    model: str, examples: str, target: str, recipes: Path | None, as_json: bool, **given: Any
 ) -> None:
     """Say which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.console import make_console, show_advice
 
-    advice = _advise(model, examples, _file(recipes), target, settings_of("", given))
+    file, settings = _file(recipes), settings_of("", given)
+    with fetched_for_now(model, examples) as sources:
+        advice = _advise(*sources, file, target, settings)
     if as_json:
         click.echo(json.dumps(advice.as_json(), indent=2))
     else:
@@ -238,7 +271,8 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
         if value != options[name]:
             options[name] = value
             command += f" --{name.replace('_', '-')} {value}"
-    _run(model, examples, out, runner, "cpu-server", None, options, command)
+    place = Destination(out)
+    _run(str(model), str(examples), place, runner, "cpu-server", None, options, command)
 
 
 @paring.command()

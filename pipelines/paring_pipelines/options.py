@@ -18,16 +18,14 @@ recipes_option = click.option(
 model_option = click.option(
     "--model",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="DIR_OR_FILE",
-    help="SavedModel folder, TFX Model folder, .keras or .h5 file.",
+    help="SavedModel folder, TFX Model folder, .keras or .h5 file; a path, gs:// or s3://.",
 )
 examples_option = click.option(
     "--examples",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="FILE_OR_DIR",
-    help=".npz file, TFRecords of tf.Example, or TFX Examples folder.",
+    help=".npz file, TFRecords of tf.Example, or TFX Examples folder; a path, gs:// or s3://.",
 )
 target_option = click.option(
     "--target",

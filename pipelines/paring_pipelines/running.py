@@ -20,6 +20,7 @@ from paring.metrics import Metric, function_digest
 from paring.tf.quiet import quiet_tensorflow
 from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Settings, build
+from paring_pipelines.places import RESULTS, Destination
 from paring_pipelines.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ Runner = Literal["local", "beam"]
 
 PIPELINE_DIR = "pipeline"
 """Below --out: the artifacts of every node, and the metadata store."""
-
-_RESULTS = ("report.html", "selection.json", "selected")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Outcome:
         cached: The nodes whose earlier result was taken.
         nodes: How many nodes there are.
         import_seconds: How long it took to load TFX and TensorFlow.
+        uri: Where the results were put as well; "" for nowhere.
     """
 
     selection: dict[str, Any]
@@ -53,6 +53,7 @@ class Outcome:
     cached: list[str]
     nodes: int
     import_seconds: float
+    uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def run(
     examples: Path,
     recipes: Sequence[Recipe],
     settings: Settings,
-    out: Path,
+    out: Path | Destination,
     *,
     runner: Runner = "local",
     progress: Progress = Progress(),
@@ -86,7 +87,8 @@ def run(
             Examples folder.
         recipes: What to try.
         settings: The gate and all else that shapes the pipeline.
-        out: Gets report.html, selection.json, selected/ and pipeline/.
+        out: Gets report.html, selection.json, selected/ and pipeline/; of a
+            `Destination` the folder gets them, and the store all but the last.
         runner: TFX's local runner, or its Beam runner in this process.
         progress: Told what goes on.
 
@@ -115,12 +117,12 @@ class Place:
         machine: A digest of the hardware and libraries that measurements depend on.
     """
 
-    def __init__(self, paths: Mapping[str, Path], out: Path, runner: Runner) -> None:
+    def __init__(self, paths: Mapping[str, Path], out: Destination, runner: Runner) -> None:
         self._paths = paths
         self._out = out
         self._runner = runner
         self._import_seconds = 0.0
-        self.root = out / PIPELINE_DIR
+        self.root = out.folder / PIPELINE_DIR
         self.digests = {name: content_digest(path) for name, path in paths.items()}
         self.machine = _machine()
 
@@ -155,37 +157,46 @@ class Place:
         )
 
     def publish(self, result: "RunResult") -> Outcome:
-        """Put the results of a run in place, each by a rename."""
+        """Put the results of a run in place, each by a rename; then into the store."""
         made = {
             "report.html": result.outputs["report"]["report"] / "report.html",
             "selection.json": result.outputs["select"]["selection"] / "selection.json",
             "selected": result.outputs["select"]["selected"],
         }
-        for name in _RESULTS:
-            _put(made[name], self._out / name)
+        folder = self._out.folder
+        for name in RESULTS:
+            _put(made[name], folder / name)
+        for name in RESULTS:
+            self._out.publish(name)
         return Outcome(
-            selection=json.loads((self._out / "selection.json").read_text()),
-            selected=self._out / "selected",
-            report=self._out / "report.html",
+            selection=json.loads((folder / "selection.json").read_text()),
+            selected=folder / "selected",
+            report=folder / "report.html",
             cached=result.cached,
             nodes=result.nodes,
             import_seconds=self._import_seconds,
+            uri=self._out.uri,
         )
 
 
 @contextmanager
-def opened(model: Path, examples: Path, out: Path, runner: Runner = "local") -> Iterator[Place]:
+def opened(
+    model: Path, examples: Path, out: Path | Destination, runner: Runner = "local"
+) -> Iterator[Place]:
     """Make `out` ours, for one run or several on the same sources.
 
     Raises:
         ModelError: There is nothing at `model`.
         ExamplesError: There is nothing at `examples`.
         OutputError: `out` can't be written, is in use, or is not Paring's.
+        StorageError: The store can't be reached.
     """
-    out = out.absolute()
+    given = out if isinstance(out, Destination) else Destination(out)
+    out = replace(given, folder=given.folder.absolute())
     paths = {"model": model.absolute(), "examples": examples.absolute()}
     check_sources(model, examples)
-    with _claimed(out):
+    out.check()
+    with claimed(out.folder):
         yield Place(paths, out, runner)
 
 
@@ -215,10 +226,14 @@ def _machine() -> str:
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Make `out` ours for the run, or say why it can't be."""
+def claimed(out: Path) -> Iterator[None]:
+    """Make the folder `out` ours for now.
+
+    Raises:
+        OutputError: It can't be written, is in use, or is not Paring's.
+    """
     root = out / PIPELINE_DIR
-    taken = [name for name in (*_RESULTS, PIPELINE_DIR) if (out / name).exists()]
+    taken = [name for name in (*RESULTS, PIPELINE_DIR) if (out / name).exists()]
     if taken and not (root / "lock").exists():
         raise OutputError(
             "--out: this folder holds files that Paring did not write",

@@ -13,6 +13,7 @@ from paring.errors import ParameterError
 from paring.pareto import SOURCE
 from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Sample, Settings, build
+from paring_pipelines.places import Destination
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Place, Progress, Runner, completed, opened
 from paring_pipelines.search.cost import predict, work_of
@@ -67,7 +68,7 @@ def search(
     examples: Path,
     recipes: Sequence[Recipe],
     settings: Settings,
-    out: Path,
+    out: Path | Destination,
     budget_minutes: float,
     *,
     runner: Runner = "local",
@@ -84,7 +85,7 @@ def search(
         examples: See `running.run`.
         recipes: What may be tried as it stands.
         settings: The gate and all else that shapes the pipeline.
-        out: Gets report.html, selection.json, selected/ and pipeline/.
+        out: See `running.run`.
         budget_minutes: Time for all; no round starts that is not expected to end in it,
             but the first.
         runner: TFX's local runner, or its Beam runner in this process.

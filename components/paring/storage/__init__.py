@@ -1,0 +1,273 @@
+"""Files and folders wherever they lie: plain paths, file://, gs:// and s3://.
+
+A mounted volume of Kubernetes (PVC) is a plain path. minio:// is S3, as Kubeflow
+writes it. Stores are reached through fsspec with s3fs and gcsfs, which are imported
+when a URI of theirs comes up. Credentials and addresses come from the environment
+alone, as those two and the SDKs below them read it: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for a store other than
+Amazon's, GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST.
+
+An object store has no folders: what lies below `URI/` is the folder `URI`, and an
+empty one is nothing.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from paring.errors import ParameterError
+from paring.storage.local import create_locally, local_path, replace, unwritable, written_beside
+from paring.storage.stores import (
+    asked,
+    below,
+    check_size,
+    create_in_store,
+    explained,
+    files_below,
+    filesystem,
+    is_remote,
+    key_of,
+)
+
+__all__ = [
+    "Entry",
+    "copy",
+    "create",
+    "delete",
+    "exists",
+    "fetch",
+    "filesystem",
+    "is_remote",
+    "join",
+    "list_below",
+    "local_path",
+    "name_of",
+    "put",
+    "read_text",
+    "write_text",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file below a URI.
+
+    Attributes:
+        uri: Where it lies, as `fetch` and `read_text` take it.
+        size: In bytes.
+        modified: When it was last written, in seconds since 1970; None if unknown.
+        tag: Changes with the content, in stores that have such a thing; else "".
+    """
+
+    uri: str
+    size: int
+    modified: float | None
+    tag: str = ""
+
+
+def join(uri: str, *names: str) -> str:
+    """What lies at `names`, one below the other, below `uri`."""
+    return "/".join((uri.rstrip("/"), *names))
+
+
+def name_of(uri: str) -> str:
+    """The last part of a path or URI."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or a folder with something in it at `uri`.
+
+    Raises:
+        StorageError: The store can't be asked.
+    """
+    if not is_remote(uri):
+        return local_path(uri).exists()
+    with asked(uri) as (store, key):
+        return bool(store.exists(key))
+
+
+def list_below(uri: str) -> Iterator[Entry]:
+    """The files at or below `uri`, sorted; none if there is nothing.
+
+    Raises:
+        StorageError: The store can't be asked, or there is no such bucket.
+    """
+    if not is_remote(uri):
+        root = local_path(uri)
+        for file in [root] if root.is_file() else sorted(root.rglob("*")):
+            if file.is_file():
+                told = file.stat()
+                yield Entry(str(file), told.st_size, told.st_mtime)
+        return
+    with asked(uri) as (store, key):
+        found = files_below(store, key)
+    scheme = uri.partition("://")[0]
+    for name, facts in found.items():
+        modified = facts.get("LastModified") or facts.get("mtime")
+        yield Entry(
+            f"{scheme}://{name}",
+            facts["size"],
+            modified.timestamp() if modified else None,
+            str(facts.get("ETag") or facts.get("etag") or ""),
+        )
+
+
+def read_text(uri: str) -> str:
+    """The text of a small file.
+
+    Raises:
+        StorageError: It is not there, or can't be read.
+    """
+    if not is_remote(uri):
+        try:
+            return local_path(uri).read_text(encoding="utf-8")
+        except OSError as error:
+            raise explained(uri, error) from error
+    with asked(uri) as (store, key):
+        content: bytes = store.cat_file(key)
+    return content.decode("utf-8")
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write a small file whole: a reader sees the old text or the new one.
+
+    Raises:
+        OutputError, StorageError: It can't be written.
+    """
+    if is_remote(uri):
+        with asked(uri) as (store, key):
+            store.pipe_file(key, text.encode("utf-8"))
+        return
+    with written_beside(local_path(uri)) as staged:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(local_path(uri))
+
+
+def create(uri: str, text: str) -> bool:
+    """Write a small file unless there is one, of several writers for one alone.
+
+    On S3 by a PUT with `If-None-Match: *`, on Google Cloud Storage with
+    `ifGenerationMatch=0`, locally by a hard link or, where there are none, O_EXCL. A
+    store that ignores the condition is found out: the first object that is created in a
+    bucket is put there twice, and must be refused once.
+
+    The answer to a request may be lost and the request repeated, which then finds what
+    itself made: a writer that must know writes text that is its own, and reads it back
+    on False.
+
+    Returns:
+        Whether this call wrote it; False if it was there.
+
+    Raises:
+        UnsupportedError: The store ignores the condition; nobody was told True.
+        OutputError, StorageError: It can't be written.
+    """
+    if is_remote(uri):
+        return create_in_store(uri, text)
+    return create_locally(local_path(uri), text)
+
+
+def delete(uri: str) -> None:
+    """Remove a file, or a folder with all below it; nothing if there is nothing.
+
+    Raises:
+        ParameterError: It is a whole bucket.
+        OutputError, StorageError: It can't be removed.
+    """
+    if not is_remote(uri):
+        path = local_path(uri)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return
+    with asked(uri) as (store, key):
+        if "/" not in key:
+            raise ParameterError("a whole bucket is not removed", received=uri)
+        # By name, one after another: names given to rm() are taken for patterns.
+        for name in files_below(store, key):
+            store.rm_file(name)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy one file within a store, without it passing through this machine.
+
+    Raises:
+        StorageError: It is not there, or the copy can't be written.
+    """
+    with asked(source) as (store, key):
+        store.cp_file(key, key_of(target))
+
+
+def fetch(uri: str, into: Path) -> Path:
+    """Bring the file or folder `uri` to this machine.
+
+    It is written beside its place, checked by the size of each file, and renamed.
+
+    Args:
+        uri: Where it lies.
+        into: The folder that gets it, under the URI's last name.
+
+    Returns:
+        Where it lies now; a local path is returned as it is, and not looked at.
+
+    Raises:
+        StorageError: It is not there, can't be read, or changed meanwhile.
+        OutputError: `into` can't be written.
+    """
+    if not is_remote(uri):
+        return local_path(uri)
+    target = into / name_of(uri)
+    with written_beside(target) as staged:
+        with asked(uri) as (store, key):
+            found = files_below(store, key)
+            if not found:
+                raise FileNotFoundError(uri)
+            places = [staged / below(uri, key, name) for name in found]
+            store.get(list(found), [str(place) for place in places])
+        for (name, facts), place in zip(found.items(), places, strict=True):
+            check_size(f"{uri} ({name})", facts["size"], place.stat().st_size)
+        replace(staged, target)
+    return target
+
+
+def put(path: Path, uri: str) -> None:
+    """Put a file or folder at `uri`, in the place of what is there.
+
+    Locally it is written beside and renamed. In a store each file is replaced whole, and
+    what is no longer there is removed at the end; a reader may meanwhile see some of the
+    new files beside some of the old ones.
+
+    Raises:
+        OutputError, StorageError: It can't be written, or has not come through whole.
+    """
+    if not is_remote(uri):
+        target = local_path(uri)
+        with written_beside(target) as staged:
+            if path.is_dir():
+                shutil.copytree(path, staged)
+            else:
+                shutil.copyfile(path, staged)
+            replace(staged, target)
+        return
+    files = [path] if path.is_file() else [one for one in sorted(path.rglob("*")) if one.is_file()]
+    with asked(uri) as (store, key):
+        sizes = {
+            key if file == path else f"{key}/{file.relative_to(path).as_posix()}": (
+                file.stat().st_size
+            )
+            for file in files
+        }
+        store.put([str(file) for file in files], list(sizes))
+        found = files_below(store, key)
+        for name, size in sizes.items():
+            told = found[name]["size"] if name in found else store.info(name)["size"]
+            check_size(f"{uri} ({name})", size, told)
+        for name in found:
+            if name not in sizes:
+                store.rm_file(name)

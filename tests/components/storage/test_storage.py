@@ -1,0 +1,352 @@
+"""Files and folders on a real S3 server and on paths, with the same calls."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paring.artifacts import content_digest
+from paring.errors import OutputError, ParameterError, StorageError, UnsupportedError
+from paring.storage import (
+    copy,
+    create,
+    delete,
+    exists,
+    fetch,
+    filesystem,
+    is_remote,
+    join,
+    list_below,
+    local_path,
+    name_of,
+    put,
+    read_text,
+    write_text,
+)
+
+
+@pytest.fixture(params=["s3", "minio", "file", "path"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URI that nothing lies at yet."""
+    if request.param in ("s3", "minio"):
+        bucket: str = request.getfixturevalue("bucket")
+        return f"{request.param}://{bucket}/team/place"
+    folder = tmp_path / "team" / "place"
+    return folder.as_uri() if request.param == "file" else str(folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with the files of a SavedModel, one of them empty."""
+    folder = tmp_path / "given" / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph" * 1000)
+    (folder / "variables" / "variables.index").write_bytes(b"index")
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("uri", "remote"),
+    [
+        ("s3://bucket/key", True),
+        ("gs://bucket/key", True),
+        ("minio://bucket/key", True),
+        ("file:///data/x", False),
+        ("/data/x", False),
+        ("data/x", False),
+        ("C:/x", False),
+    ],
+)
+def test_what_lies_in_a_store_is_told_from_what_lies_here(uri: str, remote: bool) -> None:
+    assert is_remote(uri) is remote
+
+
+def test_a_scheme_that_is_not_known_gets_the_nearest(tmp_path: Path) -> None:
+    for call in (is_remote, exists, read_text, lambda uri: fetch(uri, tmp_path)):
+        with pytest.raises(ParameterError, match="did you mean 's3'") as raised:
+            call("s3n://bucket/key")
+        assert raised.value.received == "s3n://bucket/key"
+
+
+def test_a_file_uri_names_a_path_of_this_machine_alone() -> None:
+    assert local_path("file:///data/a%20b") == Path("/data/a b")
+    assert local_path("file://localhost/data") == Path("/data")
+    with pytest.raises(ParameterError, match="this machine"):
+        local_path("file://elsewhere/data")
+
+
+def test_names_are_joined_and_taken_off() -> None:
+    assert join("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
+    assert name_of("s3://bucket/a/b/") == "b"
+    assert name_of("/data/model.keras") == "model.keras"
+
+
+def test_a_folder_comes_back_as_it_was_put(place: str, model: Path, tmp_path: Path) -> None:
+    put(model, place)
+    fetched = fetch(place, tmp_path / "into")
+    assert content_digest(fetched) == content_digest(model)
+    if is_remote(place):
+        assert fetched == tmp_path / "into" / "place"
+        assert [one.name for one in fetched.parent.iterdir()] == ["place"]
+    else:
+        assert fetched == local_path(place)
+
+
+def test_a_file_comes_back_as_it_was_put(place: str, model: Path, tmp_path: Path) -> None:
+    uri = join(place, "model.pb")
+    put(model / "saved_model.pb", uri)
+    fetched = fetch(uri, tmp_path / "into")
+    assert fetched.name == "model.pb"
+    assert fetched.read_bytes() == (model / "saved_model.pb").read_bytes()
+
+
+def test_what_is_put_takes_the_place_of_all_that_was_there(
+    place: str, model: Path, tmp_path: Path
+) -> None:
+    put(model, place)
+    (model / "variables" / "variables.index").unlink()
+    (model / "saved_model.pb").write_bytes(b"new")
+    put(model, place)
+    assert content_digest(fetch(place, tmp_path / "into")) == content_digest(model)
+
+
+def test_what_is_fetched_takes_the_place_of_an_earlier_copy(
+    bucket: str, model: Path, tmp_path: Path
+) -> None:
+    put(model, f"s3://{bucket}/model")
+    fetch(f"s3://{bucket}/model", tmp_path / "into")
+    delete(f"s3://{bucket}/model/variables")
+    fetched = fetch(f"s3://{bucket}/model", tmp_path / "into")
+    assert [one.name for one in fetched.rglob("*")] == ["saved_model.pb"]
+    assert [one.name for one in (tmp_path / "into").iterdir()] == ["model"]
+
+
+def test_files_are_listed_with_size_and_time(place: str, model: Path, tmp_path: Path) -> None:
+    put(model, place)
+    write_text(f"{place}-other/file", "not below")
+    found = list(list_below(place))
+    assert [one.uri.partition("place/")[2] for one in found] == [
+        "saved_model.pb",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    ]
+    assert [one.size for one in found] == [5000, 0, 5]
+    assert all(one.modified and one.modified > 1.7e9 for one in found)
+    # Each URI can be given back.
+    assert read_text(found[2].uri) == "index"
+    assert [one.size for one in list_below(found[0].uri)] == [5000]
+
+
+def test_nothing_is_listed_where_there_is_nothing(place: str) -> None:
+    assert list(list_below(place)) == []
+
+
+def test_files_folders_and_nothing_are_told_apart(place: str) -> None:
+    assert not exists(place)
+    write_text(join(place, "a", "b"), "text")
+    assert exists(place)
+    assert exists(join(place, "a", "b"))
+    assert not exists(join(place, "a", "c"))
+
+
+def test_a_text_is_written_whole_and_read_again(place: str) -> None:
+    uri = join(place, "note")
+    for text in ("größer\nals zuvor", "new"):
+        write_text(uri, text)
+        assert read_text(uri) == text
+    assert len(list(list_below(place))) == 1
+
+
+def test_a_text_that_is_not_there_can_not_be_read(place: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        read_text(join(place, "none"))
+    assert "none" in str(raised.value)
+
+
+def test_only_the_first_creates(place: str) -> None:
+    uri = join(place, "claim")
+    assert create(uri, "first") is True
+    assert create(uri, "second") is False
+    assert read_text(uri) == "first"
+    assert len(list(list_below(place))) == 1
+    delete(uri)
+    assert create(uri, "third") is True
+
+
+def test_of_many_writers_at_once_one_creates(tmp_path: Path) -> None:
+    uri = str(tmp_path / "claims" / "one")
+    told: list[tuple[str, bool]] = []
+    start = threading.Barrier(8)
+
+    def write(name: str) -> None:
+        start.wait()
+        told.append((name, create(uri, name)))
+
+    writers = [threading.Thread(target=write, args=(f"writer {n}",)) for n in range(8)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    winners = [name for name, created in told if created]
+    assert [read_text(uri)] == winners
+    assert len(list((tmp_path / "claims").iterdir())) == 1
+
+
+def test_a_file_or_folder_is_removed_and_nothing_else(place: str) -> None:
+    for name in ("a/b", "a/c", "ab", "a[b]", "*"):
+        write_text(join(place, name), name)
+    delete(join(place, "a"))
+    delete(join(place, "*"))
+    delete(join(place, "a"))
+    assert [one.uri.partition("place/")[2] for one in list_below(place)] == ["a[b]", "ab"]
+
+
+def test_a_whole_bucket_is_not_removed(bucket: str) -> None:
+    write_text(f"s3://{bucket}/kept", "text")
+    with pytest.raises(ParameterError, match="bucket"):
+        delete(f"s3://{bucket}/")
+    assert exists(f"s3://{bucket}/kept")
+
+
+def test_a_file_is_copied_within_its_store(bucket: str) -> None:
+    write_text(f"s3://{bucket}/a/text", "text")
+    copy(f"s3://{bucket}/a/text", f"s3://{bucket}/b/text")
+    assert read_text(f"s3://{bucket}/b/text") == "text"
+
+
+def test_marks_of_empty_folders_are_no_files(bucket: str, model: Path, tmp_path: Path) -> None:
+    put(model, f"s3://{bucket}/model")
+    store = filesystem(f"s3://{bucket}")
+    for name in ("model/", "model/assets/"):
+        store.call_s3("put_object", Bucket=bucket, Key=name, Body=b"")
+    assert len(list(list_below(f"s3://{bucket}/model"))) == 3
+    fetched = fetch(f"s3://{bucket}/model", tmp_path / "into")
+    assert content_digest(fetched) == content_digest(model)
+
+
+def test_an_object_can_not_lead_out_of_the_folder_it_is_fetched_to(
+    bucket: str, tmp_path: Path
+) -> None:
+    store = filesystem(f"s3://{bucket}")
+    store.call_s3("put_object", Bucket=bucket, Key="model/../../outside", Body=b"bad")
+    with pytest.raises(StorageError, match="no path"):
+        fetch(f"s3://{bucket}/model", tmp_path / "into" / "here")
+    assert list(tmp_path.rglob("outside")) == []
+    assert list((tmp_path / "into" / "here").iterdir()) == []
+
+
+def test_fetching_what_is_not_there_leaves_an_earlier_copy(
+    bucket: str, model: Path, tmp_path: Path
+) -> None:
+    put(model, f"s3://{bucket}/model")
+    fetched = fetch(f"s3://{bucket}/model", tmp_path / "into")
+    delete(f"s3://{bucket}/model")
+    with pytest.raises(StorageError, match="nothing at this place") as raised:
+        fetch(f"s3://{bucket}/model", tmp_path / "into")
+    assert raised.value.received == f"s3://{bucket}/model"
+    assert content_digest(fetched) == content_digest(model)
+    assert [one.name for one in (tmp_path / "into").iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda uri, folder: list(list_below(uri)),
+        lambda uri, folder: fetch(uri, folder),
+        lambda uri, folder: write_text(uri, "text"),
+        lambda uri, folder: create(uri, "text"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_named(
+    call: Callable[[str, Path], Any], bucket: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match="no bucket absent-bucket"):
+        call("s3://absent-bucket/key", tmp_path)
+
+
+def test_missing_credentials_are_named_with_the_uri(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(StorageError, match=f"s3://{bucket}/key") as raised:
+        exists(f"s3://{bucket}/key")
+    assert "credentials" in raised.value.received
+    assert "AWS_ACCESS_KEY_ID" in raised.value.remedy
+
+
+def test_an_address_that_nobody_answers_at_is_named(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match="can't be reached") as raised:
+        exists(f"s3://{bucket}/key")
+    assert "http://127.0.0.1:9" in raised.value.received
+    assert "AWS_ENDPOINT_URL" in raised.value.remedy
+
+
+def test_the_address_for_s3_alone_goes_before_the_general_one(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    write_text(f"s3://{bucket}/key", "text")
+    assert read_text(f"s3://{bucket}/key") == "text"
+
+
+def test_a_store_that_ignores_the_condition_is_found_out(careless_store: str) -> None:
+    with pytest.raises(UnsupportedError, match="If-None-Match"):
+        create(f"s3://{careless_store}/claim", "first")
+
+
+def test_a_path_that_can_not_be_written_is_named(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for call in (
+        lambda uri: put(model, uri),
+        lambda uri: write_text(uri, "text"),
+        lambda uri: create(uri, "text"),
+    ):
+        with pytest.raises(OutputError) as raised:
+            call(str(tmp_path / "file" / "out"))
+        assert "file" in raised.value.received
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+WITHOUT = """
+import sys
+sys.modules[{package!r}] = None
+from paring.errors import MissingDependencyError
+from paring.storage import exists
+try:
+    exists({uri!r})
+except MissingDependencyError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "uri", "extra"),
+    [("s3fs", "s3://bucket/key", "s3"), ("gcsfs", "gs://bucket/key", "gcs")],
+)
+def test_a_package_that_is_not_installed_is_named(package: str, uri: str, extra: str) -> None:
+    code = WITHOUT.format(package=package, uri=uri)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"pip install 'paring[{extra}]'" in done.stdout
+
+
+def test_nothing_is_imported_for_a_path(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom paring.storage import exists, put\n"
+        f"exists({str(tmp_path)!r}), exists('file:///none')\n"
+        "print({'fsspec', 's3fs', 'gcsfs', 'botocore', 'aiohttp'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
