@@ -62,7 +62,7 @@ def test_a_tflite_file_is_measured_beside_its_source(
         assert side["throughput"] == pytest.approx(1e3 / side["mean_ms"])
     assert BenchmarkMetrics.load(tmp_path / "metrics").facts() == metrics.facts()
     (view,) = views(BenchmarkMetrics)
-    assert "1 threads; batches of 1." in view.text(metrics)
+    assert "threads 1, batch size 1." in view.text(metrics)
 
 
 def test_the_source_against_itself_has_no_winner(

@@ -82,8 +82,8 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
         f"**{figures.times(metrics.speedup)} the source's speed**, 95% interval {low} to {high}",
         _table(("", "candidate", "source"), compared),
         _table(("candidate alone", ""), alone),
-        f"On {_plain(machine['cpu'])}, {machine['cores']} cores, {machine['threads']} threads;"
-        f" batches of {found['batch_size']}.",
+        f"On {_plain(machine['cpu'])}: cores {machine['cores']}, threads {machine['threads']},"
+        f" batch size {found['batch_size']}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -25,6 +25,7 @@ from paring.step import InputSpec, Step
 from paring_pipelines.dag import Dag
 
 KEYS = ("source", "tflite-int8")
+RUNTIME = Path(__file__).parents[3] / "k8s" / "runtime.toml"
 
 _KFP_PARAMETERS = {str: "String", int: "Integer", float: "Float", bool: "Boolean"}
 _OURS = {kfp.SOURCE_DIGEST, kfp.FAMILY_MEMBERS}
@@ -228,9 +229,11 @@ def _by_tfx(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str,
 
 def _by_kfp(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str, Path]:
     from paring_pipelines.on_kfp import compile_dag
+    from paring_pipelines.runtime import place
 
     dag, paths = _dag(families)
-    compile_dag(dag, root / "package.yaml", image="paring:1")
+    placements = place(dag, [RUNTIME], target="cpu-server")
+    compile_dag(dag, root / "package.yaml", image="paring:1", placements=placements)
     run = run_package(
         root / "package.yaml",
         root / "artifacts",
