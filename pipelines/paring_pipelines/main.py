@@ -340,6 +340,28 @@ def compile_package(
     click.echo(f"{out}: {len(dag.nodes)} tasks on {', '.join(used)}")
 
 
+@paring.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Gets NAME.yaml for each step.",
+)
+@click.option(
+    "--image",
+    default=_IMAGE,
+    show_default=True,
+    help="The container image that the files name; pin it by digest.",
+)
+def components(out: Path, image: str) -> None:
+    """Write the steps as component files, for pipelines of your own."""
+    from paring_pipelines import on_kfp
+
+    files = on_kfp.write_components(out, image=image)
+    click.echo(f"{out}: {', '.join(file.name for file in files)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, the error's own code, or 130."""
     given = list(sys.argv[1:] if arguments is None else arguments)

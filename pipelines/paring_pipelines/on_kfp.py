@@ -1,4 +1,4 @@
-"""The Dag as a package for Kubeflow Pipelines: `paring compile`."""
+"""The Dag as a package for Kubeflow Pipelines, and steps as files of components."""
 
 import inspect
 import os
@@ -9,6 +9,7 @@ from typing import Any
 from kfp import compiler, dsl, kubernetes
 
 from paring.adapters.kfp import SOURCE_DIGEST, component, kfp_type, member_inputs
+from paring.catalog import STEPS
 from paring.errors import OutputError
 from paring_pipelines.dag import Dag, Edge, Node
 from paring_pipelines.runtime import Placement
@@ -38,21 +39,51 @@ def compile_dag(
     Raises:
         OutputError: The file can't be written.
     """
-    package = dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {}))
+    _write(dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {})), out)
+
+
+def write_components(folder: Path, *, image: str) -> list[Path]:
+    """Write each step that can be one to `folder`, as NAME.yaml for anybody's pipelines.
+
+    A step with a family of inputs can't: its component has an input for each member,
+    and who the members are is not known before there is a pipeline.
+
+    Args:
+        folder: Gets the files; what else is there stays.
+        image: The image that each names.
+
+    Returns:
+        The files, in the order of the catalog.
+
+    Raises:
+        OutputError: A file can't be written.
+    """
+    files: list[Path] = []
+    for name, step in STEPS.items():
+        if any(spec.family for spec in step.inputs.values()):
+            continue
+        files.append(folder / f"{name}.yaml")
+        _write(component(step, image=image), files[-1])
+    return files
+
+
+def _write(package: Any, out: Path) -> None:
+    """Compile beside `out`, then put it in its place."""
     # The compiler only takes names that end in .yaml.
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}.yaml")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(package, str(partial))
-        partial.replace(out)
+        try:
+            compiler.Compiler().compile(package, str(partial))
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             "--out: this file can't be written",
             received=f"{out} ({error.strerror})",
             remedy="give a file in a folder that you may write to",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]) -> Any:

@@ -374,6 +374,13 @@ def test_a_package_is_placed_by_files_of_rules(
     assert "11 tasks on b\n" in shown
 
 
+def test_steps_are_written_as_component_files(paring: Paring, tmp_path: Path) -> None:
+    code, shown, _ = paring("components", "--out", tmp_path / "yaml", "--image", "mine")
+    assert code == 0
+    assert "prune.yaml" in shown
+    assert "image: mine\n" in (tmp_path / "yaml" / "prune.yaml").read_text()
+
+
 def test_a_placement_that_cannot_work_ends_before_anything_is_written(
     paring: Paring, tmp_path: Path, recipes: Path
 ) -> None:
