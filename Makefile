@@ -56,9 +56,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## golden  compile the default pipeline to the file that the tests compare with
+## golden  compile the default pipeline and the components to what the tests compare with
 golden: $(STAMP)
 	$(BIN)/paring compile --image paring:golden --out tests/golden/optimize.yaml
+	$(BIN)/paring compile --runtime k8s/runtime.toml --out tests/golden/optimize-cpu-server.yaml
+	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target gpu --out tests/golden/optimize-gke-gpu.yaml
+	$(BIN)/paring components --out components/yaml
 
 ## lock    pin what pyproject.toml asks for; LOCK_FLAGS=--upgrade takes newer releases
 lock: $(UV_STAMP)

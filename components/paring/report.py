@@ -1,13 +1,12 @@
 """Write one self-contained HTML page about a run and its winner."""
 
 import json
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paring import figures
 from paring.artifacts import (
     BenchmarkMetrics,
     EvaluationMetrics,
@@ -141,7 +140,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
         Bar(
             row["id"],
             row["p50_ms"],
-            _ms(row["p50_ms"]),
+            figures.ms(row["p50_ms"]),
             row["p90_ms"],
             row["outcome"] == "selected",
         )
@@ -152,7 +151,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
         Bar(
             row["id"],
             row["size_bytes"],
-            _size(row["size_bytes"]),
+            figures.size(row["size_bytes"]),
             strong=row["outcome"] == "selected",
         )
         for row in rows
@@ -225,65 +224,19 @@ def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
         ("System", found.get("system")),
         ("Usable cores", found.get("cores")),
         ("Threads for one call", found.get("threads")),
-        ("Memory", _size(found["memory_bytes"]) if "memory_bytes" in found else None),
+        ("Memory", figures.size(found["memory_bytes"]) if "memory_bytes" in found else None),
         ("Frequency governor", found.get("cpu_governor")),
         ("Load before measuring", ", ".join(f"{one:.2f}" for one in load) if load else None),
     )
     return [(label, str(value)) for label, value in lines if value]
 
 
-_NONE = "\N{EN DASH}"
-_TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-def _ms(value: float | None) -> str:
-    return _NONE if value is None else f"{_three(value)} ms"
-
-
-def _three(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
-
-
-def _scaled(value: float | None, unit: str = "") -> str:
-    """A count with k, M, G or T for powers of 1000."""
-    if value is None:
-        return _NONE
-    for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
-        if abs(value) >= 1000**power:
-            return f"{_three(value / 1000**power)} {prefix}{unit}"
-    return f"{value:,.0f} {unit}".rstrip()
-
-
-def _size(value: float | None) -> str:
-    """Bytes in powers of 1000."""
-    return _scaled(value, "B").replace("kB", "KB")
-
-
-def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{100 * value:.1f}%"
-
-
-def _times(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:.2f}{_TIMES}" if value < 1.995 else f"{value:.1f}{_TIMES}"
-
-
-def _typeset(text: str) -> str:
-    """With the sign of multiplication for the letter, as in 1.4x."""
-    return re.sub(r"(?<=\d)x\b", _TIMES, text)
-
-
 _FILTERS = {
-    "ms": _ms,
-    "scaled": _scaled,
-    "size": _size,
-    "percent": _percent,
-    "times": _times,
-    "three": _three,
-    "typeset": _typeset,
+    "ms": figures.ms,
+    "scaled": figures.scaled,
+    "size": figures.size,
+    "percent": figures.percent,
+    "times": figures.times,
+    "three": figures.three,
+    "typeset": figures.typeset,
 }

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from paring_pipelines.console import NodeProgress
     from paring_pipelines.running import Outcome
 
+_IMAGE = f"paring:{__version__}"
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
@@ -338,18 +340,60 @@ def lineage(artifact: Path, as_json: bool) -> None:
 )
 @click.option(
     "--image",
-    default=f"paring:{__version__}",
-    show_default=True,
-    help="The container image that runs the steps; pin it by digest.",
+    help="The container image of every step, in place of those that --runtime names; pin it"
+    f" by digest.  [default without --runtime: {_IMAGE}]",
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Where each step runs, such as k8s/runtime.toml; of several, later ones go over"
+    " earlier ones.",
 )
 @pipeline_options
-def compile_package(out: Path, image: str, target: str, recipes: Path | None, **given: Any) -> None:
+def compile_package(
+    out: Path,
+    image: str | None,
+    runtimes: Sequence[Path],
+    target: str,
+    recipes: Path | None,
+    **given: Any,
+) -> None:
     """Compile the pipeline to a Kubeflow Pipelines package."""
     dag = build(load_recipes(_file(recipes), target), settings_of("", given))
+    # Imported late: it reads its files with pydantic, which takes time to load.
+    from paring_pipelines.runtime import place
+
+    placements = place(dag, runtimes, target=target, image=image)
     from paring_pipelines import on_kfp
 
-    on_kfp.compile_dag(dag, out, image=image)
-    click.echo(f"{out}: {len(dag.nodes)} tasks on {image}")
+    on_kfp.compile_dag(dag, out, image=image or _IMAGE, placements=placements)
+    used = sorted({one.image or _IMAGE for one in placements.values()})
+    click.echo(f"{out}: {len(dag.nodes)} tasks on {', '.join(used)}")
+
+
+@paring.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Gets NAME.yaml for each step.",
+)
+@click.option(
+    "--image",
+    default=_IMAGE,
+    show_default=True,
+    help="The container image that the files name; pin it by digest.",
+)
+def components(out: Path, image: str) -> None:
+    """Write the steps as component files, for pipelines of your own."""
+    from paring_pipelines import on_kfp
+
+    files = on_kfp.write_components(out, image=image)
+    click.echo(f"{out}: {', '.join(file.name for file in files)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

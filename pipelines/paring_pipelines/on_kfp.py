@@ -1,4 +1,4 @@
-"""The Dag as a package for Kubeflow Pipelines: `paring compile`."""
+"""The Dag as a package for Kubeflow Pipelines, and steps as files of components."""
 
 import inspect
 import os
@@ -6,51 +6,87 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
+from kfp import compiler, dsl, kubernetes
 
 from paring.adapters.kfp import SOURCE_DIGEST, component, kfp_type, member_inputs
+from paring.catalog import STEPS
 from paring.errors import OutputError
 from paring_pipelines.dag import Dag, Edge, Node
+from paring_pipelines.runtime import Placement
 
 
-def compile_dag(dag: Dag, out: Path, *, image: str) -> None:
+def compile_dag(
+    dag: Dag, out: Path, *, image: str, placements: Mapping[str, Placement] | None = None
+) -> None:
     """Write `dag` to `out`, a pipeline spec of schema 2.1.0 as YAML.
 
     The pipeline takes the URI of each source, `model_uri` for the source
     `model`, and `source_digest`, any text that names the sources' content: with
     another one, every task misses Kubeflow's cache, which knows URIs but not
-    what lies there. The same Dag and image give the same bytes.
+    what lies there. The same arguments give the same bytes.
 
     Each node is a task named for its id, with its parameters as constants, and
-    is cached. A failure that a node records in its outputs counts as a success
-    there; submit with caching off to try what failed again.
+    is cached unless its placement says otherwise. A failure that a node records
+    in its outputs counts as a success there; submit with caching off to try what
+    failed again. What placements ask of Kubernetes stands in a second YAML document.
 
     Args:
         dag: The wiring.
         out: The file; what was there stays if anything goes wrong.
-        image: The image of every task.
+        image: The image of every task whose placement names none.
+        placements: Where nodes run, by their id; see `paring_pipelines.runtime.place`.
 
     Raises:
         OutputError: The file can't be written.
     """
-    package = dsl.pipeline(name=dag.name)(_pipeline_function(dag, image))
+    _write(dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {})), out)
+
+
+def write_components(folder: Path, *, image: str) -> list[Path]:
+    """Write each step that can be one to `folder`, as NAME.yaml for anybody's pipelines.
+
+    A step with a family of inputs can't: its component has an input for each member,
+    and who the members are is not known before there is a pipeline.
+
+    Args:
+        folder: Gets the files; what else is there stays.
+        image: The image that each names.
+
+    Returns:
+        The files, in the order of the catalog.
+
+    Raises:
+        OutputError: A file can't be written.
+    """
+    files: list[Path] = []
+    for name, step in STEPS.items():
+        if any(spec.family for spec in step.inputs.values()):
+            continue
+        files.append(folder / f"{name}.yaml")
+        _write(component(step, image=image), files[-1])
+    return files
+
+
+def _write(package: Any, out: Path) -> None:
+    """Compile beside `out`, then put it in its place."""
     # The compiler only takes names that end in .yaml.
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}.yaml")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        compiler.Compiler().compile(package, str(partial))
-        partial.replace(out)
+        try:
+            compiler.Compiler().compile(package, str(partial))
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             "--out: this file can't be written",
             received=f"{out} ({error.strerror})",
             remedy="give a file in a folder that you may write to",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def _pipeline_function(dag: Dag, image: str) -> Any:
+def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]) -> Any:
     # Content and machine are unknown here: sources stand for themselves, and
     # `source_digest` is added to each identity when the pipeline runs.
     identities = dag.identities({name: name for name in dag.sources}, machine="")
@@ -63,9 +99,10 @@ def _pipeline_function(dag: Dag, image: str) -> Any:
         }
         tasks: dict[str, Any] = {}
         for node in dag.nodes.values():
+            placement = placements.get(node.id, Placement())
             made = component(
                 node.step,
-                image=image,
+                image=placement.image or image,
                 members=_members(node),
                 # Tasks take their names from this. No display names: backends
                 # before 2.6 look tasks up by them and then find none.
@@ -80,6 +117,7 @@ def _pipeline_function(dag: Dag, image: str) -> Any:
                 for name, edge in _edges(node).items()
             }
             tasks[node.id] = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            _place(tasks[node.id], placement)
 
     def parameter(name: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -94,6 +132,39 @@ def _pipeline_function(dag: Dag, image: str) -> Any:
     lines = "\n".join(f"    {name}: {text}" for name, text in described.items())
     pipeline.__doc__ = f"Optimize a trained model, and choose the best result.\n\nArgs:\n{lines}"
     return pipeline
+
+
+def _place(task: Any, placement: Placement) -> None:
+    """Tell `task` where it runs, in kfp's own terms."""
+    for value, tell in (
+        (placement.cpu, task.set_cpu_request),
+        (placement.cpu_limit, task.set_cpu_limit),
+        (placement.memory, task.set_memory_request),
+        (placement.memory_limit, task.set_memory_limit),
+    ):
+        if value is not None:
+            tell(value)
+    if placement.resource is not None:
+        task.set_accelerator_type(placement.resource)
+        task.set_accelerator_limit(placement.accelerator_count)
+    for key, value in sorted(placement.labels.items()):
+        kubernetes.add_node_selector(task, key, value)
+    for one in placement.tolerations:
+        kubernetes.add_toleration(task, one.key, one.operator, one.value or None, one.effect)
+    if placement.shm is not None:
+        # Docker's own 64 MB are too few for what several processes share.
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", placement.shm)
+    if placement.timeout_seconds is not None:
+        kubernetes.set_timeout(task, placement.timeout_seconds)
+    if placement.retry is not None:
+        task.set_retry(
+            placement.retry.count,
+            f"{placement.retry.backoff_seconds}s",
+            placement.retry.factor,
+            f"{placement.retry.max_seconds}s",
+        )
+    if not placement.cache:
+        task.set_caching_options(False)
 
 
 def _members(node: Node) -> dict[str, list[str]]:

@@ -11,8 +11,8 @@ from paring.catalog import STEPS, find
 from paring.errors import ParameterError, nearest
 from paring.step import Scalar, Step
 
-Target = Literal["cpu-server", "mobile"]
-TARGETS: tuple[Target, ...] = ("cpu-server", "mobile")
+Target = Literal["cpu-server", "mobile", "gpu", "tpu"]
+TARGETS: tuple[Target, ...] = ("cpu-server", "mobile", "gpu", "tpu")
 
 DEFAULT_FILE = Path(__file__).with_name("recipes.toml")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paring.adapters.kfp_views import views
 from paring.artifacts import BenchmarkMetrics, Examples, Servable, content_bytes
 from paring.benchmark import _draw_inputs, benchmark, gzip_size
 from paring.errors import UnsupportedError
@@ -60,6 +61,8 @@ def test_a_tflite_file_is_measured_beside_its_source(
         assert medians.min() <= side["p50_ms"] <= medians.max()
         assert side["throughput"] == pytest.approx(1e3 / side["mean_ms"])
     assert BenchmarkMetrics.load(tmp_path / "metrics").facts() == metrics.facts()
+    (view,) = views(BenchmarkMetrics)
+    assert "threads 1, batch size 1." in view.text(metrics)
 
 
 def test_the_source_against_itself_has_no_winner(

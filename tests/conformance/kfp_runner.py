@@ -3,7 +3,8 @@
 No Kubernetes: one real process a task, one after another. What those two do
 that a step could trip over is done here as well:
 
-- the package is parsed as the backend's own message, strictly;
+- the package is parsed as the backend's own messages, strictly, with what its second
+  document asks of Kubernetes, which nothing here acts on;
 - a component's defaults are filled in by the launcher, and every number is a
   double;
 - placeholders are replaced in no fixed order;
@@ -29,6 +30,7 @@ from typing import Any
 
 import yaml
 from google.protobuf import json_format
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 PARING = (sys.executable, "-m", "paring_pipelines.main")
@@ -71,13 +73,11 @@ def run_package(
     Raises:
         RuntimeError: A task failed; its output is in the message.
     """
-    spec = json_format.ParseDict(
-        next(yaml.safe_load_all(package.read_text())),
-        pb.PipelineSpec(),
-        ignore_unknown_fields=False,
-    )
+    first, *more = yaml.safe_load_all(package.read_text())
+    spec = json_format.ParseDict(first, pb.PipelineSpec(), ignore_unknown_fields=False)
     given = _pipeline_parameters(spec, parameters)
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    _check_platform(more, executors)
     run = PackageRun()
     for name, task in _in_order(spec.root.dag):
         made = spec.components[task.component_ref.name]
@@ -96,6 +96,23 @@ def run_package(
         _start(name, executor["container"], executor_input, run, paring)
         run.artifacts[name] = _collect(name, executor_input)
     return run
+
+
+def _check_platform(documents: Sequence[Any], executors: Mapping[str, Any]) -> None:
+    """Parse what is asked of Kubernetes as the driver does, for each executor."""
+    if not documents:
+        return
+    (document,) = documents
+    platform = json_format.ParseDict(document, pb.PlatformSpec(), ignore_unknown_fields=False)
+    configs = platform.platforms["kubernetes"].deployment_spec.executors
+    for name, config in configs.items():
+        if name not in executors:
+            raise ValueError(f"the second document names an executor that is not there: {name}")
+        json_format.ParseDict(
+            json_format.MessageToDict(config),
+            KubernetesExecutorConfig(),
+            ignore_unknown_fields=False,
+        )
 
 
 def _pipeline_parameters(spec: Any, parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -357,6 +357,42 @@ def test_a_package_is_compiled_for_kubeflow(paring: Paring, tmp_path: Path, reci
     assert "schemaVersion: 2.1.0" in (tmp_path / "package.yaml").read_text()
 
 
+def test_a_package_is_placed_by_files_of_rules(
+    paring: Paring, tmp_path: Path, recipes: Path
+) -> None:
+    (tmp_path / "runtime.toml").write_text('[images]\ncpu = "a"\n[defaults]\nimage = "cpu"\n')
+    (tmp_path / "mine.toml").write_text('[[place]]\nstep = "benchmark"\ncache = false\n')
+    arguments = ["compile", "--recipes", recipes, "--out", tmp_path / "package.yaml"]
+    for name in ("runtime.toml", "mine.toml"):
+        arguments += ["--runtime", tmp_path / name]
+    code, shown, _ = paring(*arguments)
+    assert code == 0
+    assert "11 tasks on a\n" in shown
+    assert "image: a\n" in (tmp_path / "package.yaml").read_text()
+    code, shown, _ = paring(*arguments, "--image", "b")
+    assert code == 0
+    assert "11 tasks on b\n" in shown
+
+
+def test_steps_are_written_as_component_files(paring: Paring, tmp_path: Path) -> None:
+    code, shown, _ = paring("components", "--out", tmp_path / "yaml", "--image", "mine")
+    assert code == 0
+    assert "prune.yaml" in shown
+    assert "image: mine\n" in (tmp_path / "yaml" / "prune.yaml").read_text()
+
+
+def test_a_placement_that_cannot_work_ends_before_anything_is_written(
+    paring: Paring, tmp_path: Path, recipes: Path
+) -> None:
+    (tmp_path / "runtime.toml").write_text('[[place]]\nnode = "benchmrk-*"\n')
+    arguments = ["compile", "--recipes", recipes, "--out", tmp_path / "package.yaml"]
+    code, _, error = paring(*arguments, "--runtime", tmp_path / "runtime.toml")
+    assert code == 2
+    assert "runtime.toml: [[place]] 1: node: no node matches" in error
+    assert not (tmp_path / "package.yaml").exists()
+    _on_one_screen(error)
+
+
 def test_a_step_says_what_it_made(paring: Paring, tmp_path: Path, bare_model: Path) -> None:
     code, shown, _ = paring(
         "step", "convert_tflite", "--model", bare_model, "--converted", tmp_path / "lite"

@@ -20,15 +20,22 @@ from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.on_kfp import compile_dag
 from paring_pipelines.optimize import Gate, Settings, build
 from paring_pipelines.recipes import load_recipes
+from paring_pipelines.runtime import Placement, Retry, place
+from paring_pipelines.runtime_file import Toleration
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "optimize.yaml"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+RUNTIME = ROOT / "k8s" / "runtime.toml"
 IMAGE = "paring:golden"
 
 
-def _compile(dag: Dag, folder: Path, image: str = IMAGE) -> dict[str, Any]:
-    compile_dag(dag, folder / "pipeline.yaml", image=image)
-    spec: dict[str, Any] = yaml.safe_load((folder / "pipeline.yaml").read_text())
-    return spec
+def _compile(dag: Dag, folder: Path, **placements: Placement) -> dict[str, Any]:
+    return _documents(dag, folder, **placements)[0]
+
+
+def _documents(dag: Dag, folder: Path, **placements: Placement) -> list[dict[str, Any]]:
+    compile_dag(dag, folder / "pipeline.yaml", image=IMAGE, placements=placements)
+    return list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
 
 
 def _small_dag(quantization: str = "none") -> Dag:
@@ -38,11 +45,23 @@ def _small_dag(quantization: str = "none") -> Dag:
     return dag
 
 
-def test_the_default_pipeline_compiles_to_the_golden_file(tmp_path: Path) -> None:
-    compile_dag(build(load_recipes(target="cpu-server"), Settings()), tmp_path / "p", image=IMAGE)
-    assert (tmp_path / "p").read_text() == GOLDEN.read_text(), (
+@pytest.mark.parametrize(
+    ("name", "target", "runtimes"),
+    [
+        ("optimize", "cpu-server", []),
+        ("optimize-cpu-server", "cpu-server", [RUNTIME]),
+        ("optimize-gke-gpu", "gpu", [RUNTIME, RUNTIME.with_suffix(".gke.toml")]),
+    ],
+)
+def test_the_default_pipeline_compiles_to_the_golden_file(
+    name: str, target: str, runtimes: list[Path], tmp_path: Path
+) -> None:
+    dag = build(load_recipes(target=target), Settings())
+    placements = place(dag, runtimes, target=target)
+    compile_dag(dag, tmp_path / "p", image=IMAGE, placements=placements)
+    assert (tmp_path / "p").read_text() == (GOLDEN / f"{name}.yaml").read_text(), (
         "the compiled pipeline changed: look at the difference, and if it is meant, "
-        "run `make golden` and commit tests/golden/optimize.yaml"
+        f"run `make golden` and commit tests/golden/{name}.yaml"
     )
 
 
@@ -96,6 +115,82 @@ def test_what_was_there_stays_where_the_file_cannot_be_written(tmp_path: Path) -
     with pytest.raises(OutputError, match="--out"):
         compile_dag(_small_dag(), tmp_path / "taken", image=IMAGE)
     assert [one.name for one in tmp_path.iterdir()] == ["taken"]
+
+
+PLACED = Placement(
+    image="reg/paring@sha256:1",
+    cpu="500m",
+    cpu_limit="2",
+    memory="1Gi",
+    memory_limit="2Gi",
+    accelerator="nvidia-l4",
+    resource="nvidia.com/gpu",
+    accelerator_count=2,
+    labels={"b": "2", "a": "1"},
+    tolerations=(
+        Toleration(key="x", value="y", effect="NoSchedule"),
+        Toleration(key="z", operator="Exists"),
+    ),
+    shm="1Gi",
+    timeout_seconds=60,
+    retry=Retry(3, backoff_seconds=5, factor=1.5, max_seconds=600),
+    cache=False,
+)
+
+
+def test_a_placement_becomes_the_tasks_resources_retries_and_caching(tmp_path: Path) -> None:
+    spec = _compile(_small_dag(), tmp_path, lite=PLACED)
+    container = spec["deploymentSpec"]["executors"]["exec-lite"]["container"]
+    assert container["image"] == "reg/paring@sha256:1"
+    resources = container["resources"]
+    assert {name: resources[name] for name in resources if name.startswith("resource")} == {
+        "resourceCpuRequest": "500m",
+        "resourceCpuLimit": "2",
+        "resourceMemoryRequest": "1Gi",
+        "resourceMemoryLimit": "2Gi",
+    }
+    assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert resources["accelerator"]["resourceCount"] == "2"
+    task = spec["root"]["dag"]["tasks"]["lite"]
+    assert task["retryPolicy"] == {
+        "backoffDuration": "5s",
+        "backoffFactor": 1.5,
+        "backoffMaxDuration": "600s",
+        "maxRetryCount": 3,
+    }
+    assert not task["cachingOptions"].get("enableCache")
+
+
+def test_a_placement_becomes_what_is_asked_of_kubernetes(tmp_path: Path) -> None:
+    _, platform = _documents(_small_dag(), tmp_path, lite=PLACED)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors == {
+        "exec-lite": {
+            "activeDeadlineSeconds": "60",
+            "emptyDirMounts": [
+                {
+                    "medium": "Memory",
+                    "mountPath": "/dev/shm",
+                    "sizeLimit": "1Gi",
+                    "volumeName": "shm",
+                }
+            ],
+            "nodeSelector": {"labels": {"a": "1", "b": "2"}},
+            "tolerations": [
+                {"effect": "NoSchedule", "key": "x", "operator": "Equal", "value": "y"},
+                {"key": "z", "operator": "Exists"},
+            ],
+        }
+    }
+
+
+def test_a_task_without_a_placement_is_as_it_was(tmp_path: Path) -> None:
+    plain = _compile(_small_dag(), tmp_path)
+    placed = _compile(_small_dag(), tmp_path, lite=PLACED)
+    for spec in (plain, placed):
+        del spec["deploymentSpec"]["executors"]["exec-lite"]
+        del spec["root"]["dag"]["tasks"]["lite"]
+    assert placed == plain
 
 
 # Long chains, so that each step is in one of few candidates, all of which are measured.
@@ -217,7 +312,8 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     pipeline = on_tfx.to_pipeline(dag, paths, digests, dag.identities(digests, "here"), root)
     by_tfx = on_tfx.run(pipeline, dag, root).outputs
 
-    compile_dag(dag, tmp_path / "package.yaml", image=IMAGE)
+    placements = place(dag, [RUNTIME], target="cpu-server")
+    compile_dag(dag, tmp_path / "package.yaml", image=IMAGE, placements=placements)
     uris = {f"{name}_uri": str(path) for name, path in paths.items()}
     by_kfp = run_package(
         tmp_path / "package.yaml", tmp_path / "kfp", uris | {"source_digest": "sha256:1"}
@@ -261,3 +357,6 @@ def _check_page(run: PackageRun) -> None:
     """Kubeflow shows the report: the page is the artifact itself."""
     page = run.path("report", "report_html")
     assert page.read_text() == (run.path("report", "report") / "report.html").read_text()
+    assert "**selected**" in run.path("select", "selection_markdown").read_text()
+    shown = run.path("benchmark-distilled", "metrics_markdown").read_text()
+    assert "the source's speed" in shown

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from paring.artifacts import Model
 from paring.errors import ParameterError
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.recipes import TARGETS, load_recipes, optimizing_steps
@@ -18,8 +19,17 @@ def _file(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_default_recipes_are_valid_for_every_target(target: str) -> None:
     recipes = load_recipes(target=target)
-    assert {"tflite-int8", "prune-int8", "qat-int8"} <= {one.name for one in recipes}
+    lite = {"tflite-int8", "prune-int8", "qat-int8"}
+    expected = lite if target in ("cpu-server", "mobile") else {"fewer-channels"}
+    assert expected <= {one.name for one in recipes}
     assert all(one.about and target in one.targets for one in recipes)
+
+
+@pytest.mark.parametrize("target", ["gpu", "tpu"])
+def test_recipes_for_accelerators_make_what_runs_on_them(target: str) -> None:
+    for recipe in load_recipes(target=target):
+        (made,) = recipe.links[-1].step.outputs.values()
+        assert issubclass(made, Model)
 
 
 def test_a_chain_reads_as_its_steps_and_what_differs_from_the_defaults(tmp_path: Path) -> None:
@@ -55,7 +65,7 @@ _STEP = '[recipes.x]\nsteps = [{ step = "prune", %s }]'
         ("[recipes.x", "is not TOML"),
         ("[recipes.x]\nsteps = []", "recipes.x.steps"),
         ("[recipes.x]\nstepz = []", "recipes.x"),
-        ('[recipes.x]\ntargets = ["tpu"]\nsteps = [{ step = "prune" }]', "targets"),
+        ('[recipes.x]\ntargets = ["phone"]\nsteps = [{ step = "prune" }]', "targets"),
         ('[recipes.x]\nsteps = [{ step = "prone" }]', "did you mean 'prune'"),
         ('[recipes.x]\nsteps = [{ step = "benchmark" }]', "no such optimization"),
         ('[recipes.source]\nsteps = [{ step = "prune" }]', "another name than 'source'"),

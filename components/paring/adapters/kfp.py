@@ -22,7 +22,6 @@ in `run_executor_input`. kfp itself is imported only to make components, so that
 containers start fast.
 """
 
-import html
 import inspect
 import json
 import math
@@ -31,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paring.adapters.kfp_views import HTML, View, views
 from paring.artifacts import (
     Artifact,
     BenchmarkMetrics,
@@ -38,7 +38,6 @@ from paring.artifacts import (
     Examples,
     Fact,
     ModelProfile,
-    Report,
     Selection,
     Servable,
 )
@@ -59,11 +58,6 @@ given, for Kubeflow's cache, which looks at URIs only."""
 FAMILY_MEMBERS = "family_members"
 """A parameter of components with families: JSON, each member's input name to
 its key, since a key may hold what an input's name can't."""
-
-HTML_SUFFIX = "_html"
-"""Beside each Report output stands one of type system.HTML under its name with
-this suffix: the page alone, as Kubeflow shows it, since an artifact of that
-type must be the file itself."""
 
 # An argument that a pipeline's author builds from a pipeline parameter brings
 # that parameter along under such a name.
@@ -130,7 +124,7 @@ def component(
     """`step` as a component for use in a `@dsl.pipeline`.
 
     Its inputs, outputs and parameters are the step's; see `SOURCE_DIGEST`,
-    `FAMILY_MEMBERS` and `HTML_SUFFIX` for what stands beside them. Call it with
+    `FAMILY_MEMBERS` and `paring.adapters.kfp_views` for what stands beside them. Call it with
     artifacts and parameters by name, a family's members by the names that
     `member_inputs` gives.
 
@@ -191,8 +185,8 @@ def _signature(step: Step, named: Mapping[str, tuple[str, str]]) -> inspect.Sign
             add(name, annotation)
     for name, kind in step.outputs.items():
         add(name, dsl.Output[kfp_type(kind)])
-        if issubclass(kind, Report):
-            add(f"{name}{HTML_SUFFIX}", dsl.Output[dsl.HTML])
+        for view in views(kind):
+            add(name + view.suffix, dsl.Output[dsl.HTML if view.suffix == HTML else dsl.Markdown])
     for name, parameter in step.parameters.items():
         add(name, parameter.type, parameter.default)
     if named:
@@ -259,9 +253,10 @@ def run_executor_input(
     outputs = execute(step, call)
     written = {name: _runtime_artifact(output, targets[name]) for name, output in outputs.items()}
     for name, output in outputs.items():
-        page = targets.get(f"{name}{HTML_SUFFIX}")
-        if page and isinstance(output, Report):
-            _write_page(output, local_path(page["uri"]))
+        for view in views(step.outputs[name]):
+            target = targets.get(name + view.suffix)
+            if target:
+                _write_view(view, output, local_path(target["uri"]))
     try:
         output_file.parent.mkdir(parents=True, exist_ok=True)
         output_file.write_text(json.dumps({"artifacts": written}, allow_nan=False))
@@ -330,14 +325,13 @@ def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, 
     return {"artifacts": [runtime]}
 
 
-def _write_page(report: Report, target: Path) -> None:
-    if report.failure:
-        content = f"<!doctype html><pre>{html.escape(report.failure.reason)}</pre>\n"
-    else:
-        content = report.file.read_text()
+def _write_view(view: View, output: Artifact, target: Path) -> None:
+    text = view.text(output)
     try:
-        target.write_text(content)
+        target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(
-            "the page could not be written", received=f"{target} ({error.strerror})"
+            f"what Kubeflow shows of {output.path.name} could not be written",
+            received=f"{target} ({error.strerror})",
+            remedy="let the container's user write there",
         ) from error

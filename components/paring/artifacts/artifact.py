@@ -48,6 +48,9 @@ class Artifact:
     failure: Failure | None = field(default=None, repr=False)
     lineage: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    bound_to_hardware: ClassVar[bool] = False
+    """Whether it runs only on hardware of the kind that it was built on."""
+
     _NO_FACTS: ClassVar[frozenset[str]] = frozenset({"path", "failure", "lineage"})
 
     @classmethod

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from tests.conformance.kfp_runner import run_package
 
 from paring.adapters import cli, kfp
+from paring.adapters.kfp_views import HTML, views
 from paring.artifacts import (
     Artifact,
     BenchmarkMetrics,
@@ -24,6 +25,7 @@ from paring.step import InputSpec, Step
 from paring_pipelines.dag import Dag
 
 KEYS = ("source", "tflite-int8")
+RUNTIME = Path(__file__).parents[3] / "k8s" / "runtime.toml"
 
 _KFP_PARAMETERS = {str: "String", int: "Integer", float: "Float", bool: "Boolean"}
 _OURS = {kfp.SOURCE_DIGEST, kfp.FAMILY_MEMBERS}
@@ -102,7 +104,12 @@ def test_the_kfp_component_has_what_the_step_declares(step: Step) -> None:
     assert {name: outputs[name] for name in step.outputs} == {
         name: _kfp_type(kind) for name, kind in step.outputs.items()
     }
-    assert {name.removesuffix(kfp.HTML_SUFFIX) for name in outputs} == set(step.outputs)
+    shown = {
+        name + view.suffix: f"system.{'HTML' if view.suffix == HTML else 'Markdown'}@0.0.1"
+        for name, kind in step.outputs.items()
+        for view in views(kind)
+    }
+    assert {name: outputs[name] for name in outputs if name not in step.outputs} == shown
 
 
 def _kfp_type(kind: type[Artifact]) -> str:
@@ -222,14 +229,18 @@ def _by_tfx(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str,
 
 def _by_kfp(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str, Path]:
     from paring_pipelines.on_kfp import compile_dag
+    from paring_pipelines.runtime import place
 
     dag, paths = _dag(families)
-    compile_dag(dag, root / "package.yaml", image="paring:1")
+    placements = place(dag, [RUNTIME], target="cpu-server")
+    compile_dag(dag, root / "package.yaml", image="paring:1", placements=placements)
     run = run_package(
         root / "package.yaml",
         root / "artifacts",
         {f"{name}_uri": str(path) for name, path in paths.items()},
     )
+    assert "`tflite-int8`" in run.path("select", "selection_markdown").read_text()
+    assert "<svg" in run.path("select", "selection_html").read_text()
     return {name: run.path("select", name) for name in STEPS["select"].outputs}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from paring.adapters.kfp import component, local_path, member_inputs, run_executor_input
 from paring.artifacts import (
+    BenchmarkMetrics,
     Examples,
     Model,
     PrunedModel,
@@ -17,7 +18,7 @@ from paring.artifacts import (
     Selection,
     read_record,
 )
-from paring.errors import OutputError, ParameterError, UnsupportedError
+from paring.errors import ArtifactTypeError, OutputError, ParameterError, UnsupportedError
 from paring.step import Input, Inputs, Output, step
 
 
@@ -48,6 +49,12 @@ def gather(
     """Say which members there were."""
     selection.selected = ",".join(f"{key}={one.path.name}" for key, one in sorted(models.items()))
     report.file.write_text(f"<html>{note}</html>")
+
+
+@step
+def weigh(model: Input[Model], metrics: Output[BenchmarkMetrics]) -> None:
+    """Give some figures, without the file that Kubeflow would be shown."""
+    metrics.p50_ms, metrics.size_bytes = 0.25, 7
 
 
 def _artifact(uri: Path) -> dict[str, Any]:
@@ -217,6 +224,20 @@ def test_a_figure_that_json_cannot_hold_is_left_out(tmp_path: Path, model: Path)
     given = _executor_input(tmp_path, {"model": model}, ["shrunk"], mode="nan")
     run_executor_input(shrink, given)
     assert "sparsity" not in _told(tmp_path, "shrunk")
+
+
+def test_figures_are_told_as_numbers(tmp_path: Path, model: Path) -> None:
+    run_executor_input(weigh, _executor_input(tmp_path, {"model": model}, ["metrics"]))
+    told = _told(tmp_path, "metrics")
+    assert (told["p50_ms"], told["size_bytes"]) == (0.25, 7)
+    texts = {name for name, value in told.items() if isinstance(value, str)}
+    assert texts == {"digest", "paring_type"}
+
+
+def test_a_view_that_cannot_be_made_fails_the_task(tmp_path: Path, model: Path) -> None:
+    outputs = ["metrics", "metrics_markdown"]
+    with pytest.raises(ArtifactTypeError, match=r"benchmark\.json"):
+        run_executor_input(weigh, _executor_input(tmp_path, {"model": model}, outputs))
 
 
 def test_family_members_get_their_keys_back_and_the_report_is_a_page_too(

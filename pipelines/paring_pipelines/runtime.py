@@ -1,0 +1,370 @@
+"""Where each node of a Dag runs on a cluster, as k8s/runtime.toml says it.
+
+A file names images and pools of machines, and has rules that match nodes by their step
+or their id. Rules apply in the file's order, and a later one overrides an earlier one
+field by field; so does a later file. docs/kubeflow.md has all fields.
+
+What can't work is refused here, before anything is compiled, with the file, the table
+and the key that say so.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from paring.catalog import STEPS
+from paring.errors import ParameterError, nearest
+from paring_pipelines.dag import Dag, Node
+from paring_pipelines.runtime_file import (
+    NONE,
+    Pool,
+    Rule,
+    Toleration,
+    chips,
+    quantity,
+    read_runtime,
+)
+
+_IMAGES_FOR = {"nvidia": ("gpu", "tensorrt"), "tpu": ("tpu",)}
+"""The images that have an accelerator's libraries, by the beginning of its name."""
+
+_RUN_MODELS = ("benchmark", "evaluate")
+"""The steps that run what they are given."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a failed task is tried again, and when.
+
+    Attributes:
+        count: How many times after the first one.
+        backoff_seconds: The wait before the first of them.
+        factor: What each wait is longer by than the one before it.
+        max_seconds: So long after its first start a task is not tried again.
+    """
+
+    count: int
+    backoff_seconds: int = 0
+    factor: float = 2.0
+    max_seconds: int = 3600
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one node runs, and what it is given there.
+
+    Attributes:
+        image: The container image; None for the one that is compiled for all.
+        cpu, cpu_limit: Cores, as Kubernetes writes them; None where nothing is said.
+        memory, memory_limit: Bytes, likewise.
+        accelerator: Its type; "none" for none.
+        resource: The accelerator's name among a container's resources; None for none.
+        accelerator_count: How many of it.
+        labels: Those of the machine.
+        tolerations: The taints of the machine.
+        shm: The size of /dev/shm, as Kubernetes writes it; None leaves it as it is.
+        timeout_seconds: When the task is ended; None for never.
+        retry: What follows a failure; None for nothing.
+        cache: Whether an earlier result may be taken.
+    """
+
+    image: str | None = None
+    cpu: str | None = None
+    cpu_limit: str | None = None
+    memory: str | None = None
+    memory_limit: str | None = None
+    accelerator: str = NONE
+    resource: str | None = None
+    accelerator_count: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Toleration] = ()
+    shm: str | None = None
+    timeout_seconds: int | None = None
+    retry: Retry | None = None
+    cache: bool = True
+
+
+def place(
+    dag: Dag, files: Sequence[Path], *, target: str, image: str | None = None
+) -> dict[str, Placement]:
+    """Where each node of `dag` runs, by its id.
+
+    Args:
+        dag: The wiring.
+        files: Such as k8s/runtime.toml; a later one goes over an earlier one.
+        target: Whose own rules apply after those for all targets.
+        image: The image of every node, in place of those that the files name.
+
+    Raises:
+        ParameterError: A file can't be read, names what there is not, or asks for what
+            can't work; the message names the file, the table and the key.
+    """
+    runtime = _merged(files, target)
+    for layer in runtime.layers:
+        _check_matches(dag, layer)
+    found = {node.id: _Fields(node.id, runtime, image) for node in dag.nodes.values()}
+    for node in dag.nodes.values():
+        for layer in runtime.layers:
+            if layer.fits(node):
+                found[node.id].override(layer)
+    _check_bound(dag, found)
+    return {node_id: fields.placement() for node_id, fields in found.items()}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One table of fields, and the nodes that it is about."""
+
+    where: str
+    fields: Mapping[str, Any]
+    step: str | None = None
+    node: str | None = None
+
+    def fits(self, node: Node) -> bool:
+        return fnmatchcase(node.step.name, self.step or "*") and fnmatchcase(
+            node.id, self.node or "*"
+        )
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """What all files say for one target, the layers in the order in which they apply."""
+
+    images: Mapping[str, str]
+    pools: Mapping[str, Pool]
+    layers: Sequence[_Layer]
+
+
+def _merged(files: Sequence[Path], target: str) -> _Runtime:
+    images: dict[str, str] = {}
+    pools: dict[str, Pool] = {}
+    defaults: list[_Layer] = []
+    rules: list[_Layer] = []
+    own_defaults: list[_Layer] = []
+    own_rules: list[_Layer] = []
+    origins: dict[str, str] = {}
+    for path in files:
+        content = read_runtime(path)
+        images |= {str(name): reference for name, reference in content.images.items()}
+        for name, pool in content.pools.items():
+            before = pools.get(name, Pool())
+            said = {key: getattr(pool, key) for key in pool.model_fields_set}
+            pools[name] = before.model_copy(update=said)
+            origins[name] = f"{path}: [pools.{name}]"
+        defaults.append(_Layer(f"{path}: [defaults]", content.defaults.given()))
+        rules += _layers(f"{path}: [[place]]", content.place)
+        for named, table in content.targets.items():
+            if named == target:
+                where = f"{path}: [targets.{target}.defaults]"
+                own_defaults.append(_Layer(where, table.defaults.given()))
+                own_rules += _layers(f"{path}: [[targets.{target}.place]]", table.place)
+    for name, pool in pools.items():
+        _check_pool(origins[name], pool)
+    return _Runtime(images, pools, [*defaults, *own_defaults, *rules, *own_rules])
+
+
+def _layers(where: str, rules: Iterable[Rule]) -> Iterator[_Layer]:
+    for number, rule in enumerate(rules, 1):
+        yield _Layer(f"{where} {number}", rule.given(), rule.step, rule.node)
+
+
+def _check_pool(where: str, pool: Pool) -> None:
+    """Refuse a pool that says one half of what belongs together."""
+    has_accelerator = pool.accelerator != NONE
+    if has_accelerator != (pool.resource is not None):
+        missing = "resource" if has_accelerator else "accelerator"
+        raise ParameterError(
+            f"{where}: {missing}: an accelerator and the name of its resource go together",
+            received=pool.accelerator if has_accelerator else pool.resource,
+            remedy='such as accelerator = "nvidia-l4" with resource = "nvidia.com/gpu"',
+        )
+    if pool.accelerator.startswith("tpu") != (pool.topology is not None):
+        raise ParameterError(
+            f"{where}: topology: TPUs have one, and nothing else has",
+            received=f"{pool.accelerator}, {pool.topology or 'no topology'}",
+            remedy='give 1x1, 2x2 or 2x4 with accelerator = "tpu-v5e" or "tpu-v6e"',
+        )
+
+
+def _check_matches(dag: Dag, layer: _Layer) -> None:
+    """Refuse a pattern that names nothing.
+
+    A step may be one that this Dag does not use, since a file serves many recipes.
+    """
+    nodes = list(dag.nodes.values())
+    steps = {*STEPS, *(node.step.name for node in nodes)}
+    if layer.step is not None and not any(fnmatchcase(one, layer.step) for one in steps):
+        raise ParameterError(
+            f"{layer.where}: step: there is no such step",
+            received=layer.step,
+            remedy=nearest(layer.step, steps),
+        )
+    if layer.node is not None and not any(layer.fits(node) for node in nodes):
+        of = f" of a step {layer.step}" if layer.step else ""
+        raise ParameterError(
+            f"{layer.where}: node: no node{of} matches",
+            received=layer.node,
+            remedy=nearest(layer.node, dag.nodes),
+        )
+
+
+class _Fields:
+    """The fields of one node, each with the table that it comes from."""
+
+    def __init__(self, node_id: str, runtime: _Runtime, image: str | None) -> None:
+        self._node_id = node_id
+        self._runtime = runtime
+        self._image = image
+        self._values: dict[str, Any] = {}
+        self._origins: dict[str, str] = {}
+
+    def override(self, layer: _Layer) -> None:
+        """Take over all that `layer` says."""
+        self._values |= layer.fields
+        self._origins |= dict.fromkeys(layer.fields, layer.where)
+
+    @property
+    def accelerator(self) -> str:
+        """Its type, "none" for none."""
+        return str(self._values.get("accelerator", NONE))
+
+    def refusal(self, key: str, text: str, *, received: object, remedy: str) -> ParameterError:
+        """An error about what is said of this node under `key`."""
+        return ParameterError(
+            f"{self._origins[key]}: {key}: {text} (node {self._node_id})",
+            received=received,
+            remedy=remedy,
+        )
+
+    def placement(self) -> Placement:
+        """What the fields come to, checked.
+
+        Raises:
+            ParameterError: They name what there is not, or don't fit each other.
+        """
+        values = self._values
+        pool = self._pool()
+        self._check_accelerator(pool)
+        self._check_limits()
+        plain = ("cpu", "cpu_limit", "memory", "memory_limit", "shm", "timeout_seconds", "cache")
+        has_accelerator = self.accelerator != NONE
+        return Placement(
+            **{name: values[name] for name in plain if name in values},
+            image=self._reference(),
+            accelerator=self.accelerator,
+            resource=pool.resource if has_accelerator else None,
+            accelerator_count=self._count(pool) if has_accelerator else 1,
+            labels=pool.labels,
+            tolerations=tuple(pool.tolerations),
+            retry=self._retry(),
+        )
+
+    def _reference(self) -> str | None:
+        name = self._values.get("image")
+        if self._image is not None or name is None:
+            return self._image
+        if name not in self._runtime.images:
+            raise self.refusal(
+                "image",
+                "[images] has no such image",
+                received=name,
+                remedy=f"add {name} = REFERENCE to [images], or give --image",
+            )
+        return self._runtime.images[name]
+
+    def _pool(self) -> Pool:
+        name = self._values.get("pool", NONE)
+        if name == NONE:
+            return Pool()
+        if name not in self._runtime.pools:
+            raise self.refusal(
+                "pool",
+                "there is no such pool",
+                received=name,
+                remedy=nearest(name, [NONE, *self._runtime.pools]),
+            )
+        return self._runtime.pools[name]
+
+    def _check_accelerator(self, pool: Pool) -> None:
+        wanted = self.accelerator
+        if wanted == NONE:
+            return
+        if pool.accelerator != wanted:
+            fitting = [
+                name for name, one in self._runtime.pools.items() if one.accelerator == wanted
+            ]
+            raise self.refusal(
+                "accelerator",
+                f"the node's pool {self._values.get('pool', NONE)} has {pool.accelerator}",
+                received=wanted,
+                remedy=f"give a pool with it: {', '.join(fitting) or 'there is none yet'}",
+            )
+        images = _IMAGES_FOR[wanted.partition("-")[0]]
+        if self._values.get("image") not in images:
+            raise self.refusal(
+                "accelerator",
+                f"image {self._values.get('image', NONE)} has no libraries for it",
+                received=wanted,
+                remedy=f"give image = {' or '.join(images)}",
+            )
+
+    def _count(self, pool: Pool) -> int:
+        given: int | None = self._values.get("accelerator_count")
+        if pool.topology is None:
+            return given or 1
+        whole = chips(pool.topology)
+        if given not in (None, whole):
+            raise self.refusal(
+                "accelerator_count",
+                f"a task takes all {whole} chips of the topology {pool.topology}",
+                received=given,
+                remedy="leave it out, or take a pool of another topology",
+            )
+        return whole
+
+    def _check_limits(self) -> None:
+        for small, large in (
+            ("cpu", "cpu_limit"),
+            ("memory", "memory_limit"),
+            # What lies in /dev/shm counts as the container's memory.
+            ("shm", "memory_limit"),
+        ):
+            first, second = self._values.get(small), self._values.get(large)
+            if first and second and quantity(first) > quantity(second):
+                raise self.refusal(
+                    small,
+                    f"is more than {large}, which is {second}",
+                    received=first,
+                    remedy=f"lower it, or raise {large}",
+                )
+
+    def _retry(self) -> Retry | None:
+        names = {
+            "backoff_seconds": "backoff_seconds",
+            "backoff_factor": "factor",
+            "backoff_max_seconds": "max_seconds",
+        }
+        given = {names[key]: value for key, value in self._values.items() if key in names}
+        count = self._values.get("retries", 0)
+        return Retry(count, **given) if count else None
+
+
+def _check_bound(dag: Dag, found: Mapping[str, _Fields]) -> None:
+    """Refuse to run on one kind of hardware what was built for another."""
+    for node in dag.nodes.values():
+        if node.step.name not in _RUN_MODELS:
+            continue
+        for edge in node.edges():
+            if not dag.type_of(edge).bound_to_hardware or edge.node in dag.sources:
+                continue
+            there, here = found[edge.node].accelerator, found[node.id].accelerator
+            if there != here:
+                raise found[node.id if here != NONE else edge.node].refusal(
+                    "accelerator",
+                    f"{edge.node} builds a {dag.type_of(edge).__name__} on {there},"
+                    f" and {node.id} runs it on {here}, where it does not load",
+                    received=here if here != NONE else there,
+                    remedy="give both nodes the same accelerator",
+                )

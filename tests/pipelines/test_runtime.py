@@ -1,0 +1,297 @@
+"""Where nodes are placed by files of rules, and what is refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from paring.artifacts import Examples, Model, Servable
+from paring.benchmark import benchmark
+from paring.errors import ParameterError
+from paring.evaluate import evaluate
+from paring.step import Input, Output, step
+from paring_pipelines.dag import Dag
+from paring_pipelines.optimize import Settings, build
+from paring_pipelines.recipes import TARGETS, load_recipes
+from paring_pipelines.runtime import Placement, Retry, place
+from paring_pipelines.runtime_file import chips, read_runtime
+
+K8S = Path(__file__).parents[2] / "k8s"
+
+
+@dataclass
+class Engine(Servable):
+    """What runs only where it was built."""
+
+    bound_to_hardware: ClassVar[bool] = True
+
+
+@step
+def build_engine(model: Input[Model], engine: Output[Engine]) -> None:
+    """Stand for a step that builds for the hardware that it runs on."""
+
+
+@pytest.fixture
+def dag() -> Dag:
+    """A model, an engine of it, and what runs either."""
+    made = Dag("engines", {"model": Model, "examples": Examples})
+    model, examples = made.source("model"), made.source("examples")
+    engine = made.add("engine", build_engine, {"model": model}).out("engine")
+    for name, candidate in (("source", model), ("engine", engine)):
+        inputs = {"source": model, "candidate": candidate, "examples": examples}
+        made.add(f"benchmark-{name}", benchmark, inputs)
+        made.add(f"evaluate-{name}", evaluate, inputs)
+    return made
+
+
+def _place(
+    dag: Dag, folder: Path, *texts: str, target: str = "gpu", image: str | None = None
+) -> dict[str, Placement]:
+    files = [folder / f"{number}.toml" for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    return place(dag, files, target=target, image=image)
+
+
+POOLS = """
+[images]
+cpu = "reg/cpu"
+gpu = "reg/gpu"
+tpu = "reg/tpu"
+[pools.plain]
+labels = { pool = "plain" }
+[pools.l4]
+labels = { pool = "l4" }
+accelerator = "nvidia-l4"
+resource = "nvidia.com/gpu"
+tolerations = [{ key = "nvidia.com/gpu", operator = "Exists" }]
+[pools.t4]
+accelerator = "nvidia-t4"
+resource = "nvidia.com/gpu"
+[pools.v5e]
+accelerator = "tpu-v5e"
+resource = "google.com/tpu"
+topology = "2x4"
+"""
+ON_L4 = 'image = "gpu"\npool = "l4"\naccelerator = "nvidia-l4"\n'
+ON_T4 = 'image = "gpu"\npool = "t4"\naccelerator = "nvidia-t4"\n'
+
+
+def test_without_files_nothing_is_asked_for(dag: Dag) -> None:
+    assert place(dag, [], target="gpu") == dict.fromkeys(dag.nodes, Placement())
+
+
+def test_later_rules_override_earlier_ones_field_by_field(dag: Dag, tmp_path: Path) -> None:
+    rules = """
+    [defaults]
+    cpu = 1
+    memory = "1Gi"
+    [[place]]
+    step = "benchmark"
+    cpu = 2
+    cache = false
+    [[place]]
+    node = "*-source"
+    cpu = 3
+    [[place]]
+    step = "bench*"
+    node = "*-source"
+    memory = "2Gi"
+    """
+    placed = _place(dag, tmp_path, rules)
+    assert {name: (one.cpu, one.memory, one.cache) for name, one in placed.items()} == {
+        "engine": ("1", "1Gi", True),
+        "benchmark-source": ("3", "2Gi", False),
+        "evaluate-source": ("3", "1Gi", True),
+        "benchmark-engine": ("2", "1Gi", False),
+        "evaluate-engine": ("1", "1Gi", True),
+    }
+
+
+def test_a_targets_own_rules_apply_to_it_alone_and_last(dag: Dag, tmp_path: Path) -> None:
+    rules = """
+    [defaults]
+    cpu = 1
+    memory = "1Gi"
+    [[place]]
+    step = "benchmark"
+    cpu = 2
+    [targets.gpu.defaults]
+    cpu = 3
+    memory = "3Gi"
+    [[targets.gpu.place]]
+    node = "benchmark-engine"
+    cpu = 4
+    """
+
+    def cores(target: str) -> list[str | None]:
+        placed = _place(dag, tmp_path, rules, target=target)
+        names = ("engine", "benchmark-source", "benchmark-engine")
+        return [placed[name].cpu for name in names]
+
+    assert cores("mobile") == ["1", "2", "2"]
+    # Its defaults are defaults: a rule for a step goes over them.
+    assert cores("gpu") == ["3", "2", "4"]
+
+
+def test_a_later_file_goes_over_an_earlier_one(dag: Dag, tmp_path: Path) -> None:
+    below = f'{POOLS}[[place]]\nstep = "*"\n{ON_L4}cpu = 1\n'
+    above = '[images]\ngpu = "other/gpu"\n[pools.l4]\nlabels = { zone = "a" }\n'
+    above += '[[place]]\nstep = "evaluate"\ncpu = 2\n'
+    placed = _place(dag, tmp_path, below, above)["evaluate-engine"]
+    assert (placed.image, placed.cpu, placed.labels) == ("other/gpu", "2", {"zone": "a"})
+    # What the later file does not say of the pool stays.
+    assert (placed.resource, placed.tolerations[0].key) == ("nvidia.com/gpu", "nvidia.com/gpu")
+
+
+def test_a_node_gets_what_its_pool_and_its_fields_say(dag: Dag, tmp_path: Path) -> None:
+    fields = 'shm = "1Gi"\ntimeout_seconds = 60\nretries = 2\nbackoff_seconds = 5\n'
+    placed = _place(dag, tmp_path, f"{POOLS}[defaults]\n{ON_L4}accelerator_count = 2\n{fields}")
+    one = placed["benchmark-engine"]
+    assert (one.image, one.accelerator, one.accelerator_count) == ("reg/gpu", "nvidia-l4", 2)
+    assert (one.shm, one.timeout_seconds, one.retry) == ("1Gi", 60, Retry(2, 5, 2.0, 3600))
+
+
+def test_a_pool_and_an_accelerator_can_be_taken_back(dag: Dag, tmp_path: Path) -> None:
+    back = '[[place]]\nnode = "evaluate-source"\npool = "none"\naccelerator = "none"\n'
+    placed = _place(dag, tmp_path, f"{POOLS}[defaults]\n{ON_L4}{back}")["evaluate-source"]
+    assert (placed.labels, placed.resource, placed.image) == ({}, None, "reg/gpu")
+
+
+def test_one_image_stands_for_all_where_it_is_given(dag: Dag, tmp_path: Path) -> None:
+    rules = '[defaults]\nimage = "cpu"\n[[place]]\nstep = "benchmark"\nimage = "gpu"\n'
+    placed = _place(dag, tmp_path, rules, image="mine")
+    assert {one.image for one in placed.values()} == {"mine"}
+
+
+def test_a_task_takes_all_chips_of_a_tpu_host(dag: Dag, tmp_path: Path) -> None:
+    on_tpu = '[defaults]\nimage = "tpu"\npool = "v5e"\naccelerator = "tpu-v5e"\n'
+    placed = _place(dag, tmp_path, f"{POOLS}{on_tpu}")["engine"]
+    assert (placed.resource, placed.accelerator_count) == ("google.com/tpu", 8)
+    with pytest.raises(ParameterError, match=r"\[defaults\]: accelerator_count: .* all 8 chips"):
+        _place(dag, tmp_path, f"{POOLS}{on_tpu}accelerator_count = 4\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[place]]\nstep = "benchmrk"', r"\[\[place\]\] 1: step: .*(\n.*)*mean 'benchmark'"),
+        (
+            '[[place]]\nnode = "benchmark-x*"',
+            r"\[\[place\]\] 1: node: no node matches(\n.*)*mean 'benchmark-",
+        ),
+        (
+            '[[place]]\nstep = "evaluate"\nnode = "benchmark-*"',
+            r"\[\[place\]\] 1: node: no node of a step evaluate matches",
+        ),
+        (
+            '[[targets.gpu.place]]\nstep = "x"',
+            r"\[\[targets.gpu.place\]\] 1: step: there is no such step",
+        ),
+        ('[defaults]\npool = "l44"', r"\[defaults\]: pool: there is no such pool.*(\n.*)*'l4'"),
+        ('[defaults]\nimage = "tensorrt"', r"\[defaults\]: image: \[images\] has no such image"),
+        (
+            '[defaults]\nimage = "gpu"\naccelerator = "nvidia-l4"',
+            r"\[defaults\]: accelerator: the node's pool none has none .*(\n.*)*it: l4$",
+        ),
+        (
+            '[defaults]\nimage = "gpu"\npool = "plain"\naccelerator = "nvidia-l4"',
+            r"\[defaults\]: accelerator: the node's pool plain has none",
+        ),
+        (
+            '[defaults]\nimage = "gpu"\npool = "t4"\naccelerator = "nvidia-l4"',
+            r"\[defaults\]: accelerator: the node's pool t4 has nvidia-t4",
+        ),
+        (
+            '[defaults]\nimage = "cpu"\npool = "l4"\naccelerator = "nvidia-l4"',
+            r"\[defaults\]: accelerator: image cpu has no libraries for it",
+        ),
+        ("[defaults]\ncpu = 2\ncpu_limit = 1", r"\[defaults\]: cpu: is more than cpu_limit"),
+        (
+            '[defaults]\nmemory = "2Gi"\n[[place]]\nstep = "evaluate"\nmemory_limit = "2G"',
+            r"\[defaults\]: memory: is more than memory_limit, which is 2G \(node evaluate-",
+        ),
+        (
+            '[defaults]\nmemory_limit = "1Gi"\nshm = "2Gi"',
+            r"\[defaults\]: shm: is more than memory_limit",
+        ),
+        (
+            '[pools.new]\naccelerator = "nvidia-l4"',
+            r"\[pools.new\]: resource: an accelerator and the name of its resource",
+        ),
+        ('[pools.new]\nresource = "a/b"', r"\[pools.new\]: accelerator: "),
+        ('[pools.l4]\ntopology = "2x2"', r"\[pools.l4\]: topology: TPUs have one"),
+        (
+            '[pools.new]\naccelerator = "tpu-v6e"\nresource = "google.com/tpu"',
+            r"\[pools.new\]: topology: TPUs have one",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_by_file_table_and_key(
+    dag: Dag, tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(ParameterError, match=words) as caught:
+        _place(dag, tmp_path, POOLS, text)
+    assert str(tmp_path / "1.toml") in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_step_that_this_pipeline_does_not_use_may_be_named(dag: Dag, tmp_path: Path) -> None:
+    _place(dag, tmp_path, '[[place]]\nstep = "distill"\ncpu = 1\n')
+
+
+@pytest.mark.parametrize("runner", ["benchmark", "evaluate"])
+def test_what_is_built_for_one_accelerator_is_not_run_on_another(
+    dag: Dag, tmp_path: Path, runner: str
+) -> None:
+    rules = f"{POOLS}[defaults]\n{ON_L4}"
+    _place(dag, tmp_path, rules)
+    other = f'[[place]]\nnode = "{runner}-engine"\n{ON_T4}'
+    with pytest.raises(ParameterError) as caught:
+        _place(dag, tmp_path, rules, other)
+    text = str(caught.value)
+    assert "1.toml: [[place]] 1: accelerator: engine builds a Engine on nvidia-l4" in text
+    assert f"{runner}-engine runs it on nvidia-t4" in text
+    # Only what runs the engine is bound to it.
+    _place(dag, tmp_path, rules, f'[[place]]\nnode = "{runner}-source"\n{ON_T4}')
+
+
+def test_what_is_built_for_an_accelerator_is_not_run_without_one(dag: Dag, tmp_path: Path) -> None:
+    rules = f'{POOLS}[[place]]\nnode = "engine"\n{ON_L4}'
+    with pytest.raises(ParameterError, match=r"\[\[place\]\] 1: accelerator: .* on none"):
+        _place(dag, tmp_path, rules)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("overlay", [[], [K8S / "runtime.gke.toml"]])
+def test_the_files_that_come_along_place_every_node(target: str, overlay: list[Path]) -> None:
+    dag = build(load_recipes(target=target), Settings())
+    placed = place(dag, [K8S / "runtime.toml", *overlay], target=target)
+    assert placed.keys() == dag.nodes.keys()
+    for name, one in placed.items():
+        assert one.image
+        assert one.labels
+        assert one.cpu
+        assert one.memory_limit
+        assert one.timeout_seconds
+        assert one.cache == (dag.nodes[name].step.name != "benchmark")
+    # All are measured on machines of one kind.
+    measured = [one for name, one in placed.items() if name.startswith("benchmark-")]
+    assert len({str(one) for one in measured}) == 1
+    assert (measured[0].accelerator == "nvidia-l4") == (target == "gpu")
+
+
+def test_googles_labels_say_what_the_pools_do() -> None:
+    content = read_runtime(K8S / "runtime.gke.toml")
+    kinds = {"tpu-v5e": "tpu-v5-lite-podslice", "tpu-v6e": "tpu-v6e-slice"}
+    for name, kind in kinds.items():
+        pool = content.pools[name]
+        assert pool.topology
+        assert chips(pool.topology) <= 8
+        assert pool.labels == {
+            "cloud.google.com/gke-tpu-accelerator": kind,
+            "cloud.google.com/gke-tpu-topology": pool.topology,
+        }
+    gpus = {name for name in read_runtime(K8S / "runtime.toml").pools if name.startswith("gpu-")}
+    assert gpus == content.pools.keys() - kinds.keys()
