@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-
 import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from tests.conformance.kfp_runner import PackageRun, run_package
 
-import yaml
 from paring.adapters.cli import command
 from paring.artifacts import Model, content_digest, read_record
 from paring.catalog import STEPS
