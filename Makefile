@@ -56,11 +56,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## golden  compile the default pipeline and the components to what the tests compare with
+## golden  write what is compiled and committed: packages, resources and components
 golden: $(STAMP)
 	$(BIN)/paring compile --image paring:golden --out tests/golden/optimize.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --out tests/golden/optimize-cpu-server.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target gpu --out tests/golden/optimize-gke-gpu.yaml
+	$(BIN)/paring compile --runtime k8s/runtime.toml --resources kubeflow --out k8s/gitops/pipeline.yaml
 	$(BIN)/paring components --out components/yaml
 
 ## lock    pin what pyproject.toml asks for; LOCK_FLAGS=--upgrade takes newer releases

@@ -352,11 +352,20 @@ def lineage(artifact: Path, as_json: bool) -> None:
     help="Where each step runs, such as k8s/runtime.toml; of several, later ones go over"
     " earlier ones.",
 )
+@click.option(
+    "--resources",
+    "namespace",
+    default="",
+    metavar="NAMESPACE",
+    help="Write Kubeflow's resources Pipeline and PipelineVersion for that namespace instead"
+    " of a package.",
+)
 @pipeline_options
 def compile_package(
     out: Path,
     image: str | None,
     runtimes: Sequence[Path],
+    namespace: str,
     target: str,
     recipes: Path | None,
     **given: Any,
@@ -369,7 +378,7 @@ def compile_package(
     placements = place(dag, runtimes, target=target, image=image)
     from paring_pipelines import on_kfp
 
-    on_kfp.compile_dag(dag, out, image=image or _IMAGE, placements=placements)
+    on_kfp.compile_dag(dag, out, image=image or _IMAGE, placements=placements, namespace=namespace)
     used = sorted({one.image or _IMAGE for one in placements.values()})
     click.echo(f"{out}: {len(dag.nodes)} tasks on {', '.join(used)}")
 

@@ -1,12 +1,15 @@
 """The Dag as a package for Kubeflow Pipelines, and steps as files of components."""
 
+import hashlib
 import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from paring.adapters.kfp import SOURCE_DIGEST, component, kfp_type, member_inputs
 from paring.catalog import STEPS
@@ -16,7 +19,12 @@ from paring_pipelines.runtime import Placement
 
 
 def compile_dag(
-    dag: Dag, out: Path, *, image: str, placements: Mapping[str, Placement] | None = None
+    dag: Dag,
+    out: Path,
+    *,
+    image: str,
+    placements: Mapping[str, Placement] | None = None,
+    namespace: str = "",
 ) -> None:
     """Write `dag` to `out`, a pipeline spec of schema 2.1.0 as YAML.
 
@@ -35,11 +43,15 @@ def compile_dag(
         out: The file; what was there stays if anything goes wrong.
         image: The image of every task whose placement names none.
         placements: Where nodes run, by their id; see `paring_pipelines.runtime.place`.
+        namespace: Where one is given, the file holds Kubeflow's resources Pipeline and
+            PipelineVersion for it instead. A version can't be changed once it is there,
+            so the digest of its content is part of its name.
 
     Raises:
         OutputError: The file can't be written.
     """
-    _write(dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {})), out)
+    package = dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {}))
+    _write(package, out, _resources(package, namespace) if namespace else {})
 
 
 def write_components(folder: Path, *, image: str) -> list[Path]:
@@ -67,14 +79,29 @@ def write_components(folder: Path, *, image: str) -> list[Path]:
     return files
 
 
-def _write(package: Any, out: Path) -> None:
+def _resources(package: Any, namespace: str) -> dict[str, Any]:
+    """The compiler's options for a Pipeline and a PipelineVersion."""
+    content = [package.pipeline_spec, package.platform_spec]
+    digest = hashlib.sha256(b"".join(one.SerializeToString(deterministic=True) for one in content))
+    version = f"{package.name}-{digest.hexdigest()[:12]}"
+    options = KubernetesManifestOptions(
+        pipeline_name=package.name,
+        pipeline_version_name=version,
+        pipeline_version_display_name=version,
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    return {"kubernetes_manifest_format": True, "kubernetes_manifest_options": options}
+
+
+def _write(package: Any, out: Path, options: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Compile beside `out`, then put it in its place."""
     # The compiler only takes names that end in .yaml.
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}.yaml")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            compiler.Compiler().compile(package, str(partial))
+            compiler.Compiler().compile(package, str(partial), **options)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)

@@ -13,6 +13,12 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from paring_pipelines.optimize import Settings, build
+from paring_pipelines.recipes import load_recipes
+from paring_pipelines.runtime import place
 
 K8S = Path(__file__).parents[2] / "k8s"
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -23,10 +29,14 @@ KUBERNETES = "1.35"
 Resource = dict[str, Any]
 
 
-@cache
 def _built(overlay: str) -> list[Resource]:
+    return _kustomized(K8S / "overlays" / overlay)
+
+
+@cache
+def _kustomized(folder: Path) -> list[Resource]:
     kubectl = Path(sys.executable).with_name("kubectl")
-    command = [kubectl, "kustomize", K8S / "overlays" / overlay]
+    command = [kubectl, "kustomize", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
@@ -166,3 +176,32 @@ def test_the_policy_and_the_pods_have_the_same_labels(overlay: str) -> None:
 def test_one_watch_runs_at_a_time(overlay: str) -> None:
     (job,) = _of_kind(_built(overlay), "CronJob")
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_runs_get_recipes_and_placement_that_fit_each_other(overlay: str, tmp_path: Path) -> None:
+    (files,) = (
+        one["data"]
+        for one in _of_kind(_built(overlay), "ConfigMap")
+        if "recipes.toml" in one["data"]
+    )
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    dag = build(load_recipes(tmp_path / "recipes.toml"), Settings())
+    placements = place(dag, [tmp_path / "runtime.toml"], target="cpu-server")
+    # One image for the steps, and the same for what submits them.
+    (watch, *_) = (
+        container["image"] for pod in _pods(overlay) for container in pod["spec"]["containers"]
+    )
+    assert {one.image for one in placements.values()} == {watch}
+    assert not any(one.cache for name, one in placements.items() if name.startswith("benchmark"))
+
+
+def test_the_pipelines_resources_are_valid_and_of_one_version() -> None:
+    pipeline, version = _kustomized(K8S / "gitops")
+    for resource in (pipeline, version):
+        _validate(resource)
+    assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"]
+    message = pipeline_spec_pb2.PipelineSpec()
+    json_format.ParseDict(version["spec"]["pipelineSpec"], message, ignore_unknown_fields=False)
+    assert message.pipeline_info.name == pipeline["metadata"]["name"]

@@ -65,6 +65,14 @@ def test_the_default_pipeline_compiles_to_the_golden_file(
     )
 
 
+def test_the_resources_that_are_committed_are_current(tmp_path: Path) -> None:
+    dag = build(load_recipes(target="cpu-server"), Settings())
+    placements = place(dag, [RUNTIME], target="cpu-server")
+    compile_dag(dag, tmp_path / "p", image=IMAGE, placements=placements, namespace="kubeflow")
+    committed = ROOT / "k8s" / "gitops" / "pipeline.yaml"
+    assert (tmp_path / "p").read_text() == committed.read_text(), "run `make golden`"
+
+
 def test_the_package_has_the_schema_that_the_backend_takes(tmp_path: Path) -> None:
     spec = _compile(_small_dag(), tmp_path)
     assert (spec["schemaVersion"], spec["sdkVersion"]) == ("2.1.0", "kfp-2.16.1")
@@ -108,6 +116,19 @@ def test_only_nodes_that_make_candidates_tolerate_failures(tmp_path: Path) -> No
     executors = _compile(_small_dag(), tmp_path)["deploymentSpec"]["executors"]
     assert "--tolerate" in executors["exec-lite"]["container"]["command"]
     assert "--tolerate" not in executors["exec-import-model"]["container"]["command"]
+
+
+def test_the_resources_hold_the_package_under_a_name_of_its_content(tmp_path: Path) -> None:
+    names = set()
+    for quantization in ("none", "fp16"):
+        dag = _small_dag(quantization)
+        package = _compile(dag, tmp_path)
+        compile_dag(dag, tmp_path / "resources.yaml", image=IMAGE, namespace="models")
+        pipeline, version = yaml.safe_load_all((tmp_path / "resources.yaml").read_text())
+        assert version["spec"]["pipelineSpec"] == package
+        assert {one["metadata"]["namespace"] for one in (pipeline, version)} == {"models"}
+        names.add(version["metadata"]["name"])
+    assert len(names) == 2
 
 
 def test_what_was_there_stays_where_the_file_cannot_be_written(tmp_path: Path) -> None:
