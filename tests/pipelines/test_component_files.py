@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import yaml
+
 from paring.artifacts import Examples
 from paring.catalog import STEPS
 from paring.errors import OutputError
