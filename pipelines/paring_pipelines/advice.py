@@ -13,6 +13,7 @@ from typing import Any
 from paring.artifacts import Model, TFLiteModel
 from paring.catalog import find
 from paring.errors import ParameterError
+from paring.step import Step
 from paring_pipelines.facts import Facts
 from paring_pipelines.optimize import Gate
 from paring_pipelines.recipes import Link, Recipe
@@ -296,25 +297,24 @@ RULES: tuple[Rule, ...] = (
 def suggest_student(facts: Facts, gate: Gate) -> Advice:
     """A smaller network to distil, of the family that suits the budgets.
 
-    It has at most half of the model's parameters and keeps to a limit on size as int8.
+    It has at most half of the model's parameters and keeps to a limit on size, as int8 in
+    TFLite, or for accelerators as the float SavedModel that it is.
     """
+    on_processor = facts.target in ("cpu-server", "mobile")
     limits = [name for name in ("max_size_mb", "max_memory_mb") if getattr(gate, name)]
     tight = bool(limits) or gate.objective in ("size", "memory")
     family, scale = ("mobilenet_v2", "width") if tight else ("efficientnet", "compound")
-    name = f"distilled-{family.split('_')[0]}-int8"
+    name = f"distilled-{family.split('_')[0]}{'-int8' if on_processor else ''}"
     scales = _WIDTHS if tight else _COMPOUNDS
 
     def advice(value: float, worth: bool, fact: str, because: str) -> Advice:
         given: dict[str, object] = {"student": family, scale: value}
         if not facts.labelled:
             given["soft_weight"] = 1.0
-        links = [
-            Link(step, step.parse_parameters(parameters))
-            for step, parameters in (
-                (find("distill"), given),
-                (find("convert_tflite"), {"quantization": "int8"}),
-            )
-        ]
+        chain: list[tuple[Step, dict[str, object]]] = [(find("distill"), given)]
+        if on_processor:
+            chain.append((find("convert_tflite"), {"quantization": "int8"}))
+        links = [Link(step, step.parse_parameters(parameters)) for step, parameters in chain]
         return Advice(Recipe(name, tuple(links)), (Reason(worth, fact, because),))
 
     if not facts.is_image or not facts.units:
@@ -327,7 +327,7 @@ def suggest_student(facts: Facts, gate: Gate) -> Advice:
 
     most = facts.parameters // 2
     if gate.max_size_mb:
-        most = min(most, int(gate.max_size_mb * 1e6))
+        most = min(most, int(gate.max_size_mb * 1e6 / (1 if on_processor else 4)))
     channels, parameters = int(facts.input_shape[2] or 0), 0
     fact = f"{facts.parameters:,} parameters, {_size(facts.activation_bytes)} of activations"
     for value in scales:

@@ -47,7 +47,7 @@ class Retry:
 
     count: int
     backoff_seconds: int = 0
-    factor: float = 2.0
+    factor: int = 2
     max_seconds: int = 3600
 
 

@@ -135,7 +135,8 @@ class Fields(_Table):
     timeout_seconds: Annotated[int, Field(ge=1)] | None = None
     retries: Annotated[int, Field(ge=0)] | None = None
     backoff_seconds: Annotated[int, Field(ge=0)] | None = None
-    backoff_factor: Annotated[float, Field(ge=1)] | None = None
+    # Argo, which tries again for Kubeflow, takes whole numbers alone.
+    backoff_factor: Annotated[int, Field(ge=1)] | None = None
     # Kubeflow takes no more.
     backoff_max_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
     cache: bool | None = None

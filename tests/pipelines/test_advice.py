@@ -149,6 +149,16 @@ def test_the_family_is_by_what_is_scarce(gate: dict[str, Any], family: str, name
     assert "5,000 examples" in student.reasons[0].because
 
 
+def test_for_an_accelerator_a_student_stays_a_saved_model() -> None:
+    found = _advice(replace(CNN, target="gpu"), max_size_mb=4.0, objective="size")
+    assert set(found) == {"fewer-channels", "half-channels", "distilled-mobilenet"}
+    (link,) = found["distilled-mobilenet"].recipe.links
+    assert link.step.name == "distill"
+    # Float weights take four bytes each.
+    as_int8 = _advice(CNN, max_size_mb=4.0, objective="size")["distilled-mobilenet-int8"]
+    assert link.parameters["width"] < as_int8.recipe.links[0].parameters["width"]
+
+
 def test_a_student_that_would_be_no_smaller_is_not_advised() -> None:
     small = replace(CNN, parameters=40_000)
     assert "57," in _against(small)["distilled-efficientnet-int8"]

@@ -154,7 +154,7 @@ PLACED = Placement(
     ),
     shm="1Gi",
     timeout_seconds=60,
-    retry=Retry(3, backoff_seconds=5, factor=1.5, max_seconds=600),
+    retry=Retry(3, backoff_seconds=5, factor=3, max_seconds=600),
     cache=False,
 )
 
@@ -175,7 +175,7 @@ def test_a_placement_becomes_the_tasks_resources_retries_and_caching(tmp_path: P
     task = spec["root"]["dag"]["tasks"]["lite"]
     assert task["retryPolicy"] == {
         "backoffDuration": "5s",
-        "backoffFactor": 1.5,
+        "backoffFactor": 3.0,
         "backoffMaxDuration": "600s",
         "maxRetryCount": 3,
     }

@@ -1,5 +1,6 @@
 """Where nodes are placed by files of rules, and what is refused."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.recipes import TARGETS, load_recipes
 from paring_pipelines.runtime import Placement, Retry, place
-from paring_pipelines.runtime_file import chips, read_runtime
+from paring_pipelines.runtime_file import Fields, chips, read_runtime
 
 K8S = Path(__file__).parents[2] / "k8s"
 
@@ -150,7 +151,7 @@ def test_a_node_gets_what_its_pool_and_its_fields_say(dag: Dag, tmp_path: Path) 
     placed = _place(dag, tmp_path, f"{POOLS}[defaults]\n{ON_L4}accelerator_count = 2\n{fields}")
     one = placed["benchmark-engine"]
     assert (one.image, one.accelerator, one.accelerator_count) == ("reg/gpu", "nvidia-l4", 2)
-    assert (one.shm, one.timeout_seconds, one.retry) == ("1Gi", 60, Retry(2, 5, 2.0, 3600))
+    assert (one.shm, one.timeout_seconds, one.retry) == ("1Gi", 60, Retry(2, 5, 2, 3600))
 
 
 def test_a_pool_and_an_accelerator_can_be_taken_back(dag: Dag, tmp_path: Path) -> None:
@@ -280,6 +281,18 @@ def test_the_files_that_come_along_place_every_node(target: str, overlay: list[P
     measured = [one for name, one in placed.items() if name.startswith("benchmark-")]
     assert len({str(one) for one in measured}) == 1
     assert (measured[0].accelerator == "nvidia-l4") == (target == "gpu")
+
+
+def test_the_documented_rules_place_the_default_pipeline(tmp_path: Path) -> None:
+    text = (K8S.parent / "docs" / "kubeflow.md").read_text()
+    start = text.index("    [images]")
+    block = text[start : text.index("\n\n`step` and `node`", start)]
+    (tmp_path / "documented.toml").write_text(textwrap.dedent(block))
+    dag = build(load_recipes(target="cpu-server"), Settings())
+    placed = place(dag, [tmp_path / "documented.toml"], target="cpu-server")
+    assert placed["benchmark-source"].labels == {"paring.dev/pool": "measure"}
+    assert placed["evaluate-source"].cpu == "2"
+    assert all(f"`{name}`" in text for name in Fields.model_fields)
 
 
 def test_googles_labels_say_what_the_pools_do() -> None:

@@ -49,6 +49,7 @@ _POOL = "[pools.gpu]\n"
         ("[defaults]\ncpu = true", r"\[defaults\]: cpu: "),
         ("[defaults]\ntimeout_seconds = 0", r"\[defaults\]: timeout_seconds: "),
         ("[defaults]\nbackoff_max_seconds = 3601", r"\[defaults\]: backoff_max_seconds: "),
+        ("[defaults]\nbackoff_factor = 1.5", r"\[defaults\]: backoff_factor: "),
         ("[[place]]\ncpu = 1", r"\[\[place\]\] 1: needs a step or a node"),
         (
             '[[place]]\nstep = "prune"\n[[place]]\nstep = "prune"\nretry = 1',
