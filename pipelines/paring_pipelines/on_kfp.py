@@ -22,8 +22,9 @@ def compile_dag(dag: Dag, out: Path, *, image: str) -> None:
     what lies there. The same Dag and image give the same bytes.
 
     Each node is a task named for its id, with its parameters as constants, and
-    is cached. A failure that a node records in its outputs counts as a success
-    there; submit with caching off to try what failed again.
+    is cached, unless its step acts on something outside its outputs. A failure that a
+    node records in its outputs counts as a success there; submit with caching off to
+    try what failed again.
 
     Args:
         dag: The wiring.
@@ -79,7 +80,10 @@ def _pipeline_function(dag: Dag, image: str) -> Any:
                 else tasks[edge.node].outputs[edge.output]
                 for name, edge in _edges(node).items()
             }
-            tasks[node.id] = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            task = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            if node.step.acts:
+                task.set_caching_options(enable_caching=False)
+            tasks[node.id] = task
 
     def parameter(name: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -12,7 +12,6 @@ import pytest
 from paring.artifacts import content_digest
 from paring.errors import OutputError, ParameterError, StorageError, UnsupportedError
 from paring.storage import (
-    copy,
     create,
     delete,
     exists,
@@ -22,6 +21,7 @@ from paring.storage import (
     join,
     list_below,
     local_path,
+    move,
     name_of,
     put,
     read_text,
@@ -213,10 +213,28 @@ def test_a_whole_bucket_is_not_removed(bucket: str) -> None:
     assert exists(f"s3://{bucket}/kept")
 
 
-def test_a_file_is_copied_within_its_store(bucket: str) -> None:
-    write_text(f"s3://{bucket}/a/text", "text")
-    copy(f"s3://{bucket}/a/text", f"s3://{bucket}/b/text")
-    assert read_text(f"s3://{bucket}/b/text") == "text"
+def test_a_folder_is_moved_to_a_free_place(place: str, model: Path, tmp_path: Path) -> None:
+    put(model, join(place, "staged"))
+    move(join(place, "staged"), join(place, "1"), last="saved_model.pb")
+    assert not exists(join(place, "staged"))
+    assert content_digest(fetch(join(place, "1"), tmp_path / "into")) == content_digest(model)
+
+
+def test_the_file_that_says_complete_is_moved_last(
+    bucket: str, copied: list[str], model: Path
+) -> None:
+    put(model, f"s3://{bucket}/staged")
+    move(f"s3://{bucket}/staged", f"s3://{bucket}/1", last="saved_model.pb")
+    assert len(copied) == 3
+    assert copied[-1] == f"/{bucket}/1/saved_model.pb"
+
+
+def test_a_folder_is_not_moved_onto_another(model: Path, tmp_path: Path) -> None:
+    put(model, str(tmp_path / "staged"))
+    put(model, str(tmp_path / "1"))
+    with pytest.raises(OutputError):
+        move(str(tmp_path / "staged"), str(tmp_path / "1"))
+    assert (tmp_path / "staged" / "saved_model.pb").is_file()
 
 
 def test_marks_of_empty_folders_are_no_files(bucket: str, model: Path, tmp_path: Path) -> None:
@@ -302,9 +320,9 @@ def test_the_address_for_s3_alone_goes_before_the_general_one(
     assert read_text(f"s3://{bucket}/key") == "text"
 
 
-def test_a_store_that_ignores_the_condition_is_found_out(careless_store: str) -> None:
+def test_a_store_that_ignores_the_condition_is_found_out(careless_bucket: str) -> None:
     with pytest.raises(UnsupportedError, match="If-None-Match"):
-        create(f"s3://{careless_store}/claim", "first")
+        create(f"s3://{careless_bucket}/claim", "first")
 
 
 def test_a_path_that_can_not_be_written_is_named(tmp_path: Path, model: Path) -> None:
