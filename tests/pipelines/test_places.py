@@ -148,7 +148,7 @@ def test_a_run_from_a_store_into_a_store(
     assert f"{serving}/1, the newest version already" in shown
     (version,) = versions(serving)
     assert version.candidate == json.loads(read_text(f"{uri}/selection.json"))["selected"]
-    assert "--push-to" in version.run
+    assert version.run.startswith("paring ")
 
 
 def test_advice_on_a_model_in_a_store(stored: tuple[str, str], paring: Paring) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from tests.conformance.gcs_server import GcsServer, serving
 
 
 @contextmanager
@@ -51,3 +52,22 @@ def copied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with _serving(look) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         yield paths
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GcsServer]:
+    """Google Cloud Storage's API on loopback."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
+    """The same with one empty bucket, `models`; the environment says where it is."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.address)
+    # Nothing but loopback is asked for credentials, or for the kind of a bucket.
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcs_server.objects["models"] = {}
+    yield gcs_server
+    gcs_server.ignores_conditions = False

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from paring.artifacts import Examples, content_digest
+from paring.versions import versions
 from paring_pipelines.main import main
 from paring_pipelines.search.loop import JOURNAL
 
@@ -39,6 +40,8 @@ class Story:
         first, first_report: `selection.json` and the report when the first was killed.
         codes: The exit codes of the second and the third.
         shown: What they showed, standard error included.
+        served: Where the result is pushed to.
+        served_early: Whether anything was there before the search had ended.
     """
 
     arguments: list[str]
@@ -50,6 +53,8 @@ class Story:
     first_report: str
     codes: tuple[int, int]
     shown: tuple[str, str]
+    served: Path
+    served_early: bool
 
 
 def _write_sources(folder: Path) -> list[str]:
@@ -76,6 +81,7 @@ def _write_sources(folder: Path) -> list[str]:
     return [
         *("run", "--model", str(folder / "model"), "--examples", str(folder / "digits.npz")),
         *("--recipes", str(folder / "recipes.toml"), "--out", str(folder / "out")),
+        *("--push-to", str(folder / "served"), "--push-source"),
         *("--max-accuracy-drop", "0.2", "--budget-minutes"),
     ]
 
@@ -133,6 +139,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     code, shown = _call([*arguments, "600"])
     thread.join()
     interrupted = _read(journal)
+    served_early = (folder / "served").exists()
     # No time is left of so small a budget, so it comes to its end at once.
     last_code, last_shown = _call([*arguments, "0.01"])
     return Story(
@@ -145,6 +152,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         first_report,
         (code, last_code),
         (shown, last_shown),
+        folder / "served",
+        served_early,
     )
 
 
@@ -176,7 +185,7 @@ def test_a_search_that_was_killed_or_interrupted_does_no_complete_node_again(
         assert found == {name: before["nodes"][name] for name in names}
         assert after["done"][: len(before["done"])] == before["done"]
     new = set(story.ended["nodes"]) - set(story.interrupted["nodes"])
-    assert {name.partition(":")[0] for name in new} == {"select", "report"}
+    assert {name.partition(":")[0] for name in new} == {"select", "report", "push"}
 
 
 @pytest.mark.slow
@@ -202,6 +211,15 @@ def test_the_rounds_are_those_of_the_plan_and_are_told(story: Story) -> None:
     assert told["stopped"] in story.shown[1]
     report = (story.out / "report.html").read_text()
     assert "How the search went" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_only_what_the_whole_search_comes_to_is_pushed(story: Story) -> None:
+    assert not story.served_early
+    (version,) = versions(str(story.served))
+    assert version.candidate == _read(story.out / "selection.json")["selected"]
+    assert f"pushed    {story.served}/1" in story.shown[1]
 
 
 @pytest.mark.slow
