@@ -17,6 +17,7 @@ from paring.import_model import import_model
 from paring.profile import profile
 from paring.prune import prune
 from paring.prune_channels import prune_channels
+from paring.push import push
 from paring.quantize import quantize
 from paring.report import report
 from paring.select import select
@@ -41,6 +42,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             evaluate,
             select,
             report,
+            push,
         )
     }
 )

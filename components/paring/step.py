@@ -110,6 +110,8 @@ class Step:
             node's identity, since no orchestrator's cache looks at code.
         measures: Whether the result depends on the machine, which then is part
             of the identity too.
+        acts: Whether it changes something outside its outputs; then no cache answers
+            for it.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Step:
     parameters: Mapping[str, ParameterSpec]
     version: str = "1"
     measures: bool = False
+    acts: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Call the function as it stands, without checks or a record."""
@@ -152,20 +155,23 @@ class Step:
 @overload
 def step(function: Callable[..., None]) -> Step: ...
 @overload
-def step(*, version: str = ..., measures: bool = ...) -> Callable[[Callable[..., None]], Step]: ...
+def step(
+    *, version: str = ..., measures: bool = ..., acts: bool = ...
+) -> Callable[[Callable[..., None]], Step]: ...
 def step(
     function: Callable[..., None] | None = None,
     *,
     version: str = "1",
     measures: bool = False,
+    acts: bool = False,
 ) -> Step | Callable[[Callable[..., None]], Step]:
     """Declare a function as a step; see the module's text and `Step`."""
     if function is not None:
-        return _declare(function, version, measures)
-    return lambda declared: _declare(declared, version, measures)
+        return _declare(function, version, measures, acts)
+    return lambda declared: _declare(declared, version, measures, acts)
 
 
-def _declare(function: Callable[..., None], version: str, measures: bool) -> Step:
+def _declare(function: Callable[..., None], version: str, measures: bool, acts: bool) -> Step:
     hints = get_type_hints(function, include_extras=True)
     inputs: dict[str, InputSpec] = {}
     outputs: dict[str, type[Artifact]] = {}
@@ -187,7 +193,7 @@ def _declare(function: Callable[..., None], version: str, measures: bool) -> Ste
             inputs[name] = InputSpec(get_args(kind)[0], optional=True)
         else:
             inputs[name] = InputSpec(kind)
-    return Step(function.__name__, function, inputs, outputs, parameters, version, measures)
+    return Step(function.__name__, function, inputs, outputs, parameters, version, measures, acts)
 
 
 def _parameter(

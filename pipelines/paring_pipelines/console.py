@@ -1,6 +1,6 @@
 """What the command line shows: progress, tables, lineage, errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from paring.artifacts import Artifact
+from paring.artifacts import Artifact, PushedModel
 from paring.errors import ParingError
 from paring.lineage import chain, source_examples
 from paring.metrics import Metric
+from paring.versions import Version
 from paring_pipelines.advice import Advice
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.recipes import Recipe
@@ -107,6 +108,7 @@ def _told(outputs: Sequence[Artifact]) -> str:
         "speedup": "{:.2f} times as fast",
         "size_bytes": "{:,} bytes",
         "selected": "{}",
+        "version": "version {}",
     }
     facts = {name: value for one in outputs for name, value in one.facts().items()}
     if facts.get("metric"):
@@ -165,8 +167,49 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     console.print(f"report    {outcome.report}")
     if outcome.uri:
         console.print(f"both at   {outcome.uri}")
+    if outcome.pushed is not None:
+        show_pushed(console, outcome.pushed)
     loading = f"{outcome.import_seconds:.1f} s of it to load TFX and TensorFlow"
     console.print(f"took      {seconds:.1f} s, {loading}", style="dim")
+
+
+def show_pushed(console: Console, pushed: PushedModel) -> None:
+    """Which version the model is now, or why it is none."""
+    place = escape(f"{pushed.destination}/{pushed.version}")
+    if pushed.note:
+        told = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
+    else:
+        told = place if pushed.made else f"{place}, the newest version already"
+    console.print(f"pushed    {told}")
+
+
+def show_versions(console: Console, known: Sequence[Version], withdrawn: Collection[str]) -> None:
+    """The versions of a destination, the newest last.
+
+    Args:
+        console: Where they are shown.
+        known: The versions, oldest first.
+        withdrawn: The digests that were rolled back.
+    """
+    table = Table(header_style="bold")
+    for header in ("version", "when", "digest", "candidate", "what", "run", "on"):
+        table.add_column(header, overflow="fold")
+    for one in known:
+        what = f"rollback to {one.of}" if one.action == "rollback" else one.action
+        if one.digest in withdrawn:
+            what += ", rolled back"
+        if one is known[-1]:
+            what += " [bold green](newest)[/bold green]"
+        table.add_row(
+            str(one.number),
+            one.when,
+            one.digest.removeprefix("sha256:")[:12] or "unknown",
+            escape(one.candidate),
+            what or "by another tool",
+            escape(one.run),
+            escape(one.host),
+        )
+    console.print(table)
 
 
 def _number(value: float | None, text: str) -> str:

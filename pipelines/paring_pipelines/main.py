@@ -17,7 +17,7 @@ from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
-from paring.storage import is_remote, local_path
+from paring.storage import is_remote, list_below, local_path
 from paring_pipelines.advice import AUTO, AdvisedRecipes
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
@@ -25,6 +25,7 @@ from paring_pipelines.options import (
     metric_options,
     model_option,
     pipeline_options,
+    pushing,
     recipes_option,
     settings_of,
 )
@@ -36,6 +37,7 @@ from paring_pipelines.places import (
     fetched_for_now,
 )
 from paring_pipelines.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
+from paring_pipelines.serving import list_versions, rollback
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +67,8 @@ def paring(debug: bool) -> None:
 paring.add_command(
     StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
 )
+paring.add_command(list_versions)
+paring.add_command(rollback)
 
 
 @paring.command()
@@ -96,6 +100,7 @@ paring.add_command(
     type=float,
     help="Search: try recipes and their parameters in turn, for so many minutes.",
 )
+@pushing
 @pipeline_options
 def run(
     model: str,
@@ -137,6 +142,9 @@ def _run(
     check_name(settings.metric)
     chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, target)
     place.check()
+    if settings.push_to:
+        # Whether it can be asked at all; what is there is looked at when there is something.
+        next(list_below(settings.push_to), None)
     sources = _brought(model, examples, place)
     advice = None
     if recipes == AUTO:
@@ -278,6 +286,7 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
 
 
 @paring.command()
+@pushing
 @pipeline_options
 def plan(target: str, recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
@@ -360,6 +369,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
     help="Write Kubeflow's resources Pipeline and PipelineVersion for that namespace instead"
     " of a package.",
 )
+@pushing
 @pipeline_options
 def compile_package(
     out: Path,

@@ -34,9 +34,10 @@ def compile_dag(
     what lies there. The same arguments give the same bytes.
 
     Each node is a task named for its id, with its parameters as constants, and
-    is cached unless its placement says otherwise. A failure that a node records
-    in its outputs counts as a success there; submit with caching off to try what
-    failed again. What placements ask of Kubernetes stands in a second YAML document.
+    is cached unless its placement says otherwise, or its step acts on something outside
+    its outputs. A failure that a node records in its outputs counts as a success there;
+    submit with caching off to try what failed again. What placements ask of Kubernetes
+    stands in a second YAML document.
 
     Args:
         dag: The wiring.
@@ -143,8 +144,11 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
                 else tasks[edge.node].outputs[edge.output]
                 for name, edge in _edges(node).items()
             }
-            tasks[node.id] = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
-            _place(tasks[node.id], placement)
+            task = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            _place(task, placement)
+            if node.step.acts:
+                task.set_caching_options(enable_caching=False)
+            tasks[node.id] = task
 
     def parameter(name: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -14,6 +14,7 @@ from paring.import_examples import import_examples
 from paring.import_model import import_model
 from paring.metrics import check_name
 from paring.profile import profile
+from paring.push import push
 from paring.report import report
 from paring.select import select
 from paring_pipelines.dag import Dag, Edge, Wire
@@ -60,6 +61,8 @@ class Settings:
         title: The report's title.
         command: What the report says reproduces the run.
         search: JSON about the search that the recipes come from; "{}" for none.
+        push_to: Where the selected model is pushed to; "" for nowhere.
+        push_source: Whether the source is pushed too, where it is kept.
     """
 
     gate: Gate = Gate()
@@ -75,6 +78,8 @@ class Settings:
     title: str = ""
     command: str = ""
     search: str = "{}"
+    push_to: str = ""
+    push_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
     """The Dag that tries `recipes` on the sources `model` and `examples`.
 
     With `sample` it ends at `select`, whose rows tell what became of each recipe on
-    that part of the examples; there is no report.
+    that part of the examples; there is no report, and nothing is pushed.
 
     Raises:
         ParameterError: A setting can't be taken.
@@ -179,6 +184,17 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         measured | {"selection": selected.out("selection"), "profile": profiled},
         {"title": settings.title, "command": settings.command},
     )
+    if settings.push_to:
+        dag.add(
+            "push",
+            push,
+            {name: selected.out(name) for name in ("selection", "selected")},
+            {
+                "destination": settings.push_to,
+                "push_source": settings.push_source,
+                "run": settings.command,
+            },
+        )
     return dag
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from paring.errors import ParameterError
 from paring_pipelines.optimize import Gate, Settings
 from paring_pipelines.recipes import TARGETS
 
@@ -47,6 +48,25 @@ metric_options = (
         "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
     ),
 )
+push_options = (
+    click.option(
+        "--push-to",
+        default="",
+        metavar="DIR",
+        help="Push the selected model there as a new version, if it passes: a path, gs:// or"
+        " s3://.",
+    ),
+    click.option(
+        "--push-source", is_flag=True, help="Push the source too, where nothing beats it."
+    ),
+)
+
+
+def pushing(function: Any) -> Any:
+    """The options that push the selected model, for commands that build all of it."""
+    for option in reversed(push_options):
+        function = option(function)
+    return function
 
 
 def pipeline_options(function: Any) -> Any:
@@ -117,8 +137,15 @@ def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
 
     Args:
         command: What the report says reproduces the run.
-        given: The values by name.
+        given: The values by name; those of `pushing` may be absent.
+
+    Raises:
+        ParameterError: They don't go together.
     """
+    if given.get("push_source") and not given["push_to"]:
+        raise ParameterError(
+            "--push-source: there is nowhere to push to", remedy="give --push-to DIR as well"
+        )
     gate = Gate(
         given["max_accuracy_drop"],
         given["max_latency_ms"],
@@ -137,4 +164,6 @@ def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
         threads=given["threads"],
         calibration_size=given["calibration_size"],
         command=command,
+        push_to=given.get("push_to", ""),
+        push_source=given.get("push_source", False),
     )

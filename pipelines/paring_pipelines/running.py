@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paring import hardware
-from paring.artifacts import content_digest
+from paring.artifacts import PushedModel, content_digest
 from paring.errors import ExamplesError, ModelError, OutputError
 from paring.execution import environment
 from paring.metrics import Metric, function_digest
@@ -45,6 +45,7 @@ class Outcome:
         nodes: How many nodes there are.
         import_seconds: How long it took to load TFX and TensorFlow.
         uri: Where the results were put as well; "" for nowhere.
+        pushed: What became of pushing the selected model; None if that was not asked for.
     """
 
     selection: dict[str, Any]
@@ -54,6 +55,7 @@ class Outcome:
     nodes: int
     import_seconds: float
     uri: str = ""
+    pushed: PushedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,9 @@ class Place:
             nodes=result.nodes,
             import_seconds=self._import_seconds,
             uri=self._out.uri,
+            pushed=PushedModel.load(result.outputs["push"]["pushed"])
+            if "push" in result.outputs
+            else None,
         )
 
 

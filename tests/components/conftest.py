@@ -1,4 +1,4 @@
-"""A family of measured candidates, as `select` and `report` get them."""
+"""A family of measured candidates, as `select` and `report` get them; tiny models."""
 
 import json
 from collections.abc import Callable
@@ -156,3 +156,42 @@ def keras_application(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         return model, examples
 
     return save
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What versions hold: `saved`, a SavedModel; `one` and `two`, TFLite files of others.
+
+    Besides, SavedModels: `words` takes text, `picky` can't be run on zeros.
+    """
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("tiny")
+    numbers, text = tf.TensorSpec([None, 4], tf.float32, "x"), tf.TensorSpec([None], tf.string, "x")
+    factor = tf.Variable(2.0)
+
+    def picky(x: Any) -> Any:
+        tf.debugging.assert_positive(x)
+        return x
+
+    def save(name: str, function: Callable[[Any], Any], spec: Any = numbers) -> Path:
+        module = tf.Module()
+        module.factor = factor
+        module.serve = tf.function(lambda x: {"y": function(x)}, input_signature=[spec])
+        tf.saved_model.save(
+            module, str(folder / name), signatures={"serving_default": module.serve}
+        )
+        return folder / name
+
+    made = {
+        "saved": save("saved", lambda x: factor * x),
+        "words": save("words", lambda x: tf.strings.length(x), text),
+        "picky": save("picky", picky),
+    }
+    for name, added in (("one", 1), ("two", 2)):
+        saved_model = save(f"saved-{name}", lambda x, added=added: x + added)
+        made[name] = folder / name
+        made[name].mkdir()
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+        (made[name] / "model.tflite").write_bytes(converter.convert())
+    return made

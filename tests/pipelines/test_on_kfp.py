@@ -16,6 +16,7 @@ from paring.catalog import STEPS
 from paring.convert_tflite import convert_tflite
 from paring.errors import OutputError
 from paring.import_model import import_model
+from paring.versions import versions
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.on_kfp import compile_dag
 from paring_pipelines.optimize import Gate, Settings, build
@@ -252,7 +253,8 @@ def _conformance_dag(folder: Path) -> Dag:
     file.write_text(RECIPES)
     # By size, since by latency the noise of two short runs might decide.
     gate = Gate(max_accuracy_drop=0.5, objective="size")
-    slow = build(load_recipes(file), Settings(gate=gate))
+    settings = Settings(gate=gate, push_to=str(folder / "serving"))
+    slow = build(load_recipes(file), settings)
     dag = Dag(slow.name, slow.sources)
     for node in slow.nodes.values():
         quick = _QUICK if node.step.name == "benchmark" else {}
@@ -275,6 +277,8 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "ModelProfile": ("digest",),
     "Selection": ("digest",),
     "Report": ("digest",),
+    # The first of the runners makes the version that the others find.
+    "PushedModel": ("digest", "made"),
 }
 _STEADY_FIGURES = ("size_bytes", "gzip_bytes")
 
@@ -372,6 +376,7 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
         for name in ("id", "outcome", "recipe", "accuracy", "agreement", "size_bytes"):
             assert len({row[name] for row in rows}) == 1, (rows[0]["id"], name)
     _check_page(by_kfp)
+    assert [one.candidate for one in versions(str(tmp_path / "serving"))] == ["distilled"]
 
 
 def _check_page(run: PackageRun) -> None:

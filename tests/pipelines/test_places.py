@@ -10,6 +10,7 @@ import pytest
 from paring.artifacts import content_digest, read_record
 from paring.errors import ExamplesError, ModelError, OutputError, ParameterError
 from paring.storage import delete, exists, fetch, list_below, put, read_text, write_text
+from paring.versions import versions
 from paring_pipelines.main import main
 from paring_pipelines.places import Destination, destination, fetched, fetched_for_now
 
@@ -118,10 +119,13 @@ def test_a_run_from_a_store_into_a_store(
     recipes.write_text('[recipes.float32]\nsteps = [{ step = "convert_tflite" }]\n')
     uri, work = f"s3://{bucket}/results/7", tmp_path / "work"
     given = ("run", "--model", stored[0], "--examples", stored[1], "--recipes", recipes)
-    given += ("--out", uri, "--work", work)
+    serving = f"s3://{bucket}/serving/digits"
+    given += ("--out", uri, "--work", work, "--push-to", serving, "--push-source")
+    given += ("--max-accuracy-drop", "1")
     code, shown, error = paring(*given)
     assert code == 0, error
     assert uri in shown
+    assert f"pushed    {serving}/1\n" in shown
     assert {one.uri.removeprefix(f"{uri}/").split("/")[0] for one in list_below(uri)} == {
         *("report.html", "selection.json", "selected")
     }
@@ -138,8 +142,13 @@ def test_a_run_from_a_store_into_a_store(
     shutil.rmtree(work / "pipeline" / "sources")
     code, shown, error = paring(*given)
     assert code == 0, error
-    assert "11 of 11 nodes were cached" in shown
+    assert "11 of 12 nodes were cached" in shown
     assert exists(f"{uri}/report.html")
+    # The push is not answered by the cache: it looked, and found the model there.
+    assert f"{serving}/1, the newest version already" in shown
+    (version,) = versions(serving)
+    assert version.candidate == json.loads(read_text(f"{uri}/selection.json"))["selected"]
+    assert version.run.startswith("paring ")
 
 
 def test_advice_on_a_model_in_a_store(stored: tuple[str, str], paring: Paring) -> None:

@@ -18,6 +18,7 @@ the step starts, by its record.
 """
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,10 +234,12 @@ def component(
         name: int(value) if isinstance(value, bool) else value
         for name, value in step.parse_parameters(arguments).items()
     }
+    # A raised version must miss the cache in a user's own pipeline too, and what acts on
+    # the world must miss it always.
+    identity = identity or f"{step.name}@{step.version}"
     parameters |= {
         _STEP: step.name,
-        # A raised version must miss the cache in a user's own pipeline too.
-        _IDENTITY: identity or f"{step.name}@{step.version}",
+        _IDENTITY: f"{identity}:{uuid.uuid4().hex}" if step.acts else identity,
         _TOLERATE: int(tolerate),
     }
     inputs = _flatten(step, channels)

@@ -199,3 +199,27 @@ class SelectedModel(Servable):
     """
 
     candidate: str = ""
+
+
+@dataclass
+class PushedModel(Artifact):
+    """`push.json`: what became of pushing the selected model to where it is served.
+
+    Attributes:
+        destination: The path or URI that holds the versions.
+        version: The number of the version that holds the model; 0 if none does.
+        made: 1 if this push made that version, 0 if it was the newest already.
+        note: Why the model was not pushed, if it was not.
+        model_digest: Of the version's files; "" if the model was not pushed.
+    """
+
+    destination: str = ""
+    version: int = 0
+    made: int = 0
+    note: str | None = None
+    model_digest: str = ""
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "push.json"

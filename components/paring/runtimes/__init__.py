@@ -6,6 +6,7 @@ TensorFlow, so its start and its memory are the file's own.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,20 @@ Features = Mapping[str, np.ndarray[Any, Any]]
 """A batch: an array [batch, ...] for each input of the signature."""
 
 
+@dataclass(frozen=True)
+class InputTensor:
+    """An input of a signature.
+
+    Attributes:
+        shape: Its dimensions with the batch, None where one varies; None where not even
+            their number is known.
+        dtype: NumPy's type; object for text.
+    """
+
+    shape: tuple[int | None, ...] | None
+    dtype: np.dtype[Any]
+
+
 class Runtime(Protocol):
     """A loaded model."""
 
@@ -32,6 +47,11 @@ class Runtime(Protocol):
     @property
     def batch_size(self) -> int | None:
         """The only batch that the model takes; None if it takes any."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, "InputTensor"]:
+        """What each input of the signature takes, by its name."""
         ...
 
     def encode(self, features: Features) -> Features:
@@ -84,6 +104,20 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
     from paring.tf.loading import saved_model_dir
 
     return SavedModelRuntime(saved_model_dir(Model(artifact.path)), threads=threads)
+
+
+def blank_batch(runtime: Runtime) -> Features | None:
+    """The smallest batch of zeros that the model takes.
+
+    None where the signature does not say what that is: it takes text, or a dimension
+    besides the batch varies.
+    """
+    batch: dict[str, np.ndarray[Any, Any]] = {}
+    for name, tensor in runtime.inputs.items():
+        if tensor.shape is None or None in tensor.shape[1:] or tensor.dtype.kind not in "biuf":
+            return None
+        batch[name] = np.zeros([1 if size is None else size for size in tensor.shape], tensor.dtype)
+    return batch
 
 
 def import_library(artifact: Servable) -> None:

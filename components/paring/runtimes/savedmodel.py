@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from paring.errors import ModelError, ParameterError, UnsupportedError
-from paring.runtimes import SIGNATURE, Features, check_names, check_threads
+from paring.runtimes import SIGNATURE, Features, InputTensor, check_names, check_threads
 
 
 class SavedModelRuntime:
@@ -65,6 +65,17 @@ class SavedModelRuntime:
             if spec.shape.rank and spec.shape[0] is not None:
                 return int(spec.shape[0])
         return None
+
+    @property
+    def inputs(self) -> dict[str, InputTensor]:
+        """See `paring.runtimes.Runtime.inputs`."""
+        return {
+            name: InputTensor(
+                None if spec.shape.rank is None else tuple(spec.shape.as_list()),
+                np.dtype(self._dtypes[name]),
+            )
+            for name, spec in self._inputs.items()
+        }
 
     def encode(self, features: Features) -> Features:
         """See `paring.runtimes.Runtime.encode`."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from paring.errors import ModelError, UnsupportedError
-from paring.runtimes import SIGNATURE, Features, check_names, check_threads
+from paring.runtimes import SIGNATURE, Features, InputTensor, check_names, check_threads
 from paring.tf.quiet import silent_stderr
 
 
@@ -67,6 +67,17 @@ class TFLiteRuntime:
             if len(signature) and signature[0] != -1:
                 return int(signature[0])
         return None
+
+    @property
+    def inputs(self) -> dict[str, InputTensor]:
+        """See `paring.runtimes.Runtime.inputs`."""
+        return {
+            name: InputTensor(
+                tuple(None if size < 0 else size for size in _shape(details["shape_signature"])),
+                np.dtype(details["dtype"]),
+            )
+            for name, details in self._inputs.items()
+        }
 
     def encode(self, features: Features) -> Features:
         """See `paring.runtimes.Runtime.encode`."""

@@ -32,7 +32,6 @@ from paring.storage.stores import (
 
 __all__ = [
     "Entry",
-    "copy",
     "create",
     "delete",
     "exists",
@@ -42,6 +41,7 @@ __all__ = [
     "join",
     "list_below",
     "local_path",
+    "move",
     "name_of",
     "put",
     "read_text",
@@ -194,14 +194,34 @@ def delete(uri: str) -> None:
             store.rm_file(name)
 
 
-def copy(source: str, target: str) -> None:
-    """Copy one file within a store, without it passing through this machine.
+def move(source: str, target: str, *, last: str = "") -> None:
+    """Move a folder to a free place in the same store, or on the same disk.
+
+    Locally that is a rename. In a store each file is copied, without passing through
+    this machine, and then those of `source` are removed.
+
+    Args:
+        source: The folder.
+        target: Where it shall be; there must be nothing.
+        last: The name below it of the file that is copied when all others are there,
+            for readers who take it for the sign that the folder is complete.
 
     Raises:
-        StorageError: It is not there, or the copy can't be written.
+        OutputError, StorageError: It can't be read or written, or is not free.
     """
+    if not is_remote(source):
+        try:
+            local_path(source).rename(local_path(target))
+        except OSError as error:
+            raise unwritable(local_path(target), error) from error
+        return
     with asked(source) as (store, key):
-        store.cp_file(key, key_of(target))
+        names = list(files_below(store, key))
+        names.sort(key=lambda name: name == f"{key}/{last}")
+        for name in names:
+            store.cp_file(name, f"{key_of(target)}/{name.removeprefix(f'{key}/')}")
+        for name in names:
+            store.rm_file(name)
 
 
 def fetch(uri: str, into: Path) -> Path:

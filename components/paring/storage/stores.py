@@ -89,7 +89,7 @@ def create_in_store(uri: str, text: str) -> bool:
         created = _create(store, key, text)
         if created and refuses not in _refusing and _create(store, key, text):
             raise UnsupportedError(
-                "this store overwrites what it was told to leave alone (If-None-Match)",
+                "this store overwrites what it was told to leave alone",
                 received=uri,
                 remedy="use a store or a release of it that has conditional writes",
             )
@@ -202,8 +202,9 @@ def explained(uri: str, error: BaseException) -> StorageError:
     """What a library raised, as an error that names the URI."""
     told = f"{type(error).__name__}: {error}"
     if isinstance(error, FileNotFoundError):
-        if _error_code(error) == "NoSuchBucket":
-            bucket = uri.partition("://")[2].partition("/")[0]
+        bucket = uri.partition("://")[2].partition("/")[0]
+        # Google's API says of all alike that it is not found; of a bucket by its path.
+        if _error_code(error) == "NoSuchBucket" or str(error).endswith(f"b/{bucket}/o"):
             return StorageError(
                 f"{uri}: there is no bucket {bucket}", remedy="create it, or name another"
             )

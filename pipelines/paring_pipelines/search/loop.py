@@ -201,7 +201,10 @@ class _Search:
             sample = Sample(coming.train_limit, self._journal.eval_count)
             return build(coming.recipes, replace(told, search="{}"), sample)
         rounds = [one.round for one in self._journal.done if not one.round.train_limit]
-        rounds += [] if coming is None else [coming]
+        if coming is not None:
+            rounds.append(coming)
+            # Only what the whole search comes to is pushed.
+            told = replace(told, push_to="")
         return build([recipe for one in rounds for recipe in one.recipes], told)
 
     def _fits(self, rounds: Sequence[Round]) -> bool:

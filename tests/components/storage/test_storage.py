@@ -1,4 +1,4 @@
-"""Files and folders on a real S3 server and on paths, with the same calls."""
+"""Files and folders on paths, an S3 server and Google's API, with the same calls."""
 
 import subprocess
 import sys
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.gcs_server import GcsServer
 
 from paring.artifacts import content_digest
 from paring.errors import OutputError, ParameterError, StorageError, UnsupportedError
 from paring.storage import (
-    copy,
     create,
     delete,
     exists,
@@ -22,6 +22,7 @@ from paring.storage import (
     join,
     list_below,
     local_path,
+    move,
     name_of,
     put,
     read_text,
@@ -29,9 +30,12 @@ from paring.storage import (
 )
 
 
-@pytest.fixture(params=["s3", "minio", "file", "path"])
+@pytest.fixture(params=["s3", "minio", "gs", "file", "path"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A URI that nothing lies at yet."""
+    if request.param == "gs":
+        request.getfixturevalue("gcs")
+        return "gs://models/team/place"
     if request.param in ("s3", "minio"):
         bucket: str = request.getfixturevalue("bucket")
         return f"{request.param}://{bucket}/team/place"
@@ -213,10 +217,28 @@ def test_a_whole_bucket_is_not_removed(bucket: str) -> None:
     assert exists(f"s3://{bucket}/kept")
 
 
-def test_a_file_is_copied_within_its_store(bucket: str) -> None:
-    write_text(f"s3://{bucket}/a/text", "text")
-    copy(f"s3://{bucket}/a/text", f"s3://{bucket}/b/text")
-    assert read_text(f"s3://{bucket}/b/text") == "text"
+def test_a_folder_is_moved_to_a_free_place(place: str, model: Path, tmp_path: Path) -> None:
+    put(model, join(place, "staged"))
+    move(join(place, "staged"), join(place, "1"), last="saved_model.pb")
+    assert not exists(join(place, "staged"))
+    assert content_digest(fetch(join(place, "1"), tmp_path / "into")) == content_digest(model)
+
+
+def test_the_file_that_says_complete_is_moved_last(
+    bucket: str, copied: list[str], model: Path
+) -> None:
+    put(model, f"s3://{bucket}/staged")
+    move(f"s3://{bucket}/staged", f"s3://{bucket}/1", last="saved_model.pb")
+    assert len(copied) == 3
+    assert copied[-1] == f"/{bucket}/1/saved_model.pb"
+
+
+def test_a_folder_is_not_moved_onto_another(model: Path, tmp_path: Path) -> None:
+    put(model, str(tmp_path / "staged"))
+    put(model, str(tmp_path / "1"))
+    with pytest.raises(OutputError):
+        move(str(tmp_path / "staged"), str(tmp_path / "1"))
+    assert (tmp_path / "staged" / "saved_model.pb").is_file()
 
 
 def test_marks_of_empty_folders_are_no_files(bucket: str, model: Path, tmp_path: Path) -> None:
@@ -253,6 +275,7 @@ def test_fetching_what_is_not_there_leaves_an_earlier_copy(
     assert [one.name for one in (tmp_path / "into").iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
 @pytest.mark.parametrize(
     "call",
     [
@@ -262,11 +285,12 @@ def test_fetching_what_is_not_there_leaves_an_earlier_copy(
         lambda uri, folder: create(uri, "text"),
     ],
 )
+@pytest.mark.usefixtures("bucket", "gcs")
 def test_a_bucket_that_is_not_there_is_named(
-    call: Callable[[str, Path], Any], bucket: str, tmp_path: Path
+    call: Callable[[str, Path], Any], scheme: str, tmp_path: Path
 ) -> None:
     with pytest.raises(StorageError, match="no bucket absent-bucket"):
-        call("s3://absent-bucket/key", tmp_path)
+        call(f"{scheme}://absent-bucket/key", tmp_path)
 
 
 def test_missing_credentials_are_named_with_the_uri(
@@ -302,9 +326,14 @@ def test_the_address_for_s3_alone_goes_before_the_general_one(
     assert read_text(f"s3://{bucket}/key") == "text"
 
 
-def test_a_store_that_ignores_the_condition_is_found_out(careless_store: str) -> None:
-    with pytest.raises(UnsupportedError, match="If-None-Match"):
-        create(f"s3://{careless_store}/claim", "first")
+def test_a_store_that_ignores_the_condition_is_found_out(
+    careless_bucket: str, gcs: GcsServer
+) -> None:
+    gcs.objects["careless"] = {}
+    gcs.ignores_conditions = True
+    for uri in (f"s3://{careless_bucket}/claim", "gs://careless/claim"):
+        with pytest.raises(UnsupportedError, match="overwrites"):
+            create(uri, "first")
 
 
 def test_a_path_that_can_not_be_written_is_named(tmp_path: Path, model: Path) -> None:

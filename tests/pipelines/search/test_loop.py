@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from paring.artifacts import Examples, content_digest
+from paring.versions import versions
 from paring_pipelines.main import main
 from paring_pipelines.search.loop import JOURNAL
 
@@ -43,6 +44,8 @@ class Story:
         killed, interrupted, ended: The journal's content after each.
         first, first_report: `selection.json` and the report when the first was killed.
         second, third: How the interrupted one and the one after it ended.
+        served: Where the result is pushed to.
+        served_early: Whether anything was there before the search had ended.
     """
 
     arguments: list[str]
@@ -54,6 +57,8 @@ class Story:
     first_report: str
     second: Ended
     third: Ended
+    served: Path
+    served_early: bool
 
 
 def _write_sources(folder: Path) -> list[str]:
@@ -80,6 +85,7 @@ def _write_sources(folder: Path) -> list[str]:
     return [
         *("run", "--model", str(folder / "model"), "--examples", str(folder / "digits.npz")),
         *("--recipes", str(folder / "recipes.toml"), "--out", str(folder / "out")),
+        *("--push-to", str(folder / "served"), "--push-source"),
         *("--max-accuracy-drop", "0.2", "--budget-minutes"),
     ]
 
@@ -123,6 +129,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     # In the fourth round, whose recipes are variants.
     second = _search_until("quantize-quantize-v", journal, signal.SIGINT, [*arguments, "600"])
     interrupted = _read(journal)
+    served_early = (folder / "served").exists()
     # No time is left of so small a budget, so it comes to its end at once.
     third = _search_here([*arguments, "0.01"])
     return Story(
@@ -135,6 +142,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         first_report,
         second,
         third,
+        folder / "served",
+        served_early,
     )
 
 
@@ -166,7 +175,7 @@ def test_a_search_that_was_killed_or_interrupted_does_no_complete_node_again(
         assert found == {name: before["nodes"][name] for name in names}
         assert after["done"][: len(before["done"])] == before["done"]
     new = set(story.ended["nodes"]) - set(story.interrupted["nodes"])
-    assert {name.partition(":")[0] for name in new} == {"select", "report"}
+    assert {name.partition(":")[0] for name in new} == {"select", "report", "push"}
 
 
 @pytest.mark.slow
@@ -195,6 +204,15 @@ def test_the_rounds_are_those_of_the_plan_and_are_told(story: Story) -> None:
     assert told["stopped"] in story.third.shown
     report = (story.out / "report.html").read_text()
     assert "How the search went" in report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_only_what_the_whole_search_comes_to_is_pushed(story: Story) -> None:
+    assert not story.served_early
+    (version,) = versions(str(story.served))
+    assert version.candidate == _read(story.out / "selection.json")["selected"]
+    assert f"pushed    {story.served}/1" in story.shown[1]
 
 
 @pytest.mark.slow

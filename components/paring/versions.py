@@ -1,0 +1,292 @@
+"""A destination's versions, in the layout that TF Serving serves from.
+
+    DESTINATION/1/saved_model.pb ...
+    DESTINATION/2/model.tflite
+    DESTINATION/.paring/2.json
+
+TF Serving serves the folder with the highest number, and overlooks names that are no
+numbers. So a version appears by one rename when all of it is there and was loaded; in an
+object store, which has none, saved_model.pb is copied last. Nothing is ever removed or
+renumbered: going back publishes an older version's bytes under a new number.
+
+A number is claimed by creating its record, which also tells of what it holds. So writers
+at the same time get numbers of their own, and one that is killed leaves a gap.
+"""
+
+import json
+import socket
+import tempfile
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paring import storage
+from paring.artifacts import Servable, content_digest
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, ParingError, StorageError
+from paring.runtimes import blank_batch, open_runtime
+
+RECORDS = ".paring"
+"""Below a destination: the versions' records, and what is not yet a version."""
+
+_MARKERS = ("saved_model.pb", "model.tflite")
+"""The file that says that a version is complete; one of them is in each."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version, and how it came about.
+
+    Attributes:
+        number: Its folder's name; 0 while it has none.
+        digest: The content digest of its folder; "" where another tool made it.
+        action: push or rollback; "" where another tool made it.
+        of: Of a rollback: the version that was first pushed with these bytes.
+        withdrawn: Of a rollback: the digest of the later version that it took back; ""
+            where it brought a later one back.
+        candidate: The id of the candidate.
+        source: The digest of the source model that the candidate was made from.
+        run: What started the run.
+        host: The machine, or the pod.
+        when: The time in UTC, as ISO 8601 has it.
+    """
+
+    number: int = 0
+    digest: str = ""
+    action: str = ""
+    of: int = 0
+    withdrawn: str = ""
+    candidate: str = ""
+    source: str = ""
+    run: str = ""
+    host: str = ""
+    when: str = ""
+
+
+def versions(destination: str) -> list[Version]:
+    """The complete versions at `destination`, oldest first; none if there is nothing.
+
+    Raises:
+        StorageError: The store can't be asked.
+        ArtifactTypeError: A version's record can't be read.
+    """
+    there = _look(destination)
+    return [
+        _read(destination, number) if number in there.recorded else Version(number)
+        for number in sorted(there.complete)
+    ]
+
+
+def rolled_back(known: Sequence[Version]) -> dict[str, int]:
+    """The digests that were rolled back and not brought back, with a version of each.
+
+    The version is 0 where its folder is gone.
+    """
+    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    for one in known:
+        numbers.setdefault(one.digest, one.number)
+        if one.action == "rollback":
+            if one.withdrawn:
+                found[one.withdrawn] = numbers.get(one.withdrawn, 0)
+            found.pop(one.digest, None)
+    return found
+
+
+def publish(destination: str, folder: Path, about: Version) -> Version:
+    """Make `folder` the newest version, unless the newest has the same content.
+
+    It is written below `RECORDS`, read back, loaded and run once, and only then given
+    the next number.
+
+    Args:
+        destination: A path or URI.
+        folder: What the version's folder shall be.
+        about: All but number, digest, host and time.
+
+    Returns:
+        The version that was made, or the newest one where it has the same content.
+
+    Raises:
+        ModelError, UnsupportedError: The model can't be loaded or run.
+        OutputError, StorageError: The destination can't be written.
+    """
+    digest = content_digest(folder)
+    known = versions(destination)
+    if known and known[-1].digest == digest:
+        return known[-1]
+    staged = storage.join(destination, RECORDS, "staged", uuid.uuid4().hex)
+    try:
+        storage.put(folder, staged)
+        with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
+            read_back = storage.fetch(staged, Path(temporary))
+            if content_digest(read_back) != digest:
+                raise StorageError(
+                    "what was read back from the destination is not what was written there",
+                    received=destination,
+                    remedy="push again; if it stays so, look at the store",
+                )
+            run_once(read_back)
+        made = _claim(destination, replace(about, digest=digest))
+        marker = next(name for name in _MARKERS if (folder / name).is_file())
+        storage.move(staged, storage.join(destination, str(made.number)), last=marker)
+    finally:
+        # What is left there does no harm, and the error that led here says more.
+        with suppress(ParingError):
+            storage.delete(staged)
+    return made
+
+
+def roll_back(destination: str, to: int | None = None, run: str = "") -> Version:
+    """Publish an older version's bytes again, as the newest version.
+
+    Args:
+        destination: A path or URI.
+        to: The older version; by default the newest that has another content than what
+            is served now, and was not rolled back itself.
+        run: What started this.
+
+    Returns:
+        The version that was made, or the newest one where it has the same content.
+
+    Raises:
+        ParameterError: There is no such version.
+        StorageError: It can't be read, or is not what it was when it was pushed.
+        ParingError: As `publish`.
+    """
+    known = versions(destination)
+    if not known:
+        raise ParameterError(
+            "there are no versions here",
+            received=destination,
+            remedy="give what was pushed to: the folder above the versions",
+        )
+    served, wanted = known[-1], _wanted(destination, known, to)
+    with tempfile.TemporaryDirectory(prefix="paring-rollback-") as temporary:
+        folder = storage.fetch(storage.join(destination, str(wanted.number)), Path(temporary))
+        if wanted.digest and content_digest(folder) != wanted.digest:
+            raise StorageError(
+                f"version {wanted.number} is not what it was when it was pushed",
+                received=destination,
+                remedy="go back to another version with --to",
+            )
+        older = _origin(wanted) < _origin(served)
+        about = replace(
+            wanted,
+            action="rollback",
+            of=_origin(wanted),
+            withdrawn=served.digest if older else "",
+            run=run,
+        )
+        return publish(destination, folder, about)
+
+
+def _origin(version: Version) -> int:
+    return version.of or version.number
+
+
+def run_once(folder: Path) -> None:
+    """Load a version's folder, and run a batch of zeros where its signature has a shape.
+
+    Raises:
+        ModelError, UnsupportedError: It can't be loaded, or not run.
+    """
+    lite = folder / "model.tflite"
+    runtime = open_runtime(Servable(lite if lite.is_file() else folder))
+    try:
+        batch = blank_batch(runtime)
+        if batch is not None:
+            runtime.run(batch)
+    except ParingError:
+        raise
+    except Exception as error:
+        # TensorFlow has errors of its own for what goes wrong in a graph, LiteRT raises
+        # RuntimeError or ValueError.
+        raise ModelError(
+            "the model was loaded from the destination, but can't be run on a batch of zeros",
+            received=f"{type(error).__name__}: {str(error)[:300]}",
+            remedy="run it on a batch of its signature's shape to see why",
+        ) from error
+    finally:
+        runtime.close()
+
+
+def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Version:
+    by_number = {one.number: one for one in known}
+    if to is not None:
+        if to not in by_number:
+            raise ParameterError(
+                f"{destination} has no version {to}",
+                remedy=f"its versions: {', '.join(map(str, by_number))}",
+            )
+        return by_number[to]
+    passed_over = {known[-1].digest, *rolled_back(known)} - {""}
+    for one in reversed(known[:-1]):
+        if one.digest not in passed_over:
+            return one
+    raise ParameterError(
+        "there is no earlier version to go back to that was not rolled back itself",
+        received=f"{destination}, versions {', '.join(map(str, by_number))}",
+        remedy="name one with --to",
+    )
+
+
+def _claim(destination: str, about: Version) -> Version:
+    """`about` with a number that nobody else has, and its record written."""
+    about = replace(
+        about,
+        host=socket.gethostname(),
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    while True:
+        there = _look(destination)
+        claimed = replace(about, number=max(there.folders | there.recorded, default=0) + 1)
+        text = json.dumps(asdict(claimed), indent=2) + "\n"
+        if storage.create(_record(destination, claimed.number), text):
+            return claimed
+
+
+@dataclass
+class _There:
+    """The numbers of the folders at a destination, of the complete ones, and the records."""
+
+    folders: set[int] = field(default_factory=set)
+    complete: set[int] = field(default_factory=set)
+    recorded: set[int] = field(default_factory=set)
+
+
+def _look(destination: str) -> _There:
+    root = destination
+    if not storage.is_remote(destination):
+        root = str(storage.local_path(destination))
+    there = _There()
+    for entry in storage.list_below(destination):
+        below = entry.uri.removeprefix(root.rstrip("/")).lstrip("/")
+        first, _, rest = below.partition("/")
+        if first.isdecimal():
+            there.folders.add(int(first))
+            if rest in _MARKERS:
+                there.complete.add(int(first))
+        elif first == RECORDS and rest.removesuffix(".json").isdecimal():
+            there.recorded.add(int(rest.removesuffix(".json")))
+    return there
+
+
+def _record(destination: str, number: int) -> str:
+    return storage.join(destination, RECORDS, f"{number}.json")
+
+
+def _read(destination: str, number: int) -> Version:
+    place = _record(destination, number)
+    try:
+        content = json.loads(storage.read_text(place))
+        known = {one.name for one in fields(Version)}
+        return Version(**{name: value for name, value in content.items() if name in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtifactTypeError(
+            f"{place} is not readable",
+            received=error,
+            remedy="remove it; the version stays, and counts as made by another tool",
+        ) from error

@@ -1,0 +1,182 @@
+"""What `push` makes of a selection: a version where the gate passed, and else a reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paring import storage
+from paring.artifacts import Model, PushedModel, SelectedModel, content_digest, read_record
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StorageError
+from paring.execution import Call, execute
+from paring.push import push
+from paring.runtimes import open_runtime
+from paring.versions import roll_back, versions
+
+Push = Callable[..., PushedModel]
+FASTER = {"p50_ms": 2.0, "speedup": 5.0, "size_bytes": 250_000}
+
+
+@pytest.fixture
+def candidates(family: Any, tiny_models: dict[str, Path]) -> Any:
+    """A family whose candidates can be loaded: the source, and `int8`, which is better."""
+    family.add("int8", **FASTER)
+    for name, model in (("source", "saved"), ("int8", "one")):
+        served = family.path("candidates", name) / "Format-Serving"
+        for file in served.iterdir():
+            file.unlink()
+        served.rmdir()
+        storage.put(tiny_models[model], str(served))
+    return family
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> str:
+    return str(tmp_path / "serving")
+
+
+@pytest.fixture
+def pushed(candidates: Any, destination: str) -> Push:
+    """Selects by the given gate and pushes; gives what became of it."""
+
+    def call(gate: dict[str, Any] | None = None, **parameters: Any) -> PushedModel:
+        candidates.select(**(gate or {}))
+        inputs = {name: candidates.root / name for name in ("selection", "selected")}
+        place = candidates.root / "pushed"
+        given = {"destination": destination} | parameters
+        execute(push, Call(inputs, {"pushed": place}, given))
+        return PushedModel.load(place)
+
+    return call
+
+
+def test_the_selected_model_becomes_a_version(
+    pushed: Push, destination: str, tiny_models: dict[str, Path]
+) -> None:
+    made = pushed(run="paring run")
+    assert (made.destination, made.version, made.made, made.note) == (destination, 1, 1, None)
+    folder = Path(destination) / "1"
+    served = (folder / "model.tflite").read_bytes()
+    assert served == (tiny_models["one"] / "model.tflite").read_bytes()
+    assert made.model_digest == content_digest(folder)
+    assert json.loads(made.file.read_text()) == {
+        name: value for name, value in made.facts().items() if name != "digest"
+    }
+    (version,) = versions(destination)
+    assert (version.candidate, version.run, version.digest) == (
+        *("int8", "paring run"),
+        made.model_digest,
+    )
+    assert version.source == Model.load(Path(destination).parent / "candidates/source").digest
+
+
+def test_a_version_explains_itself(pushed: Push, destination: str) -> None:
+    pushed()
+    folder = Path(destination) / "1"
+    record = read_record(folder)
+    assert record is not None
+    assert record["facts"]["digest"] == content_digest(folder)
+    assert record["lineage"]["step"] == "select"
+    assert record["lineage"]["copy_of"]["type"] == "TFLiteModel"
+    assert record["figures"]["speedup"] == 5.0
+    assert record["figures"]["outcome"] == "selected"
+    loaded = SelectedModel.load(folder)
+    assert loaded.candidate == "int8"
+    open_runtime(SelectedModel(folder / "model.tflite")).close()
+
+
+def test_the_same_model_is_not_pushed_twice(pushed: Push, destination: str) -> None:
+    first, second = pushed(), pushed()
+    assert (second.version, second.made, second.note) == (1, 0, None)
+    assert second.model_digest == first.model_digest
+    # Other figures of the same model make no other version.
+    assert pushed(gate={"objective": "size"}).made == 0
+    assert len(versions(destination)) == 1
+
+
+def test_nothing_is_pushed_where_nothing_passes(pushed: Push, destination: str) -> None:
+    for push_source in (False, True):
+        made = pushed(gate={"max_latency_ms": 0.001}, push_source=push_source)
+        assert (made.version, made.made) == (0, 0)
+        assert made.note == "nothing passes the gate and the budgets"
+        assert json.loads(made.file.read_text())["note"] == made.note
+    assert not Path(destination).exists()
+
+
+def test_the_source_is_pushed_on_request_alone(
+    family: Any, pushed: Push, candidates: Any, destination: str
+) -> None:
+    # Nothing beats the source at a drop that int8 does not keep to.
+    evaluation = candidates.path("evaluations", "int8") / "paring.json"
+    record = json.loads(evaluation.read_text())
+    record["facts"]["drop"] = 0.5
+    evaluation.write_text(json.dumps(record))
+    kept = pushed()
+    assert (kept.version, kept.note) == (0, "the source is kept, and push_source is off")
+    assert not Path(destination).exists()
+    made = pushed(push_source=True)
+    assert (made.version, made.note) == (1, None)
+    assert (Path(destination) / "1" / "saved_model.pb").is_file()
+
+
+def test_what_was_rolled_back_is_not_pushed_again(
+    pushed: Push, destination: str, tiny_models: dict[str, Path]
+) -> None:
+    storage.put(tiny_models["saved"], f"{destination}/1")
+    assert pushed().version == 2
+    roll_back(destination)
+    refused = pushed()
+    assert (refused.version, refused.made) == (0, 0)
+    assert f"paring rollback {destination} --to 2" in (refused.note or "")
+    roll_back(destination, 2)
+    assert pushed().version == 4
+    assert [one.number for one in versions(destination)] == [1, 2, 3, 4]
+
+
+def test_a_model_that_can_not_be_loaded_is_not_pushed(
+    pushed: Push, candidates: Any, destination: str
+) -> None:
+    (candidates.path("candidates", "int8") / "Format-Serving" / "model.tflite").write_text("none")
+    with pytest.raises(ModelError):
+        pushed()
+    assert versions(destination) == []
+    assert not (candidates.root / "pushed").exists()
+
+
+def test_a_model_is_pushed_into_a_store(pushed: Push, bucket: str, tmp_path: Path) -> None:
+    made = pushed(destination=f"s3://{bucket}/serving/digits")
+    assert made.version == 1
+    back = storage.fetch(f"s3://{bucket}/serving/digits/1", tmp_path / "back")
+    assert content_digest(back) == made.model_digest
+
+
+def test_a_bucket_that_is_not_there_is_named(pushed: Push, bucket: str) -> None:
+    with pytest.raises(StorageError, match="absent-bucket"):
+        pushed(destination="s3://absent-bucket/serving")
+
+
+def test_a_push_needs_a_destination(pushed: Push) -> None:
+    with pytest.raises(ParameterError, match="destination"):
+        pushed(destination="")
+
+
+def test_the_outputs_of_two_selections_are_not_mixed(candidates: Any, destination: str) -> None:
+    candidates.select(max_latency_ms=0.001)
+    storage.put(candidates.root / "selected", str(candidates.root / "other"))
+    candidates.select()
+    inputs = {"selection": candidates.root / "selection", "selected": candidates.root / "other"}
+    call = Call(inputs, {"pushed": candidates.root / "pushed"}, {"destination": destination})
+    with pytest.raises(ParameterError, match="not what was selected") as raised:
+        execute(push, call)
+    assert raised.value.received == "source, not int8"
+
+
+def test_a_selection_that_can_not_be_read_is_named(candidates: Any, destination: str) -> None:
+    candidates.select()
+    (candidates.root / "selection" / "selection.json").write_text("{}")
+    inputs = {name: candidates.root / name for name in ("selection", "selected")}
+    call = Call(inputs, {"pushed": candidates.root / "pushed"}, {"destination": destination})
+    with pytest.raises(ArtifactTypeError, match=r"selection\.json"):
+        execute(push, call)
