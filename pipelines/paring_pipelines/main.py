@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from paring import __version__, interruption
+from paring import __version__, interruption, logs
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
 from paring_pipelines.advice import AUTO, AdvisedRecipes
+from paring_pipelines.cluster.commands import COMMANDS
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
     examples_option,
@@ -48,13 +49,24 @@ def _show_step_outputs(outputs: Mapping[str, Artifact]) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="paring")
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own warnings.")
-def paring(debug: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar=logs.VARIABLE,
+    help=f"json: also a line of JSON for each event, on standard error; or {logs.VARIABLE}.",
+)
+def paring(debug: bool, log_format: str) -> None:
     """Make a trained TensorFlow model smaller and faster, verified and measured."""
+    if log_format == "json":
+        logs.write_json()
 
 
 paring.add_command(
     StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
 )
+for command in COMMANDS:
+    paring.add_command(command)
 
 
 @paring.command()
