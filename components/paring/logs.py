@@ -6,6 +6,7 @@ its facts, and whatever `about` says the work is about: the run, the node, the c
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,18 @@ class _JsonLine(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "facts", {}),
         }
-        return json.dumps(line, default=str)
+        return json.dumps(_plain(line))
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON has it; infinity, nan, and what is no text or number, as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def write_json(stream: TextIO | None = None) -> None:
@@ -84,3 +96,19 @@ def about(**facts: object) -> Iterator[None]:
         yield
     finally:
         _about.reset(token)
+
+
+def candidate_of(step: str, node: str) -> str:
+    """The candidate that a node works on, by its id; "" where it works for all.
+
+    The pipeline's nodes are called STEP-CANDIDATE, and STEP-CANDIDATE.2 where a recipe has
+    a step twice; Kubeflow writes dashes for underscores.
+
+    Args:
+        step: The step's name.
+        node: The node's id, or the name of its task.
+    """
+    prefix = f"{step}-"
+    if not node.replace("_", "-").startswith(prefix.replace("_", "-")):
+        return ""
+    return node[len(prefix) :].partition(".")[0]

@@ -60,6 +60,8 @@ def paring(debug: bool, log_format: str) -> None:
     """Make a trained TensorFlow model smaller and faster, verified and measured."""
     if log_format == "json":
         logs.write_json()
+    else:
+        logs.stop()
 
 
 paring.add_command(
@@ -365,7 +367,12 @@ def _show(error: Exception) -> int:
             received=f"{type(error).__name__}: {error}",
             remedy="run again with --debug and report the traceback",
         )
-    show_error(make_console(stderr=True), error)
+    if logs.is_json():
+        # Whatever reads standard error then reads nothing but JSON.
+        told = {"received": error.received, "remedy": error.remedy}
+        logs.failure("command failed", error=error.what, exit_code=error.exit_code, **told)
+    else:
+        show_error(make_console(stderr=True), error)
     return error.exit_code
 
 

@@ -435,7 +435,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._handle(kfp)
 
     def _handle(self, kfp: KfpServer) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # The client was killed while it wrote.
+            self.close_connection = True
+            return
         path = urlsplit(self.path).path
         kfp.requests.append(f"{self.command} {path}")
         fault = kfp.faults.draw(self.command, path)

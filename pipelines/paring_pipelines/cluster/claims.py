@@ -65,7 +65,9 @@ class Claim:
         left = self.until - time.time()
         if left < self.margin:
             raise ClaimSpentError(
-                f"the claim {self.uri} is about to run out", received=f"{left:.1f} s left"
+                f"the claim {self.uri} is about to run out",
+                received=f"{left:.1f} s left",
+                remedy="try again when it has; what was begun under it is found then",
             )
 
 

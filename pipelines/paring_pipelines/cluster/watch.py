@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paring.errors import ClusterError, ParameterError, ParingError
-from paring_pipelines.cluster.claims import Claims, ClaimSpentError, Standing
+from paring_pipelines.cluster.claims import Claims, Standing
 from paring_pipelines.cluster.lag import WatchMetrics
 from paring_pipelines.cluster.outputs import Output, find_outputs
 from paring_pipelines.cluster.sources import source_digest
@@ -147,8 +147,6 @@ class Watcher:
 
         try:
             self._submit(output, may_ask)
-        except ClaimSpentError:
-            return False
         except ParingError:
             # What has been begun may yet be carried out, and is waited for.
             if not begun:
