@@ -10,7 +10,6 @@ says how a run ended.
 import email
 import email.policy
 import json
-import sqlite3
 import threading
 import time
 import uuid
@@ -24,21 +23,13 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from google.protobuf import json_format
 from tests.conformance.kfp_api import Operation, SchemaError, check, check_body, check_query
 from tests.conformance.kfp_api import operations as declared_operations
 from tests.conformance.kfp_faults import Faults
+from tests.conformance.kfp_spec import check_parameters, checked_spec
+from tests.conformance.kfp_store import ID, RefusedError, Store
 
 _CODES = {400: 3, 401: 16, 404: 5, 409: 6, 429: 8, 500: 13, 501: 12, 503: 14}
-_UNIQUE = ("experiment", "pipeline", "version")
-
-
-class RefusedError(Exception):
-    """The server's answer to what it does not do."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -51,91 +42,6 @@ class Request:
     body: Any
 
 
-class Store:
-    """What the server was told, in an SQLite file."""
-
-    def __init__(self, file: Path) -> None:
-        self.lock = threading.RLock()
-        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
-        self._connection.execute(
-            "create table if not exists things"
-            " (kind text, id text primary key, parent text, name text, created integer, doc text)"
-        )
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def add(self, kind: str, document: dict[str, Any], *, name: str, parent: str = "") -> None:
-        """Keep a new one.
-
-        Raises:
-            RefusedError: Its name is taken, where names are unique.
-        """
-        with self.lock:
-            if kind in _UNIQUE and any(
-                row["name"] == name for row in self.rows(kind, parent=parent)
-            ):
-                raise RefusedError(409, f"the {kind} {name} already exists")
-            self._connection.execute(
-                "insert into things values (?, ?, ?, ?, ?, ?)",
-                (kind, document[f"{_ID[kind]}"], parent, name, time.time(), json.dumps(document)),
-            )
-
-    def rows(self, kind: str, *, parent: str | None = None) -> list[dict[str, Any]]:
-        """All of a kind, the oldest first."""
-        with self.lock:
-            found = self._connection.execute(
-                "select parent, name, doc from things where kind = ? order by created", (kind,)
-            ).fetchall()
-        return [
-            {"name": name, "parent": of, **json.loads(doc)}
-            for of, name, doc in found
-            if parent is None or of == parent
-        ]
-
-    def get(self, kind: str, identity: str) -> dict[str, Any]:
-        """One of them.
-
-        Raises:
-            RefusedError: There is none.
-        """
-        for row in self.rows(kind):
-            if row[_ID[kind]] == identity:
-                return row
-        raise RefusedError(404, f"{kind} {identity} not found")
-
-    def change(self, kind: str, identity: str, changes: Mapping[str, Any]) -> None:
-        """Set fields of one."""
-        with self.lock:
-            document = {
-                key: value
-                for key, value in (self.get(kind, identity) | changes).items()
-                if key != "parent"
-            }
-            self._connection.execute(
-                "update things set doc = ? where id = ?", (json.dumps(document), identity)
-            )
-
-    def remove(self, kind: str, identity: str) -> None:
-        """Forget one.
-
-        Raises:
-            RefusedError: There is none.
-        """
-        with self.lock:
-            self.get(kind, identity)
-            self._connection.execute("delete from things where id = ?", (identity,))
-
-
-_ID = {
-    "experiment": "experiment_id",
-    "pipeline": "pipeline_id",
-    "version": "pipeline_version_id",
-    "run": "run_id",
-    "schedule": "recurring_run_id",
-}
-
-
 @dataclass
 class KfpServer(AbstractContextManager["KfpServer"]):
     """The server, in a thread.
@@ -146,6 +52,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         stall: Seconds that it does not answer, where it shall not answer in time.
         multi_user: Whether everything lies in a namespace.
         token: The bearer token that it asks for, "" for none.
+        login: Whether it shows a page to log in on to all who ask.
         violations: Requests that the API does not declare; a test expects none.
         requests: "METHOD PATH" of each.
     """
@@ -155,6 +62,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     stall: float = 0.5
     multi_user: bool = False
     token: str = ""
+    login: bool = False
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
@@ -340,7 +248,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
             "name": name,
             "display_name": request.query.get("display_name", name),
             "pipeline_id": pipeline,
-            "pipeline_spec": _checked_spec(
+            "pipeline_spec": checked_spec(
                 {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
             ),
         }
@@ -356,7 +264,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     def _create_run(self, request: Request) -> dict[str, Any]:
         body = request.body
         spec = self._spec_of(body)
-        _check_parameters(spec, body.get("runtime_config", {}).get("parameters", {}))
+        check_parameters(spec, body.get("runtime_config", {}).get("parameters", {}))
         experiment = self.store.get("experiment", body.get("experiment_id", ""))
         return self._add(
             "run",
@@ -376,7 +284,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
 
     def _create_recurring_run(self, request: Request) -> dict[str, Any]:
         body = request.body
-        _check_parameters(self._spec_of(body), body.get("runtime_config", {}).get("parameters", {}))
+        check_parameters(self._spec_of(body), body.get("runtime_config", {}).get("parameters", {}))
         experiment = self.store.get("experiment", body.get("experiment_id", ""))
         if not 1 <= int(body["max_concurrency"]) <= 10:
             raise RefusedError(400, "Invalid input error: max_concurrency is not in 1 to 10")
@@ -408,7 +316,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         if (reference is None) == (body.get("pipeline_spec") is None):
             raise RefusedError(400, "Invalid input error: one of a spec and a version is needed")
         if reference is None:
-            return _checked_spec(body["pipeline_spec"])
+            return checked_spec(body["pipeline_spec"])
         version = self.store.get("version", reference.get("pipeline_version_id", ""))
         if version["pipeline_id"] != reference.get("pipeline_id"):
             raise RefusedError(400, "Invalid input error: the version is of another pipeline")
@@ -417,7 +325,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     def _add(
         self, kind: str, document: Mapping[str, Any], *, parent: str = "", namespace: str = ""
     ) -> dict[str, Any]:
-        made = {**document, _ID[kind]: str(uuid.uuid4()), "created_at": _now()}
+        made = {**document, ID[kind]: str(uuid.uuid4()), "created_at": _now()}
         if self.multi_user and kind != "version":
             made["namespace"] = namespace or document.get("namespace", "")
         self.store.add(kind, made, name=made.get("name", made["display_name"]), parent=parent)
@@ -463,15 +371,18 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("stall", "stall after", "late", "dropped", "dropped after"):
             self.close_connection = True
             return
-        self._send(status, answer)
+        if kfp.login:
+            self._send(200, "<!doctype html>", "text/html")
+        else:
+            self._send(status, json.dumps(answer), "application/json")
 
     do_GET = do_POST = do_DELETE = do_PATCH = handle_any  # noqa: N815 - the names it is called by
 
-    def _send(self, status: int, answer: Any) -> None:
-        content = json.dumps(answer).encode()
+    def _send(self, status: int, answer: str, kind: str) -> None:
+        content = answer.encode()
         try:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -496,36 +407,6 @@ def _shown(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "run" and "state" not in row:
         hidden = {*hidden, "state"}
     return {key: value for key, value in row.items() if key not in hidden}
-
-
-def _checked_spec(given: Any) -> Any:
-    from kfp.pipeline_spec import pipeline_spec_pb2 as pb
-
-    spec = given.get("pipeline_spec", given)
-    try:
-        json_format.ParseDict(spec, pb.PipelineSpec(), ignore_unknown_fields=False)
-        json_format.ParseDict(
-            given.get("platform_spec", {}), pb.PlatformSpec(), ignore_unknown_fields=False
-        )
-    except json_format.ParseError as error:
-        raise RefusedError(400, f"Invalid input error: {error}") from error
-    if spec.get("schemaVersion") != "2.1.0":
-        raise RefusedError(400, "Invalid input error: this schema is not taken")
-    return given
-
-
-def _check_parameters(spec: Any, given: Mapping[str, Any]) -> None:
-    root = spec.get("pipeline_spec", spec)["root"]
-    declared = root.get("inputDefinitions", {}).get("parameters", {})
-    unknown = set(given) - set(declared)
-    missing = {name for name, one in declared.items() if not one.get("isOptional")} - set(given)
-    if unknown or missing:
-        raise RefusedError(
-            400, f"Invalid input error: parameters {sorted(unknown)} unknown, {missing} missing"
-        )
-    for name, value in given.items():
-        if declared[name]["parameterType"] == "STRING" and not isinstance(value, str):
-            raise RefusedError(400, f"Invalid input error: parameter {name} is no text: {value!r}")
 
 
 def _error(status: int, message: str) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class Asking:
         waits = self.waits()
         while True:
             try:
-                return function(*arguments, _request_timeout=limits, **named)
+                told = function(*arguments, _request_timeout=limits, **named)
+                self._check_json()
+                return told
             except api.ApiException as error:
                 not_done = error.status == _BUSY
                 passing = error.status in _PASSING
@@ -100,6 +102,17 @@ class Asking:
             # Spread, so that many that were turned away don't come back at once.
             yield wait * random.uniform(0.5, 1.0)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _check_json(self) -> None:
+        """Refuse a page for people, which the API client takes for an empty answer."""
+        kind = self.client.last_response.getheader("content-type") or ""
+        if "json" not in kind:
+            raise ClusterError(
+                f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
+                received=kind or "an answer without a type",
+                remedy="it may ask to log in: set KFP_EXISTING_TOKEN; or give --host the API's"
+                " own address",
+            )
 
     def _refused(self, error: Any) -> ClusterError:
         kinds: dict[int, type[ClusterError]] = {404: AbsentError, 409: TakenError}

@@ -49,18 +49,12 @@ class Kubeflow:
         """
         return run_of(self._asking.ask(self._runs.run_service_get_run, run_id))
 
-    def runs(self, *, limit: int = 20, named: str = "") -> list[Run]:
-        """Runs, the newest first.
-
-        Args:
-            limit: At most so many.
-            named: Only those whose name holds this.
-        """
+    def runs(self, limit: int = 20) -> list[Run]:
+        """At most so many runs, the newest first."""
         listed = self._listed(
             self._runs.run_service_list_runs,
             "runs",
             sort_by="created_at desc",
-            filter=_named("IS_SUBSTRING", named) if named else None,
             limit=limit,
             **self._within(),
         )
@@ -72,7 +66,7 @@ class Kubeflow:
             self._runs.run_service_list_runs,
             "runs",
             sort_by="created_at",
-            filter=_named("EQUALS", name),
+            filter=_named(name),
             **self._within(),
         )
         return _oldest_first([run_of(one) for one in listed], name)
@@ -190,7 +184,7 @@ class Kubeflow:
             self._schedules.recurring_run_service_list_recurring_runs,
             "recurring_runs",
             sort_by="created_at",
-            filter=_named("EQUALS", name),
+            filter=_named(name),
             **self._within(),
         )
         return _oldest_first([schedule_of(one) for one in listed], name)
@@ -280,7 +274,7 @@ class Kubeflow:
         """The id of what has a unique name."""
 
         def find() -> list[_Id]:
-            found = self._listed(listing, what, filter=_named("EQUALS", name), **within)
+            found = self._listed(listing, what, filter=_named(name), **within)
             # Newer servers know a name besides the one that is shown.
             return [
                 _Id(getattr(one, key))
@@ -339,9 +333,9 @@ def _uncached(spec: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _named(operation: str, name: str) -> str:
+def _named(name: str) -> str:
     """A filter by name."""
-    predicate = {"operation": operation, "key": "display_name", "string_value": name}
+    predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
     return json.dumps({"predicates": [predicate]})
 
 

@@ -1,84 +1,30 @@
 """The commands that talk to a Kubeflow cluster; what they need is imported in them."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from paring import __version__, logs
+from paring import logs
 from paring.errors import ClusterError, ParameterError
+from paring_pipelines.cluster.options import (
+    PLAN,
+    connection_options,
+    examples_option,
+    model_option,
+    no_cache_option,
+    options,
+    plan_options,
+)
 from paring_pipelines.options import pipeline_options, settings_of
 
 if TYPE_CHECKING:
     from paring_pipelines.cluster.client import Kubeflow
     from paring_pipelines.cluster.submit import Plan
-
-_connection_options = (
-    click.option(
-        "--host", metavar="URL", help="Kubeflow Pipelines' API; else KFP_ENDPOINT says where."
-    ),
-    click.option(
-        "--namespace",
-        metavar="NAME",
-        help="Yours, where Kubeflow has several users; else KFP_NAMESPACE.",
-    ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=30.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Longest wait for an answer of Kubeflow.",
-    ),
-)
-_plan_options = (
-    click.option(
-        "--package",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="What `paring compile` wrote; else the options below make one.",
-    ),
-    click.option(
-        "--image",
-        default=f"paring:{__version__}",
-        show_default=True,
-        help="Without --package: the image that runs the steps; pin it by digest.",
-    ),
-    click.option(
-        "--parameter",
-        "parameters",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Another parameter of the pipeline; may be given more than once.",
-    ),
-    click.option("--experiment", default="paring", show_default=True, metavar="NAME"),
-    click.option(
-        "--pipeline-root", default="", metavar="URI", help="Where artifacts go; `fetch` asks."
-    ),
-    click.option("--service-account", default="", metavar="NAME", help="Of the pods."),
-)
-_model_option = click.option(
-    "--model", required=True, metavar="URI", help="Where the model lies, as the cluster sees it."
-)
-_examples_option = click.option(
-    "--examples", required=True, metavar="URI", help="Where the examples lie."
-)
-_no_cache_option = click.option(
-    "--no-cache", is_flag=True, help="Take no results of earlier runs; tries failures again."
-)
-
-
-def _with(*options: Any) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 def _kubeflow(host: str | None, namespace: str | None, timeout: float) -> "Kubeflow":
@@ -91,6 +37,22 @@ def _kubeflow(host: str | None, namespace: str | None, timeout: float) -> "Kubef
     return Kubeflow(settings)
 
 
+def _refuse_beside(option: str, names: Iterable[str], why: str) -> None:
+    """Refuse options that would be of no account beside `option`.
+
+    Raises:
+        ParameterError: One of them is on the command line.
+    """
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ParameterError(
+                f"--{name.replace('_', '-')}: it would be of no account beside {option}",
+                received=context.params[name],
+                remedy=why,
+            )
+
+
 @contextmanager
 def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -> Iterator["Plan"]:
     """What the options come to; a package made for this is gone in the end."""
@@ -98,6 +60,9 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
     from paring_pipelines.cluster.submit import Plan
 
     parameters = parse_parameters(given["parameters"])
+    if given["package"] is not None:
+        compiling = set(given) - {"package", *PLAN}
+        _refuse_beside("--package", sorted(compiling), "give it to `paring compile`")
     with tempfile.TemporaryDirectory() as folder:
         file = given["package"]
         if file is None:
@@ -115,9 +80,16 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
 
 
 def _compile(given: Mapping[str, Any], file: Path) -> None:
+    from paring_pipelines.advice import AUTO
     from paring_pipelines.optimize import build
     from paring_pipelines.recipes import DEFAULT_FILE, load_recipes
 
+    if given["recipes"] == AUTO:
+        raise ParameterError(
+            "--recipes: auto chooses by the model, which is not looked at here",
+            received=given["recipes"],
+            remedy="use it with `paring run`; `paring advise` says what it would choose",
+        )
     recipes = load_recipes(given["recipes"] or DEFAULT_FILE, given["target"])
     dag = build(recipes, settings_of("", given))
     # kfp's compiler takes seconds to import: what can fail fast is behind us.
@@ -127,7 +99,7 @@ def _compile(given: Mapping[str, Any], file: Path) -> None:
 
 
 @click.command()
-@_with(_model_option, _examples_option, *_connection_options, *_plan_options, _no_cache_option)
+@options(model_option, examples_option, *connection_options, *plan_options, no_cache_option)
 @click.option(
     "--attempt",
     type=click.IntRange(min=1),
@@ -173,7 +145,7 @@ def submit(
 
 
 @click.command()
-@_with(_model_option, _examples_option, *_connection_options, *_plan_options)
+@options(model_option, examples_option, *connection_options, *plan_options)
 @click.option("--name", metavar="NAME", help="The schedule's; the pipeline's if not given.")
 @click.option(
     "--cron", required=True, metavar="FIELDS", help="'0 30 3 * * *' or '30 3 * * *': 03:30 UTC."
@@ -270,7 +242,7 @@ def schedule(
     metavar="FILE",
     help="Write Prometheus' text there after each look.",
 )
-@_with(_examples_option, *_connection_options, *_plan_options)
+@options(examples_option, *connection_options, *plan_options)
 @pipeline_options
 def watch(
     source: str,
@@ -289,12 +261,11 @@ def watch(
     **given: Any,
 ) -> None:
     """Submit one run for each finished training output below a prefix."""
-    if once and metrics_port is not None:
-        raise ParameterError(
-            "--metrics-port: with --once nobody would be there to answer",
-            received=metrics_port,
-            remedy="give --metrics-file",
-        )
+    if once:
+        _refuse_beside("--once", ["metrics_port"], "give --metrics-file: nobody would be there")
+        _refuse_beside("--once", ["interval"], "leave one of them out")
+    if marker:
+        _refuse_beside("--marker", ["settle"], "write the marker when all else is there")
     from paring_pipelines.cluster.lag import WatchMetrics
     from paring_pipelines.cluster.watch import Watched, Watcher
 
@@ -305,13 +276,15 @@ def watch(
         watcher = Watcher(kubeflow, plan, watched, metrics, _tell)
         if metrics_port is not None:
             _tell("answering Prometheus", port=metrics.serve(metrics_port))
-        while True:
-            problem = watcher.look()
+
+        def looked() -> None:
             if metrics_file is not None:
                 metrics.write(metrics_file)
-            if once:
-                break
-            time.sleep(interval)
+
+        if not once:
+            watcher.go_on(interval, looked)
+        problem = watcher.look()
+        looked()
     if problem is not None:
         raise problem
 
@@ -328,7 +301,7 @@ def _tell(what: str, /, **facts: object) -> None:
 @click.argument("run", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@_with(*_connection_options)
+@options(*connection_options)
 def status(
     run: str | None,
     limit: int,
@@ -367,7 +340,7 @@ def status(
 )
 @click.option("--pipeline-root", default="", metavar="URI", help="Where its artifacts lie.")
 @click.option("--pipeline", default="", metavar="NAME", help="Where Kubeflow does not tell it.")
-@_with(*_connection_options)
+@options(*connection_options)
 def fetch(
     run: str,
     out: Path,

@@ -14,7 +14,7 @@ can watch the same prefix:
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from paring.errors import ClusterError, ParameterError, ParingError
 from paring_pipelines.cluster.claims import Claims, Standing
@@ -132,6 +132,27 @@ class Watcher:
             unsettled=len(found.unsettled),
         )
         return problem
+
+    def go_on(self, interval: float, looked: Callable[[], None]) -> NoReturn:
+        """Look, again and again, whatever goes wrong after the first time.
+
+        Args:
+            interval: Seconds between two looks.
+            looked: Called after each.
+
+        Raises:
+            ParingError: The first look found that nothing can be read.
+        """
+        self.look()
+        while True:
+            looked()
+            time.sleep(interval)
+            try:
+                self.look()
+            except ParingError as error:
+                # What could be read before may be so again.
+                self._metrics.failures.inc()
+                self._tell("failed", error=str(error))
 
     def _take(self, output: Output, standing: Standing) -> bool:
         """See that `output` has its run; False where another is at it."""

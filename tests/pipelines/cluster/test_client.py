@@ -50,6 +50,15 @@ def test_a_server_without_tls_where_https_was_asked_for_is_named(server: KfpServ
         client.runs()
 
 
+def test_a_page_to_log_in_on_is_not_taken_for_an_answer(
+    server: KfpServer, kubeflow: Kubeflow
+) -> None:
+    server.login = True
+    with pytest.raises(ClusterError, match="text/html") as raised:
+        kubeflow.runs_named("any")
+    assert "KFP_EXISTING_TOKEN" in raised.value.remedy
+
+
 def test_a_token_is_sent_and_never_shown(tmp_path: Path) -> None:
     with KfpServer(tmp_path / "kfp.sqlite", token="secret-token") as server:
         given = connection(environment={"KFP_ENDPOINT": server.url})

@@ -221,15 +221,29 @@ def test_an_error_is_one_line_of_json_too(paring: Paring) -> None:
     assert told["received"] == "absent"
 
 
-def test_with_once_nobody_would_answer_prometheus(
-    paring: Paring, compiled: Compile, examples: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("--once", "--metrics-port", "9000"), "--metrics-file"),
+        (("--once", "--interval", "5"), "--interval"),
+        (("--marker", "_SUCCESS", "--settle", "5"), "--settle"),
+        (("--max-size-mb", "2"), "--max-size-mb"),
+        (("--image", "other"), "--image"),
+    ],
+)
+def test_options_that_would_be_of_no_account_are_refused(
+    given: tuple[str, ...], named: str, paring: Paring, compiled: Compile, tmp_path: Path
 ) -> None:
-    code, _, error = paring(
-        *("watch", "--once", "--metrics-port", 9000, "--package", compiled()),
-        *("--source", tmp_path, "--state", "/s", "--examples", examples),
-    )
+    watch = ("watch", "--source", tmp_path, "--state", "/s", "--examples", "e")
+    code, _, error = paring(*watch, "--package", compiled(), *given)
     assert code == 2
-    assert "--metrics-file" in error
+    assert named in error
+
+
+def test_recipes_can_not_be_chosen_by_a_model_that_is_not_here(paring: Paring) -> None:
+    code, _, error = paring("submit", *("--model", "m", "--examples", "e", "--recipes", "auto"))
+    assert code == 2
+    assert "paring advise" in error
 
 
 def test_help_loads_none_of_what_talks_to_a_cluster() -> None:

@@ -173,6 +173,32 @@ def test_many_watchers_on_one_prefix_submit_each_output_once(
     assert server.requests.count("POST /apis/v2beta1/runs") == len(outputs)
 
 
+def test_a_watcher_goes_on_when_its_claims_can_not_be_read_for_a_while(
+    server: KfpServer, scene: Scene
+) -> None:
+    looks = 0
+
+    def looked() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            # No folder of claims: it can't be listed, nor written to.
+            scene.state.rename(scene.state.with_name("away"))
+            scene.state.symlink_to(scene.state)
+            scene.push(2)
+        elif looks == 2:
+            scene.state.unlink()
+            scene.state.with_name("away").rename(scene.state)
+        elif looks == 3:
+            raise KeyboardInterrupt
+
+    scene.push(1)
+    with pytest.raises(KeyboardInterrupt):
+        scene.watcher().go_on(0.01, looked)
+    assert len(server.runs()) == 2
+    assert scene.figures()["paring_watch_failures_total"] >= 1
+
+
 def test_a_lease_that_a_request_could_outlast_is_refused(scene: Scene) -> None:
     with pytest.raises(ParameterError, match="--lease"):
         scene.watcher(lease=4 * TIMEOUT)
