@@ -92,6 +92,12 @@ class StorageError(ParingError):
     exit_code = 18
 
 
+class ClusterError(ParingError):
+    """Kubeflow Pipelines can't be reached, refused, or does not have what was named."""
+
+    exit_code = 20
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)

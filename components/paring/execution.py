@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paring import interruption
+from paring import interruption, logs
 from paring.artifacts import Artifact, Failure, content_digest, read_record
 from paring.errors import (
     OutputError,
@@ -70,6 +70,34 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
         ParingError: Whatever the step raised, unless `call.tolerate`.
         KeyboardInterrupt: The user has interrupted, whatever became of the step.
     """
+    start = time.monotonic()
+    logs.event("step started", step=step.name)
+    try:
+        outputs = _execute(step, call)
+    except BaseException as error:
+        logs.failure("step failed", step=step.name, seconds=_since(start), error=_described(error))
+        raise
+    for name, output in outputs.items():
+        failure = output.failure
+        told = vars(failure) if failure else {"outcome": "made"}
+        logs.event(
+            "step ended",
+            **{"step": step.name, "seconds": _since(start), "output": name},
+            **{"outcome": told["outcome"], "reason": told.get("reason", "")},
+            facts=output.facts(),
+        )
+    return outputs
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 3)
+
+
+def _described(error: BaseException) -> str:
+    return str(error) if isinstance(error, ParingError) else f"{type(error).__name__}: {error}"
+
+
+def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     parameters = step.parse_parameters(call.parameters)
     _check_names(step, "output", call.outputs, set(step.outputs), set(step.outputs))
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from paring import __version__, interruption
+from paring import __version__, interruption, logs
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
 from paring.metrics import check_name
 from paring.storage import is_remote, list_below, local_path
 from paring_pipelines.advice import AUTO, AdvisedRecipes
+from paring_pipelines.cluster.commands import COMMANDS
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
     examples_option,
@@ -60,15 +61,26 @@ def _show_step_outputs(outputs: Mapping[str, Artifact]) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="paring")
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own warnings.")
-def paring(debug: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar=logs.VARIABLE,
+    help=f"json: also a line of JSON for each event, on standard error; or {logs.VARIABLE}.",
+)
+def paring(debug: bool, log_format: str) -> None:
     """Make a trained TensorFlow model smaller and faster, verified and measured."""
+    if log_format == "json":
+        logs.write_json()
+    else:
+        logs.stop()
 
 
 paring.add_command(
     StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
 )
-paring.add_command(list_versions)
-paring.add_command(rollback)
+for command in (list_versions, rollback, *COMMANDS):
+    paring.add_command(command)
 
 
 @paring.command()
@@ -450,7 +462,12 @@ def _show(error: Exception) -> int:
             received=f"{type(error).__name__}: {error}",
             remedy="run again with --debug and report the traceback",
         )
-    show_error(make_console(stderr=True), error)
+    if logs.is_json():
+        # Whatever reads standard error then reads nothing but JSON.
+        told = {"received": error.received, "remedy": error.remedy}
+        logs.failure("command failed", error=error.what, exit_code=error.exit_code, **told)
+    else:
+        show_error(make_console(stderr=True), error)
     return error.exit_code
 
 

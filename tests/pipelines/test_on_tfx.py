@@ -1,5 +1,6 @@
 """The Dag on TFX: metadata, caching, both runners, and users' own pipelines."""
 
+import io
 import json
 import runpy
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from paring import logs
 from paring.artifacts import PrunedModel, TFLiteModel
 from paring_pipelines.demo import Digits
 from paring_pipelines.optimize import Gate, Settings
@@ -96,6 +98,25 @@ def test_a_changed_parameter_redoes_only_what_hangs_on_it(
     outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes, gate=gate)
     assert done == {"select", "report"}
     assert outcome.selection["selected"] == "source"
+
+
+def test_events_tell_the_run_and_the_node(
+    first_run: tuple[Path, Outcome],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    stream = io.StringIO()
+    logs.write_json(stream)
+    try:
+        _rerun(first_run, bare_model, digits_npz, few_recipes, gate=Gate(max_size_mb=50.0))
+    finally:
+        logs.stop()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    ended = [one for one in lines if one["event"] == "step ended"]
+    assert {one["node"] for one in ended} == {"select", "report"}
+    (run_id,) = {one["run"] for one in ended}
+    assert run_id
 
 
 def test_a_changed_model_at_the_same_path_is_noticed(

@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paring import logs
 from paring.adapters.kfp_views import HTML, View, views
 from paring.artifacts import (
     Artifact,
@@ -64,6 +65,8 @@ its key, since a key may hold what an input's name can't."""
 _INJECTED = "pipelinechannel--"
 
 _METRICS = (BenchmarkMetrics, EvaluationMetrics, Selection, ModelProfile)
+
+_UUID = "-".join(f"[0-9a-f]{{{count}}}" for count in (8, 4, 4, 4, 12))
 
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 
@@ -250,7 +253,8 @@ def run_executor_input(
         tolerate=tolerate,
         identity=identity,
     )
-    outputs = execute(step, call)
+    with logs.about(**_place(step, targets)):
+        outputs = execute(step, call)
     written = {name: _runtime_artifact(output, targets[name]) for name, output in outputs.items()}
     for name, output in outputs.items():
         for view in views(step.outputs[name]):
@@ -266,6 +270,20 @@ def run_executor_input(
             received=f"{output_file} ({error.strerror})",
             remedy="let the container's user write there",
         ) from error
+
+
+def _place(step: Step, targets: Mapping[str, Any]) -> dict[str, str]:
+    """Which run and task this is, by where Kubeflow lets its outputs lie.
+
+    They lie at ROOT/PIPELINE/RUN/TASK/OUTPUT, in newer releases in a folder of a random
+    name below the task's.
+    """
+    for name, target in targets.items():
+        found = re.search(rf"/({_UUID})/([^/]+)/(?:[^/]+/)?{name}$", target["uri"])
+        if found:
+            run, node = found.groups()
+            return {"run": run, "node": node, "candidate": logs.candidate_of(step.name, node)}
+    return {}
 
 
 def _read(executor_input: str) -> dict[str, Any]:

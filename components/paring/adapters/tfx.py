@@ -30,6 +30,7 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Property, PropertyType
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
+from paring import logs
 from paring.artifacts import Artifact, Examples, Model, Servable, artifact_types
 from paring.catalog import find
 from paring.errors import ParameterError, nearest
@@ -134,7 +135,12 @@ class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
         _tell(NodeEvent(node))
         start = time.monotonic()
         try:
-            outputs = execute(step, call)
+            with logs.about(
+                run=self._context.pipeline_run_id,
+                node=node,
+                candidate=logs.candidate_of(step.name, node),
+            ):
+                outputs = execute(step, call)
         except BaseException as error:
             _tell(NodeEvent(node, time.monotonic() - start, error=error))
             raise

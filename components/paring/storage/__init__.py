@@ -12,6 +12,7 @@ empty one is nothing.
 """
 
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,12 @@ def list_below(uri: str) -> Iterator[Entry]:
     if not is_remote(uri):
         root = local_path(uri)
         for file in [root] if root.is_file() else sorted(root.rglob("*")):
-            if file.is_file():
+            try:
                 told = file.stat()
+            except FileNotFoundError:
+                # It was being written beside its place, and is there now.
+                continue
+            if stat.S_ISREG(told.st_mode):
                 yield Entry(str(file), told.st_size, told.st_mtime)
         return
     with asked(uri) as (store, key):

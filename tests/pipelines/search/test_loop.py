@@ -212,7 +212,7 @@ def test_only_what_the_whole_search_comes_to_is_pushed(story: Story) -> None:
     assert not story.served_early
     (version,) = versions(str(story.served))
     assert version.candidate == _read(story.out / "selection.json")["selected"]
-    assert f"pushed    {story.served}/1" in story.shown[1]
+    assert f"pushed    {story.served}/1" in story.third.shown
 
 
 @pytest.mark.slow

@@ -1,0 +1,114 @@
+"""What happens, as one JSON object a line, for whatever collects a container's output.
+
+Off unless asked for: a person reads the console. Each line has the time, the event and
+its facts, and whatever `about` says the work is about: the run, the node, the candidate.
+"""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TextIO
+
+VARIABLE = "PARING_LOG_FORMAT"
+"""The environment variable that says `json` or `text` where no option does."""
+
+_LOGGER = logging.getLogger("paring")
+_about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
+
+
+class _JsonLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        return json.dumps(_plain(line))
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON has it; infinity, nan, and what is no text or number, as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def write_json(stream: TextIO | None = None) -> None:
+    """Write events to `stream`, standard error by default, from now on."""
+    stop()
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(_JsonLine())
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    # Libraries that set up logging of their own would repeat each line.
+    _LOGGER.propagate = False
+
+
+def stop() -> None:
+    """Write no events from now on."""
+    for handler in list(_LOGGER.handlers):
+        _LOGGER.removeHandler(handler)
+    _LOGGER.propagate = True
+
+
+def is_json() -> bool:
+    """Whether events are written."""
+    return bool(_LOGGER.handlers)
+
+
+def event(what: str, /, **facts: object) -> None:
+    """Note that something happened.
+
+    Args:
+        what: In a few words that stay the same.
+        **facts: What is known about it: text, numbers, or whatever has a text.
+    """
+    _write(logging.INFO, what, facts)
+
+
+def failure(what: str, /, **facts: object) -> None:
+    """Note that something went wrong; see `event`."""
+    _write(logging.ERROR, what, facts)
+
+
+def _write(level: int, what: str, facts: dict[str, object]) -> None:
+    if is_json():
+        _LOGGER.log(level, what, extra={"facts": {**_about.get(), **facts}})
+
+
+@contextmanager
+def about(**facts: object) -> Iterator[None]:
+    """Put `facts` into every event until the end; empty ones are left out."""
+    known = {name: value for name, value in facts.items() if value not in (None, "")}
+    token = _about.set({**_about.get(), **known})
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def candidate_of(step: str, node: str) -> str:
+    """The candidate that a node works on, by its id; "" where it works for all.
+
+    The pipeline's nodes are called STEP-CANDIDATE, and STEP-CANDIDATE.2 where a recipe has
+    a step twice; Kubeflow writes dashes for underscores.
+
+    Args:
+        step: The step's name.
+        node: The node's id, or the name of its task.
+    """
+    prefix = f"{step}-"
+    if not node.replace("_", "-").startswith(prefix.replace("_", "-")):
+        return ""
+    return node[len(prefix) :].partition(".")[0]

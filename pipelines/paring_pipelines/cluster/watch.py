@@ -1,0 +1,205 @@
+"""One run for each finished output of training: `paring watch`.
+
+A watcher keeps nothing in memory that matters. It can be killed at any point, and several
+can watch the same prefix:
+
+- what is finished and has no run is claimed by an atomic create, see `claims`;
+- the run's name follows from the output and the plan, and is looked for before a run is
+  started, see `once`;
+- what was claimed and has no run, because its watcher was killed, is taken up again when
+  the claim has run out. By then a request that the dead watcher had sent has either been
+  carried out, and is found by its name, or won't be.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from paring.errors import ClusterError, ParameterError, ParingError
+from paring_pipelines.cluster.claims import Claims, Standing
+from paring_pipelines.cluster.lag import WatchMetrics
+from paring_pipelines.cluster.outputs import Output, find_outputs
+from paring_pipelines.cluster.sources import source_digest
+from paring_pipelines.cluster.submit import Plan, submit
+
+if TYPE_CHECKING:
+    from paring_pipelines.cluster.client import Kubeflow
+
+Tell = Callable[..., None]
+"""Takes an event's name, and its facts by name."""
+
+_FAILURES_IN_A_ROW = 3
+"""After so many Kubeflow itself is taken to be away until the next look."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is watched.
+
+    Attributes:
+        source: The prefix, a path or URI.
+        examples: Where the examples of each run lie.
+        state: Where claims are kept; not below `source`.
+        marker: The name of the file that ends an output; "" for TFX's Pusher layout.
+        settle: Seconds without a change, see `find_outputs`.
+        lease: Seconds after which the claim of a watcher that was killed runs out.
+    """
+
+    source: str
+    examples: str
+    state: str
+    marker: str = ""
+    settle: float = 60.0
+    lease: float = 300.0
+
+
+class Watcher:
+    """Looks through a prefix, again and again.
+
+    Raises:
+        ParameterError: The lease is too short for the time-out of requests.
+    """
+
+    def __init__(
+        self,
+        kubeflow: "Kubeflow",
+        plan: Plan,
+        watched: Watched,
+        metrics: WatchMetrics,
+        tell: Tell,
+    ) -> None:
+        # One request, and as long again until it is not carried out any more.
+        margin = 2 * kubeflow.settings.timeout
+        if watched.lease <= 2 * margin:
+            raise ParameterError(
+                "--lease: this is too short",
+                received=watched.lease,
+                remedy=f"more than four times --timeout, so more than {2 * margin:g}",
+            )
+        if f"{watched.state}/".startswith(f"{watched.source.rstrip('/')}/"):
+            raise ParameterError(
+                "--state: this lies below --source",
+                received=watched.state,
+                remedy="give a place of its own",
+            )
+        self._kubeflow = kubeflow
+        self._plan = plan
+        self._watched = watched
+        self._metrics = metrics
+        self._tell = tell
+        self._claims = Claims(watched.state, watched.lease, margin)
+
+    def look(self) -> ParingError | None:
+        """Submit what is finished and has no run; the first thing that went wrong, if any.
+
+        What goes wrong with one output does not keep the others.
+
+        Raises:
+            ParingError: The prefix or the claims can't be read.
+        """
+        watched, metrics = self._watched, self._metrics
+        found = find_outputs(
+            watched.source, marker=watched.marker, settle=watched.settle, now=time.time()
+        )
+        standings = self._claims.standings()
+        waiting = [one for one in found.finished if not standings.get(one.key, Standing()).done]
+        metrics.finished.set(len(found.finished))
+        self._measure(waiting)
+        problem: ParingError | None = None
+        left: list[Output] = []
+        in_a_row = 0
+        for output in waiting:
+            if in_a_row == _FAILURES_IN_A_ROW:
+                left.append(output)
+                continue
+            try:
+                if not self._take(output, standings.get(output.key, Standing())):
+                    left.append(output)
+                in_a_row = 0
+            except ParingError as error:
+                metrics.failures.inc()
+                self._tell("failed", output=output.uri, error=str(error))
+                problem = problem or error
+                in_a_row += isinstance(error, ClusterError)
+                left.append(output)
+        self._measure(left)
+        metrics.last_look.set_to_current_time()
+        self._tell(
+            "looked",
+            finished=len(found.finished),
+            waiting=len(left),
+            unsettled=len(found.unsettled),
+        )
+        return problem
+
+    def go_on(self, interval: float, looked: Callable[[], None]) -> NoReturn:
+        """Look, again and again, whatever goes wrong after the first time.
+
+        Args:
+            interval: Seconds between two looks.
+            looked: Called after each.
+
+        Raises:
+            ParingError: The first look found that nothing can be read.
+        """
+        self.look()
+        while True:
+            looked()
+            time.sleep(interval)
+            try:
+                self.look()
+            except ParingError as error:
+                # What could be read before may be so again.
+                self._metrics.failures.inc()
+                self._tell("failed", error=str(error))
+
+    def _take(self, output: Output, standing: Standing) -> bool:
+        """See that `output` has its run; False where another is at it."""
+        claim = self._claims.claim(output.key, standing)
+        if claim is None:
+            return False
+        begun = False
+
+        def may_ask() -> None:
+            nonlocal begun
+            claim.check()
+            begun = True
+
+        try:
+            self._submit(output, may_ask)
+        except ParingError:
+            # What has been begun may yet be carried out, and is waited for.
+            if not begun:
+                self._claims.release(claim)
+            raise
+        return True
+
+    def _submit(self, output: Output, may_ask: Callable[[], None]) -> None:
+        digest = source_digest(output.uri, self._watched.examples)
+        made = submit(
+            self._kubeflow,
+            self._plan,
+            output.uri,
+            self._watched.examples,
+            digest,
+            may_ask=may_ask,
+        )
+        run = made.first
+        submitted = run.created.timestamp() if run.created else time.time()
+        lag = max(0.0, submitted - output.completed)
+        facts: dict[str, Any] = {
+            "output": output.uri,
+            "run": run.id,
+            "name": run.name,
+            "lag_seconds": round(lag, 3),
+        }
+        self._claims.finish(output.key, facts)
+        self._metrics.submissions.inc()
+        self._metrics.lag.observe(lag)
+        self._tell("submitted" if made.new else "was submitted before", **facts)
+
+    def _measure(self, waiting: list[Output]) -> None:
+        self._metrics.waiting.set(len(waiting))
+        oldest = min((one.completed for one in waiting), default=None)
+        self._metrics.oldest.set(0.0 if oldest is None else max(0.0, time.time() - oldest))

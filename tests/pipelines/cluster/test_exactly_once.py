@@ -1,0 +1,78 @@
+"""Exactly one run for each output, however often those that submit are killed."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conformance import kill_harness
+from tests.conformance.kfp_faults import Faults
+from tests.conformance.kfp_server import KfpServer
+
+from paring_pipelines.cluster.package import Package
+
+TIMEOUT = 0.5
+
+# The rarer ones take longer than the client waits.
+RATES = {
+    "429": 0.03,
+    "500": 0.02,
+    "500 after": 0.02,
+    "503": 0.02,
+    "taken": 0.02,
+    "dropped": 0.01,
+    "dropped after": 0.01,
+    "stall": 0.003,
+    "stall after": 0.003,
+    "late": 0.003,
+}
+
+
+def _run(server: KfpServer, package: Package, folder: Path, kills: int, seed: int) -> Any:
+    folder.mkdir()
+    given = {
+        "url": server.url,
+        "package": str(package.path),
+        "folder": str(folder),
+        "timeout": TIMEOUT,
+        "seed": seed,
+        "kills": kills,
+    }
+    done = subprocess.run(
+        [sys.executable, kill_harness.__file__],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "kills", [20, pytest.param(200, marks=pytest.mark.slow)], ids=["20 kills", "200 kills"]
+)
+def test_each_output_has_one_run_whenever_those_that_submit_are_killed(
+    kills: int, package: Package, tmp_path: Path, record_property: Any
+) -> None:
+    seed = 20261125
+    faults = Faults(RATES, seed)
+    with KfpServer(tmp_path / "kfp.sqlite", faults, stall=1.1 * TIMEOUT) as server:
+        told = _run(server, package, tmp_path / "training", kills, seed)
+        server.settled()
+        runs = Counter(one["runtime_config"]["parameters"]["model_uri"] for one in server.runs())
+        assert server.violations == []
+    finished = told["outputs"] + told["models"]
+    count = (
+        f"{told['kills']} kills, {told['ended']} ended by themselves, {len(finished)} outputs,"
+        f" {runs.total()} runs, {told['found_again']} of them found again by a later watcher;"
+        f" faults {faults.met}"
+    )
+    record_property("exactly_once", count)
+    sys.stdout.write(f"{count}\n")
+    assert told["kills"] >= kills, count
+    assert runs == Counter(finished), count
