@@ -20,6 +20,7 @@ from paring.metrics import check_name
 from paring.storage import is_remote, list_below, local_path
 from paring_pipelines.advice import AUTO, AdvisedRecipes
 from paring_pipelines.cluster.commands import COMMANDS
+from paring_pipelines.compiling import compile_package, components, recipes_file
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
     examples_option,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
     from paring_pipelines.console import NodeProgress
     from paring_pipelines.running import Outcome
-
-_IMAGE = f"paring:{__version__}"
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -79,7 +78,7 @@ def paring(debug: bool, log_format: str) -> None:
 paring.add_command(
     StepGroup("step", show=_show_step_outputs, help="Run one step, as each container does.")
 )
-for command in (list_versions, rollback, *COMMANDS):
+for command in (compile_package, components, list_versions, rollback, *COMMANDS):
     paring.add_command(command)
 
 
@@ -235,24 +234,13 @@ def advise(
     """Say which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.console import make_console, show_advice
 
-    file, settings = _file(recipes), settings_of("", given)
+    file, settings = recipes_file(recipes), settings_of("", given)
     with fetched_for_now(model, examples) as sources:
         advice = _advise(*sources, file, target, settings)
     if as_json:
         click.echo(json.dumps(advice.as_json(), indent=2))
     else:
         show_advice(make_console(), advice.advised)
-
-
-def _file(recipes: Path | None) -> Path:
-    """The file of recipes, for the commands that choose none by a model."""
-    if recipes == AUTO:
-        raise ParameterError(
-            "--recipes: auto chooses by the model, which this command does not choose for",
-            received=recipes,
-            remedy="use it with `paring run`; `paring advise` says what it would choose",
-        )
-    return recipes or DEFAULT_FILE
 
 
 @paring.command()
@@ -304,7 +292,7 @@ def plan(target: str, recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
     from paring_pipelines.console import make_console, show_plan
 
-    dag = build(load_recipes(_file(recipes), target), settings_of("", given))
+    dag = build(load_recipes(recipes_file(recipes), target), settings_of("", given))
     show_plan(make_console(), dag)
 
 
@@ -319,7 +307,7 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
         return
     from paring_pipelines.console import make_console, show_recipes
 
-    show_recipes(make_console(), load_recipes(_file(recipes), target))
+    show_recipes(make_console(), load_recipes(recipes_file(recipes), target))
 
 
 @paring.command()
@@ -349,82 +337,6 @@ def lineage(artifact: Path, as_json: bool) -> None:
         click.echo(json.dumps(record, indent=2))
     else:
         show_lineage(make_console(), folder, record, content_digest(folder))
-
-
-@paring.command("compile")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="The package to write, pipeline.yaml for example.",
-)
-@click.option(
-    "--image",
-    help="The container image of every step, in place of those that --runtime names; pin it"
-    f" by digest.  [default without --runtime: {_IMAGE}]",
-)
-@click.option(
-    "--runtime",
-    "runtimes",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help="Where each step runs, such as k8s/runtime.toml; of several, later ones go over"
-    " earlier ones.",
-)
-@click.option(
-    "--resources",
-    "namespace",
-    default="",
-    metavar="NAMESPACE",
-    help="Write Kubeflow's resources Pipeline and PipelineVersion for that namespace instead"
-    " of a package.",
-)
-@pushing
-@pipeline_options
-def compile_package(
-    out: Path,
-    image: str | None,
-    runtimes: Sequence[Path],
-    namespace: str,
-    target: str,
-    recipes: Path | None,
-    **given: Any,
-) -> None:
-    """Compile the pipeline to a Kubeflow Pipelines package."""
-    dag = build(load_recipes(_file(recipes), target), settings_of("", given))
-    # Imported late: it reads its files with pydantic, which takes time to load.
-    from paring_pipelines.runtime import place
-
-    placements = place(dag, runtimes, target=target, image=image)
-    from paring_pipelines import on_kfp
-
-    on_kfp.compile_dag(dag, out, image=image or _IMAGE, placements=placements, namespace=namespace)
-    used = sorted({one.image or _IMAGE for one in placements.values()})
-    click.echo(f"{out}: {len(dag.nodes)} tasks on {', '.join(used)}")
-
-
-@paring.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Gets NAME.yaml for each step.",
-)
-@click.option(
-    "--image",
-    default=_IMAGE,
-    show_default=True,
-    help="The container image that the files name; pin it by digest.",
-)
-def components(out: Path, image: str) -> None:
-    """Write the steps as component files, for pipelines of your own."""
-    from paring_pipelines import on_kfp
-
-    files = on_kfp.write_components(out, image=image)
-    click.echo(f"{out}: {', '.join(file.name for file in files)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from paring_pipelines.cluster.commands import watch
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.recipes import load_recipes
 from paring_pipelines.runtime import place
@@ -176,6 +178,26 @@ def test_the_policy_and_the_pods_have_the_same_labels(overlay: str) -> None:
 def test_one_watch_runs_at_a_time(overlay: str) -> None:
     (job,) = _of_kind(_built(overlay), "CronJob")
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_container_starts_a_command_that_there_is(overlay: str) -> None:
+    variables: dict[str, str] = {}
+    for one in _of_kind(_built(overlay), "ConfigMap"):
+        variables |= {key: value for key, value in one["data"].items() if key.isupper()}
+    for pod in (one["spec"] for one in _pods(overlay)):
+        (container,) = pod["containers"]
+        # As the kubelet does.
+        command, *arguments = (
+            re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], one)
+            for one in container["args"]
+        )
+        context = watch.make_context(command, arguments)
+        assert context.params["once"]
+        assert context.params["source"] == variables["PARING_SOURCE"]
+        mounts = {one["mountPath"] for one in container["volumeMounts"]}
+        for file in (context.params["recipes"], *context.params["runtimes"]):
+            assert str(file.parent) in mounts
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

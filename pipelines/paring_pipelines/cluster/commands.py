@@ -20,7 +20,8 @@ from paring_pipelines.cluster.options import (
     options,
     plan_options,
 )
-from paring_pipelines.options import pipeline_options, settings_of
+from paring_pipelines.compiling import compile_pipeline
+from paring_pipelines.options import pipeline_options, pushing
 
 if TYPE_CHECKING:
     from paring_pipelines.cluster.client import Kubeflow
@@ -67,7 +68,7 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
         file = given["package"]
         if file is None:
             file = Path(folder, "pipeline.yaml")
-            _compile(given, file)
+            compile_pipeline(given, file)
         yield Plan(
             package=read_package(file),
             parameters=parameters,
@@ -77,25 +78,6 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
             caching=caching,
             attempt=attempt,
         )
-
-
-def _compile(given: Mapping[str, Any], file: Path) -> None:
-    from paring_pipelines.advice import AUTO
-    from paring_pipelines.optimize import build
-    from paring_pipelines.recipes import DEFAULT_FILE, load_recipes
-
-    if given["recipes"] == AUTO:
-        raise ParameterError(
-            "--recipes: auto chooses by the model, which is not looked at here",
-            received=given["recipes"],
-            remedy="use it with `paring run`; `paring advise` says what it would choose",
-        )
-    recipes = load_recipes(given["recipes"] or DEFAULT_FILE, given["target"])
-    dag = build(recipes, settings_of("", given))
-    # kfp's compiler takes seconds to import: what can fail fast is behind us.
-    from paring_pipelines import on_kfp
-
-    on_kfp.compile_dag(dag, file, image=given["image"])
 
 
 @click.command()
@@ -110,6 +92,7 @@ def _compile(given: Mapping[str, Any], file: Path) -> None:
 @click.option(
     "--state", metavar="URI", help="Where several that submit keep claims, of whom one gets it."
 )
+@pushing
 @pipeline_options
 def submit(
     model: str,
@@ -161,6 +144,7 @@ def submit(
 @click.option(
     "--source-digest", metavar="TEXT", help="Fix what names the source, so that caches are hit."
 )
+@pushing
 @pipeline_options
 def schedule(
     model: str,
@@ -243,6 +227,7 @@ def schedule(
     help="Write Prometheus' text there after each look.",
 )
 @options(examples_option, *connection_options, *plan_options)
+@pushing
 @pipeline_options
 def watch(
     source: str,

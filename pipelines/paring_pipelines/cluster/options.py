@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from paring import __version__
+from paring_pipelines.compiling import placement_options
 
 connection_options = (
     click.option(
@@ -36,12 +36,7 @@ plan_options = (
         metavar="FILE",
         help="What `paring compile` wrote; else the options below make one.",
     ),
-    click.option(
-        "--image",
-        default=f"paring:{__version__}",
-        show_default=True,
-        help="Without --package: the image that runs the steps; pin it by digest.",
-    ),
+    *placement_options,
     click.option(
         "--parameter",
         "parameters",
