@@ -28,7 +28,7 @@ _MIN_WINDOW_SECONDS = 0.02
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@step(version="1", measures=True)
+@step(version="2", measures=True)
 def benchmark(
     source: Input[Servable],
     candidate: Input[Servable],
@@ -132,7 +132,11 @@ def benchmark(
             "peak_memory_bytes": "VmHWM of a process that loads the candidate alone",
             "load_ms": "in a fresh process, after the import of the runtime's library",
         },
-        "environment": {**environment, "libraries": timed["libraries"]},
+        "environment": {
+            **environment,
+            "accelerators": timed["accelerators"],
+            "libraries": timed["libraries"],
+        },
     }
     metrics.file.write_text(json.dumps(details, indent=2) + "\n")
     _log.info(

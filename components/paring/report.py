@@ -224,6 +224,7 @@ def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
         ("System", found.get("system")),
         ("Usable cores", found.get("cores")),
         ("Threads for one call", found.get("threads")),
+        ("Accelerators", ", ".join(found.get("accelerators", []))),
         ("Memory", figures.size(found["memory_bytes"]) if "memory_bytes" in found else None),
         ("Frequency governor", found.get("cpu_governor")),
         ("Load before measuring", ", ".join(f"{one:.2f}" for one in load) if load else None),

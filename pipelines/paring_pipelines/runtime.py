@@ -102,8 +102,10 @@ def place(
             can't work; the message names the file, the table and the key.
     """
     runtime = _merged(files, target)
+    for layer in (*runtime.layers, *runtime.others):
+        _check_step(dag, layer)
     for layer in runtime.layers:
-        _check_matches(dag, layer)
+        _check_node(dag, layer)
     found = {node.id: _Fields(node.id, runtime, image) for node in dag.nodes.values()}
     for node in dag.nodes.values():
         for layer in runtime.layers:
@@ -130,11 +132,19 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Runtime:
-    """What all files say for one target, the layers in the order in which they apply."""
+    """What all files say for one target.
+
+    Attributes:
+        images: The reference of each.
+        pools: Those of all files, by name.
+        layers: What is said of this target, in the order in which it applies.
+        others: The rules of other targets.
+    """
 
     images: Mapping[str, str]
     pools: Mapping[str, Pool]
     layers: Sequence[_Layer]
+    others: Sequence[_Layer]
 
 
 def _merged(files: Sequence[Path], target: str) -> _Runtime:
@@ -144,6 +154,7 @@ def _merged(files: Sequence[Path], target: str) -> _Runtime:
     rules: list[_Layer] = []
     own_defaults: list[_Layer] = []
     own_rules: list[_Layer] = []
+    others: list[_Layer] = []
     origins: dict[str, str] = {}
     for path in files:
         content = read_runtime(path)
@@ -156,13 +167,16 @@ def _merged(files: Sequence[Path], target: str) -> _Runtime:
         defaults.append(_Layer(f"{path}: [defaults]", content.defaults.given()))
         rules += _layers(f"{path}: [[place]]", content.place)
         for named, table in content.targets.items():
+            of_target = _layers(f"{path}: [[targets.{named}.place]]", table.place)
             if named == target:
                 where = f"{path}: [targets.{target}.defaults]"
                 own_defaults.append(_Layer(where, table.defaults.given()))
-                own_rules += _layers(f"{path}: [[targets.{target}.place]]", table.place)
+                own_rules += of_target
+            else:
+                others += of_target
     for name, pool in pools.items():
         _check_pool(origins[name], pool)
-    return _Runtime(images, pools, [*defaults, *own_defaults, *rules, *own_rules])
+    return _Runtime(images, pools, [*defaults, *own_defaults, *rules, *own_rules], others)
 
 
 def _layers(where: str, rules: Iterable[Rule]) -> Iterator[_Layer]:
@@ -188,20 +202,23 @@ def _check_pool(where: str, pool: Pool) -> None:
         )
 
 
-def _check_matches(dag: Dag, layer: _Layer) -> None:
-    """Refuse a pattern that names nothing.
+def _check_step(dag: Dag, layer: _Layer) -> None:
+    """Refuse a pattern that matches no step.
 
-    A step may be one that this Dag does not use, since a file serves many recipes.
+    It may be one that this Dag does not use, since a file serves many recipes.
     """
-    nodes = list(dag.nodes.values())
-    steps = {*STEPS, *(node.step.name for node in nodes)}
+    steps = {*STEPS, *(node.step.name for node in dag.nodes.values())}
     if layer.step is not None and not any(fnmatchcase(one, layer.step) for one in steps):
         raise ParameterError(
             f"{layer.where}: step: there is no such step",
             received=layer.step,
             remedy=nearest(layer.step, steps),
         )
-    if layer.node is not None and not any(layer.fits(node) for node in nodes):
+
+
+def _check_node(dag: Dag, layer: _Layer) -> None:
+    """Refuse a pattern of ids that matches no node."""
+    if layer.node is not None and not any(map(layer.fits, dag.nodes.values())):
         of = f" of a step {layer.step}" if layer.step else ""
         raise ParameterError(
             f"{layer.where}: node: no node{of} matches",

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "threads": 2,
     "load_average": [0.25, 0.5, 0.5],
     "cpu_governor": None,
+    "accelerators": ["Example GPU"],
 }
 
 FIGURES: dict[str, Any] = {

@@ -54,6 +54,7 @@ def test_a_tflite_file_is_measured_beside_its_source(
     details = json.loads(metrics.file.read_text())
     assert details["solo"]["imports_tensorflow"] is False
     assert details["environment"]["threads"] == 1
+    assert details["environment"]["accelerators"] == []
     assert details["environment"]["libraries"].keys() == {"numpy", "tensorflow", "ai-edge-litert"}
     for side in (details["source"], details["candidate"]):
         medians = np.array(side["window_p50_ms"])
@@ -62,7 +63,7 @@ def test_a_tflite_file_is_measured_beside_its_source(
         assert side["throughput"] == pytest.approx(1e3 / side["mean_ms"])
     assert BenchmarkMetrics.load(tmp_path / "metrics").facts() == metrics.facts()
     (view,) = views(BenchmarkMetrics)
-    assert "threads 1, batch size 1." in view.text(metrics)
+    assert "threads 1, accelerators none, batch size 1." in view.text(metrics)
 
 
 def test_the_source_against_itself_has_no_winner(

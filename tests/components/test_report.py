@@ -233,7 +233,7 @@ def test_the_lineage_runs_from_the_source_to_the_winner(measured: Any) -> None:
 
 def test_the_environment_and_the_command_are_shown(measured: Any) -> None:
     words = Page(write(measured, command="paring run --model m --out o")).words
-    for text in ("Example CPU", "8.00 GB", "2.21.0", "paring run --model m --out o"):
+    for text in ("Example CPU", "Example GPU", "8.00 GB", "2.21.0", "paring run --model m --out o"):
         assert text in words
     assert "absent" not in words
 

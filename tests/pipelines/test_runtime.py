@@ -190,6 +190,10 @@ def test_a_task_takes_all_chips_of_a_tpu_host(dag: Dag, tmp_path: Path) -> None:
             '[[targets.gpu.place]]\nstep = "x"',
             r"\[\[targets.gpu.place\]\] 1: step: there is no such step",
         ),
+        (
+            '[[targets.tpu.place]]\nstep = "x"',
+            r"\[\[targets.tpu.place\]\] 1: step: there is no such step",
+        ),
         ('[defaults]\npool = "l44"', r"\[defaults\]: pool: there is no such pool.*(\n.*)*'l4'"),
         ('[defaults]\nimage = "tensorrt"', r"\[defaults\]: image: \[images\] has no such image"),
         (

@@ -83,6 +83,7 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
         _table(("", "candidate", "source"), compared),
         _table(("candidate alone", ""), alone),
         f"On {_plain(machine['cpu'])}: cores {machine['cores']}, threads {machine['threads']},"
+        f" accelerators {_plain(', '.join(machine['accelerators'])) or 'none'},"
         f" batch size {found['batch_size']}.",
     ]
     return "\n\n".join(parts) + "\n"

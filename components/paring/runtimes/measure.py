@@ -187,7 +187,11 @@ def time_latency(spec: Spec) -> dict[str, Any]:
         _log.info("round %d of %d", number + 1, spec.rounds)
     arrays: dict[str, Any] = {name: np.array(row, dtype=np.float64) for name, row in rows.items()}
     np.savez(spec.latencies, **arrays)
-    return {"steady_rounds": steady, "libraries": _libraries()}
+    return {
+        "steady_rounds": steady,
+        "libraries": _libraries(),
+        "accelerators": _accelerators(),
+    }
 
 
 def run_solo(spec: Spec) -> dict[str, Any]:
@@ -274,6 +278,19 @@ def _stop_if_orphaned() -> None:
     """End where the parent was killed: nobody will read the result."""
     if os.getppid() != _PARENT:
         raise SystemExit("the parent process is gone")
+
+
+def _accelerators() -> list[str]:
+    """The models of the GPUs and TPUs that TensorFlow sees, and so runs models on."""
+    if "tensorflow" not in sys.modules:
+        return []
+    import tensorflow as tf
+
+    return [
+        str(tf.config.experimental.get_device_details(one).get("device_name", one.device_type))
+        for one in tf.config.list_physical_devices()
+        if one.device_type != "CPU"
+    ]
 
 
 def _libraries() -> dict[str, str]:

@@ -51,7 +51,8 @@ def test_a_benchmark_is_a_table_of_the_candidate_beside_the_source(family: Any) 
     assert ["median of one call", "2.00 ms", "10.0 ms"] in rows
     assert ["size", "250 KB"] in rows
     assert ["cold load", "–"] in rows
-    assert "On Example CPU: cores 2, threads 2, batch size 1." in text
+    machine = "On Example CPU: cores 2, threads 2, accelerators Example GPU, batch size 1."
+    assert machine in text
 
 
 def test_a_selection_is_the_verdict_the_gate_and_every_candidate(selection: Selection) -> None:
