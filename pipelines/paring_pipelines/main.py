@@ -82,7 +82,7 @@ paring.add_command(rollback)
 )
 @click.option(
     "--work",
-    type=click.Path(path_type=Path),
+    type=local_path,
     metavar="DIR",
     help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
@@ -244,8 +244,8 @@ def _file(recipes: Path | None) -> Path:
 @paring.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out/demo"),
+    type=local_path,
+    default="out/demo",
     show_default=True,
     metavar="DIR",
     help="Gets the model, the examples and all results.",
@@ -309,7 +309,7 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
 
 
 @paring.command()
-@click.argument("artifact", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("artifact", type=local_path, metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def lineage(artifact: Path, as_json: bool) -> None:
     """Say which bytes, recipe, parameters and versions an artifact came from."""
@@ -340,7 +340,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
 @paring.command("compile")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=local_path,
     required=True,
     metavar="FILE",
     help="The package to write, pipeline.yaml for example.",
