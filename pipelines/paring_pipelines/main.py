@@ -95,7 +95,7 @@ for command in (compile_package, components, list_versions, rollback, *COMMANDS)
 )
 @click.option(
     "--work",
-    type=click.Path(path_type=Path),
+    type=local_path,
     metavar="DIR",
     help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
@@ -246,8 +246,8 @@ def advise(
 @paring.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    default=Path("out/demo"),
+    type=local_path,
+    default="out/demo",
     show_default=True,
     metavar="DIR",
     help="Gets the model, the examples and all results.",
@@ -311,7 +311,7 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
 
 
 @paring.command()
-@click.argument("artifact", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("artifact", type=local_path, metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def lineage(artifact: Path, as_json: bool) -> None:
     """Say which bytes, recipe, parameters and versions an artifact came from."""

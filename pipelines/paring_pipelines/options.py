@@ -1,18 +1,18 @@
 """The options of the `paring` command that several of its commands share."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from paring.errors import ParameterError
+from paring.storage import local_path
 from paring_pipelines.optimize import Gate, Settings
 from paring_pipelines.recipes import TARGETS
 
 recipes_option = click.option(
     "--recipes",
-    type=click.Path(path_type=Path),
+    type=local_path,
     metavar="FILE",
     help="TOML file of recipes; run also takes auto, for those that are advised.",
 )

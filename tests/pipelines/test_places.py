@@ -167,3 +167,24 @@ def test_a_bucket_for_the_results_that_is_not_there_is_named_first(
     assert code == 18
     assert "absent-bucket" in error
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--out", "s3://bucket/x"),
+        ("compile", "--out", "s3://bucket/x"),
+        ("plan", "--recipes", "s3://bucket/x"),
+        ("lineage", "s3://bucket/x"),
+        ("step", "prune", "--model", "s3://bucket/x"),
+        ("step", "select", "--candidates", "source=s3://bucket/x"),
+    ],
+)
+def test_where_only_a_path_is_taken_a_uri_is_refused(
+    arguments: tuple[str, ...], paring: Paring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = paring(*arguments)
+    assert code == 2
+    assert "s3://bucket/x" in error
+    assert list(tmp_path.iterdir()) == []

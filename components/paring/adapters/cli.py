@@ -11,6 +11,7 @@ from paring.catalog import STEPS, find
 from paring.errors import ParameterError
 from paring.execution import Call, execute
 from paring.step import ParameterSpec, Step
+from paring.storage import local_path
 
 ShowOutputs = Callable[[Mapping[str, Artifact]], None]
 
@@ -117,8 +118,8 @@ def _call(step: Step, given: Mapping[str, Any], identity: str, tolerate: bool) -
         if spec.family:
             inputs[name] = dict(_member(name, text) for text in given[name])
         elif given[name] is not None:
-            inputs[name] = Path(given[name])
-    outputs = {name: Path(given[name]) for name in step.outputs if given[name] is not None}
+            inputs[name] = local_path(given[name])
+    outputs = {name: local_path(given[name]) for name in step.outputs if given[name] is not None}
     parameters = {name: given[name] for name in step.parameters if given[name] is not None}
     return Call(inputs, outputs, parameters, tolerate, identity)
 
@@ -129,4 +130,4 @@ def _member(name: str, text: str) -> tuple[str, Path]:
         raise ParameterError(
             f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"{_flag(name)} source=DIR"
         )
-    return key, Path(path)
+    return key, local_path(path)

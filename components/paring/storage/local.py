@@ -22,7 +22,11 @@ def local_path(uri: str) -> Path:
         ParameterError: It is in a store, or on another machine.
     """
     if is_remote(uri):
-        raise ParameterError("this is no local path", received=uri)
+        raise ParameterError(
+            "only a path on this machine can be taken here",
+            received=uri,
+            remedy="bring it to this machine first, or use a volume that is mounted here",
+        )
     if not uri.startswith("file://"):
         return Path(uri)
     parts = urlsplit(uri)

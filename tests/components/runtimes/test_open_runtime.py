@@ -10,7 +10,7 @@ import pytest
 
 from paring.artifacts import Servable
 from paring.errors import ModelError, ParameterError, ParingError, UnsupportedError
-from paring.runtimes import Runtime, open_runtime
+from paring.runtimes import InputTensor, Runtime, blank_batch, open_runtime
 
 
 def convert(saved_model: Path, file: Path, *, batch: int | None = None) -> Path:
@@ -45,6 +45,34 @@ def fixed(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["savedmodel", "tflite"])
 def runtime(request: pytest.FixtureRequest, digits_model: Path, tflite: Path) -> Runtime:
     return open_runtime(Servable(digits_model if request.param == "savedmodel" else tflite))
+
+
+def test_both_runtimes_say_what_they_take(
+    runtime: Runtime, fixed: Path, digits_model: Path
+) -> None:
+    assert runtime.inputs == {"image": InputTensor((None, 32, 32, 1), np.dtype("float32"))}
+    batch = blank_batch(runtime)
+    assert batch is not None
+    assert batch["image"].shape == (1, 32, 32, 1)
+    assert runtime.run(batch)["digit"].shape == (1, 10)
+    assert open_runtime(Servable(fixed)).inputs["image"].shape == (1, 32, 32, 1)
+
+
+@pytest.mark.parametrize("shape", [None, [None, None, 3], [None]])
+def test_no_batch_is_made_up_where_the_signature_leaves_it_open(
+    shape: list[int | None] | None, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    dtype = tf.string if shape == [None] else tf.float32
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda x: {"y": tf.size(x)}, input_signature=[tf.TensorSpec(shape, dtype, "x")]
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    opened = open_runtime(Servable(tmp_path))
+    assert opened.inputs["x"].shape == (None if shape is None else tuple(shape))
+    assert blank_batch(opened) is None
 
 
 @pytest.mark.parametrize("count", [1, 7])
