@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from paring.errors import ClusterError
 from paring.storage import join, list_below
 from paring_pipelines.cluster.claims import Claim, Claims, ClaimSpentError, Standing
 
@@ -58,11 +60,19 @@ def test_of_many_that_take_one_up_again_one_gets_it(anywhere: Claims) -> None:
     assert [anywhere.claim("a", stale) is None for _ in range(3)] == [False, True, True]
 
 
-def test_what_was_given_back_is_free_at_once(anywhere: Claims) -> None:
+def _fail(begin: Callable[[], None], *, begun: bool) -> None:
+    if begun:
+        begin()
+    raise ClusterError("refused")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_claim_is_given_back_where_nothing_was_begun(anywhere: Claims, begun: bool) -> None:
     claim = _claim(anywhere, "a")
     assert claim is not None
-    anywhere.release(claim)
-    assert _claim(anywhere, "a")
+    with pytest.raises(ClusterError):
+        anywhere.hold(claim, lambda begin: _fail(begin, begun=begun))
+    assert (_claim(anywhere, "a") is None) == begun
 
 
 def test_nothing_is_begun_that_might_outlast_it(claims: Claims) -> None:
