@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paring import interruption, logs
+from paring import interruption, logs, tracing
 from paring.artifacts import Artifact, Failure, content_digest, read_record
 from paring.errors import (
     OutputError,
@@ -73,17 +73,21 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
     start = time.monotonic()
     logs.event("step started", step=step.name)
     try:
-        outputs = _execute(step, call)
+        with tracing.span(step.name, step=step.name, version=step.version) as note:
+            outputs = _execute(step, call)
+            note(outcome=next((o.failure.outcome for o in outputs.values() if o.failure), "made"))
     except BaseException as error:
         logs.failure("step failed", step=step.name, seconds=_since(start), error=_described(error))
         raise
     for name, output in outputs.items():
         failure = output.failure
-        told = vars(failure) if failure else {"outcome": "made"}
         logs.event(
             "step ended",
-            **{"step": step.name, "seconds": _since(start), "output": name},
-            **{"outcome": told["outcome"], "reason": told.get("reason", "")},
+            step=step.name,
+            seconds=_since(start),
+            output=name,
+            outcome=failure.outcome if failure else "made",
+            reason=failure.reason if failure else "",
             facts=output.facts(),
         )
     return outputs

@@ -98,6 +98,11 @@ def about(**facts: object) -> Iterator[None]:
         _about.reset(token)
 
 
+def known() -> Mapping[str, object]:
+    """What `about` says at the moment."""
+    return _about.get()
+
+
 def candidate_of(step: str, node: str) -> str:
     """The candidate that a node works on, by its id; "" where it works for all.
 

@@ -8,6 +8,7 @@ import click
 
 from paring import __version__
 from paring.errors import ParameterError
+from paring.storage import local_path
 from paring_pipelines.advice import AUTO
 from paring_pipelines.optimize import build
 from paring_pipelines.options import pipeline_options, pushing, settings_of
@@ -26,7 +27,7 @@ placement_options = (
     click.option(
         "--runtime",
         "runtimes",
-        type=click.Path(path_type=Path),
+        type=local_path,
         multiple=True,
         metavar="FILE",
         help="Where each step runs, such as k8s/runtime.toml; of several, later ones go over"
@@ -89,7 +90,7 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
 @click.command("compile")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=local_path,
     required=True,
     metavar="FILE",
     help="The package to write, pipeline.yaml for example.",
@@ -113,7 +114,7 @@ def compile_package(out: Path, namespace: str, **given: Any) -> None:
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=local_path,
     required=True,
     metavar="DIR",
     help="Gets NAME.yaml for each step.",

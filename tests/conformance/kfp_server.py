@@ -10,6 +10,7 @@ says how a run ended.
 import email
 import email.policy
 import json
+import ssl
 import threading
 import time
 import uuid
@@ -53,6 +54,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         multi_user: Whether everything lies in a namespace.
         token: The bearer token that it asks for, "" for none.
         login: Whether it shows a page to log in on to all who ask.
+        certificate: A PEM file with its key and certificate, for https; None for http.
         violations: Requests that the API does not declare; a test expects none.
         requests: "METHOD PATH" of each.
     """
@@ -63,6 +65,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     multi_user: bool = False
     token: str = ""
     login: bool = False
+    certificate: Path | None = None
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
@@ -73,6 +76,10 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         self._operations = declared_operations()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         self._http.kfp = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
 
@@ -107,7 +114,8 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        scheme = "http" if self.certificate is None else "https"
+        return f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run, the oldest first."""

@@ -15,12 +15,14 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from paring.errors import ParingError
 from paring.storage import create, is_remote, join, list_below, local_path, read_text, write_text
+
+T = TypeVar("T")
 
 _DONE = "run"
 
@@ -132,9 +134,33 @@ class Claims:
             return None
         return Claim(uri, until, self.margin)
 
-    def release(self, claim: Claim) -> None:
-        """Let others have it at once: nothing that was begun under it goes on."""
-        write_text(claim.uri, json.dumps({"until": 0.0}))
+    def hold(self, claim: Claim, work: Callable[[Callable[[], None]], T]) -> T:
+        """Do `work`; where it fails before it has begun anything, give the claim back.
+
+        What has been begun may yet be carried out, whatever came of it here, and only the
+        claim's end is sure to be late enough.
+
+        Args:
+            claim: Ours.
+            work: Calls what it is given right before it begins something.
+
+        Raises:
+            ClaimSpentError: There was too little time left to begin.
+            ParingError: What `work` raises.
+        """
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            claim.check()
+            begun = True
+
+        try:
+            return work(begin)
+        except ParingError:
+            if not begun:
+                write_text(claim.uri, json.dumps({"until": 0.0}))
+            raise
 
     def finish(self, key: str, told: Mapping[str, Any]) -> None:
         """Say for good that the work on `key` is done, and what came of it."""

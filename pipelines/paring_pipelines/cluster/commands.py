@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +64,10 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
     if given["package"] is not None:
         compiling = set(given) - {"package", *PLAN}
         _refuse_beside("--package", sorted(compiling), "give it to `paring compile`")
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         file = given["package"]
         if file is None:
-            file = Path(folder, "pipeline.yaml")
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory()), "pipeline.yaml")
             compile_pipeline(given, file)
         yield Plan(
             package=read_package(file),

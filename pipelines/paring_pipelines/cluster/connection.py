@@ -62,7 +62,8 @@ def connection(
             KFP_SSL_CA_CERT.
 
     Raises:
-        ParameterError: There is no host, or it is no URL of http or https.
+        ParameterError: There is no host, it is no URL of http or https, or the file of
+            certificates is not there.
     """
     found = host or next((environment[name] for name in HOSTS if environment.get(name)), "")
     if not found:
@@ -75,6 +76,11 @@ def connection(
         raise ParameterError(
             "--host: this is no URL", received=found, remedy="begin it with http:// or https://"
         )
+    ca_file = environment.get("KFP_SSL_CA_CERT", "")
+    if ca_file and not Path(ca_file).is_file():
+        raise ParameterError(
+            "KFP_SSL_CA_CERT: there is no such file", received=ca_file, remedy="name a PEM file"
+        )
     token = environment.get(TOKEN, "")
     token_file = environment.get(TOKEN_FILE, "")
     if not (token or token_file) and Path(_DEFAULT_TOKEN_FILE).is_file():
@@ -84,7 +90,7 @@ def connection(
         namespace=namespace or environment.get("KFP_NAMESPACE", ""),
         token=token,
         token_file="" if token else token_file,
-        ca_file=environment.get("KFP_SSL_CA_CERT", ""),
+        ca_file=ca_file,
         timeout=timeout,
     )
 

@@ -117,17 +117,19 @@ def submit_claimed(
     key = hashlib.sha256(name.encode()).hexdigest()[:32]
     standing = claims.standings().get(key, Standing())
     claim = claims.claim(key, standing)
-    if claim is None and not standing.done:
-        found = kubeflow.runs_named(name)
-        if found:
-            return Made(found[0], False)
-        raise ClusterError(
-            "another is submitting this run now",
-            received=name,
-            remedy=f"wait; should it have been killed, this command works in {claims.lease:g} s",
+    if claim is not None:
+        made = claims.hold(
+            claim,
+            lambda begin: submit(kubeflow, plan, model, examples, digest, may_ask=begin),
         )
-    made = submit(
-        kubeflow, plan, model, examples, digest, may_ask=claim.check if claim else lambda: None
+        claims.finish(key, {"run": made.first.id, "name": name})
+        return made
+    # It was submitted, unless that goes on in this moment.
+    found = kubeflow.runs_named(name)
+    if found:
+        return Made(found[0], False)
+    raise ClusterError(
+        "another is submitting this run now",
+        received=name,
+        remedy=f"wait; should it have been killed, this command works in {claims.lease:g} s",
     )
-    claims.finish(key, {"run": made.first.id, "name": name})
-    return made

@@ -159,23 +159,10 @@ class Watcher:
         claim = self._claims.claim(output.key, standing)
         if claim is None:
             return False
-        begun = False
-
-        def may_ask() -> None:
-            nonlocal begun
-            claim.check()
-            begun = True
-
-        try:
-            self._submit(output, may_ask)
-        except ParingError:
-            # What has been begun may yet be carried out, and is waited for.
-            if not begun:
-                self._claims.release(claim)
-            raise
+        self._claims.hold(claim, lambda begin: self._submit(output, begin))
         return True
 
-    def _submit(self, output: Output, may_ask: Callable[[], None]) -> None:
+    def _submit(self, output: Output, begin: Callable[[], None]) -> None:
         digest = source_digest(output.uri, self._watched.examples)
         made = submit(
             self._kubeflow,
@@ -183,7 +170,7 @@ class Watcher:
             output.uri,
             self._watched.examples,
             digest,
-            may_ask=may_ask,
+            may_ask=begin,
         )
         run = made.first
         submitted = run.created.timestamp() if run.created else time.time()

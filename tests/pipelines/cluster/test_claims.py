@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from paring.errors import ClusterError
 from paring.storage import join, list_below
 from paring_pipelines.cluster.claims import Claim, Claims, ClaimSpentError, Standing
 
@@ -15,17 +17,25 @@ def claims(tmp_path: Path) -> Claims:
     return Claims(str(tmp_path / "claims"), lease=60.0, margin=10.0)
 
 
+@pytest.fixture(params=["path", "store"])
+def anywhere(request: pytest.FixtureRequest, claims: Claims) -> Claims:
+    """Claims on a path, and in a bucket."""
+    if request.param == "path":
+        return claims
+    return Claims(f"s3://{request.getfixturevalue('bucket')}/claims", lease=60.0, margin=10.0)
+
+
 def _claim(claims: Claims, key: str) -> Claim | None:
     return claims.claim(key, claims.standings().get(key, Standing()))
 
 
-def test_one_of_many_gets_it(claims: Claims) -> None:
+def test_one_of_many_gets_it(anywhere: Claims) -> None:
     got: list[Claim | None] = []
     start = threading.Barrier(12)
 
     def go() -> None:
         start.wait()
-        got.append(claims.claim("a"))
+        got.append(anywhere.claim("a"))
 
     threads = [threading.Thread(target=go) for _ in range(12)]
     for one in threads:
@@ -35,27 +45,34 @@ def test_one_of_many_gets_it(claims: Claims) -> None:
     assert sum(one is not None for one in got) == 1
 
 
-def test_it_is_anothers_until_it_runs_out(claims: Claims) -> None:
-    brief = Claims(claims.state, lease=0.05, margin=0.01)
-    assert _claim(brief, "a")
-    assert _claim(claims, "a") is None
-    time.sleep(0.06)
-    assert _claim(claims, "a")
-    assert _claim(brief, "a") is None
-    assert claims.standings() == {"a": Standing(done=False, claims=2)}
+def test_it_is_anothers_until_it_runs_out(anywhere: Claims) -> None:
+    assert _claim(anywhere, "a")
+    assert _claim(anywhere, "a") is None
+    Claims(anywhere.state, lease=-1.0, margin=0.0).claim("b")
+    assert _claim(anywhere, "b")
+    assert _claim(anywhere, "b") is None
+    assert anywhere.standings() == {"a": Standing(claims=1), "b": Standing(claims=2)}
 
 
-def test_of_many_that_take_one_up_again_one_gets_it(claims: Claims) -> None:
-    Claims(claims.state, lease=-1.0, margin=0.0).claim("a")
-    stale = claims.standings()["a"]
-    assert [claims.claim("a", stale) is None for _ in range(3)] == [False, True, True]
+def test_of_many_that_take_one_up_again_one_gets_it(anywhere: Claims) -> None:
+    Claims(anywhere.state, lease=-1.0, margin=0.0).claim("a")
+    stale = anywhere.standings()["a"]
+    assert [anywhere.claim("a", stale) is None for _ in range(3)] == [False, True, True]
 
 
-def test_what_was_given_back_is_free_at_once(claims: Claims) -> None:
-    claim = _claim(claims, "a")
+def _fail(begin: Callable[[], None], *, begun: bool) -> None:
+    if begun:
+        begin()
+    raise ClusterError("refused")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_claim_is_given_back_where_nothing_was_begun(anywhere: Claims, begun: bool) -> None:
+    claim = _claim(anywhere, "a")
     assert claim is not None
-    claims.release(claim)
-    assert _claim(claims, "a")
+    with pytest.raises(ClusterError):
+        anywhere.hold(claim, lambda begin: _fail(begin, begun=begun))
+    assert (_claim(anywhere, "a") is None) == begun
 
 
 def test_nothing_is_begun_that_might_outlast_it(claims: Claims) -> None:
@@ -66,10 +83,10 @@ def test_nothing_is_begun_that_might_outlast_it(claims: Claims) -> None:
         Claim(claim.uri, time.time() + 9.0, claim.margin).check()
 
 
-def test_what_is_done_stays_done(claims: Claims) -> None:
-    _claim(claims, "a")
-    claims.finish("a", {"run": "1"})
-    assert claims.standings()["a"].done
+def test_what_is_done_stays_done(anywhere: Claims) -> None:
+    _claim(anywhere, "a")
+    anywhere.finish("a", {"run": "1"})
+    assert anywhere.standings()["a"].done
 
 
 def test_a_claim_whose_writer_was_killed_while_it_wrote_can_be_taken_up(claims: Claims) -> None:

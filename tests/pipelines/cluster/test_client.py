@@ -1,11 +1,17 @@
 """Asking Kubeflow: what is asked again, what is not, and what a refusal says."""
 
+import ipaddress
 import socket
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from tests.conformance.kfp_server import KfpServer
 
 from paring.errors import ClusterError, ParameterError
@@ -48,6 +54,43 @@ def test_a_server_without_tls_where_https_was_asked_for_is_named(server: KfpServ
     client = Kubeflow(Connection(url, namespace="team", attempts=1, **IMPATIENT))
     with pytest.raises(ClusterError, match="can't be reached"):
         client.runs()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A key and a certificate for 127.0.0.1 that nobody else has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubeflow")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "server.pem"
+    file.write_bytes(private + signed.public_bytes(pem))
+    return file
+
+
+def test_a_server_is_checked_by_the_certificates_that_are_named(
+    certificate: Path, tmp_path: Path
+) -> None:
+    with KfpServer(tmp_path / "kfp.sqlite", certificate=certificate) as server:
+        environment = {"KFP_ENDPOINT": server.url}
+        with pytest.raises(ClusterError, match="certificate verify failed"):
+            Kubeflow(connection(environment=environment)).runs()
+        environment["KFP_SSL_CA_CERT"] = "/absent.pem"
+        with pytest.raises(ParameterError, match=r"/absent\.pem"):
+            connection(environment=environment)
+        environment["KFP_SSL_CA_CERT"] = str(certificate)
+        assert Kubeflow(connection(environment=environment)).runs() == []
 
 
 def test_a_page_to_log_in_on_is_not_taken_for_an_answer(

@@ -14,7 +14,11 @@ from tests.conformance.kfp_server import KfpServer
 
 from paring_pipelines.cluster.package import Package
 
-TIMEOUT = 0.5
+KILLS = 200
+SEED = 20261125
+TIMEOUT = 0.8
+"""Seconds that a client waits; a server that is kept from its work for as long again does
+what nobody counts on any more."""
 
 # The rarer ones take longer than the client waits.
 RATES = {
@@ -25,21 +29,21 @@ RATES = {
     "taken": 0.02,
     "dropped": 0.01,
     "dropped after": 0.01,
-    "stall": 0.003,
-    "stall after": 0.003,
-    "late": 0.003,
+    "stall": 0.002,
+    "stall after": 0.002,
+    "late": 0.002,
 }
 
 
-def _run(server: KfpServer, package: Package, folder: Path, kills: int, seed: int) -> Any:
+def _run(server: KfpServer, package: Package, folder: Path) -> Any:
     folder.mkdir()
     given = {
         "url": server.url,
         "package": str(package.path),
         "folder": str(folder),
         "timeout": TIMEOUT,
-        "seed": seed,
-        "kills": kills,
+        "seed": SEED,
+        "kills": KILLS,
     }
     done = subprocess.run(
         [sys.executable, kill_harness.__file__],
@@ -53,16 +57,13 @@ def _run(server: KfpServer, package: Package, folder: Path, kills: int, seed: in
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "kills", [20, pytest.param(200, marks=pytest.mark.slow)], ids=["20 kills", "200 kills"]
-)
+@pytest.mark.slow
 def test_each_output_has_one_run_whenever_those_that_submit_are_killed(
-    kills: int, package: Package, tmp_path: Path, record_property: Any
+    package: Package, tmp_path: Path, record_property: Any
 ) -> None:
-    seed = 20261125
-    faults = Faults(RATES, seed)
+    faults = Faults(RATES, SEED)
     with KfpServer(tmp_path / "kfp.sqlite", faults, stall=1.1 * TIMEOUT) as server:
-        told = _run(server, package, tmp_path / "training", kills, seed)
+        told = _run(server, package, tmp_path / "training")
         server.settled()
         runs = Counter(one["runtime_config"]["parameters"]["model_uri"] for one in server.runs())
         assert server.violations == []
@@ -74,5 +75,5 @@ def test_each_output_has_one_run_whenever_those_that_submit_are_killed(
     )
     record_property("exactly_once", count)
     sys.stdout.write(f"{count}\n")
-    assert told["kills"] >= kills, count
+    assert told["kills"] >= KILLS, count
     assert runs == Counter(finished), count
