@@ -116,7 +116,8 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
                 else tasks[edge.node].outputs[edge.output]
                 for name, edge in _edges(node).items()
             }
-            tasks[node.id] = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            parameters = {**node.parameters, **placement.parameters, SOURCE_DIGEST: digest}
+            tasks[node.id] = made(**inputs, **parameters)
             _place(tasks[node.id], placement)
 
     def parameter(name: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
