@@ -26,11 +26,14 @@ def evaluate(
     output: str = "",
     metric_digest: str = "",
     batch_size: Annotated[int, Ge(1)] = 64,
+    beam_options: str = "",
+    shared_dir: str = "",
 ) -> None:
     """Compare a candidate's predictions with the source's and the labels.
 
-    Both models run over the whole eval split, on Apache Beam's in-process
-    runner through RunInference. What their outputs are shows by the labels:
+    Both models run over the whole eval split on Apache Beam, through RunInference: in
+    one worker in this process, or wherever `beam_options` says. What their outputs are
+    shows by the labels:
 
     - Integers [n] are classes: the prediction is the class with the highest
       score of [batch, classes]. An output [batch, 1] or [batch] is two classes:
@@ -85,15 +88,26 @@ def evaluate(
             `paring.metrics.function_digest` gives it; "" takes any. A run that was
             planned with it is not answered by another function's result.
         batch_size: Examples in one call of a model.
+        beam_options: Apache Beam's pipeline options, as on a command line; "" is one
+            worker in this process. Its runner is FnApiRunner (here), FlinkRunner,
+            SparkRunner, DataflowRunner or PortableRunner (elsewhere).
+        shared_dir: A folder that workers elsewhere reach: gs://, s3:// or a path. Both
+            models and the split are put below it for as long as the run takes.
 
     Raises:
         ParameterError: There is no such metric or output, it does not go with the
-            labels, or the user's function fails, or is in another file.
+            labels, or the user's function fails, or is in another file; or
+            `beam_options` and `shared_dir` can't be taken, or not together.
         ExamplesError: They are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
         UnsupportedError: The models' outputs can't be compared, or are NaN where
             a mean error is asked for.
+        StorageError, OutputError: `shared_dir` can't be used.
+        StepFailedError: The runner or its workers broke.
     """
+    from paring.beam_options import read_beam_options
+
+    options = read_beam_options(beam_options, shared_dir)
     from paring.tf.examples import open_split
     from paring.tf.inference import tally_pair
     from paring.tf.loading import saved_model_dir
@@ -117,7 +131,7 @@ def evaluate(
             received=function_digest(metric),
             remedy=f"start the run anew; it was planned with {metric_digest}",
         )
-    found = tally_pair(source, candidate, plan, split, batch_size).summary()
+    found = tally_pair(source, candidate, plan, split, batch_size, options, shared_dir).summary()
     if metric != "auto" and not labels:
         _log.warning("there are no labels, so agreement stands in for %s", metric)
     if found["nan_predictions"]:

@@ -151,6 +151,7 @@ def _run(
     settings = settings_of(command, given)
     # What can fail fast goes before what may take long to bring here.
     check_name(settings.metric)
+    _check_workers(settings)
     chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, target)
     place.check()
     if settings.push_to:
@@ -180,6 +181,15 @@ def _run(
         reasons.write_text(json.dumps(advice.as_json(), indent=2) + "\n")
         place.publish(reasons.name)
     console.show_outcome(screen, outcome, time.monotonic() - start)
+
+
+def _check_workers(settings: Settings) -> None:
+    """Refuse what `evaluate` would refuse, which is to come after hours of training."""
+    if settings.beam_options or settings.shared_dir:
+        # Imported late: this takes Beam, which takes seconds to load.
+        from paring.beam_options import read_beam_options
+
+        read_beam_options(settings.beam_options, settings.shared_dir)
 
 
 def _brought(model: str, examples: str, place: Destination) -> tuple[Path, Path]:

@@ -144,7 +144,8 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
                 else tasks[edge.node].outputs[edge.output]
                 for name, edge in _edges(node).items()
             }
-            task = made(**inputs, **node.parameters, **{SOURCE_DIGEST: digest})
+            parameters = {**node.parameters, **placement.parameters, SOURCE_DIGEST: digest}
+            task = made(**inputs, **parameters)
             _place(task, placement)
             if node.step.acts:
                 task.set_caching_options(enable_caching=False)

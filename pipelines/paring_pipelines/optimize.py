@@ -55,6 +55,8 @@ class Settings:
         top_k: Of the metric top_k.
         metric_digest: Of the file of the user's function; "" for any.
         output: The output that the gate is on; "" for each.
+        beam_options: Where the workers of `evaluate` are; "" for one in its process.
+        shared_dir: A folder that workers elsewhere reach.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
         calibration_size: Examples that quantization after training sees.
@@ -72,6 +74,8 @@ class Settings:
     top_k: int = 5
     metric_digest: str = ""
     output: str = ""
+    beam_options: str = ""
+    shared_dir: str = ""
     batch_size: int = 1
     threads: int = 0
     calibration_size: int = 200
@@ -140,7 +144,8 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         candidates[recipe.name] = _chain(dag, recipe, source, data, made)
 
     judged = {
-        name: getattr(settings, name) for name in ("metric", "metric_digest", "top_k", "output")
+        name: getattr(settings, name)
+        for name in ("metric", "metric_digest", "top_k", "output", "beam_options", "shared_dir")
     }
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}

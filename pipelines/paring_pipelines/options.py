@@ -90,6 +90,19 @@ def pipeline_options(function: Any) -> Any:
             help="The output that the gate is on alone; each if not given.",
         ),
         click.option(
+            "--beam-options",
+            default="",
+            metavar="TEXT",
+            help="Where models are judged: Apache Beam's options; one worker in this process if"
+            " not given.",
+        ),
+        click.option(
+            "--shared-dir",
+            default="",
+            metavar="URI",
+            help="With workers elsewhere: a folder that all of them reach; gs://, s3:// or a path.",
+        ),
+        click.option(
             "--max-latency-ms", type=float, default=0.0, help=limit.format("Median latency")
         ),
         click.option(
@@ -160,6 +173,8 @@ def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
         metric=given["metric"],
         top_k=given["top_k"],
         output=given["output"],
+        beam_options=given["beam_options"],
+        shared_dir=given["shared_dir"],
         batch_size=given["batch_size"],
         threads=given["threads"],
         calibration_size=given["calibration_size"],

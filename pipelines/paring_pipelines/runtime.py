@@ -30,6 +30,9 @@ from paring_pipelines.runtime_file import (
 _IMAGES_FOR = {"nvidia": ("gpu", "tensorrt"), "tpu": ("tpu",)}
 """The images that have an accelerator's libraries, by the beginning of its name."""
 
+_PARAMETERS = ("beam_options", "shared_dir")
+"""The fields that are a step's parameters too."""
+
 _RUN_MODELS = ("benchmark", "evaluate")
 """The steps that run what they are given."""
 
@@ -68,6 +71,7 @@ class Placement:
         timeout_seconds: When the task is ended; None for never.
         retry: What follows a failure; None for nothing.
         cache: Whether an earlier result may be taken.
+        parameters: Those of the step's that are other ones here than the node has.
     """
 
     image: str | None = None
@@ -84,6 +88,7 @@ class Placement:
     timeout_seconds: int | None = None
     retry: Retry | None = None
     cache: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def place(
@@ -106,7 +111,7 @@ def place(
         _check_step(dag, layer)
     for layer in runtime.layers:
         _check_node(dag, layer)
-    found = {node.id: _Fields(node.id, runtime, image) for node in dag.nodes.values()}
+    found = {node.id: _Fields(node, runtime, image) for node in dag.nodes.values()}
     for node in dag.nodes.values():
         for layer in runtime.layers:
             if layer.fits(node):
@@ -230,8 +235,8 @@ def _check_node(dag: Dag, layer: _Layer) -> None:
 class _Fields:
     """The fields of one node, each with the table that it comes from."""
 
-    def __init__(self, node_id: str, runtime: _Runtime, image: str | None) -> None:
-        self._node_id = node_id
+    def __init__(self, node: Node, runtime: _Runtime, image: str | None) -> None:
+        self._node = node
         self._runtime = runtime
         self._image = image
         self._values: dict[str, Any] = {}
@@ -250,7 +255,7 @@ class _Fields:
     def refusal(self, key: str, text: str, *, received: object, remedy: str) -> ParameterError:
         """An error about what is said of this node under `key`."""
         return ParameterError(
-            f"{self._origins[key]}: {key}: {text} (node {self._node_id})",
+            f"{self._origins[key]}: {key}: {text} (node {self._node.id})",
             received=received,
             remedy=remedy,
         )
@@ -276,6 +281,7 @@ class _Fields:
             labels=pool.labels,
             tolerations=tuple(pool.tolerations),
             retry=self._retry(),
+            parameters=self._parameters(),
         )
 
     def _reference(self) -> str | None:
@@ -356,6 +362,43 @@ class _Fields:
                     received=first,
                     remedy=f"lower it, or raise {large}",
                 )
+
+    def _parameters(self) -> dict[str, str]:
+        given = {key: self._values[key] for key in _PARAMETERS if key in self._values}
+        step = self._node.step
+        for key in given:
+            if key not in step.parameters:
+                having = [one.name for one in STEPS.values() if key in one.parameters]
+                raise self.refusal(
+                    key,
+                    f"step {step.name} has no such parameter",
+                    received=given[key],
+                    remedy=f"give it in a [[place]] of step = {' or '.join(having)}",
+                )
+        self._check_workers(given)
+        return given
+
+    def _check_workers(self, given: Mapping[str, str]) -> None:
+        """Refuse what the step would refuse, after all that comes before it has run."""
+        own = {key: str(self._node.parameters.get(key, "")) for key in _PARAMETERS}
+        beam_options, shared_dir = ({**own, **given}[key] for key in _PARAMETERS)
+        if not (beam_options or shared_dir):
+            return
+        # Imported late: this takes Beam, which takes seconds to load.
+        from paring.beam_options import read_beam_options
+
+        try:
+            read_beam_options(beam_options, shared_dir)
+        except ParameterError as error:
+            if not given:
+                raise
+            key, _, text = error.what.partition(": ")
+            raise self.refusal(
+                key if key in given else next(iter(given)),
+                text,
+                received=error.received,
+                remedy=error.remedy,
+            ) from error
 
     def _retry(self) -> Retry | None:
         names = {

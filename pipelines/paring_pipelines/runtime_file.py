@@ -140,6 +140,8 @@ class Fields(_Table):
     # Kubeflow takes no more.
     backoff_max_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
     cache: bool | None = None
+    beam_options: str | None = None
+    shared_dir: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that the table holds."""

@@ -99,6 +99,14 @@ def test_all_of_a_steps_parameters_are_constants_of_its_task(tmp_path: Path) -> 
     assert given["source_digest"] == {"componentInputParameter": "source_digest"}
 
 
+def test_a_placement_overrides_parameters_of_its_task(tmp_path: Path) -> None:
+    dag = build([], Settings(shared_dir="gs://b/c"))
+    placed = {"evaluate-source": Placement(parameters={"shared_dir": "s3://bucket/shared"})}
+    tasks = _compile(dag, tmp_path, **placed)["root"]["dag"]["tasks"]
+    given = tasks["evaluate-source"]["inputs"]["parameters"]["shared_dir"]
+    assert given == {"runtimeValue": {"constant": "s3://bucket/shared"}}
+
+
 def _identity(spec: Mapping[str, Any], task: str) -> str:
     container = spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
     command: list[str] = container["command"]

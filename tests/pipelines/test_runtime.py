@@ -312,3 +312,56 @@ def test_googles_labels_say_what_the_pools_do() -> None:
         }
     gpus = {name for name in read_runtime(K8S / "runtime.toml").pools if name.startswith("gpu-")}
     assert gpus == content.pools.keys() - kinds.keys()
+
+
+TWO_PROCESSES = "--direct_num_workers=2 --direct_running_mode=multi_processing"
+
+
+def test_the_workers_of_a_step_are_chosen_by_rules(dag: Dag, tmp_path: Path) -> None:
+    rules = f"""
+    [[place]]
+    step = "evaluate"
+    beam_options = "{TWO_PROCESSES}"
+    [[place]]
+    node = "evaluate-engine"
+    beam_options = "--runner=PortableRunner --job_endpoint=a:1 --environment_type=LOOPBACK"
+    shared_dir = "s3://bucket/shared"
+    """
+    placed = _place(dag, tmp_path, rules)
+    assert placed["benchmark-source"].parameters == {}
+    assert placed["evaluate-source"].parameters == {"beam_options": TWO_PROCESSES}
+    assert placed["evaluate-engine"].parameters["shared_dir"] == "s3://bucket/shared"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            '[defaults]\nshared_dir = "s3://b/c"',
+            r"\[defaults\]: shared_dir: step build_engine has no such[\s\S]*step = evaluate",
+        ),
+        (
+            f'[[place]]\nstep = "benchmark"\nbeam_options = "{TWO_PROCESSES}"',
+            r"\[\[place\]\] 1: beam_options: step benchmark has no such parameter",
+        ),
+        (
+            '[[place]]\nstep = "evaluate"\nbeam_options = "--runner=DirectRunner"',
+            r"\[\[place\]\] 1: beam_options: DirectRunner is not used",
+        ),
+        (
+            '[[place]]\nstep = "evaluate"\nshared_dir = "s3://bucket/shared"',
+            r"\[\[place\]\] 1: shared_dir: the workers are on this machine",
+        ),
+    ],
+)
+def test_workers_that_a_step_cannot_have_are_refused(
+    dag: Dag, tmp_path: Path, table: str, message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        _place(dag, tmp_path, table)
+
+
+def test_workers_that_the_pipeline_itself_names_are_checked_too() -> None:
+    settings = Settings(beam_options="--runner=FlinkRunner", shared_dir="s3://bucket/shared")
+    with pytest.raises(ParameterError, match="FlinkRunner needs a job server"):
+        place(build([], settings), [], target="gpu")

@@ -7,50 +7,45 @@ So no stage holds more than one batch and the sums.
 
 import logging
 import pickle
+import secrets
+import shutil
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import grpc
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 from numpy.typing import NDArray
 
 from paring.artifacts import Servable
-from paring.errors import ModelError, ParingError
+from paring.beam_options import BeamOptions
+from paring.errors import ModelError, ParameterError, ParingError, StepFailedError
+from paring.metrics import function_digest
 from paring.runtimes import Runtime, open_runtime
+from paring.storage import exists, join
 from paring.tf.columns import map_array
 from paring.tf.examples import Split
 from paring.tf.scoring import Plan, Tally
 from paring.tf.scoring.function import load_function
-
-# DirectRunner would first try to download another runner, Prism.
-_OPTIONS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
+from paring.tf.sharing import Pair, brought, fetch_signed, fresh_folder, put_signed, shared
 
 Range = tuple[int, int]
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Both models, and the files of the split.
-
-    Attributes:
-        source, candidate: What to run.
-        plan: How they are compared.
-        features: The `.npy` file of each input.
-        labels: That of each output's labels, where there are any, and the
-            shape that they are read in.
-    """
-
-    source: Servable
-    candidate: Servable
-    plan: Plan
-    features: Mapping[str, Path]
-    labels: Mapping[str, tuple[Path, tuple[int, ...]]]
+_RUNNER_ERRORS = (
+    RuntimeError,
+    DataflowRuntimeException,
+    grpc.FutureTimeoutError,
+    grpc.RpcError,
+)
+"""What runners raise when a pipeline breaks, or can't be handed over."""
 
 
 def tally_pair(
@@ -59,6 +54,8 @@ def tally_pair(
     plan: Plan,
     split: Split,
     batch_size: int,
+    options: BeamOptions,
+    shared_dir: str = "",
 ) -> Tally:
     """Run both models over `split`.
 
@@ -69,42 +66,79 @@ def tally_pair(
         split: From `open_split`; it must stay alive meanwhile.
         batch_size: Rows in one call of a model; a model with a batch size of
             its own is called with that.
+        options: Where the workers are, and how many.
+        shared_dir: A URI or path that all of them reach, if they are elsewhere.
 
     Raises:
         ParingError: Whatever opening, running or comparing the models raised.
+        StepFailedError: Workers elsewhere could not be reached, or broke.
     """
     features = {name: _file_of(array) for name, array in split.features.items()}
     labels = {
         name: (_file_of(array), array.shape) for name, array in split.labels_by_output.items()
     }
-    pair = Pair(source, candidate, plan, features, labels)
+    digest = function_digest(plan.function) if plan.function else ""
+    pair = Pair(source, candidate, plan, digest, features, labels)
     ranges = [
         (start, min(start + batch_size, split.count)) for start in range(0, split.count, batch_size)
     ]
-    with tempfile.TemporaryDirectory(prefix="paring-evaluate-") as folder, _quiet_beam():
-        result = Path(folder) / "tally.pickle"
-        with beam.Pipeline(options=PipelineOptions(_OPTIONS)) as pipeline:
-            (
-                pipeline
-                | "Ranges" >> beam.Create(ranges)  # type: ignore[no-untyped-call]
-                | "Predict" >> RunInference(_PairHandler(pair))
-                | "Tally" >> beam.CombineGlobally(_TallyFn(plan))  # type: ignore[no-untyped-call]
-                | "Keep" >> beam.Map(_keep, result)  # type: ignore[no-untyped-call]
-            )
-        tally: Tally | ParingError = pickle.loads(result.read_bytes())
+    # Unpickling runs code: what comes back must be from these workers.
+    key = secrets.token_bytes(32)
+    with fresh_folder(shared_dir) as folder, _quiet_beam():
+        if options.is_remote:
+            pair = shared(pair, folder)
+        result = join(folder, "tally")
+        pipeline = beam.Pipeline(options=PipelineOptions(list(options.flags)))
+        (
+            pipeline
+            | "Ranges" >> beam.Create(ranges)  # type: ignore[no-untyped-call]
+            | "Predict" >> RunInference(_PairHandler(pair))
+            | "Tally" >> beam.CombineGlobally(_TallyFn(plan))  # type: ignore[no-untyped-call]
+            | "Keep" >> beam.Map(_keep, result, key, pair)  # type: ignore[no-untyped-call]
+        )
+        _run(pipeline, options)
+        tally: Tally | ParingError = pickle.loads(fetch_signed(result, key))
     if isinstance(tally, ParingError):
         raise tally
     return tally
 
 
-def _file_of(array: NDArray[Any]) -> Path:
+def _file_of(array: NDArray[Any]) -> str:
     if not isinstance(array, np.memmap) or array.filename is None:
         raise TypeError("the split's arrays are not mapped from files")
-    return Path(array.filename)
+    return str(array.filename)
 
 
-def _keep(tally: Tally | ParingError, file: Path) -> None:
-    file.write_bytes(pickle.dumps(tally))
+def _keep(tally: Tally | ParingError, uri: str, key: bytes, pair: Pair) -> None:
+    # Not every runner ends a pipeline that was given up, and the folder is gone by then.
+    if exists(next(iter(pair.features.values()))):
+        put_signed(pickle.dumps(tally), uri, key)
+
+
+def _run(pipeline: beam.Pipeline, options: BeamOptions) -> None:
+    """Run the pipeline to its end, or end it.
+
+    Raises:
+        StepFailedError: Workers elsewhere could not be reached, or broke.
+    """
+    try:
+        running = pipeline.run()
+        try:
+            running.wait_until_finish()  # type: ignore[no-untyped-call]
+        except KeyboardInterrupt:
+            # Nobody waits for its result any more.
+            if options.is_remote:
+                running.cancel()  # type: ignore[no-untyped-call]
+            raise
+    except _RUNNER_ERRORS as error:
+        if not options.is_remote:
+            raise
+        raise StepFailedError(
+            f"the pipeline did not run to its end on {options.runner}",
+            received=f"{type(error).__name__}: {error}"[-2000:],
+            remedy="see that its address in beam_options can be reached from here, that the"
+            " workers have this release of Paring, and the runner's own log",
+        ) from error
 
 
 class _Loaded:
@@ -113,17 +147,33 @@ class _Loaded:
     def __init__(self, pair: Pair) -> None:
         self._plan = pair.plan
         self._function = load_function(pair.plan.function) if pair.plan.function else None
-        self._source = open_runtime(pair.source)
+        if pair.plan.function and function_digest(pair.plan.function) != pair.function_digest:
+            raise ParameterError(
+                f"metric: a worker has another file of {pair.plan.function}",
+                received=function_digest(pair.plan.function),
+                remedy="put the same module into the workers' image",
+            )
+        folder = Path(tempfile.mkdtemp(prefix="paring-worker-"))
+        # A worker has no last call; what was fetched goes with this object.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        pair = brought(pair, folder)
+        # The source takes TensorFlow; a candidate that is broken may be found so without.
         self._candidate = open_runtime(pair.candidate)
-        self._features = {name: map_array(file, name) for name, file in pair.features.items()}
+        self._source = open_runtime(pair.source)
+        self._features = {name: map_array(Path(file), name) for name, file in pair.features.items()}
         self._labels = {
-            name: map_array(file, name).reshape(shape)
+            name: map_array(Path(file), name).reshape(shape)
             for name, (file, shape) in pair.labels.items()
         }
+        # A runner may use this from several threads, which TFLite's interpreter does not bear.
+        self._lock = threading.Lock()
 
     def tally(self, rows: Range) -> Tally:
         """What both models say about these rows."""
-        chosen = slice(*rows)
+        with self._lock:
+            return self._tally(slice(*rows))
+
+    def _tally(self, chosen: slice) -> Tally:
         features = {name: np.asarray(array[chosen]) for name, array in self._features.items()}
         labels = {name: np.asarray(array[chosen]) for name, array in self._labels.items()}
         names = list(self._plan.outputs)

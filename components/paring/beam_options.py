@@ -1,0 +1,305 @@
+"""Apache Beam's options as people write them: one text, read and checked by Beam's parser.
+
+What a runner needs is asked for here, before anything is uploaded or started.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paring.errors import ParameterError, nearest
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_log = logging.getLogger(__name__)
+
+IN_PROCESS = "FnApiRunner"
+"""Beam's runner within this process, which may start others on this machine."""
+
+_ON_THIS_MACHINE = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
+
+_DOWNLOADS = "it would download another runner, Prism, and run it"
+_REFUSED = dict.fromkeys(("DirectRunner", "SwitchingDirectRunner", "PrismRunner"), _DOWNLOADS)
+
+_WITH_JOB_SERVER = ("FlinkRunner", "PortableRunner", "SparkRunner")
+"""The runners whose job server may have options of its own, which only it knows."""
+
+_WITHOUT_RESULT = (
+    "dry_run",
+    "no_wait_until_finish",
+    "output_executable_path",
+    "template_location",
+    "wait_until_finish_duration",
+)
+
+_ENVIRONMENTS = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
+
+
+@dataclass(frozen=True)
+class BeamOptions:
+    """What a pipeline is run with.
+
+    Attributes:
+        flags: As `PipelineOptions` takes them.
+        runner: Its name.
+    """
+
+    flags: tuple[str, ...]
+    runner: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the workers may be on other machines, and see no local paths."""
+        return self.runner != IN_PROCESS
+
+
+def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
+    """Read the options, and check what can be checked without a cluster.
+
+    Args:
+        text: Options as on a command line, split as a shell does; "" is one worker in
+            this process.
+        shared_dir: A URI or path that all workers reach; "" for none.
+
+    Raises:
+        ParameterError: An option is unknown or can't be taken, the runner needs another
+            one, or there is a folder to share and no need of it, or a need and none.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise _refusal(f"can't be split into words: {error}", text, "close the quotes") from error
+    _check_words(words)
+    if not words:
+        words = list(_ON_THIS_MACHINE)
+    options, unknown = _parsed(words)
+    runner = _runner_of(options)
+    _check_unknown(unknown, runner)
+    _check_waits(options)
+    flags = [*words, f"--runner={runner}"]
+    if runner == IN_PROCESS:
+        _check_local(options)
+        if shared_dir:
+            raise ParameterError(
+                "shared_dir: the workers are on this machine, so nothing is shared",
+                received=shared_dir,
+                remedy="leave it out, or name a runner with workers elsewhere in beam_options",
+            )
+    else:
+        _REQUIREMENTS[runner](options)
+        if not shared_dir:
+            raise ParameterError(
+                f"shared_dir: the workers of {runner} don't see this machine's files",
+                remedy="give a folder that all of them reach, such as s3://BUCKET/FOLDER",
+            )
+    _check_by_beam(flags, runner)
+    return BeamOptions(tuple(flags), runner)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what Beam's parser would drop without a word: values of no option."""
+    takes_value = False
+    for word in words:
+        if not word.startswith("-") and not takes_value:
+            raise _refusal("this belongs to no option", word, f"write --{word.lstrip('-')}")
+        takes_value = word.startswith("--") and "=" not in word
+
+
+def _parsed(words: Sequence[str]) -> tuple["PipelineOptions", dict[str, list[str]]]:
+    """The options in Beam's own form, and each that Beam has not, with those like it."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), _without_warnings():
+            options = PipelineOptions(list(words))
+            known = options.get_all_options()
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit as error:
+        # Beam parses with argparse, which ends the process.
+        said = told.getvalue().strip().rpartition("error: ")[2]
+        raise _refusal("Beam can't take this", said, "see Beam's own options") from error
+    return options, {
+        name: difflib.get_close_matches(name, known, n=1)
+        for name in sorted(given.keys() - known.keys())
+    }
+
+
+def _check_unknown(unknown: Mapping[str, Sequence[str]], runner: str) -> None:
+    for name, close in unknown.items():
+        if runner in _WITH_JOB_SERVER and not close:
+            _log.warning("beam_options: %s does something only if the job server knows it", name)
+            continue
+        remedy = f"did you mean {close[0]!r}?" if close else "see Beam's own options"
+        raise _refusal("there is no such option", name, remedy)
+
+
+def _check_waits(options: "PipelineOptions") -> None:
+    """Refuse options with which there is no result when the pipeline returns."""
+    given = options.get_all_options(drop_default=True)
+    for name in _WITHOUT_RESULT:
+        if name in given:
+            raise _refusal(f"with {name} there is no result", name, "leave it out")
+
+
+def _runner_of(options: "PipelineOptions") -> str:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    name: str = options.view_as(StandardOptions).runner or IN_PROCESS
+    known = (IN_PROCESS, *_REQUIREMENTS)
+    if name in _REFUSED:
+        remedy = f"give --runner={IN_PROCESS}, which runs here, with as many processes as you like"
+        raise _refusal(f"{name} is not used: {_REFUSED[name]}", name, remedy)
+    if name not in known:
+        raise _refusal("there is no such runner", name, nearest(name, known))
+    return name
+
+
+def _check_local(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import DirectOptions, PortableOptions
+
+    direct = options.view_as(DirectOptions)
+    if direct.direct_num_workers < 0:
+        raise _refusal(
+            "direct_num_workers can't be negative",
+            direct.direct_num_workers,
+            "give 0 for one worker a core",
+        )
+    if direct.direct_running_mode == "in_memory" and direct.direct_num_workers != 1:
+        raise _refusal(
+            "in_memory is one worker, whatever direct_num_workers says",
+            f"direct_num_workers {direct.direct_num_workers}",
+            "add --direct_running_mode=multi_processing",
+        )
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if endpoint:
+        raise _refusal(f"{IN_PROCESS} takes no job server", endpoint, "add --runner=PortableRunner")
+
+
+def _need_job_server(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    if not options.view_as(PortableOptions).job_endpoint:
+        raise _refusal(
+            "PortableRunner needs a job server", "no job_endpoint", "add --job_endpoint=HOST:PORT"
+        )
+    _need_environment(options)
+
+
+def _need_flink(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
+
+    flink = options.view_as(FlinkRunnerOptions)
+    is_cluster = flink.flink_master not in ("[auto]", "[local]")
+    if not options.view_as(PortableOptions).job_endpoint and not (
+        is_cluster and flink.flink_job_server_jar
+    ):
+        # Without the jar Beam downloads one.
+        raise _refusal(
+            "FlinkRunner needs a job server",
+            f"flink_master {flink.flink_master}, no job_endpoint",
+            "add --job_endpoint=HOST:PORT, or --flink_master=HOST:PORT with"
+            " --flink_job_server_jar=FILE and Java on this machine",
+        )
+    _need_environment(options)
+
+
+def _need_spark(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import PortableOptions, SparkRunnerOptions
+
+    spark = options.view_as(SparkRunnerOptions)
+    is_cluster = spark.spark_rest_url or not spark.spark_master_url.startswith("local")
+    if not options.view_as(PortableOptions).job_endpoint and not (
+        is_cluster and spark.spark_job_server_jar
+    ):
+        raise _refusal(
+            "SparkRunner needs a job server",
+            f"spark_master_url {spark.spark_master_url}, no job_endpoint",
+            "add --job_endpoint=HOST:PORT, or --spark_master_url=spark://HOST:PORT with"
+            " --spark_job_server_jar=FILE and Java on this machine",
+        )
+    _need_environment(options)
+
+
+def _need_dataflow(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
+
+    cloud = options.view_as(GoogleCloudOptions)
+    given = {name: getattr(cloud, name) for name in ("project", "region", "temp_location")}
+    # Beam would look the region up with gcloud's own settings, which pods don't have.
+    given["sdk_container_image"] = options.view_as(WorkerOptions).sdk_container_image
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        raise _refusal(
+            "DataflowRunner needs more options",
+            f"no {', '.join(missing)}",
+            f"add --{missing[0]}=VALUE",
+        )
+
+
+_REQUIREMENTS: dict[str, Callable[["PipelineOptions"], None]] = {
+    "PortableRunner": _need_job_server,
+    "FlinkRunner": _need_flink,
+    "SparkRunner": _need_spark,
+    "DataflowRunner": _need_dataflow,
+}
+"""The runners with workers elsewhere, and what each asks for."""
+
+
+def _need_environment(options: "PipelineOptions") -> None:
+    """Refuse workers in Beam's own image, which has no Paring."""
+    from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
+
+    portable = options.view_as(PortableOptions)
+    kind = (portable.environment_type or "DOCKER").upper()
+    if kind not in _ENVIRONMENTS:
+        raise _refusal("environment_type: there is no such one", kind, nearest(kind, _ENVIRONMENTS))
+    named = (
+        portable.environment_config
+        or portable.environment_options
+        or options.view_as(WorkerOptions).sdk_container_image
+    )
+    if kind != "LOOPBACK" and not named:
+        wanted = {"DOCKER": "IMAGE", "EXTERNAL": "HOST:PORT", "PROCESS": '{"command": "FILE"}'}
+        raise _refusal(
+            "the workers need an environment that has Paring",
+            f"environment_type {kind}, no environment_config",
+            f"add --environment_type={kind} --environment_config={wanted[kind]}",
+        )
+
+
+def _check_by_beam(flags: Sequence[str], runner: str) -> None:
+    """Have Beam itself check the options, as it does when a pipeline starts."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
+
+    with _without_warnings():
+        validator = PipelineOptionsValidator(  # type: ignore[no-untyped-call]
+            PipelineOptions(list(flags)), create_runner(runner)
+        )
+        errors = validator.validate()  # type: ignore[no-untyped-call]
+    if errors:
+        raise _refusal("Beam can't take these", "; ".join(errors), "see Beam's own options")
+
+
+def _refusal(text: str, received: object, remedy: str) -> ParameterError:
+    return ParameterError(f"beam_options: {text}", received=received, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Beam's log back, since what it tells of is raised here."""
+    log = logging.getLogger("apache_beam")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
