@@ -104,7 +104,7 @@ def _selection_table(selection: Selection) -> str:
             figures.times(row["speedup"]),
             figures.size(row["size_bytes"]),
             figures.size(row["peak_memory_bytes"]),
-            _plain("; ".join([*row["reasons"], *row["notes"]])),
+            _plain(figures.typeset("; ".join([*row["reasons"], *row["notes"]]))),
         )
         for row in found["candidates"]
     ]
