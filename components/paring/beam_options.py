@@ -10,7 +10,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paring.errors import ParameterError, nearest
 
@@ -276,15 +276,22 @@ def _need_environment(options: "PipelineOptions") -> None:
 
 def _check_by_beam(flags: Sequence[str], runner: str) -> None:
     """Have Beam itself check the options, as it does when a pipeline starts."""
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.runner import create_runner
 
+    options = PipelineOptions(list(flags))
     with _without_warnings():
-        validator = PipelineOptionsValidator(  # type: ignore[no-untyped-call]
-            PipelineOptions(list(flags)), create_runner(runner)
+        validator: Any = PipelineOptionsValidator(  # type: ignore[no-untyped-call]
+            options, create_runner(runner)
         )
-        errors = validator.validate()  # type: ignore[no-untyped-call]
+        if runner == "DataflowRunner":
+            # As a whole it would ask Google Cloud Storage about the buckets.
+            cloud = options.view_as(GoogleCloudOptions)
+            errors = validator.validate_cloud_options(cloud)
+            errors += validator.validate_gcs_path(cloud, "temp_location")
+        else:
+            errors = validator.validate()
     if errors:
         raise _refusal("Beam can't take these", "; ".join(errors), "see Beam's own options")
 

@@ -93,6 +93,12 @@ def test_what_beam_itself_refuses_is_refused() -> None:
     text = COMPLETE["DataflowRunner"].replace("gs://bucket/temp", "/tmp/here")
     with pytest.raises(ParameterError, match="Invalid GCS path"):
         read_beam_options(text, SHARED)
+    text = COMPLETE["DataflowRunner"].replace("=project", "=My.Project")
+    with pytest.raises(ParameterError, match="Invalid Project ID"):
+        read_beam_options(text, SHARED)
+    text = COMPLETE["FlinkRunner"] + " --environment_option=external_service_address=a:1"
+    with pytest.raises(ParameterError, match="environment_config is incompatible"):
+        read_beam_options(text, SHARED)
 
 
 def test_a_cluster_is_reached_without_a_job_server_only_with_its_jar_at_hand() -> None:
