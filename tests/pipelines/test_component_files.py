@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from paring.artifacts import Examples
+from paring.adapters.kfp import kfp_type
 from paring.catalog import STEPS
 from paring.errors import OutputError
+from paring_pipelines.compiling import IMAGE
 from paring_pipelines.on_kfp import write_components
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +31,7 @@ def _compiled(pipeline: Any, folder: Path) -> dict[str, Any]:
 
 
 def test_the_files_are_those_of_the_catalog(tmp_path: Path) -> None:
-    from paring_pipelines.main import _IMAGE
-
-    written = write_components(tmp_path, image=_IMAGE)
+    written = write_components(tmp_path, image=IMAGE)
     assert [one.stem for one in written] == WITHOUT_FAMILIES
     assert {one.name for one in FILES.iterdir()} == {one.name for one in written}
     for one in written:
@@ -50,13 +49,11 @@ def test_a_file_can_be_loaded_and_used_with_another_image(name: str, tmp_path: P
     step = STEPS[name]
     needed = {key: spec for key, spec in step.inputs.items() if not spec.optional}
 
-    def kind(key: str) -> Any:
-        return dsl.Dataset if issubclass(needed[key].type, Examples) else dsl.Model
-
     @dsl.pipeline(name="own")
     def own(uri: str) -> None:
         given = {
-            key: dsl.importer(artifact_uri=uri, artifact_class=kind(key)).output for key in needed
+            key: dsl.importer(artifact_uri=uri, artifact_class=kfp_type(spec.type)).output
+            for key, spec in needed.items()
         }
         made(**given).set_container_image("mine@sha256:1")
 
