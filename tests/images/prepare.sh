@@ -17,7 +17,7 @@ if [[ $(id -u) != 0 ]]; then
 fi
 
 export DEBIAN_FRONTEND=noninteractive
-if ! command -v "${tools[@]}" >/dev/null; then
+if ! type -P "${tools[@]}" >/dev/null; then
   apt-get update -q
   apt-get install -q -y --no-install-recommends "${tools[@]}"
 fi
