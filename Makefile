@@ -6,15 +6,22 @@ LOCK_FLAGS ?=
 TEST_PROCESSES ?= 2
 PYTEST_FLAGS ?=
 
+# What `make images` builds, with what, and on which base image.
+TARGETS ?= cpu
+IMAGE_TOOL ?= auto
+
 BIN := .venv/bin
 UV := $(BIN)/uv
 LOCK := requirements/py311.txt
 UV_LOCK := requirements/uv.txt
+BUILD_LOCK := requirements/build.txt
+SBOM_LOCK := requirements/sbom.txt
+IMAGE_LOCKS := requirements/images
 UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format golden lock clean
+.PHONY: help setup demo test check format golden images lock clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -64,10 +71,25 @@ golden: $(STAMP)
 	$(BIN)/paring compile --runtime k8s/runtime.toml --resources kubeflow --out k8s/gitops/pipeline.yaml
 	$(BIN)/paring components --out components/yaml
 
+## images  build container images and print their names and digests; see docs/images.md
+images:
+	@TARGETS="$(TARGETS)" IMAGE_TOOL="$(IMAGE_TOOL)" REGISTRY="$(REGISTRY)" VERSION="$(VERSION)" BASE="$(BASE)" SOURCE="$(SOURCE)" IMAGE_TOOL_FLAGS="$(IMAGE_TOOL_FLAGS)" IMAGE_BUILD_FLAGS="$(IMAGE_BUILD_FLAGS)" components/build-images.sh
+
 ## lock    pin what pyproject.toml asks for; LOCK_FLAGS=--upgrade takes newer releases
+COMPILE = $(UV) pip compile --python-version 3.11 --generate-hashes --no-header --quiet $(LOCK_FLAGS)
+GLIBC_2_28 := --python-platform x86_64-manylinux_2_28
+GLIBC_2_31 := --python-platform x86_64-manylinux_2_31
+COMPILE_IMAGE = $(COMPILE) pyproject.toml --all-extras --constraint $(LOCK) --override $(IMAGE_LOCKS)/left-out.txt
+OTHER_TENSORFLOW := --override $(IMAGE_LOCKS)/other-tensorflow.txt
 lock: $(UV_STAMP)
-	$(UV) pip compile requirements/uv.in --generate-hashes --no-header --quiet $(LOCK_FLAGS) -o $(UV_LOCK)
-	$(UV) pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet $(LOCK_FLAGS) -o $(LOCK)
+	$(COMPILE) requirements/uv.in -o $(UV_LOCK)
+	$(COMPILE) pyproject.toml --all-extras --group dev $(GLIBC_2_28) -o $(LOCK)
+	$(COMPILE) requirements/build.in --constraint $(LOCK) -o $(BUILD_LOCK)
+	$(COMPILE) requirements/sbom.in $(GLIBC_2_28) -o $(SBOM_LOCK)
+	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/cpu.in $(OTHER_TENSORFLOW) $(GLIBC_2_28) -o $(IMAGE_LOCKS)/cpu.txt
+	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/gpu.in $(GLIBC_2_28) -o $(IMAGE_LOCKS)/gpu.txt
+	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/tensorrt.in $(GLIBC_2_28) -o $(IMAGE_LOCKS)/tensorrt.txt
+	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/tpu.in $(OTHER_TENSORFLOW) $(GLIBC_2_31) -o $(IMAGE_LOCKS)/tpu.txt
 
 ## clean   remove what was made, .venv and the packages in it excepted
 clean:

@@ -5,7 +5,6 @@ writes each output's record with its lineage, and puts the folders in place by
 renaming, so that a step that fails or is interrupted leaves what was there.
 """
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 
 from paring import interruption, logs, tracing
 from paring.artifacts import Artifact, Failure, content_digest, read_record
+from paring.distributions import installed_version
 from paring.errors import (
     OutputError,
     ParameterError,
@@ -278,10 +278,5 @@ def _empty(folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     """The versions that lineage records, by distribution name."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
+    installed = {name: installed_version(name) or "absent" for name in _LIBRARIES}
+    return {"python": platform.python_version(), **installed}

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from paring import hardware
 from paring.artifacts import PushedModel, content_digest
-from paring.errors import ExamplesError, ModelError, OutputError
+from paring.errors import ExamplesError, MissingDependencyError, ModelError, OutputError
 from paring.execution import environment
 from paring.metrics import Metric, function_digest
 from paring.tf.quiet import quiet_tensorflow
@@ -145,6 +146,12 @@ class Place:
         Raises:
             ParingError: Of the class that fits.
         """
+        if importlib.util.find_spec("tfx") is None:
+            raise MissingDependencyError(
+                "TFX, which runs pipelines on one machine, is not installed here",
+                remedy="an image runs single steps, and pipelines on a cluster "
+                "(`paring step`, `paring compile`); elsewhere, `make setup` installs it",
+            )
         identities = self.identities(dag)
         progress.planned(dag)
         # TFX takes many seconds to import: all that can fail fast is behind us.

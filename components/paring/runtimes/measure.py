@@ -8,7 +8,6 @@ are files in the spec's `folder`; an expected error is one as well.
 
 import faulthandler
 import gc
-import importlib.metadata
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paring.artifacts import Servable
+from paring.distributions import installed_version
 from paring.errors import ParingError
 from paring.runtimes import Features, Runtime, import_library, open_runtime
 from paring.statistics import is_steady
@@ -301,7 +301,7 @@ def _libraries() -> dict[str, str]:
         "ai-edge-litert": "ai_edge_litert",
     }
     return {
-        name: importlib.metadata.version(name)
+        name: installed_version(name) or "absent"
         for name, module in modules.items()
         if module in sys.modules
     }

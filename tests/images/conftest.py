@@ -1,0 +1,154 @@
+"""The cpu image, really built on a base made here, by Debian's podman."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BASE = "localhost/paring-base:bookworm"
+
+# What is kept from one test session to the next: the base and the layers, about 3 GB.
+CACHE = Path.home() / ".cache" / "paring-images"
+
+# Root's limits are above what runc may set where it runs inside a sandbox.
+_LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
+
+# As k8s/ runs it, and without a network.
+_HARDENED = [
+    "--rm",
+    "--network=none",
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+]
+
+
+@dataclass
+class Podman:
+    """Debian's podman, with a storage of its own.
+
+    Attributes:
+        folder: Holds the storage.
+        environment: What it is started with.
+    """
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> list[str]:
+        storage, run = self.folder / "storage", self.folder / "run"
+        return [f"--root={storage}", f"--runroot={run}", "--runtime=runc"]
+
+    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one command; with `check`, its output is in the error."""
+        done = subprocess.run(
+            ["podman", *self.flags, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment,
+        )
+        if check and done.returncode:
+            raise RuntimeError(
+                f"podman {arguments[0]} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def run_command(self, image: str, *options: str) -> list[str]:
+        """The command that runs `image`; its arguments are to follow."""
+        return ["podman", *self.flags, "run", *_HARDENED, *_LIMITS, *options, image]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `make images` made.
+
+    Attributes:
+        name: The image's, with its tag.
+        digest: As it was printed.
+        seconds: How long the build took.
+        sbom: The file beside the image.
+    """
+
+    name: str
+    digest: str
+    seconds: float
+    sbom: Path
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """podman with the base image in its storage, for one test session at a time."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    temporary = tmp_path_factory.mktemp("podman")
+    # Packages that a build fetches are kept below TMPDIR, and not after the tests.
+    made = Podman(CACHE, os.environ | {"TMPDIR": str(temporary)})
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        prepared = subprocess.run(
+            [ROOT / "tests/images/prepare.sh", BASE, CACHE],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if prepared.returncode:
+            raise RuntimeError(
+                "the container tools or the base image could not be made, without which no "
+                f"image can be tested:\n{prepared.stdout}{prepared.stderr}"
+            )
+        yield made
+        # Layers of earlier builds; those of the newest stay, for the next session.
+        made("image", "prune", "--force")
+    shutil.rmtree(temporary)
+
+
+@pytest.fixture(scope="session")
+def cpu_image(podman: Podman) -> Built:
+    """The cpu image of this checkout, by `make images`."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [
+            "make",
+            "images",
+            "TARGETS=cpu",
+            "IMAGE_TOOL=podman",
+            "VERSION=tested",
+            f"BASE={BASE}",
+            "SOURCE=https://example.org/paring",
+            f"IMAGE_TOOL_FLAGS={' '.join(podman.flags)}",
+            f"IMAGE_BUILD_FLAGS={' '.join(_build_flags())}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=podman.environment,
+    )
+    if done.returncode:
+        raise RuntimeError(f"make images ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    name, digest = done.stdout.splitlines()[-1].split()
+    return Built(name, digest, time.monotonic() - start, ROOT / "out/images/cpu.sbom.json")
+
+
+def _build_flags() -> Sequence[str]:
+    """The build shares this machine's network and its ways to a package index."""
+    secrets = {
+        "ca": [Path("/etc/ssl/certs/ca-certificates.crt")],
+        "pip": [Path("/etc/pip.conf")],
+        "uv": [Path.home() / ".config/uv/uv.toml", Path("/etc/uv/uv.toml")],
+    }
+    flags = ["--isolation=chroot", "--network=host"]
+    for name, files in secrets.items():
+        found = [file for file in files if file.exists()]
+        flags += [f"--secret=id={name},src={file}" for file in found[:1]]
+    return flags

@@ -1,0 +1,145 @@
+"""The cpu image: what is in it, and how it runs as an operator would run it."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+from typing import Any
+
+import pytest
+from tests.images.conftest import BASE, ROOT, Built, Podman
+
+from paring.errors import MissingDependencyError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+# Run inside: what the process is, and what it may do.
+_INSIDE = """
+import json, os, pathlib, shutil, socket, sys
+
+def writable(folder):
+    try:
+        pathlib.Path(folder, "probe").write_text("x")
+    except OSError as error:
+        return error.strerror
+    return "written"
+
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+packages = pathlib.Path(sys.prefix, "lib/python3.11/site-packages")
+json.dump({
+    "user": [os.getuid(), os.getgid()],
+    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "writable": {folder: writable(folder) for folder in ("/", "/opt/paring", "/usr", "/tmp")},
+    "network": [name for _, name in socket.if_nameindex()],
+    "tools": [name for name in ("uv", "gcc", "cc", "make", "git") if shutil.which(name)],
+    "installers": sorted(one.name for one in packages.glob("pip*")),
+    "uncompiled": [
+        str(one) for name in ("paring", "paring_pipelines", "tensorflow/python/keras", "tf_keras")
+        for one in (packages / name).rglob("*.py")
+        if not list((one.parent / "__pycache__").glob(f"{one.stem}.cpython-311.pyc"))
+    ],
+    "left": sorted(os.listdir("/opt")),
+}, sys.stdout)
+"""
+
+
+def _config(podman: Podman, image: Built) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(podman("image", "inspect", image.name).stdout)
+    return found[0]
+
+
+def _run(podman: Podman, image: Built, *arguments: str, options: tuple[str, ...] = ()) -> Any:
+    command = [*podman.run_command(image.name, *options), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=podman.environment
+    )
+
+
+def test_make_images_prints_the_name_and_the_digest(podman: Podman, cpu_image: Built) -> None:
+    assert cpu_image.name == "paring-cpu:tested"
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", cpu_image.digest)
+    assert _config(podman, cpu_image)["Digest"] == cpu_image.digest
+
+
+def test_the_labels_tell_version_commit_and_base(podman: Podman, cpu_image: Built) -> None:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    labels = _config(podman, cpu_image)["Labels"]
+    prefix = "org.opencontainers.image"
+    assert labels[f"{prefix}.revision"].removesuffix("-modified") == commit
+    assert {name: labels[f"{prefix}.{name}"] for name in ("version", "licenses", "source")} == {
+        "version": "tested",
+        "licenses": "Apache-2.0",
+        "source": "https://example.org/paring",
+    }
+    assert labels[f"{prefix}.base.name"] == BASE
+
+
+def test_the_entry_point_is_the_command_without_a_shell(podman: Podman, cpu_image: Built) -> None:
+    config = _config(podman, cpu_image)["Config"]
+    assert config["Entrypoint"] == ["paring"]
+    assert config["User"] == "65532:65532"
+
+
+def test_it_runs_hardened_and_tells_its_version(podman: Podman, cpu_image: Built) -> None:
+    done = _run(podman, cpu_image, "--version")
+    version = importlib.metadata.version("paring")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"paring, version {version}\n"
+
+
+def test_inside_nothing_can_be_written_or_reached_but_tmp(podman: Podman, cpu_image: Built) -> None:
+    done = _run(podman, cpu_image, "-c", _INSIDE, options=("--entrypoint=python",))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["user"] == [65532, 65532]
+    assert found["capabilities"] == 0
+    assert found["writable"] == {
+        "/": "Read-only file system",
+        "/opt/paring": "Read-only file system",
+        "/usr": "Read-only file system",
+        "/tmp": "written",
+    }
+    assert found["network"] == ["lo"]
+    assert (found["tools"], found["installers"]) == ([], [])
+    assert found["uncompiled"] == []
+    # What was mounted while it was built left no trace.
+    assert found["left"] == ["paring"]
+
+
+def test_a_libraries_layer_holds_nothing_of_the_build_s_network(
+    podman: Podman, cpu_image: Built
+) -> None:
+    listing = "import os; print([os.path.exists(f) for f in ('/etc/pip.conf', '/etc/uv')])"
+    done = _run(podman, cpu_image, "-c", listing, options=("--entrypoint=python",))
+    assert done.stdout == "[False, False]\n"
+    environment = _config(podman, cpu_image)["Config"]["Env"]
+    assert [one for one in environment if "CERT" in one or "INDEX" in one] == []
+
+
+def test_the_list_of_contents_is_that_of_the_lock(podman: Podman, cpu_image: Built) -> None:
+    lock = (ROOT / "requirements/images/cpu.txt").read_text()
+    locked = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ ]+)", lock, re.MULTILINE))
+    sbom = json.loads(cpu_image.sbom.read_text())
+    assert sbom["bomFormat"] == "CycloneDX"
+    listed = {
+        re.sub(r"[-_.]+", "-", one["name"]).lower(): one["version"] for one in sbom["components"]
+    }
+    assert listed.pop("paring") == importlib.metadata.version("paring")
+    assert listed == locked
+    assert listed["tensorflow-cpu"] == importlib.metadata.version("tensorflow")
+    inside = _run(podman, cpu_image, "/usr/share/paring/sbom.json", options=("--entrypoint=cat",))
+    assert inside.stdout == cpu_image.sbom.read_text()
+
+
+def test_what_an_image_is_not_for_is_an_error_that_says_so(
+    podman: Podman, cpu_image: Built
+) -> None:
+    make = "import numpy; x = numpy.zeros(4); numpy.savez('/tmp/a.npz', x_train=x); "
+    main = "from paring_pipelines.main import main; "
+    call = "main(['run', '--model', '/tmp', '--examples', '/tmp/a.npz', '--out', '/tmp/out'])"
+    done = _run(podman, cpu_image, "-c", make + main + call, options=("--entrypoint=python",))
+    assert done.returncode == MissingDependencyError.exit_code, done.stderr
+    assert "TFX" in done.stderr
+    assert "paring step" in done.stderr
