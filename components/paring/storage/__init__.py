@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paring.errors import ParameterError
-from paring.storage.local import create_locally, local_path, replace, unwritable, written_beside
+from paring.storage.local import (
+    create_locally,
+    files_on_disk,
+    local_path,
+    replace,
+    unwritable,
+    written_beside,
+)
 from paring.storage.stores import (
     asked,
     below,
@@ -92,19 +99,14 @@ def exists(uri: str) -> bool:
 def list_below(uri: str) -> Iterator[Entry]:
     """The files at or below `uri`, sorted; none if there is nothing.
 
+    Others may write there meanwhile: what goes away while it is looked at is not listed.
+
     Raises:
-        StorageError: The store can't be asked, or there is no such bucket.
+        StorageError: The place can't be read, or there is no such bucket.
     """
     if not is_remote(uri):
-        root = local_path(uri)
-        for file in [root] if root.is_file() else sorted(root.rglob("*")):
-            try:
-                told = file.stat()
-            except FileNotFoundError:
-                # It was being written beside its place, and is there now.
-                continue
-            if stat.S_ISREG(told.st_mode):
-                yield Entry(str(file), told.st_size, told.st_mtime)
+        for file, size, modified in files_on_disk(local_path(uri)):
+            yield Entry(file, size, modified)
         return
     with asked(uri) as (store, key):
         found = files_below(store, key)

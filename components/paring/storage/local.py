@@ -1,14 +1,15 @@
 """Plain paths: what is written appears whole or not at all."""
 
 import errno
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from paring.errors import OutputError, ParameterError
+from paring.errors import OutputError, ParameterError, StorageError
 from paring.storage.stores import is_remote
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
@@ -37,6 +38,33 @@ def local_path(uri: str) -> Path:
             remedy="write file:///FOLDER/FILE, or a plain path",
         )
     return Path(unquote(parts.path))
+
+
+def files_on_disk(root: Path) -> list[tuple[str, int, float]]:
+    """Path, size and time of each file at or below `root`, sorted by path.
+
+    Raises:
+        StorageError: A folder can't be read.
+    """
+    found = [str(root)] if root.is_file() else []
+    for folder, _, names in os.walk(root, onerror=_unreadable):
+        found += [os.path.join(folder, name) for name in names]  # noqa: PTH118 - many, and text
+    told = []
+    for file in sorted(found):
+        # Another process may have removed or renamed it since.
+        with suppress(FileNotFoundError):
+            facts = os.stat(file)  # noqa: PTH116
+            told.append((file, facts.st_size, facts.st_mtime))
+    return told
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageError(
+            "this folder can't be read",
+            received=f"{error.filename} ({error.strerror})",
+            remedy="let this user read it",
+        ) from error
 
 
 def create_locally(path: Path, text: str) -> bool:

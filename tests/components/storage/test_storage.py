@@ -146,6 +146,23 @@ def test_files_are_listed_with_size_and_time(place: str, model: Path, tmp_path: 
     assert [one.size for one in list_below(found[0].uri)] == [5000]
 
 
+def test_files_that_come_and_go_do_not_disturb_a_listing(tmp_path: Path) -> None:
+    write_text(str(tmp_path / "kept" / "file"), "text")
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        for index in range(300):
+            write_text(str(tmp_path / "staged" / f"{index}" / "file"), "text")
+            delete(str(tmp_path / "staged"))
+        done.set()
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    while not done.is_set():
+        assert str(tmp_path / "kept" / "file") in [one.uri for one in list_below(str(tmp_path))]
+    writer.join()
+
+
 def test_nothing_is_listed_where_there_is_nothing(place: str) -> None:
     assert list(list_below(place)) == []
 
