@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paring.errors import ParameterError, nearest
+from paring.storage import is_remote
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,13 +31,28 @@ _REFUSED = dict.fromkeys(("DirectRunner", "SwitchingDirectRunner", "PrismRunner"
 _WITH_JOB_SERVER = ("FlinkRunner", "PortableRunner", "SparkRunner")
 """The runners whose job server may have options of its own, which only it knows."""
 
-_WITHOUT_RESULT = (
-    "dry_run",
-    "no_wait_until_finish",
-    "output_executable_path",
-    "template_location",
-    "wait_until_finish_duration",
-)
+_UNFIT = {
+    **dict.fromkeys(
+        (
+            "dry_run",
+            "no_wait_until_finish",
+            "output_executable_path",
+            "template_location",
+            "wait_until_finish_duration",
+        ),
+        "with it there is no result",
+    ),
+    **dict.fromkeys(
+        (
+            "azure_connection_string",
+            "s3_access_key_id",
+            "s3_secret_access_key",
+            "s3_session_token",
+        ),
+        "credentials come from the environment alone, since these options are recorded",
+    ),
+}
+"""Options that can't be given, and why."""
 
 _ENVIRONMENTS = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
 
@@ -74,14 +90,14 @@ def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise _refusal(f"can't be split into words: {error}", text, "close the quotes") from error
+        raise _refusal("can't be split into words", error, "close the quotes") from error
     _check_words(words)
     if not words:
         words = list(_ON_THIS_MACHINE)
     options, unknown = _parsed(words)
     runner = _runner_of(options)
     _check_unknown(unknown, runner)
-    _check_waits(options)
+    _check_fit(options)
     flags = [*words, f"--runner={runner}"]
     if runner == IN_PROCESS:
         _check_local(options)
@@ -98,8 +114,18 @@ def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
                 f"shared_dir: the workers of {runner} don't see this machine's files",
                 remedy="give a folder that all of them reach, such as s3://BUCKET/FOLDER",
             )
+        _check_place(shared_dir)
     _check_by_beam(flags, runner)
     return BeamOptions(tuple(flags), runner)
+
+
+def _check_place(shared_dir: str) -> None:
+    try:
+        is_remote(shared_dir)
+    except ParameterError as error:
+        raise ParameterError(
+            f"shared_dir: {error.what}", received=error.received, remedy=error.remedy
+        ) from error
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -140,12 +166,12 @@ def _check_unknown(unknown: Mapping[str, Sequence[str]], runner: str) -> None:
         raise _refusal("there is no such option", name, remedy)
 
 
-def _check_waits(options: "PipelineOptions") -> None:
-    """Refuse options with which there is no result when the pipeline returns."""
+def _check_fit(options: "PipelineOptions") -> None:
     given = options.get_all_options(drop_default=True)
-    for name in _WITHOUT_RESULT:
+    for name, reason in _UNFIT.items():
         if name in given:
-            raise _refusal(f"with {name} there is no result", name, "leave it out")
+            # Its value may be a secret.
+            raise _refusal(reason, name, "leave it out")
 
 
 def _runner_of(options: "PipelineOptions") -> str:

@@ -41,6 +41,8 @@ def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None
     assert options.is_remote
     with pytest.raises(ParameterError, match="shared_dir: the workers of"):
         read_beam_options(COMPLETE[runner], "")
+    with pytest.raises(ParameterError, match="shared_dir: no store of this kind"):
+        read_beam_options(COMPLETE[runner], "hdfs://host/folder")
 
 
 @pytest.mark.parametrize(
@@ -55,15 +57,17 @@ def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None
         ("--direct_running_mode=processes", "invalid choice: 'processes'"),
         ("direct_num_workers=2", "belongs to no option"),
         ("--runner=FnApiRunner stray", "belongs to no option"),
-        ("--runner='FnApiRunner", "closing quotation"),
+        ("--runner='FnApiRunner", "No closing quotation"),
+        ("--s3_secret_access_key=hidden", r"from the environment alone[^=]*s3_secret_access_key"),
         ("--job_endpoint=localhost:8099", "takes no job server"),
         ("--quite_unheard_of", r"no such option[\s\S]*quite_unheard_of"),
         ("--no_wait_until_finish", "there is no result"),
     ],
 )
 def test_what_cannot_run_here_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(ParameterError, match=message) as raised:
         read_beam_options(text, "")
+    assert "hidden" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
