@@ -12,7 +12,6 @@ empty one is nothing.
 """
 
 import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
