@@ -8,7 +8,7 @@ file of the same float model, calibrated on the same examples. Printed are the a
 on the eval split, the agreement with the float file and the root mean square of the
 difference from its scores, the size, the size after gzip, the seconds that it took, and
 the time of one call as a multiple of that of TensorFlow's file, the two in turns.
-ai-edge-quantizer is no dependency of Paring.
+ai-edge-quantizer is no dependency of Paring: see docs/adr/0011-quantizer.md.
 """
 
 import argparse
