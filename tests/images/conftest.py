@@ -4,8 +4,8 @@ import fcntl
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,53 +76,66 @@ class Built:
     Attributes:
         name: The image's, with its tag.
         digest: As it was printed.
-        seconds: How long the build took.
         sbom: The file beside the image.
     """
 
     name: str
     digest: str
-    seconds: float
     sbom: Path
 
 
-@pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """podman with the base image in its storage, for one test session at a time."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    temporary = tmp_path_factory.mktemp("podman")
-    # Packages that a build fetches are kept below TMPDIR, and not after the tests.
-    made = Podman(CACHE, os.environ | {"TMPDIR": str(temporary)})
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other test sessions from building or tidying up meanwhile."""
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """podman with the base image in its storage."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone():
         prepared = subprocess.run(
             [ROOT / "tests/images/prepare.sh", BASE, CACHE],
             capture_output=True,
             text=True,
             check=False,
         )
-        if prepared.returncode:
-            raise RuntimeError(
-                "the container tools or the base image could not be made, without which no "
-                f"image can be tested:\n{prepared.stdout}{prepared.stderr}"
-            )
-        yield made
-        # Layers of earlier builds; those of the newest stay, for the next session.
-        made("image", "prune", "--force")
-    shutil.rmtree(temporary)
+    if prepared.returncode:
+        raise RuntimeError(
+            "the container tools or the base image could not be made, without which no "
+            f"image can be tested:\n{prepared.stdout}{prepared.stderr}"
+        )
+    # Packages that a build fetches are kept below TMPDIR, and not after the tests.
+    temporary = tmp_path_factory.mktemp("podman")
+    return Podman(CACHE, os.environ | {"TMPDIR": str(temporary)})
 
 
 @pytest.fixture(scope="session")
-def cpu_image(podman: Podman) -> Built:
+def cpu_image(podman: Podman) -> Iterator[Built]:
     """The cpu image of this checkout, by `make images`."""
-    start = time.monotonic()
+    with _alone():
+        made = _make_image(podman)
+    yield made
+    with _alone():
+        # Under one name for all sessions, so that the next build finds the newest layers.
+        podman("tag", made.name, "paring-cpu:newest")
+        podman("rmi", made.name)
+        podman("image", "prune", "--force")
+    shutil.rmtree(podman.environment["TMPDIR"])
+
+
+def _make_image(podman: Podman) -> Built:
     done = subprocess.run(
         [
             "make",
             "images",
             "TARGETS=cpu",
             "IMAGE_TOOL=podman",
-            "VERSION=tested",
+            # Another session may test another checkout.
+            f"VERSION=tested-{os.getpid()}",
             f"BASE={BASE}",
             "SOURCE=https://example.org/paring",
             f"IMAGE_TOOL_FLAGS={' '.join(podman.flags)}",
@@ -137,7 +150,7 @@ def cpu_image(podman: Podman) -> Built:
     if done.returncode:
         raise RuntimeError(f"make images ended with {done.returncode}\n{done.stdout}{done.stderr}")
     name, digest = done.stdout.splitlines()[-1].split()
-    return Built(name, digest, time.monotonic() - start, ROOT / "out/images/cpu.sbom.json")
+    return Built(name, digest, ROOT / "out/images/cpu.sbom.json")
 
 
 def _build_flags() -> Sequence[str]:

@@ -2,16 +2,27 @@
 
 import importlib.metadata
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.kfp_runner import PackageRun, run_package
 from tests.images.conftest import BASE, ROOT, Built, Podman
 
+from paring.artifacts import read_record
 from paring.errors import MissingDependencyError
+from paring_pipelines.main import main
+from paring_pipelines.optimize import Gate, Settings
+from paring_pipelines.recipes import load_recipes
+from paring_pipelines.running import Outcome, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 # Run inside: what the process is, and what it may do.
 _INSIDE = """
@@ -56,7 +67,7 @@ def _run(podman: Podman, image: Built, *arguments: str, options: tuple[str, ...]
 
 
 def test_make_images_prints_the_name_and_the_digest(podman: Podman, cpu_image: Built) -> None:
-    assert cpu_image.name == "paring-cpu:tested"
+    assert cpu_image.name == f"paring-cpu:tested-{os.getpid()}"
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", cpu_image.digest)
     assert _config(podman, cpu_image)["Digest"] == cpu_image.digest
 
@@ -69,7 +80,7 @@ def test_the_labels_tell_version_commit_and_base(podman: Podman, cpu_image: Buil
     prefix = "org.opencontainers.image"
     assert labels[f"{prefix}.revision"].removesuffix("-modified") == commit
     assert {name: labels[f"{prefix}.{name}"] for name in ("version", "licenses", "source")} == {
-        "version": "tested",
+        "version": cpu_image.name.partition(":")[2],
         "licenses": "Apache-2.0",
         "source": "https://example.org/paring",
     }
@@ -143,3 +154,102 @@ def test_what_an_image_is_not_for_is_an_error_that_says_so(
     assert done.returncode == MissingDependencyError.exit_code, done.stderr
     assert "TFX" in done.stderr
     assert "paring step" in done.stderr
+
+
+# A pipeline with each step in a container of its own, against the same run locally.
+
+RECIPES = """
+[recipes.after-training]
+steps = [{ step = "convert_tflite", quantization = "int8" }]
+
+[recipes.trained]
+steps = [
+  { step = "prune", sparsity = 0.5, epochs = 1 },
+  { step = "convert_tflite", quantization = "int8" },
+]
+"""
+
+# By size, since by latency the noise of two short runs might decide.
+GATE = "--max-accuracy-drop 0.5 --objective size"
+SETTINGS = Settings(gate=Gate(max_accuracy_drop=0.5, objective="size"))
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A folder that the image's user, who is not this one, may write to."""
+    folder = tmp_path / "shared"
+    before = os.umask(0)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        os.umask(before)
+
+
+def _copied(source: Path, target: Path) -> Path:
+    """`source` where containers see it, readable for all."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+        for folder in [target, *(one for one in target.rglob("*") if one.is_dir())]:
+            folder.chmod(0o755)
+    else:
+        shutil.copyfile(source, target)
+    return target
+
+
+def test_each_step_in_its_container_gives_what_the_local_run_gives(
+    tmp_path: Path,
+    shared: Path,
+    podman: Podman,
+    cpu_image: Built,
+    digits_model: Path,
+    digits_npz: Path,
+) -> None:
+    recipes = tmp_path / "recipes.toml"
+    recipes.write_text(RECIPES)
+    package = tmp_path / "package.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main(
+            shlex.split(
+                f"compile --image {cpu_image.name} --recipes {recipes} --out {package} {GATE}"
+            )
+        )
+    assert not ended.value.code
+    (shared / "sources").mkdir()
+    model = _copied(digits_model, shared / "sources" / "model")
+    examples = _copied(digits_npz, shared / "sources" / "digits.npz")
+
+    # Only below this path does a container share anything with what ran before it.
+    in_image = podman.run_command(cpu_image.name, f"--volume={shared}:{shared}")
+    by_containers = run_package(
+        package,
+        shared / "root",
+        {"model_uri": str(model), "examples_uri": str(examples), "source_digest": "sha256:1"},
+        in_image,
+    )
+    locally = run(model, examples, load_recipes(recipes), SETTINGS, tmp_path / "local")
+
+    chosen = json.loads((by_containers.path("select", "selection") / "selection.json").read_text())
+    assert chosen["selected"] == locally.selection["selected"] != "source"
+    _compare_candidates(chosen, locally)
+    _check_where_it_ran(by_containers)
+
+
+def _compare_candidates(chosen: dict[str, Any], locally: Outcome) -> None:
+    rows = {row["id"]: row for row in chosen["candidates"]}
+    others = {row["id"]: row for row in locally.selection["candidates"]}
+    assert rows.keys() == others.keys() == {"source", "after-training", "trained"}
+    for name, row in rows.items():
+        for figure in ("outcome", "recipe", "accuracy", "agreement", "size_bytes"):
+            assert row[figure] == others[name][figure], (name, figure)
+
+
+def _check_where_it_ran(made: PackageRun) -> None:
+    """As the image's user, with the image's distribution of TensorFlow."""
+    for task, outputs in made.artifacts.items():
+        for output in outputs:
+            path = made.path(task, output)
+            record = read_record(path)
+            if not task.startswith("importer") and record is not None:
+                assert path.stat().st_uid == 65532, task
+                assert record["lineage"]["environment"]["tensorflow"] != "absent"
