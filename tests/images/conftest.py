@@ -131,6 +131,8 @@ def _make_image(podman: Podman) -> Built:
     done = subprocess.run(
         [
             "make",
+            # As a make within another one it would tell of folders.
+            "--no-print-directory",
             "images",
             "TARGETS=cpu",
             "IMAGE_TOOL=podman",
