@@ -1,13 +1,18 @@
 """A bare SavedModel, which no training step takes, and one run of the pipeline."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from paring_pipelines.main import main
 from paring_pipelines.optimize import Settings
 from paring_pipelines.recipes import Recipe, load_recipes
 from paring_pipelines.running import Outcome, run
+
+Paring = Callable[..., tuple[int, str, str]]
+"""Runs a command; gives its exit code, standard output and error."""
 
 RECIPES = """
 [recipes.float32]
@@ -16,6 +21,19 @@ steps = [{ step = "convert_tflite" }]
 [recipes.pruned]
 steps = [{ step = "prune" }, { step = "convert_tflite" }]
 """
+
+
+@pytest.fixture
+def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
+    """Runs a command in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(one) for one in arguments])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

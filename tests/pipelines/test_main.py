@@ -12,27 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.pipelines.conftest import Paring
 
 from paring.artifacts import content_digest
 from paring_pipelines.main import main
 from paring_pipelines.running import Outcome
 
 ONE_RECIPE = '[recipes.float32]\nsteps = [{ step = "convert_tflite" }]\n'
-
-Paring = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
-    """Runs a command here; gives its exit code, standard output and error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

@@ -2,32 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.pipelines.conftest import Paring
 
 from paring.artifacts import content_digest, read_record
 from paring.errors import ExamplesError, ModelError, OutputError, ParameterError
 from paring.storage import delete, exists, fetch, list_below, put, read_text, write_text
 from paring.versions import versions
-from paring_pipelines.main import main
 from paring_pipelines.places import Destination, destination, fetched, fetched_for_now
-
-Paring = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
-    """Runs a command here; gives its exit code, standard output and error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,33 +1,17 @@
 """`paring versions` and `paring rollback`, and the node that pushes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.pipelines.conftest import Paring
 
 from paring.versions import Version, publish
-from paring_pipelines.main import main
 from paring_pipelines.on_kfp import compile_dag
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.recipes import load_recipes
-
-Paring = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
-    """Runs a command here; gives its exit code, standard output and error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

@@ -5,35 +5,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conformance.kfp_server import KfpServer
 from tests.pipelines.cluster.conftest import Compile
+from tests.pipelines.conftest import Paring
 
 from paring.artifacts import Report, SelectedModel, Selection
-from paring_pipelines.main import main
-
-Paring = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def paring(
-    capsys: pytest.CaptureFixture[str], server: KfpServer, monkeypatch: pytest.MonkeyPatch
-) -> Paring:
-    """Runs a command here against `server`; gives its exit code, output and errors."""
+def paring(paring: Paring, server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> Paring:
+    """Runs a command in this process against `server`."""
     monkeypatch.setenv("KFP_ENDPOINT", server.url)
     # Set by the command where it is not, which would then stay.
     monkeypatch.setenv("PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS", ""))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return call
+    return paring
 
 
 def test_submit_status_and_fetch(
