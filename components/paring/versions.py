@@ -79,6 +79,23 @@ def versions(destination: str) -> list[Version]:
     ]
 
 
+def existing_versions(destination: str) -> list[Version]:
+    """As `versions`, where there must be some.
+
+    Raises:
+        ParameterError: There are none.
+        ParingError: As `versions`.
+    """
+    known = versions(destination)
+    if not known:
+        raise ParameterError(
+            "there are no versions here",
+            received=destination,
+            remedy="give what was pushed to: the folder above the versions",
+        )
+    return known
+
+
 def rolled_back(known: Sequence[Version]) -> dict[str, int]:
     """The digests that were rolled back and not brought back, with a version of each.
 
@@ -156,13 +173,7 @@ def roll_back(destination: str, to: int | None = None, run: str = "") -> Version
         StorageError: It can't be read, or is not what it was when it was pushed.
         ParingError: As `publish`.
     """
-    known = versions(destination)
-    if not known:
-        raise ParameterError(
-            "there are no versions here",
-            received=destination,
-            remedy="give what was pushed to: the folder above the versions",
-        )
+    known = existing_versions(destination)
     served, wanted = known[-1], _wanted(destination, known, to)
     with tempfile.TemporaryDirectory(prefix="paring-rollback-") as temporary:
         folder = storage.fetch(storage.join(destination, str(wanted.number)), Path(temporary))

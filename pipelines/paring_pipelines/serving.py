@@ -7,8 +7,6 @@ from dataclasses import asdict
 
 import click
 
-from paring.errors import ParameterError
-
 destination_argument = click.argument("destination", metavar="DESTINATION")
 
 
@@ -17,16 +15,10 @@ destination_argument = click.argument("destination", metavar="DESTINATION")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def list_versions(destination: str, as_json: bool) -> None:
     """List the versions at a destination: a path, gs:// or s3://."""
-    from paring.versions import rolled_back, versions
+    from paring.versions import existing_versions, rolled_back
     from paring_pipelines.console import make_console, show_versions
 
-    known = versions(destination)
-    if not known:
-        raise ParameterError(
-            "there are no versions here",
-            received=destination,
-            remedy="give what was pushed to: the folder above the versions",
-        )
+    known = existing_versions(destination)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in known], indent=2))
     else:
