@@ -15,7 +15,7 @@ from paring.adapters.kfp import SOURCE_DIGEST, component, kfp_type, member_input
 from paring.catalog import STEPS
 from paring.errors import OutputError
 from paring_pipelines.dag import Dag, Edge, Node
-from paring_pipelines.runtime import Placement
+from paring_pipelines.placement import Placement
 
 
 def compile_dag(

@@ -20,8 +20,9 @@ from paring.versions import versions
 from paring_pipelines.dag import Dag, Edge
 from paring_pipelines.on_kfp import compile_dag
 from paring_pipelines.optimize import Gate, Settings, build
+from paring_pipelines.placement import Placement, Retry
 from paring_pipelines.recipes import load_recipes
-from paring_pipelines.runtime import Placement, Retry, place
+from paring_pipelines.runtime import place
 from paring_pipelines.runtime_file import Toleration
 
 ROOT = Path(__file__).parents[2]

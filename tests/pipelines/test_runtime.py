@@ -14,8 +14,9 @@ from paring.evaluate import evaluate
 from paring.step import Input, Output, step
 from paring_pipelines.dag import Dag
 from paring_pipelines.optimize import Settings, build
+from paring_pipelines.placement import Placement, Retry
 from paring_pipelines.recipes import TARGETS, load_recipes
-from paring_pipelines.runtime import Placement, Retry, place
+from paring_pipelines.runtime import place
 from paring_pipelines.runtime_file import Fields, chips, read_runtime
 
 K8S = Path(__file__).parents[2] / "k8s"
