@@ -1,6 +1,5 @@
 """Recipes: chains of steps, each making one candidate from the source model."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from paring.artifacts import Examples, Servable
 from paring.catalog import STEPS, find
 from paring.errors import ParameterError, nearest
 from paring.step import Scalar, Step
+from paring_pipelines.toml_file import read_toml
 
 Target = Literal["cpu-server", "mobile", "gpu", "tpu"]
 TARGETS: tuple[Target, ...] = ("cpu-server", "mobile", "gpu", "tpu")
@@ -90,18 +90,13 @@ def load_recipes(path: Path = DEFAULT_FILE, target: str | None = None) -> list[R
         model_config = ConfigDict(extra="forbid")
         recipes: Annotated[dict[str, RecipeTable], Field(min_length=1)]
 
+    content = read_toml(
+        path,
+        "--recipes",
+        remedy="give a TOML file; `paring recipes --as-toml` prints one to start from",
+    )
     try:
-        tables = RecipeFile.model_validate(tomllib.loads(path.read_text())).recipes
-    except OSError as error:
-        raise ParameterError(
-            "--recipes: this file can't be read",
-            received=f"{path} ({error.strerror})",
-            remedy="give a TOML file; `paring recipes --as-toml` prints one to start from",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ParameterError(
-            f"{path} is not TOML", received=error, remedy="mend the line that it names"
-        ) from error
+        tables = RecipeFile.model_validate(content).recipes
     except ValidationError as error:
         first = error.errors()[0]
         raise ParameterError(

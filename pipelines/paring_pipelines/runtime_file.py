@@ -2,7 +2,6 @@
 
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from paring.errors import ParameterError, nearest
 from paring_pipelines.recipes import Target
+from paring_pipelines.toml_file import read_toml
 
 NONE = "none"
 """For a rule that takes back the pool or the accelerator of an earlier one."""
@@ -185,18 +185,9 @@ def read_runtime(path: Path) -> RuntimeFile:
         ParameterError: It can't be read, or holds what it can't; the message names the
             file, the table and the key.
     """
+    tables = read_toml(path, "--runtime", remedy="give a TOML file such as k8s/runtime.toml")
     try:
-        return RuntimeFile.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise ParameterError(
-            "--runtime: this file can't be read",
-            received=f"{path} ({error.strerror})",
-            remedy="give a TOML file such as k8s/runtime.toml",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ParameterError(
-            f"{path} is not TOML", received=error, remedy="mend the line that it names"
-        ) from error
+        return RuntimeFile.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
         place = [one for one in first["loc"] if one != "[key]"]
