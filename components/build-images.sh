@@ -8,6 +8,7 @@ targets=${TARGETS:-cpu}
 tool=${IMAGE_TOOL:-auto}
 registry=${REGISTRY:-}
 version=${VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}
+base=${BASE:-$(sed -n 's/^ARG BASE=//p' components/Dockerfile)}
 # Words for the tool's own command line, before `build` and after it.
 read -ra tool_flags <<<"${IMAGE_TOOL_FLAGS:-}"
 read -ra build_flags <<<"${IMAGE_BUILD_FLAGS:-}"
@@ -45,18 +46,13 @@ revision=$(git rev-parse HEAD 2>/dev/null) || revision=unknown
 if [[ $revision != unknown && -n $(git status --porcelain) ]]; then
   revision=$revision-modified
 fi
+# All four every time: podman of Debian 12 takes one that is missing from an earlier build.
 labels=(
   --label "org.opencontainers.image.version=$version"
   --label "org.opencontainers.image.revision=$revision"
+  --label "org.opencontainers.image.source=${SOURCE:-}"
+  --label "org.opencontainers.image.base.name=$base"
 )
-if [[ -n ${SOURCE:-} ]]; then
-  labels+=(--label "org.opencontainers.image.source=$SOURCE")
-fi
-base=()
-if [[ -n ${BASE:-} ]]; then
-  base=(--build-arg "BASE=$BASE")
-  labels+=(--label "org.opencontainers.image.base.name=$BASE")
-fi
 
 # buildah has its own words for what the other two can do.
 case $tool in
@@ -83,7 +79,8 @@ for target in $targets; do
   image=${registry:+$registry/}paring-$target:$version
   echo "images: building $image with $tool" >&2
   DOCKER_BUILDKIT=1 "$tool" "${tool_flags[@]}" build --file components/Dockerfile \
-    --target "$target" --tag "$image" "${base[@]}" "${labels[@]}" "${build_flags[@]}" . >&2
+    --target "$target" --tag "$image" "${labels[@]}" --build-arg "LABELS=${labels[*]}" \
+    --build-arg "BASE=$base" "${build_flags[@]}" . >&2
   copy_sbom "$image" "out/images/$target.sbom.json"
   echo "$image $("$tool" "${tool_flags[@]}" "${digest[@]}" "$image")"
 done

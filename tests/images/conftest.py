@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 BASE = "localhost/paring-base:bookworm"
 
+SOURCE = "https://example.org/paring"
+
 # What is kept from one test session to the next: the base and the layers, about 3 GB.
 CACHE = Path.home() / ".cache" / "paring-images"
 
@@ -85,7 +87,7 @@ class Built:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Keep other test sessions from building or tidying up meanwhile."""
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,7 +98,7 @@ def _alone() -> Iterator[None]:
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
     """podman with the base image in its storage."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with alone():
         prepared = subprocess.run(
             [ROOT / "tests/images/prepare.sh", BASE, CACHE],
             capture_output=True,
@@ -116,10 +118,11 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
 @pytest.fixture(scope="session")
 def cpu_image(podman: Podman) -> Iterator[Built]:
     """The cpu image of this checkout, by `make images`."""
-    with _alone():
-        made = _make_image(podman)
+    with alone():
+        # Another session may test another checkout.
+        made = make_image(podman, f"tested-{os.getpid()}", source=SOURCE)
     yield made
-    with _alone():
+    with alone():
         # Under one name for all sessions, so that the next build finds the newest layers.
         podman("tag", made.name, "paring-cpu:newest")
         podman("rmi", made.name)
@@ -127,7 +130,8 @@ def cpu_image(podman: Podman) -> Iterator[Built]:
     shutil.rmtree(podman.environment["TMPDIR"])
 
 
-def _make_image(podman: Podman) -> Built:
+def make_image(podman: Podman, version: str, *, source: str) -> Built:
+    """Run `make images` for the cpu image of this checkout."""
     done = subprocess.run(
         [
             "make",
@@ -136,10 +140,9 @@ def _make_image(podman: Podman) -> Built:
             "images",
             "TARGETS=cpu",
             "IMAGE_TOOL=podman",
-            # Another session may test another checkout.
-            f"VERSION=tested-{os.getpid()}",
+            f"VERSION={version}",
             f"BASE={BASE}",
-            "SOURCE=https://example.org/paring",
+            f"SOURCE={source}",
             f"IMAGE_TOOL_FLAGS={' '.join(podman.flags)}",
             f"IMAGE_BUILD_FLAGS={' '.join(_build_flags())}",
         ],

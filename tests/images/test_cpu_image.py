@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.conformance.kfp_runner import PackageRun, run_package
-from tests.images.conftest import BASE, ROOT, Built, Podman
+from tests.images.conftest import BASE, ROOT, SOURCE, Built, Podman, alone, make_image
 
 from paring.artifacts import read_record
 from paring.errors import MissingDependencyError
@@ -82,9 +82,21 @@ def test_the_labels_tell_version_commit_and_base(podman: Podman, cpu_image: Buil
     assert {name: labels[f"{prefix}.{name}"] for name in ("version", "licenses", "source")} == {
         "version": cpu_image.name.partition(":")[2],
         "licenses": "Apache-2.0",
-        "source": "https://example.org/paring",
+        "source": SOURCE,
     }
     assert labels[f"{prefix}.base.name"] == BASE
+
+
+def test_the_labels_of_an_unchanged_image_built_again_are_the_new_ones(
+    podman: Podman, cpu_image: Built
+) -> None:
+    with alone():
+        again = make_image(podman, f"{cpu_image.name.partition(':')[2]}-again", source="")
+        labels = _config(podman, again)["Labels"]
+        podman("rmi", again.name)
+    prefix = "org.opencontainers.image"
+    assert labels[f"{prefix}.version"] == again.name.partition(":")[2]
+    assert labels[f"{prefix}.source"] == ""
 
 
 def test_the_entry_point_is_the_command_without_a_shell(podman: Podman, cpu_image: Built) -> None:
