@@ -7,11 +7,13 @@ from typing import Final
 from paring.benchmark import benchmark
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
+from paring.convert_openvino import convert_openvino
 from paring.convert_tflite import convert_tflite
 from paring.distill import distill
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
+from paring.export_onnx import export_onnx
 from paring.import_examples import import_examples
 from paring.import_model import import_model
 from paring.profile import profile
@@ -38,6 +40,8 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             distill,
             convert_tflite,
             convert_mixed,
+            export_onnx,
+            convert_openvino,
             benchmark,
             evaluate,
             select,

@@ -63,6 +63,7 @@ def convert_mixed(
     """
     import numpy as np
 
+    from paring.differences import difference
     from paring.tf.calibration import calls_of, draw
     from paring.tf.conversion import has_fake_quantization, store
     from paring.tf.examples import draw_rows, open_split
@@ -71,7 +72,7 @@ def convert_mixed(
     from paring.tf.signature import read_signature
 
     quiet_tensorflow()
-    from paring.tf.mixed_precision import Quantizer, difference, fewest, outputs
+    from paring.tf.mixed_precision import Quantizer, fewest, outputs
 
     folder = saved_model_dir(model)
     signature = read_signature(folder)

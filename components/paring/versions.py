@@ -26,12 +26,12 @@ from pathlib import Path
 from paring import storage
 from paring.artifacts import Servable, content_digest
 from paring.errors import ArtifactTypeError, ModelError, ParameterError, ParingError, StorageError
-from paring.runtimes import blank_batch, open_runtime
+from paring.runtimes import SERVED_FILES, blank_batch, open_runtime
 
 RECORDS = ".paring"
 """Below a destination: the versions' records, and what is not yet a version."""
 
-_MARKERS = ("saved_model.pb", "model.tflite")
+_MARKERS = ("saved_model.pb", *SERVED_FILES)
 """The file that says that a version is complete; one of them is in each."""
 
 
@@ -204,8 +204,7 @@ def run_once(folder: Path) -> None:
     Raises:
         ModelError, UnsupportedError: It can't be loaded, or not run.
     """
-    lite = folder / "model.tflite"
-    runtime = open_runtime(Servable(lite if lite.is_file() else folder))
+    runtime = open_runtime(Servable(folder))
     try:
         batch = blank_batch(runtime)
         if batch is not None:

@@ -191,8 +191,54 @@ class TFLiteModel(Servable):
 
 
 @dataclass
+class ONNXModel(Servable):
+    """One `model.onnx` file.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        int8_for: Of int8: the runtime that its rounding is laid out for.
+        opset: The version of ONNX's operators.
+        gzip_bytes: The file's size after gzip.
+        difference: From the source's outputs, from 0 to 1: the share of examples with
+            another class, or the root mean square of the difference over the standard
+            deviation.
+        in_float: Of int8: the layers that compute in float, by commas.
+    """
+
+    precision: str = ""
+    int8_for: str = ""
+    opset: int = 0
+    gzip_bytes: int = 0
+    difference: float | None = None
+    in_float: str = ""
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.serving_dir / "model.onnx"
+
+
+@dataclass
+class OpenVINOModel(Servable):
+    """OpenVINO's `model.xml` with the weights in `model.bin`.
+
+    Attributes:
+        precision: Of the ONNX file that it was made of.
+        difference: From that file's outputs, from 0 to 1, as ONNXModel has it.
+    """
+
+    precision: str = ""
+    difference: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file that names the other one."""
+        return self.serving_dir / "model.xml"
+
+
+@dataclass
 class SelectedModel(Servable):
-    """The chosen candidate: a SavedModel or a TFLite file.
+    """The chosen candidate, in whichever form it is served.
 
     Attributes:
         candidate: The id of the candidate.

@@ -5,6 +5,7 @@ that one is imported: a process that runs a TFLite file never imports
 TensorFlow, so its start and its memory are the file's own.
 """
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from paring.artifacts import SERVING_DIR, Model, Servable
-from paring.errors import ModelError, ParameterError, nearest
+from paring.errors import ModelError, ParameterError, UnsupportedError, nearest
 
 SIGNATURE = "serving_default"
 """The signature that every runtime calls."""
+
+SERVED_FILES = {
+    "model.tflite": "ai_edge_litert.interpreter",
+    "model.onnx": "onnxruntime",
+    "model.xml": "openvino",
+}
+"""What a folder may hold in place of a SavedModel, and the library that runs it."""
 
 Features = Mapping[str, np.ndarray[Any, Any]]
 """A batch: an array [batch, ...] for each input of the signature."""
@@ -41,7 +49,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one: "tensorflow" or "tflite"."""
+        """Which one: "tensorflow", "tflite", "onnxruntime" or "openvino"."""
         ...
 
     @property
@@ -86,19 +94,30 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
     """Load what `artifact` serves into the runtime for it.
 
     Args:
-        artifact: A TFLite file, a SavedModel, or a folder of Paring's or TFX's
-            that holds one of them below `Format-Serving/`.
+        artifact: A TFLite or ONNX file, a folder that holds one or OpenVINO's, a
+            SavedModel, or a folder of Paring's or TFX's that holds one of them below
+            `Format-Serving/`.
         threads: Threads for one call; 0 leaves the number to the runtime.
 
     Raises:
-        ModelError: The path holds neither, or it can't be read.
+        ModelError: The path holds none of them, or it can't be read.
         ParameterError: TensorFlow already started with other threads.
+        MissingDependencyError: OpenVINO is not installed.
     """
-    file = tflite_file(artifact.path)
+    file = served_file(artifact.path)
     if file is not None:
-        from paring.runtimes.tflite import TFLiteRuntime
+        if file.suffix == ".tflite":
+            from paring.runtimes.tflite import TFLiteRuntime
 
-        return TFLiteRuntime(file, threads=threads)
+            return TFLiteRuntime(file, threads=threads)
+        if file.suffix == ".onnx":
+            from paring.runtimes.onnx import OnnxRuntime
+
+            return OnnxRuntime(file, threads=threads)
+
+        from paring.runtimes.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(file, threads=threads)
 
     from paring.runtimes.savedmodel import SavedModelRuntime
     from paring.tf.loading import saved_model_dir
@@ -125,8 +144,9 @@ def import_library(artifact: Servable) -> None:
 
     It does so itself; this is for timing the import apart from the load.
     """
-    if tflite_file(artifact.path) is not None:
-        import ai_edge_litert.interpreter  # noqa: F401
+    file = served_file(artifact.path)
+    if file is not None:
+        importlib.import_module(SERVED_FILES[f"model{file.suffix}"])
     else:
         from paring.tf.quiet import quiet_tensorflow
 
@@ -134,26 +154,32 @@ def import_library(artifact: Servable) -> None:
 
 
 def served_path(artifact: Servable) -> Path:
-    """The TFLite file or the SavedModel folder that `artifact` serves.
+    """The file or the folder that `artifact` serves: all of it, and nothing else.
 
     Raises:
-        ModelError: The path holds neither.
+        ModelError: The path holds nothing that a runtime takes.
     """
-    file = tflite_file(artifact.path)
+    file = served_file(artifact.path)
     if file is not None:
-        return file
+        # OpenVINO's weights lie in a file of their own.
+        return file.parent if file.suffix == ".xml" else file
 
     from paring.tf.loading import saved_model_dir
 
     return saved_model_dir(Model(artifact.path))
 
 
-def tflite_file(path: Path) -> Path | None:
-    """The TFLite file at or below `path`, None where there is none."""
+def served_file(path: Path) -> Path | None:
+    """The TFLite, ONNX or OpenVINO file at or below `path`, None where there is none."""
     if path.is_file():
-        return path if path.suffix == ".tflite" else None
-    file = path / SERVING_DIR / "model.tflite"
-    return file if file.is_file() else None
+        return path if path.suffix in (".tflite", ".onnx") else None
+    for folder in (path / SERVING_DIR, path):
+        if (folder / "saved_model.pb").is_file():
+            return None
+        for name in SERVED_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    return None
 
 
 def check_names(model: Path, features: Features, known: Mapping[str, object]) -> None:
@@ -166,6 +192,51 @@ def check_names(model: Path, features: Features, known: Mapping[str, object]) ->
         received=", ".join(sorted(features)) or "no inputs",
         remedy=nearest(name, known),
     )
+
+
+def check_features(model: Path, features: Features, inputs: Mapping[str, InputTensor]) -> None:
+    """Refuse a batch that is not, by names, dtypes and shapes, what the signature takes.
+
+    Raises:
+        ModelError: It is not.
+        UnsupportedError: The model does not take a batch of this size.
+    """
+    check_names(model, features, inputs)
+    for name, array in features.items():
+        tensor = inputs[name]
+        if array.dtype != tensor.dtype:
+            raise ModelError(
+                f"{model}: input {name!r} takes {tensor.dtype.name}",
+                received=array.dtype,
+                remedy="convert the examples to the dtype of the model's signature",
+            )
+        shape = tensor.shape
+        if shape is None:
+            continue
+        if len(array.shape) != len(shape) or not _fits(array.shape[1:], shape[1:]):
+            raise ModelError(
+                f"{model}: input {name!r} takes the shape {shape}",
+                received=array.shape,
+                remedy="give examples of the shape of the model's signature",
+            )
+        if not _fits(array.shape, shape):
+            raise UnsupportedError(
+                f"{model}: input {name!r} takes batches of {shape[0]} only",
+                received=array.shape[0],
+                remedy="export the model with a batch dimension of None",
+            )
+
+
+def fixed_batch(inputs: Mapping[str, InputTensor]) -> int | None:
+    """The only batch that the inputs take; None if they take any."""
+    for tensor in inputs.values():
+        if tensor.shape and tensor.shape[0] is not None:
+            return tensor.shape[0]
+    return None
+
+
+def _fits(shape: tuple[int, ...], known: tuple[int | None, ...]) -> bool:
+    return all(one in (None, size) for size, one in zip(shape, known, strict=True))
 
 
 def check_threads(threads: int) -> None:

@@ -299,6 +299,8 @@ def _libraries() -> dict[str, str]:
         "numpy": "numpy",
         "tensorflow": "tensorflow",
         "ai-edge-litert": "ai_edge_litert",
+        "onnxruntime": "onnxruntime",
+        "openvino": "openvino",
     }
     return {
         name: installed_version(name) or "absent"

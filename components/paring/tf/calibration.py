@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.artifacts import Examples
 from paring.errors import UnsupportedError
 from paring.tf.conversion import (
     Calls,
     activation_quantization,
     convert,
     has_fake_quantization,
+    random_features,
 )
-from paring.tf.examples import Split, class_ids, draw_rows, stratified_split
+from paring.tf.examples import Split, class_ids, draw_rows, open_split, stratified_split
 from paring.tf.signature import Signature
 
 _HASHED_AT_ONCE = 256
@@ -47,6 +49,23 @@ def calls_of(chosen: Split, signature: Signature) -> Calls:
             yield {name: array[rows] for name, array in chosen.features.items()}
 
     return calls
+
+
+def drawn_batches(
+    examples: Examples | None, signature: Signature, size: int, seed: int
+) -> list[dict[str, NDArray[Any]]]:
+    """What two models are to be run on, to compare them: one call's inputs after another.
+
+    Args:
+        examples: Calls are drawn of the train split; None for one call of random numbers.
+        signature: The models'.
+        size: How many examples to draw.
+        seed: Of the draw, and of random numbers.
+    """
+    if examples is None:
+        return [random_features(signature, seed)]
+    split = open_split(examples, "train", signature)
+    return list(calibration_calls(split, signature, size, seed)())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Find the layers that int8 hurts, and quantize all but those."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -125,30 +125,6 @@ def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
         runner = Interpreter(model_content=content).get_signature_runner(SERVING_KEY)
         given = [runner(**features) for features in calls()]
     return {name: np.concatenate([one[name] for one in given]) for name in given[0]}
-
-
-def difference(reference: Mapping[str, Any], found: Mapping[str, Any]) -> float:
-    """How far two models' outputs lie apart, from 0 to 1; the worst output's.
-
-    For class scores, [batch, classes], it is the share of examples with another
-    class; for other outputs the root mean square of the difference over the
-    standard deviation of the reference, at most 1.
-
-    Args:
-        reference: Arrays [batch, ...] by output.
-        found: The other model's, of the same names and shapes.
-    """
-    return max(_difference(reference[name], found[name]) for name in reference)
-
-
-def _difference(reference: NDArray[Any], found: NDArray[Any]) -> float:
-    if np.isnan(found).any():
-        return 1.0
-    if reference.ndim == 2 and reference.shape[1] > 1:
-        return float(np.mean(reference.argmax(axis=1) != found.argmax(axis=1)))
-    spread = float(reference.std())
-    error = float(np.sqrt(np.mean(np.square(reference - found))))
-    return min(error / spread, 1.0) if spread else float(error > 0)
 
 
 def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:

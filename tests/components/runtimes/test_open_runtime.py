@@ -1,15 +1,20 @@
-"""Both runtimes, behind one interface, on the same small trained network."""
+"""The runtimes, behind one interface, on the same small trained network."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from paring.artifacts import Servable
+from paring.convert_openvino import convert_openvino
 from paring.errors import ModelError, ParameterError, ParingError, UnsupportedError
+from paring.execution import Call, execute
+from paring.export_onnx import export_onnx
 from paring.runtimes import InputTensor, Runtime, blank_batch, open_runtime
 
 
@@ -42,14 +47,30 @@ def fixed(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert(digits_model, tmp_path_factory.mktemp("lite") / "one.tflite", batch=1)
 
 
-@pytest.fixture(params=["savedmodel", "tflite"])
-def runtime(request: pytest.FixtureRequest, digits_model: Path, tflite: Path) -> Runtime:
-    return open_runtime(Servable(digits_model if request.param == "savedmodel" else tflite))
+@pytest.fixture(scope="module")
+def served(digits_model: Path, tflite: Path, tmp_path_factory: Any) -> dict[str, Path]:
+    """The same network for each runtime, by the runtime's name."""
+    folder = tmp_path_factory.mktemp("served")
+    exported = Call({"model": digits_model}, {"exported": folder / "onnx"}, {})
+    execute(export_onnx, exported)
+    execute(convert_openvino, Call({"model": folder / "onnx"}, {"converted": folder / "ov"}, {}))
+    return {
+        "tensorflow": digits_model,
+        "tflite": tflite,
+        "onnxruntime": folder / "onnx",
+        "openvino": folder / "ov",
+    }
 
 
-def test_both_runtimes_say_what_they_take(
-    runtime: Runtime, fixed: Path, digits_model: Path
-) -> None:
+RUNTIMES = ["tensorflow", "tflite", "onnxruntime", "openvino"]
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest, served: dict[str, Path]) -> Runtime:
+    return open_runtime(Servable(served[request.param]))
+
+
+def test_runtimes_say_what_they_take(runtime: Runtime, fixed: Path, digits_model: Path) -> None:
     assert runtime.inputs == {"image": InputTensor((None, 32, 32, 1), np.dtype("float32"))}
     batch = blank_batch(runtime)
     assert batch is not None
@@ -76,20 +97,21 @@ def test_no_batch_is_made_up_where_the_signature_leaves_it_open(
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_both_runtimes_give_the_same_outputs_by_the_same_names(
-    count: int, digits_model: Path, tflite: Path, digits: tuple[np.ndarray, ...]
+@pytest.mark.parametrize("name", RUNTIMES[1:])
+def test_runtimes_give_the_same_outputs_by_the_same_names(
+    name: str, count: int, served: dict[str, Path], digits: tuple[np.ndarray, ...]
 ) -> None:
     features = {"image": digits[2][:count]}
-    source = open_runtime(Servable(digits_model))
-    lite = open_runtime(Servable(tflite))
-    assert (source.name, lite.name) == ("tensorflow", "tflite")
+    source = open_runtime(Servable(served["tensorflow"]))
+    other = open_runtime(Servable(served[name]))
+    assert (source.name, other.name) == ("tensorflow", name)
     assert source.batch_size is None
-    assert lite.batch_size is None
-    expected, found = source.run(features), lite.run(features)
+    assert other.batch_size is None
+    expected, found = source.run(features), other.run(features)
     assert found.keys() == expected.keys()
-    for name, array in expected.items():
+    for output, array in expected.items():
         assert array.shape == (count, 10)
-        np.testing.assert_allclose(found[name], array, atol=1e-5)
+        np.testing.assert_allclose(found[output], array, atol=1e-5)
 
 
 def test_the_batch_may_change_from_call_to_call(
@@ -139,6 +161,23 @@ def test_a_savedmodel_of_a_fixed_batch_says_so(fixed: Path, digits: tuple[np.nda
         runtime.run({"image": digits[2][:2]})
 
 
+def test_an_onnx_file_of_a_fixed_batch_says_so(
+    fixed: Path, digits: tuple[np.ndarray, ...], tmp_path: Path
+) -> None:
+    model = fixed.with_suffix(".fixed")
+    execute(export_onnx, Call({"model": model}, {"exported": tmp_path / "out"}, {}))
+    runtime = open_runtime(Servable(tmp_path / "out"))
+    assert runtime.batch_size == 1
+    with pytest.raises(UnsupportedError, match="batches of 1 only"):
+        runtime.run({"image": digits[2][:2]})
+
+
+def test_a_savedmodel_is_one_whatever_lies_beside_it(digits_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_model, tmp_path / "model")
+    (tmp_path / "model" / "model.onnx").write_bytes(b"another")
+    assert open_runtime(Servable(tmp_path / "model")).name == "tensorflow"
+
+
 def test_an_artifact_folder_is_opened_by_what_it_serves(tflite: Path, tmp_path: Path) -> None:
     serving = tmp_path / "Format-Serving"
     serving.mkdir()
@@ -150,6 +189,17 @@ def _cut(tmp_path: Path, tflite: Path, digits_model: Path) -> Path:
     file = tmp_path / "cut.tflite"
     file.write_bytes(tflite.read_bytes()[:1000])
     return file
+
+
+def _cut_onnx(tmp_path: Path, tflite: Path, digits_model: Path) -> Path:
+    file = tmp_path / "cut.onnx"
+    file.write_bytes(b"\x08\x08\x12\x07")
+    return file
+
+
+def _cut_openvino(tmp_path: Path, tflite: Path, digits_model: Path) -> Path:
+    (tmp_path / "model.xml").write_text("<net name='cut'")
+    return tmp_path
 
 
 def _cut_graph(tmp_path: Path, tflite: Path, digits_model: Path) -> Path:
@@ -167,7 +217,9 @@ def _empty(tmp_path: Path, tflite: Path, digits_model: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("broken", [_cut, _cut_graph, _no_variables, _empty])
+@pytest.mark.parametrize(
+    "broken", [_cut, _cut_onnx, _cut_openvino, _cut_graph, _no_variables, _empty]
+)
 def test_what_can_not_be_loaded_is_a_model_error(
     broken: Callable[[Path, Path, Path], Path], tmp_path: Path, tflite: Path, digits_model: Path
 ) -> None:
@@ -183,11 +235,14 @@ def test_threads_that_can_not_be_had_are_refused(threads: int, digits_model: Pat
         open_runtime(Servable(digits_model), threads=threads)
 
 
-def test_running_a_tflite_file_imports_no_tensorflow_and_says_nothing(tflite: Path) -> None:
+@pytest.mark.parametrize("name", RUNTIMES[1:])
+def test_running_other_files_imports_no_tensorflow_and_says_nothing(
+    name: str, served: dict[str, Path]
+) -> None:
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
         "from paring.artifacts import Servable; from paring.runtimes import open_runtime\n"
-        f"runtime = open_runtime(Servable(Path({str(tflite)!r})), threads=1)\n"
+        f"runtime = open_runtime(Servable(Path({str(served[name])!r})), threads=1)\n"
         "runtime.run({'image': np.zeros((2, 32, 32, 1), np.float32)})\n"
         "sys.exit(any(name.split('.')[0] in ('tensorflow', 'tf_keras') for name in sys.modules))"
     )

@@ -1,0 +1,92 @@
+"""ONNX files in ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paring.errors import ModelError
+from paring.runtimes import Features, InputTensor, check_features, check_threads, fixed_batch
+
+# The fastest first; ONNX Runtime's build decides which there are.
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_ONLY_ERRORS = 3
+
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": "object"}
+
+
+class OnnxRuntime:
+    """An ONNX file, on a GPU where this build of ONNX Runtime can use one.
+
+    Args:
+        file: The ONNX file.
+        threads: Threads for one call; 0 leaves them to ONNX Runtime.
+        optimized: Whether ONNX Runtime may change the graph, as it does by default.
+
+    Raises:
+        ModelError: It can't be read.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, file: Path, *, threads: int = 0, optimized: bool = True) -> None:
+        check_threads(threads)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _ONLY_ERRORS
+        if not optimized:
+            levels = onnxruntime.GraphOptimizationLevel
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
+        there = onnxruntime.get_available_providers()
+        providers = [one for one in _PROVIDERS if one in there]
+        try:
+            self._session: Any = onnxruntime.InferenceSession(file, options, providers=providers)
+        except Exception as error:
+            # Its classes of errors have no public base but Exception.
+            raise ModelError(
+                f"{file} can't be loaded as an ONNX file",
+                received=str(error)[:300],
+                remedy="export the model again; the file is incomplete or damaged, or has"
+                " operators that ONNX Runtime lacks",
+            ) from error
+        self._file = file
+        self._inputs = {one.name: _input(one) for one in self._session.get_inputs()}
+        self._outputs = [one.name for one in self._session.get_outputs()]
+        # What the last batch was like.
+        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch that the file takes; None if it takes any."""
+        return fixed_batch(self._inputs)
+
+    @property
+    def inputs(self) -> dict[str, InputTensor]:
+        """See `paring.runtimes.Runtime.inputs`."""
+        return dict(self._inputs)
+
+    def encode(self, features: Features) -> Features:
+        """See `paring.runtimes.Runtime.encode`."""
+        return features
+
+    def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+        """See `paring.runtimes.Runtime.run`."""
+        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
+        if kind != self._checked:
+            check_features(self._file, features, self._inputs)
+            self._checked = kind
+        found = self._session.run(self._outputs, dict(features))
+        return dict(zip(self._outputs, found, strict=True))
+
+    def close(self) -> None:
+        """See `paring.runtimes.Runtime.close`."""
+        del self._session
+
+
+def _input(tensor: Any) -> InputTensor:
+    # A dimension that varies has a name, or none.
+    shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    kind = tensor.type
+    return InputTensor(shape, np.dtype(_DTYPES.get(kind) or kind[len("tensor(") : -1]))

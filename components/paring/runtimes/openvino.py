@@ -1,0 +1,103 @@
+"""OpenVINO's files, on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paring.errors import MissingDependencyError, ModelError
+from paring.runtimes import Features, InputTensor, check_features, check_threads, fixed_batch
+
+
+class OpenVinoRuntime:
+    """A `model.xml` with its `model.bin`, compiled for this CPU and the lowest latency.
+
+    Args:
+        file: The `.xml` file.
+        threads: Threads for one call; 0 leaves them to OpenVINO.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        ModelError: The files can't be read.
+    """
+
+    name = "openvino"
+
+    def __init__(self, file: Path, *, threads: int = 0) -> None:
+        check_threads(threads)
+        openvino = import_openvino()
+        # Where a processor has bfloat16, OpenVINO would compute in it unasked.
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._model: Any = openvino.Core().compile_model(str(file), "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{file} can't be loaded by OpenVINO",
+                received=str(error)[-300:],
+                remedy="convert the model again; the files are incomplete or damaged",
+            ) from error
+        self._file = file
+        self._inputs = {_name(port): _input(port) for port in self._model.inputs}
+        self._outputs = {_name(port): port for port in self._model.outputs}
+        self._request: Any = self._model.create_infer_request()
+        # What the last batch was like.
+        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch that the model takes; None if it takes any."""
+        return fixed_batch(self._inputs)
+
+    @property
+    def inputs(self) -> dict[str, InputTensor]:
+        """See `paring.runtimes.Runtime.inputs`."""
+        return dict(self._inputs)
+
+    def encode(self, features: Features) -> Features:
+        """See `paring.runtimes.Runtime.encode`."""
+        return features
+
+    def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+        """See `paring.runtimes.Runtime.run`."""
+        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
+        if kind != self._checked:
+            check_features(self._file, features, self._inputs)
+            self._checked = kind
+        found = self._request.infer(dict(features), share_inputs=True)
+        return {name: np.array(found[port]) for name, port in self._outputs.items()}
+
+    def close(self) -> None:
+        """See `paring.runtimes.Runtime.close`."""
+        del self._request, self._outputs, self._model
+
+
+def import_openvino() -> Any:
+    """The module `openvino`.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError(
+            "OpenVINO is not installed", received=error, remedy="pip install 'paring[openvino]'"
+        ) from error
+    return openvino
+
+
+def _name(port: Any) -> str:
+    return str(port.get_any_name())
+
+
+def _input(port: Any) -> InputTensor:
+    partial = port.get_partial_shape()
+    shape = None
+    if partial.rank.is_static:
+        shape = tuple(None if size.is_dynamic else size.get_length() for size in partial)
+    return InputTensor(shape, np.dtype(port.get_element_type().to_dtype()))

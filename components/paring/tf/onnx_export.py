@@ -1,0 +1,260 @@
+"""SavedModel to ONNX, by tf2onnx."""
+
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from paring.errors import ModelError, UnsupportedError
+from paring.tf.quiet import quiet_tensorflow, silent_stderr
+from paring.tf.signature import SERVING_KEY, Signature, TensorSpec
+
+BATCH = "batch"
+"""The name of the dimension that varies with the batch."""
+
+# Protocol buffers, and so an ONNX file without others beside it, can't be larger.
+_LARGEST_BYTES = (1 << 31) - 1
+_LISTED = 5
+
+
+def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
+    """The ONNX graph of the SavedModel in `folder`, in the precision that it has.
+
+    Inputs and outputs keep the signature's names, dtypes and shapes; a batch that
+    varies is called `batch`.
+
+    Args:
+        folder: The folder of the SavedModel.
+        signature: Its signature.
+        opset: The version of ONNX's operators.
+
+    Raises:
+        ModelError: TensorFlow can't load the SavedModel.
+        UnsupportedError: It has operators that ONNX lacks, which are named, or it is
+            larger than 2 GiB.
+    """
+    quiet_tensorflow()
+    import tf2onnx
+    from tf2onnx import tf_loader
+
+    shared = signature.inputs.keys() & signature.outputs.keys()
+    if shared:
+        raise UnsupportedError(
+            "an input and an output have one name, which ONNX does not allow",
+            received=", ".join(sorted(shared)),
+            remedy="export the model with another name for the output",
+        )
+    with _quiet_tf2onnx():
+        try:
+            graph, inputs, outputs, renamed = tf_loader.from_saved_model(
+                str(folder), None, None, "serve", [SERVING_KEY], return_tensors_to_rename=True
+            )
+        except Exception as error:
+            # Depending on what is broken, TensorFlow raises OSError, ValueError,
+            # protobuf's DecodeError, an OpError or a KeyError.
+            raise ModelError(
+                f"{folder} can't be loaded as a SavedModel",
+                received=f"{type(error).__name__}: {str(error)[:300]}",
+                remedy="export the model again; the folder is incomplete or damaged",
+            ) from error
+        if graph.ByteSize() > _LARGEST_BYTES:
+            raise UnsupportedError(
+                "the model is larger than one ONNX file may be",
+                received=f"{graph.ByteSize()} bytes",
+                remedy="make it smaller first: prune_channels or distil it",
+            )
+        try:
+            made: tuple[onnx.ModelProto, Any] = tf2onnx.convert.from_graph_def(
+                graph,
+                name="model",
+                input_names=inputs,
+                output_names=outputs,
+                opset=opset,
+                tensors_to_rename=renamed,
+            )
+        except Exception as error:
+            # tf2onnx has no classes of errors of its own.
+            raise UnsupportedError(
+                "this model can't be exported to ONNX",
+                received=f"{type(error).__name__}: {str(error)[:300]}",
+                remedy="take another runtime for this model",
+            ) from error
+    model = made[0]
+    _check_operators(model)
+    _name_batch(model, signature)
+    sort_nodes(model.graph)
+    _Names(model.graph).rename(model.graph)
+    check(model)
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Have ONNX check the graph, the types and shapes of its tensors too.
+
+    Raises:
+        UnsupportedError: It is no valid ONNX.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UnsupportedError(
+            "the exported graph is no valid ONNX",
+            received=str(error).strip()[:300],
+            remedy="take another opset or precision, or another runtime for this model",
+        ) from error
+
+
+def read_onnx_signature(file: Path) -> Signature:
+    """What the ONNX file takes and gives.
+
+    Raises:
+        ModelError: It can't be read.
+    """
+    try:
+        graph = onnx.load(file).graph
+    except (OSError, DecodeError) as error:
+        raise ModelError(
+            f"{file} can't be read as an ONNX file",
+            received=str(error)[:300],
+            remedy="export the model again; the file is missing, incomplete or damaged",
+        ) from error
+    return Signature(_specs(graph.input), _specs(graph.output))
+
+
+def _specs(tensors: Any) -> dict[str, TensorSpec]:
+    specs = {}
+    for one in sorted(tensors, key=lambda tensor: tensor.name):
+        tensor = one.type.tensor_type
+        shape = tuple(size.dim_value or None for size in tensor.shape.dim)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        specs[one.name] = TensorSpec(one.name, shape, dtype.name)
+    return specs
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    """Refuse what tf2onnx has left as TensorFlow's own operators."""
+    foreign = Counter(
+        node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)
+    )
+    if foreign:
+        named = ", ".join(f"{name} ({count})" for name, count in foreign.most_common(_LISTED))
+        raise UnsupportedError(
+            "this model has operators that ONNX lacks",
+            received=named,
+            remedy="replace them, or take another runtime for this model",
+        )
+
+
+def _name_batch(model: onnx.ModelProto, signature: Signature) -> None:
+    """Give the first dimension that varies one name, in inputs and outputs alike.
+
+    tf2onnx numbers every dimension that varies by itself, so that nothing says that
+    the outputs' batch is the inputs'.
+    """
+    specs = signature.inputs | signature.outputs
+    batched = {name for name, spec in specs.items() if spec.shape and spec.shape[0] is None}
+    for tensor in (*model.graph.input, *model.graph.output):
+        sizes = tensor.type.tensor_type.shape.dim
+        if tensor.name in batched and sizes and not sizes[0].dim_value:
+            sizes[0].dim_param = BATCH
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put each node behind those that it reads, which ONNX requires.
+
+    The order is that of the outputs and of what each node reads, and so the same for any
+    order that the nodes had. A node that no output needs is left out.
+    """
+    makers = {name: node for node in graph.node for name in node.output if name}
+    ordered: dict[str, onnx.NodeProto] = {}
+    # Each node is met twice: before and after what it reads.
+    waiting = [(makers[one.name], False) for one in reversed(graph.output) if one.name in makers]
+    while waiting:
+        node, is_after = waiting.pop()
+        key = node.output[0]
+        if is_after:
+            ordered[key] = node
+        elif key not in ordered:
+            waiting.append((node, True))
+            waiting += [(makers[name], False) for name in reversed(_reads(node)) if name in makers]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered.values()]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """What the node reads, and what it loops over, of this graph or of outer ones."""
+    inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    reads = [name for graph in inner for one in graph.node for name in _reads(one)]
+    return [*node.input, *reads, *(one.name for graph in inner for one in graph.output)]
+
+
+class _Names:
+    """Names for constants and for what tf2onnx has added, by their place in the graph.
+
+    tf2onnx numbers throughout a process and in the order of sets, and calls equal
+    constants by any of their names; so the same model would give other bytes each time.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._new: dict[str, str] = {one.name: one.name for one in (*graph.input, *graph.output)}
+        self._numbers: Counter[str] = Counter()
+
+    def rename(self, graph: onnx.GraphProto) -> None:
+        """Rename all that `graph`, and what it loops over, gives and reads."""
+        constants = {one.name for one in graph.initializer}
+        for one in graph.input:
+            one.name = self._given(one.name)
+        for node in graph.node:
+            node.output[:] = [self._given(name) for name in node.output]
+            node.name = node.output[0].removesuffix(":0")
+            for index, name in enumerate(node.input):
+                if name in constants and name not in self._new:
+                    self._new[name] = f"{node.name}/{index}"
+                node.input[index] = self._new.get(name, name)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    self.rename(attribute.g)
+        for tensor in (*graph.output, *graph.initializer):
+            tensor.name = self._new.get(tensor.name, tensor.name)
+        ordered = sorted(graph.initializer, key=lambda one: one.name)
+        del graph.initializer[:]
+        graph.initializer.extend(ordered)
+        # It has the old names, and none of the batch.
+        del graph.value_info[:]
+
+    def _given(self, name: str) -> str:
+        if name not in self._new:
+            base, numbered, _ = name.partition("__")
+            self._numbers[base] += bool(numbered)
+            self._new[name] = f"{base}__{self._numbers[base]}" if numbered else name
+        return self._new[name]
+
+
+@contextmanager
+def _quiet_tf2onnx() -> Iterator[None]:
+    """Within it, tf2onnx says nothing; what fails is raised as well."""
+    names = [name for name in logging.root.manager.loggerDict if re.match(r"tf2onnx(\.|$)", name)]
+    loggers = [logging.getLogger(name) for name in {"tf2onnx", *names}]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), silent_stderr():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+
+
+def weight_arrays(model: onnx.ModelProto) -> dict[str, Any]:
+    """The graph's constants, as arrays by name."""
+    return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
