@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Model, TFLiteModel
+from paring.artifacts import Model, ONNXModel, OpenVINOModel, TFLiteModel
 from paring.catalog import find
 from paring.errors import ParameterError
 from paring.step import Step
@@ -21,8 +21,32 @@ from paring_pipelines.recipes import Link, Recipe
 AUTO = Path("auto")
 """What --recipes is given for the recipes that are advised."""
 
-# Bytes that a weight takes in a TFLite file; of mixed at least.
+# Bytes that a weight takes in a file; of mixed at least.
 _WEIGHT_BYTES = {"none": 4, "fp16": 2, "dynamic": 1, "int8": 1, "int16x8": 1, "mixed": 1}
+
+# What forms promise, by the runtime and the quantization.
+_TIMES = "times as fast as their SavedModels on two cores"
+_GAINS = {
+    "TFLite": {
+        "none": f"TFLite ran MobileNetV2 3.0 and EfficientNetB0 4.6 {_TIMES}, with the same"
+        " numbers",
+        "fp16": "the weights take {size}, half of float32's",
+        "dynamic": "the weights take {size}, a quarter of float32's, and no examples are needed",
+        "mixed": "the weights take {size} or more, by how many layers int8 hurts",
+        "int8": "the weights take {size}, and TFLite ran MobileNetV2 5.4, EfficientNetB0 5.8 and"
+        f" ResNet50 1.8 {_TIMES}",
+    },
+    "ONNX Runtime": {
+        "none": f"ONNX Runtime ran MobileNetV2 4.6 and EfficientNetB0 3.4 {_TIMES}, with the same"
+        " numbers",
+        "fp16": "the weights take {size}, half of float32's, for GPUs that compute in it",
+        "int8": f"the weights take {{size}}, and ONNX Runtime ran ResNet50 1.75 {_TIMES}",
+    },
+    "OpenVINO": {
+        "int8": "the weights take {size}, and OpenVINO ran ResNet50 3.5, MobileNetV2 4.2 and"
+        f" EfficientNetB0 2.4 {_TIMES}",
+    },
+}
 
 _LOOPS = ("While", "StatelessWhile")
 
@@ -142,12 +166,21 @@ def _uses(recipe: Recipe, *steps: str) -> bool:
     return any(link.step.name in steps for link in recipe.links)
 
 
+def _format(recipe: Recipe) -> str:
+    """What runs the file that the recipe ends in; "" where it ends in a SavedModel."""
+    last = next(iter(recipe.links[-1].step.outputs.values()))
+    return {TFLiteModel: "TFLite", ONNXModel: "ONNX Runtime", OpenVINOModel: "OpenVINO"}.get(
+        last, ""
+    )
+
+
 def _quantization(recipe: Recipe) -> str:
-    """Of the TFLite file that the recipe ends in; "" where it ends in none."""
-    last = recipe.links[-1]
-    if next(iter(last.step.outputs.values())) is not TFLiteModel:
-        return ""
-    return str(last.parameters.get("quantization", "mixed"))
+    """Of the file that the recipe ends in, as convert_tflite calls it; "" for none."""
+    if _format(recipe) == "TFLite":
+        return str(recipe.links[-1].parameters.get("quantization", "mixed"))
+    found = (link.parameters for link in recipe.links if link.step.name == "export_onnx")
+    precisions = [str(one["precision"]) for one in found]
+    return precisions[-1].replace("fp32", "none") if precisions else ""
 
 
 def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
@@ -197,6 +230,8 @@ def _runs_loops(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     fact = f"{loops} loops, as LSTM and GRU have them"
     if _uses(recipe, "quantize"):
         return Reason(False, fact, "an LSTM has no form with fake quantization and stays in float")
+    if _format(recipe) in ("ONNX Runtime", "OpenVINO"):
+        return Reason(True, fact, "ONNX has operators for them, and keeps the batch open")
     return {
         "dynamic": Reason(False, fact, "an LSTM's file was no smaller by dynamic than in float32"),
         "int16x8": Reason(False, fact, "an LSTM in int16x8 does not run in LiteRT"),
@@ -267,17 +302,9 @@ def _gains(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
         return None
     size = _size(facts.parameters * _WEIGHT_BYTES[quantization])
     fact = f"{facts.parameters:,} parameters, {facts.flops:,} operations"
-    texts = {
-        "none": "TFLite ran MobileNetV2 3.0 and EfficientNetB0 4.6 times as fast as their"
-        " SavedModels on two cores, with the same numbers",
-        "fp16": f"the weights take {size}, half of float32's",
-        "dynamic": f"the weights take {size}, a quarter of float32's, and no examples are needed",
-        "mixed": f"the weights take {size} or more, by how many layers int8 hurts",
-        "int8": f"the weights take {size}, and TFLite ran MobileNetV2 5.4, EfficientNetB0 5.8 and"
-        " ResNet50 1.8 times as fast as their SavedModels on two cores",
-    }
+    texts = _GAINS.get(_format(recipe), {})
     text = texts.get(quantization)
-    return Reason(True, fact, text) if text else None
+    return Reason(True, fact, text.format(size=size)) if text else None
 
 
 Rule = Callable[[Recipe, Facts, Gate], Reason | None]

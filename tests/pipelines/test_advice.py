@@ -128,6 +128,13 @@ def test_an_lstm_is_advised_int8_and_no_form_that_it_lacks() -> None:
     assert "3.3 times smaller" in _advice(LSTM)["tflite-int8"].reasons[0].because
 
 
+def test_other_runtimes_of_servers_are_advised_by_what_they_did_for_others() -> None:
+    found = _advice(replace(CNN, target="cpu-server"))
+    assert "ONNX Runtime ran MobileNetV2" in found["onnx-float32"].reasons[0].because
+    assert "take 4.00 MB, and OpenVINO ran" in found["openvino-int8"].reasons[0].because
+    assert not {"onnx-float32", "openvino-int8"} & set(_against(replace(LSTM, target="cpu-server")))
+
+
 def test_int16_is_not_advised_for_speed() -> None:
     assert "tflite-int16x8" in _against(CNN, objective="latency")
     assert "tflite-int16x8" not in _against(CNN, objective="memory")
@@ -228,5 +235,5 @@ def test_a_run_tries_what_is_advised_and_nothing_else(
     advice = json.loads((out / "advice.json").read_text())
     tried = {one["id"] for one in json.loads((out / "selection.json").read_text())["candidates"]}
     assert tried == {"source"} | {one["name"] for one in advice["recipes"] if one["worth"]}
-    assert tried == {"source", "tflite-dynamic", "tflite-int8"}
+    assert tried == {"source", "tflite-dynamic", "tflite-int8", "openvino-int8"}
     assert "over the limit of 30.0 kB" in " ".join(capsys.readouterr().out.split())

@@ -239,6 +239,11 @@ steps = [
   { step = "distill", student = "student_of_all_runners:small", epochs = 8 },
   { step = "convert_mixed", comparison_size = 50 },
 ]
+[recipes.openvino-int8]
+steps = [
+  { step = "export_onnx", precision = "int8", int8_for = "onnxruntime" },
+  { step = "convert_openvino" },
+]
 """
 STUDENT = """
 import tf_keras

@@ -1,0 +1,203 @@
+"""How fast each runtime is, for three networks of keras.applications.
+
+    python benchmarks/runtimes.py [--model NAME] [--batch-size N] [--work DIR]
+
+Builds each network for images of 224x224 with random weights, makes every candidate by
+Paring's own steps, measures each beside the SavedModel, in turns in one run, and prints a
+row a candidate: the median latency, how many times as fast as the SavedModel, the peak of
+memory, the size, and the share of images with the same class. Images are crops of the two
+photographs that come with scikit-learn. Batch normalization has the statistics of such
+crops, and the last layer is centred on them: else a network of random weights gives every
+image the same class. Candidates that are there already are not made again. Figures are
+also written as JSON.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_sample_images
+
+from paring import hardware
+from paring.catalog import find
+from paring.errors import ParingError
+from paring.execution import Call, environment, execute
+from paring.tf.quiet import quiet_tensorflow
+
+SIZE = 224
+TRAIN, EVAL = 256, 256
+NETWORKS = ("MobileNetV2", "EfficientNetB0", "ResNet50")
+BATCH_SIZES = (1, 32)
+
+# Forward passes that the statistics of batch normalization are taken from, and the
+# standard deviation that the last layer's values are given.
+_PASSES = 8
+_SPREAD = 4.0
+# A call of the largest takes seconds.
+_TIMING = {"rounds": 3, "windows": 4, "min_seconds": 4.0}
+_MAX_DISAGREEMENT = 0.1
+
+Link = tuple[str, Mapping[str, object]]
+
+CANDIDATES: dict[str, list[Link]] = {
+    "tflite-float32": [("convert_tflite", {})],
+    "tflite-float16": [("convert_tflite", {"quantization": "fp16"})],
+    "tflite-dynamic": [("convert_tflite", {"quantization": "dynamic"})],
+    "tflite-int8": [("convert_tflite", {"quantization": "int8"})],
+    "onnx-float32": [("export_onnx", {})],
+    "onnx-int8": [("export_onnx", {"precision": "int8", "int8_for": "onnxruntime"})],
+    "openvino-float32": [("export_onnx", {}), ("convert_openvino", {})],
+    "openvino-int8": [
+        ("export_onnx", {"precision": "int8", "int8_for": "onnxruntime"}),
+        ("convert_openvino", {}),
+    ],
+}
+
+
+def main() -> int:
+    """Print a table for each network and batch size; 1 if a candidate could not be made."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", choices=NETWORKS, action="append")
+    parser.add_argument("--batch-size", type=int, action="append")
+    parser.add_argument("--work", type=Path, default=Path("out/runtimes"))
+    given = parser.parse_args()
+    examples = given.work / "examples.npz"
+    if not examples.exists():
+        given.work.mkdir(parents=True, exist_ok=True)
+        np.savez(examples, x_train=crops(TRAIN, seed=0), x_eval=crops(EVAL, seed=1))
+    tables: dict[str, dict[str, Any]] = {}
+    for name in given.model or NETWORKS:
+        folder = given.work / name
+        if not (folder / "model").exists():
+            build(name, folder / "network.keras")
+            run("import_model", {"original": folder / "network.keras"}, folder / "model")
+        made = candidates(folder, examples)
+        for batch_size in given.batch_size or BATCH_SIZES:
+            title = f"{name}, batch {batch_size}"
+            tables[title] = measure(folder, made, examples, batch_size)
+            show(title, tables[title])
+    result = {"tables": tables, "machine": hardware.describe(), "versions": environment()}
+    (given.work / "runtimes.json").write_text(json.dumps(result, indent=2) + "\n")
+    return int(any(table["failures"] for table in tables.values()))
+
+
+def crops(count: int, *, seed: int) -> NDArray[np.float32]:
+    """Random crops of two photographs, mirrored or not; [count, 224, 224, 3] in 0 to 1."""
+    photographs = load_sample_images().images
+    generator = np.random.default_rng(seed)
+    made = np.empty((count, SIZE, SIZE, 3), np.float32)
+    for index in range(count):
+        photograph = photographs[index % len(photographs)]
+        top, left = (generator.integers(0, size - SIZE) for size in photograph.shape[:2])
+        crop = photograph[top : top + SIZE, left : left + SIZE] / np.float32(255)
+        made[index] = crop[:, :: generator.choice([1, -1])]
+    return made
+
+
+def build(name: str, file: Path) -> None:
+    """Save a network of random weights that tells images apart."""
+    quiet_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    network = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
+    normalizations = [
+        one for one in network.layers if isinstance(one, keras.layers.BatchNormalization)
+    ]
+    for layer in normalizations:
+        layer.momentum = 0.5
+    for seed in range(_PASSES):
+        network(crops(16, seed=seed), training=True)
+    *_, last = network.layers
+    features = keras.Model(network.input, last.input)
+    values = features.predict(crops(TRAIN, seed=0), verbose=0)
+    kernel, _ = last.get_weights()
+    logits = (values - values.mean(axis=0)) @ kernel
+    kernel *= _SPREAD / logits.std()
+    last.set_weights([kernel, -values.mean(axis=0) @ kernel])
+    network.save(file)
+
+
+def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
+    """Make every candidate; its path by its name, or why there is none."""
+    made: dict[str, Path | str] = {"source": folder / "model"}
+    prefixes: dict[str, Path] = {}
+    for name, links in CANDIDATES.items():
+        model = folder / "model"
+        key = ""
+        try:
+            for step, parameters in links:
+                key = f"{key}{step} {json.dumps(parameters)} "
+                if key not in prefixes:
+                    out = folder / f"{name}-{step}"
+                    if not out.exists():
+                        print(f"making {out}", flush=True)
+                        run(step, {"model": model, "examples": examples}, out, parameters)
+                    prefixes[key] = out
+                model = prefixes[key]
+            made[name] = model
+        except ParingError as error:
+            made[name] = str(error)
+    return made
+
+
+def measure(
+    folder: Path, made: Mapping[str, Path | str], examples: Path, batch_size: int
+) -> dict[str, Any]:
+    """Measure and judge what was made, and select; `rows`, `failures` and `selected`."""
+    there = {name: path for name, path in made.items() if isinstance(path, Path)}
+    inputs: dict[str, dict[str, Path]] = {"candidates": there, "benchmarks": {}, "evaluations": {}}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for name, path in there.items():
+            compared = {"source": folder / "model", "candidate": path, "examples": examples}
+            judged, timed = Path(scratch) / f"judged-{name}", Path(scratch) / f"timed-{name}"
+            evaluation = run("evaluate", compared, judged)
+            metrics = run("benchmark", compared, timed, {"batch_size": batch_size, **_TIMING})
+            inputs["evaluations"][name], inputs["benchmarks"][name] = judged, timed
+            rows.append({"name": name, **metrics.facts(), "agreement": evaluation.agreement})
+            print(f"measured {name}", flush=True)
+        outputs = {one: Path(scratch) / one for one in ("selection", "selected")}
+        execute(find("select"), Call(inputs, outputs, {"max_accuracy_drop": _MAX_DISAGREEMENT}))
+        selection = json.loads((outputs["selection"] / "selection.json").read_text())
+    return {
+        "rows": rows,
+        "failures": {name: text for name, text in made.items() if isinstance(text, str)},
+        "selected": selection["selected"],
+    }
+
+
+def run(
+    step: str, inputs: Mapping[str, Path], out: Path, parameters: Mapping[str, object] | None = None
+) -> Any:
+    """Run a step with one output, with those of `inputs` that it takes."""
+    found = find(step)
+    taken = {name: path for name, path in inputs.items() if name in found.inputs}
+    (output,) = found.outputs
+    return execute(found, Call(taken, {output: out}, dict(parameters or {})))[output]
+
+
+def show(title: str, table: Mapping[str, Any]) -> None:
+    """Print the rows, the fastest first, as a Markdown table."""
+    print(f"\n{title}; selected: {table['selected']}\n")
+    print("| | p50 | Faster | Peak memory | Size | Same class |\n" + "| --- " * 6 + "|")
+    for row in sorted(table["rows"], key=lambda one: -one["speedup"]):
+        print(
+            f"| {row['name']} | {row['p50_ms']:.2f} ms | {row['speedup']:.2f}"
+            f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+            f" | {row['peak_memory_bytes'] / 1e6:.0f} MB | {row['size_bytes'] / 1e6:.1f} MB"
+            f" | {row['agreement']:.1%} |"
+        )
+    for name, text in table["failures"].items():
+        print(f"{name}: {text}")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
