@@ -74,9 +74,10 @@ def main() -> int:
     tables: dict[str, dict[str, Any]] = {}
     for name in given.model or NETWORKS:
         folder = given.work / name
+        folder.mkdir(exist_ok=True)
         if not (folder / "model").exists():
-            build(name, folder / "network.keras")
-            run("import_model", {"original": folder / "network.keras"}, folder / "model")
+            build(name, folder / "network")
+            run("import_model", {"original": folder / "network"}, folder / "model")
         made = candidates(folder, examples)
         for batch_size in given.batch_size or BATCH_SIZES:
             title = f"{name}, batch {batch_size}"
@@ -100,8 +101,8 @@ def crops(count: int, *, seed: int) -> NDArray[np.float32]:
     return made
 
 
-def build(name: str, file: Path) -> None:
-    """Save a network of random weights that tells images apart."""
+def build(name: str, folder: Path) -> None:
+    """Export a network of random weights that tells images apart."""
     quiet_tensorflow()
     import keras
 
@@ -121,7 +122,7 @@ def build(name: str, file: Path) -> None:
     logits = (values - values.mean(axis=0)) @ kernel
     kernel *= _SPREAD / logits.std()
     last.set_weights([kernel, -values.mean(axis=0) @ kernel])
-    network.save(file)
+    network.export(str(folder), verbose=False)
 
 
 def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
