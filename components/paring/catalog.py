@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from paring.benchmark import benchmark
+from paring.build_tensorrt import build_tensorrt
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_tflite import convert_tflite
@@ -38,6 +39,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             distill,
             convert_tflite,
             convert_mixed,
+            build_tensorrt,
             benchmark,
             evaluate,
             select,

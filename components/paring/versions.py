@@ -2,6 +2,7 @@
 
     DESTINATION/1/saved_model.pb ...
     DESTINATION/2/model.tflite
+    DESTINATION/3/model.engine
     DESTINATION/.paring/2.json
 
 TF Serving serves the folder with the highest number, and overlooks names that are no
@@ -31,7 +32,7 @@ from paring.runtimes import blank_batch, open_runtime
 RECORDS = ".paring"
 """Below a destination: the versions' records, and what is not yet a version."""
 
-_MARKERS = ("saved_model.pb", "model.tflite")
+_MARKERS = ("saved_model.pb", "model.tflite", "model.engine")
 """The file that says that a version is complete; one of them is in each."""
 
 
@@ -204,8 +205,9 @@ def run_once(folder: Path) -> None:
     Raises:
         ModelError, UnsupportedError: It can't be loaded, or not run.
     """
-    lite = folder / "model.tflite"
-    runtime = open_runtime(Servable(lite if lite.is_file() else folder))
+    # A SavedModel is its folder; the others are the file that marks them.
+    files = (folder / name for name in _MARKERS[1:])
+    runtime = open_runtime(Servable(next((one for one in files if one.is_file()), folder)))
     try:
         batch = blank_batch(runtime)
         if batch is not None:

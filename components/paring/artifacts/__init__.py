@@ -30,12 +30,14 @@ from paring.artifacts.models import (
     ClusteredModel,
     DistilledModel,
     Model,
+    ONNXModel,
     PrunedModel,
     PushedModel,
     QuantizedModel,
     SelectedModel,
     Servable,
     TFLiteModel,
+    TRTEngine,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Failure",
     "Model",
     "ModelProfile",
+    "ONNXModel",
     "PrunedModel",
     "PushedModel",
     "QuantizedModel",
@@ -62,6 +65,7 @@ __all__ = [
     "Selection",
     "Servable",
     "TFLiteModel",
+    "TRTEngine",
     "artifact_types",
     "content_bytes",
     "content_digest",

@@ -41,7 +41,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one: "tensorflow" or "tflite"."""
+        """Which one: "tensorflow", "tflite", "tensorrt" or "tensorrt-rtx"."""
         ...
 
     @property
@@ -86,19 +86,26 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
     """Load what `artifact` serves into the runtime for it.
 
     Args:
-        artifact: A TFLite file, a SavedModel, or a folder of Paring's or TFX's
-            that holds one of them below `Format-Serving/`.
+        artifact: A TFLite file, a TensorRT engine, a SavedModel, or a folder of
+            Paring's or TFX's that holds one of them below `Format-Serving/`.
         threads: Threads for one call; 0 leaves the number to the runtime.
 
     Raises:
-        ModelError: The path holds neither, or it can't be read.
+        ModelError: The path holds none of them, or it can't be read.
         ParameterError: TensorFlow already started with other threads.
+        MissingDependencyError: An engine's GPU or library is missing.
+        UnsupportedError: An engine was built for another GPU, driver or version.
     """
     file = tflite_file(artifact.path)
     if file is not None:
         from paring.runtimes.tflite import TFLiteRuntime
 
         return TFLiteRuntime(file, threads=threads)
+    engine = engine_file(artifact.path)
+    if engine is not None:
+        from paring.runtimes.tensorrt import TensorRTRuntime
+
+        return TensorRTRuntime(engine, threads=threads)
 
     from paring.runtimes.savedmodel import SavedModelRuntime
     from paring.tf.loading import saved_model_dir
@@ -125,8 +132,14 @@ def import_library(artifact: Servable) -> None:
 
     It does so itself; this is for timing the import apart from the load.
     """
+    engine = engine_file(artifact.path)
     if tflite_file(artifact.path) is not None:
         import ai_edge_litert.interpreter  # noqa: F401
+    elif engine is not None:
+        from paring.engines.conditions import read_conditions
+        from paring.engines.machine import look
+
+        look(read_conditions(engine).flavour, needs_gpu=True)
     else:
         from paring.tf.quiet import quiet_tensorflow
 
@@ -134,12 +147,12 @@ def import_library(artifact: Servable) -> None:
 
 
 def served_path(artifact: Servable) -> Path:
-    """The TFLite file or the SavedModel folder that `artifact` serves.
+    """The TFLite file, the engine's file or the SavedModel folder that `artifact` serves.
 
     Raises:
-        ModelError: The path holds neither.
+        ModelError: The path holds none of them.
     """
-    file = tflite_file(artifact.path)
+    file = tflite_file(artifact.path) or engine_file(artifact.path)
     if file is not None:
         return file
 
@@ -150,9 +163,18 @@ def served_path(artifact: Servable) -> Path:
 
 def tflite_file(path: Path) -> Path | None:
     """The TFLite file at or below `path`, None where there is none."""
+    return _served_file(path, "model.tflite")
+
+
+def engine_file(path: Path) -> Path | None:
+    """The TensorRT engine's file at or below `path`, None where there is none."""
+    return _served_file(path, "model.engine")
+
+
+def _served_file(path: Path, name: str) -> Path | None:
     if path.is_file():
-        return path if path.suffix == ".tflite" else None
-    file = path / SERVING_DIR / "model.tflite"
+        return path if path.suffix == Path(name).suffix else None
+    file = path / SERVING_DIR / name
     return file if file.is_file() else None
 
 

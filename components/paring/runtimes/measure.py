@@ -299,6 +299,8 @@ def _libraries() -> dict[str, str]:
         "numpy": "numpy",
         "tensorflow": "tensorflow",
         "ai-edge-litert": "ai_edge_litert",
+        "tensorrt": "tensorrt",
+        "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
     }
     return {
         name: installed_version(name) or "absent"
