@@ -1,4 +1,4 @@
-"""The first GPU, by the CUDA driver's own library: what it is, and memory on it.
+"""The first GPU, by the CUDA driver's own library.
 
 The driver is there wherever a GPU can be used, and nothing else has to be: neither the
 CUDA toolkit nor TensorFlow. Without a GPU it says so at once, where TensorRT's runtime
@@ -13,8 +13,6 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from paring.errors import MissingDependencyError, ParingError, StepFailedError, UnsupportedError
 
 _LIBRARY: Final = "libcuda.so.1"
@@ -23,7 +21,6 @@ _NVML: Final = "libnvidia-ml.so.1"
 _OUT_OF_MEMORY: Final = 2
 _CAPABILITY_MAJOR: Final = 75
 _CAPABILITY_MINOR: Final = 76
-_NON_BLOCKING: Final = 1
 _NAME_BYTES: Final = 256
 
 
@@ -112,65 +109,6 @@ class Driver:
             )
             found.append(value.value)
         return f"{found[0]}.{found[1]}"
-
-
-class Device:
-    """Memory and a stream on a driver's GPU, in the context that CUDA libraries share."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._context, self._stream = ctypes.c_void_p(), ctypes.c_void_p()
-        driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), driver.device)
-        self.enter()
-        driver.call("cuStreamCreate", ctypes.byref(self._stream), ctypes.c_uint(_NON_BLOCKING))
-
-    @property
-    def stream(self) -> int:
-        """The stream's handle."""
-        return self._stream.value or 0
-
-    def enter(self) -> None:
-        """Make the context that of this thread; a call may come from any."""
-        self._driver.call("cuCtxSetCurrent", self._context)
-
-    def allocate(self, size: int) -> int:
-        """The address of `size` new bytes, at least one."""
-        address = ctypes.c_uint64()
-        self._driver.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
-        return address.value
-
-    def free(self, address: int) -> None:
-        """Give back what `allocate` gave."""
-        self._driver.call("cuMemFree_v2", ctypes.c_uint64(address))
-
-    def copy_in(self, address: int, array: np.ndarray[Any, Any]) -> None:
-        """Copy a contiguous array to the GPU, in the stream's order."""
-        self._driver.call(
-            "cuMemcpyHtoDAsync_v2",
-            ctypes.c_uint64(address),
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_size_t(array.nbytes),
-            self._stream,
-        )
-
-    def copy_out(self, array: np.ndarray[Any, Any], address: int) -> None:
-        """Copy into a contiguous array; it is filled after `wait`."""
-        self._driver.call(
-            "cuMemcpyDtoHAsync_v2",
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_uint64(address),
-            ctypes.c_size_t(array.nbytes),
-            self._stream,
-        )
-
-    def wait(self) -> None:
-        """Wait for all that is in the stream."""
-        self._driver.call("cuStreamSynchronize", self._stream)
-
-    def close(self) -> None:
-        """Let go of the stream and the context."""
-        self._driver.call("cuStreamDestroy_v2", self._stream)
-        self._driver.call("cuDevicePrimaryCtxRelease_v2", self._driver.device)
 
 
 def _no_gpu(received: str) -> MissingDependencyError:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from paring.engines.conditions import Conditions, check_conditions, read_conditions
-from paring.engines.driver import Device, Driver
+from paring.engines.device import Device
+from paring.engines.driver import Driver
 from paring.engines.library import RTX, Library, Messages
 from paring.engines.machine import look
 from paring.errors import ModelError, UnsupportedError

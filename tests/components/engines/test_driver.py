@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from tests.components.engines import graphs
 from paring.build_tensorrt import build_tensorrt
 from paring.execution import Call, execute
 
-SOURCE = Path(__file__).with_name("fake_driver.c")
-
 Run = Callable[..., Any]
 
 BEGIN = """
@@ -24,7 +21,8 @@ import json
 from pathlib import Path
 import numpy as np
 from paring.artifacts import Servable
-from paring.engines.driver import Device, Driver, find_gpu
+from paring.engines.device import Device
+from paring.engines.driver import Driver, find_gpu
 from paring.errors import ParingError
 from paring.runtimes import open_runtime
 
@@ -36,23 +34,16 @@ def refused(call):
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture
+def run(fake_driver: Path) -> Run:
     """Runs code in a process that finds the fake driver; what it prints, as JSON."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler here to make the fake driver with")
-    folder = tmp_path_factory.mktemp("driver")
-    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
-        command = [compiler, "-shared", "-fPIC", "-Wall", "-o", str(folder / name), str(SOURCE)]
-        subprocess.run(command, check=True)
 
     def run_code(code: str, **environment: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-c", BEGIN + code],
             env={
                 **os.environ,
-                "LD_LIBRARY_PATH": str(folder),
+                "LD_LIBRARY_PATH": str(fake_driver),
                 "PYTHONPATH": os.pathsep.join(sys.path),
                 **environment,
             },

@@ -1,5 +1,6 @@
 """Engines where there is no GPU, and, marked so, where there is one."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -134,7 +135,8 @@ def test_an_engine_predicts_as_its_source_does(
 
     inputs = {"source": digits_model, "candidate": made.path, "examples": digits_npz}
     timed = execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}))["metrics"]
-    record_property("figures", {"agreement": agreement, **made.facts(), **timed.facts()})
+    figures = {"agreement": agreement, **made.facts(), **timed.facts()}
+    record_property("figures", json.dumps(figures))
 
 
 @pytest.mark.gpu
