@@ -9,6 +9,7 @@ from paring.build_tensorrt import build_tensorrt
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_tflite import convert_tflite
+from paring.convert_tftrt import convert_tftrt
 from paring.distill import distill
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
@@ -40,6 +41,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             convert_tflite,
             convert_mixed,
             build_tensorrt,
+            convert_tftrt,
             benchmark,
             evaluate,
             select,

@@ -55,6 +55,7 @@ def test_only_steps_with_one_model_in_and_one_out_can_stand_in_a_recipe() -> Non
         "convert_tflite",
         "convert_mixed",
         "build_tensorrt",
+        "convert_tftrt",
     }
 
 

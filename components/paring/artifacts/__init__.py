@@ -37,6 +37,7 @@ from paring.artifacts.models import (
     SelectedModel,
     Servable,
     TFLiteModel,
+    TFTRTModel,
     TRTEngine,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "Selection",
     "Servable",
     "TFLiteModel",
+    "TFTRTModel",
     "TRTEngine",
     "artifact_types",
     "content_bytes",

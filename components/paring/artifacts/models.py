@@ -272,6 +272,23 @@ class TRTEngine(Servable):
 
 
 @dataclass
+class TFTRTModel(Model):
+    """A SavedModel with TensorRT engines in it.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        max_batch: The largest batch that the engines take.
+        engines: How many there are.
+    """
+
+    bound_to_hardware: ClassVar[bool] = True
+
+    precision: str = ""
+    max_batch: int | None = None
+    engines: int | None = None
+
+
+@dataclass
 class SelectedModel(Servable):
     """The chosen candidate: a SavedModel, a TFLite file or an engine.
 
