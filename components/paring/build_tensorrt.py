@@ -94,6 +94,12 @@ def build_tensorrt(
                 received=f"flavour {flavour}",
                 remedy=f"leave {name} out, or take flavour {wanted}",
             )
+    if earlier is not None and not earlier.timing_cache.is_file():
+        raise ParameterError(
+            "earlier: this engine has no timing cache",
+            received=earlier.path,
+            remedy="give an engine of flavour server, or leave earlier out",
+        )
     file = onnx_file(model)
     engine.serving_dir.mkdir()
     try:
@@ -102,8 +108,10 @@ def build_tensorrt(
         if on_unavailable == "fail":
             raise
         for part in check_onnx(file):
-            name = "model.onnx" if part == file else part.name
-            shutil.copyfile(part, engine.serving_dir / name)
+            beside = part.relative_to(file.parent)
+            place = engine.serving_dir / ("model.onnx" if part == file else beside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part, place)
         engine.size_bytes = content_bytes(engine.serving_dir)
         engine.note = f"no engine, but the ONNX model: {error.what} ({error.received})"
         return
@@ -111,7 +119,7 @@ def build_tensorrt(
     check_onnx(file)
     stated = compute_capability != "current"
     capability = compute_capability if stated or gpu is None else gpu.compute_capability
-    cache = earlier.timing_cache.read_bytes() if earlier and earlier.timing_cache.is_file() else b""
+    cache = b"" if earlier is None else earlier.timing_cache.read_bytes()
     request = Request(
         file,
         (min_batch, opt_batch, max_batch),

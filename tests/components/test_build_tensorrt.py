@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tests.components.engines import graphs
 
@@ -125,6 +126,27 @@ def test_an_artifact_folder_is_taken(float32: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("place", ["weights.bin", "data/weights.bin"])
+def test_weights_beside_the_file_belong_to_it(place: str, tmp_path: Path) -> None:
+    file = graphs.product(tmp_path / "model.onnx", graphs.FLOAT)
+    whole = built(file, tmp_path / "whole", **RTX)
+    weights = file.parent / place
+    weights.parent.mkdir(exist_ok=True)
+    onnx.save(
+        onnx.load(str(file)),
+        str(file),
+        save_as_external_data=True,
+        location=place,
+        size_threshold=0,
+    )
+    assert weights.stat().st_size == 8 * 8 * 4
+    apart = built(file, tmp_path / "apart", **RTX)
+    assert apart.file.read_bytes() == whole.file.read_bytes()
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"weights that it refers to are not beside it"):
+        built(file, tmp_path / "engine", **RTX)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -198,8 +220,11 @@ def test_parameters_that_do_not_fit_are_refused(
 def test_an_earlier_engine_is_for_server_alone(float32: Path, tmp_path: Path) -> None:
     earlier = built(float32, tmp_path / "earlier", **RTX)
     inputs = {"model": float32, "earlier": earlier.path}
+    outputs = {"engine": tmp_path / "engine"}
     with pytest.raises(ParameterError, match="earlier goes with flavour server"):
-        execute(build_tensorrt, Call(inputs, {"engine": tmp_path / "engine"}, RTX))
+        execute(build_tensorrt, Call(inputs, outputs, RTX))
+    with pytest.raises(ParameterError, match="this engine has no timing cache"):
+        execute(build_tensorrt, Call(inputs, outputs))
 
 
 @pytest.fixture
@@ -237,6 +262,13 @@ def test_the_onnx_model_is_handed_on_where_that_was_asked_for(
     assert made.note is not None
     assert made.note.startswith("no engine, but the ONNX model: TensorRT can't be used here")
     assert (made.flavour, made.engine_layers) == ("", None)
+
+    file = graphs.product(tmp_path / "model.onnx", graphs.FLOAT)
+    onnx.save(
+        onnx.load(str(file)), str(file), save_as_external_data=True, location="w", size_threshold=0
+    )
+    again = built(file, tmp_path / "again", on_unavailable="onnx_only")
+    assert {one.name for one in again.serving_dir.iterdir()} == {"model.onnx", "w"}
 
 
 def test_a_refused_model_is_no_reason_to_hand_the_onnx_model_on(tmp_path: Path) -> None:

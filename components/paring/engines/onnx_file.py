@@ -65,7 +65,7 @@ def check_onnx(file: Path) -> list[Path]:
         if not part.resolve().is_relative_to(file.parent.resolve()) or not part.is_file():
             raise ModelError(
                 f"{file}: weights that it refers to are not beside it",
-                received=part.name,
+                received=part,
                 remedy="keep the .onnx file and its data files in one folder",
             )
     return [file, *parts]

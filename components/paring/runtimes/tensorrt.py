@@ -178,7 +178,7 @@ def _load(
         raise ModelError(
             f"{file} can't be loaded by {library.title}",
             received=messages.reason,
-            remedy="build the engine again; the file is incomplete or damaged",
+            remedy="build the engine again; the file is damaged, or the driver too old",
         )
     return engine
 

@@ -79,7 +79,8 @@ class _Reader:
 
 def product(file: Path, kind: int, shape: list[int | str] | None = None) -> Path:
     """Write x [batch, 8] times a constant [8, 8], computed in one type; x is of it."""
-    weight = helper.make_tensor("w", kind, [8, 8], np.eye(8, dtype=np.float32).ravel())
+    identity = np.eye(8, dtype=helper.tensor_dtype_to_np_dtype(kind))
+    weight = helper.make_tensor("w", kind, [8, 8], identity.tobytes(), raw=True)
     known = shape or ["n", 8]
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],

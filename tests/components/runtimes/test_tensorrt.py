@@ -19,6 +19,7 @@ from paring.engines.rtx import CAPABILITIES
 from paring.errors import MissingDependencyError, ModelError, UnsupportedError
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
+from paring.versions import Version, publish, versions
 
 
 def built(model: Path, out: Path, **parameters: Any) -> TRTEngine:
@@ -68,6 +69,14 @@ def test_a_benchmark_says_what_is_missing(
     inputs = {"source": digits_model, "candidate": engine, "examples": digits_npz}
     with pytest.raises(MissingDependencyError, match="there is no NVIDIA GPU"):
         execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_an_engine_is_not_pushed_from_where_it_does_not_load(engine: Path, tmp_path: Path) -> None:
+    destination = str(tmp_path / "serving")
+    with pytest.raises(MissingDependencyError, match="there is no NVIDIA GPU"):
+        publish(destination, engine / "Format-Serving", Version(action="push"))
+    assert versions(destination) == []
 
 
 # From here on, what needs a GPU: `make gpu-test`.
