@@ -21,7 +21,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format golden images lock clean
+.PHONY: help setup demo test check format golden gpu-test images lock clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -70,6 +70,23 @@ golden: $(STAMP)
 	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target gpu --out tests/golden/optimize-gke-gpu.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --resources kubeflow --out k8s/gitops/pipeline.yaml
 	$(BIN)/paring components --out components/yaml
+
+# An environment of its own, with CUDA's libraries: about 5 GB. What you install in it
+# besides, such as TensorRT for servers, stays until the locks change.
+GPU_BIN := .venv-gpu/bin
+GPU_STAMP := .venv-gpu/.installed
+
+$(GPU_STAMP): $(UV_STAMP) $(LOCK) $(IMAGE_LOCKS)/tensorrt.txt pyproject.toml
+	$(UV) venv --allow-existing --python $(BIN)/python .venv-gpu
+	$(UV) pip sync --python $(GPU_BIN)/python --require-hashes $(LOCK) $(IMAGE_LOCKS)/tensorrt.txt
+	$(UV) pip install --python $(GPU_BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+## gpu-test  what needs an NVIDIA GPU, where there is one: figures in out/gpu-test.json
+gpu-test:
+	@PYTHONPATH=components $(PYTHON) benchmarks/gpu_test.py --check
+	@$(MAKE) --no-print-directory $(GPU_STAMP)
+	$(GPU_BIN)/python benchmarks/gpu_test.py --out out/gpu-test.json
 
 ## images  build container images and print their names and digests; see docs/images.md
 images:

@@ -5,10 +5,12 @@ from types import MappingProxyType
 from typing import Final
 
 from paring.benchmark import benchmark
+from paring.build_tensorrt import build_tensorrt
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_openvino import convert_openvino
 from paring.convert_tflite import convert_tflite
+from paring.convert_tftrt import convert_tftrt
 from paring.distill import distill
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
@@ -42,6 +44,8 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             convert_mixed,
             export_onnx,
             convert_openvino,
+            build_tensorrt,
+            convert_tftrt,
             benchmark,
             evaluate,
             select,

@@ -2,9 +2,12 @@
 
 import importlib.metadata
 
-# Distributions that bring the same modules: those for the CPU and for TPUs leave out
-# what the others are large for.
-_VARIANTS = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")}
+# Distributions that bring the same modules: of TensorFlow, those for the CPU and for TPUs
+# leave out what the others are large for; of TensorRT there is one for each CUDA.
+_VARIANTS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-tpu"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+}
 
 
 def installed_version(name: str) -> str | None:

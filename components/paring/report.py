@@ -15,6 +15,7 @@ from paring.artifacts import (
     Selection,
     Servable,
     TFLiteModel,
+    TRTEngine,
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.lineage import chain, commands
@@ -23,7 +24,7 @@ from paring.pareto import SOURCE
 from paring.step import Input, Inputs, Output, step
 
 
-@step(version="2")
+@step(version="3")
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],
@@ -100,6 +101,7 @@ def report(
         pareto=Markup(pareto_chart(rows, chosen["gate"])),
         bars=[(heading, note, Markup(svg)) for heading, note, svg in _bars(rows)],
         layers=_layers(candidates),
+        engines=_engines(candidates),
         profile=_profile(profile),
         lineage=chain(winner.described()),
         versions=winner.lineage.get("environment", {}),
@@ -189,6 +191,20 @@ def _layers(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
     return found
 
 
+def _engines(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
+    """The layers of each TensorRT engine: those with the most nodes fused into them."""
+    found = []
+    for name, candidate in candidates.items():
+        if not isinstance(candidate, TRTEngine) or candidate.failure:
+            continue
+        # Not there where TensorRT did not tell, or was not there itself.
+        if candidate.layer_table.is_file():
+            rows = sorted(_load(candidate.layer_table), key=lambda row: -len(row["nodes"]))
+            shown = rows[:_FUSED]
+            found.append({"id": name, "engine": candidate, "count": len(rows), "rows": shown})
+    return found
+
+
 def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
     if profile is None:
         return None
@@ -204,6 +220,9 @@ def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
 
 _LAYERS = 10
 """How many layers are listed at least, the worst first."""
+
+_FUSED = 20
+"""How many layers of an engine are listed, those with the most nodes first."""
 
 _OPERATORS = 10
 """How many kinds of operators are listed, the commonest first."""

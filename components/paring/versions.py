@@ -2,6 +2,7 @@
 
     DESTINATION/1/saved_model.pb ...
     DESTINATION/2/model.tflite
+    DESTINATION/3/model.engine
     DESTINATION/.paring/2.json
 
 TF Serving serves the folder with the highest number, and overlooks names that are no

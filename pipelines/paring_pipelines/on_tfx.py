@@ -66,7 +66,8 @@ def to_pipeline(
         name: Importer(
             source_uri=str(paths[name]),
             artifact_type=tfx_type(kind),
-            custom_properties={"digest": digests[name]},
+            # Of another name than any fact of ours, which the type may have as well.
+            custom_properties={"source_digest": digests[name]},
         ).with_id(name)
         for name, kind in dag.sources.items()
     }

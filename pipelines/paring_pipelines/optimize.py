@@ -237,13 +237,15 @@ def _add_link(
     dag: Dag, recipe: str, link: Link, edge: Edge, data: Mapping[type[Artifact], Edge]
 ) -> Edge:
     first, *others = link.step.inputs
+    # What a recipe has not, such as an engine of an earlier run, is optional.
+    types = {name: link.step.inputs[name].type for name in others}
     # A recipe may use one step twice, with other parameters.
     node_id = f"{link.step.name}-{recipe}"
     count = sum(one == node_id or one.startswith(f"{node_id}.") for one in dag.nodes)
     node = dag.add(
         f"{node_id}.{count + 1}" if count else node_id,
         link.step,
-        {first: edge} | {name: data[link.step.inputs[name].type] for name in others},
+        {first: edge} | {name: data[kind] for name, kind in types.items() if kind in data},
         link.parameters,
         tolerate=True,
     )

@@ -66,7 +66,7 @@ def _optimizes(step: Step) -> bool:
         and len(step.outputs) == 1
         and issubclass(next(iter(step.outputs.values())), Servable)
         and issubclass(specs[0].type, Servable)
-        and all(issubclass(spec.type, Examples) for spec in specs[1:])
+        and all(issubclass(spec.type, Examples) or spec.optional for spec in specs[1:])
     )
 
 

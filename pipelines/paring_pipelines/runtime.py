@@ -30,8 +30,19 @@ from paring_pipelines.runtime_file import (
 _IMAGES_FOR = {"nvidia": ("gpu", "tensorrt"), "tpu": ("tpu",)}
 """The images that have an accelerator's libraries, by the beginning of its name."""
 
+_CAPABILITIES = {
+    "nvidia-t4": "7.5",
+    "nvidia-a100": "8.0",
+    "nvidia-l4": "8.9",
+    "nvidia-h100": "9.0",
+}
+"""The compute capabilities of known accelerators, as NVIDIA lists them."""
+
 _PARAMETERS = ("beam_options", "shared_dir")
 """The fields that are a step's parameters too."""
+
+_CURRENT = "current"
+"""The compute capability of what is built for the GPU that it is built on."""
 
 _RUN_MODELS = ("benchmark", "evaluate")
 """The steps that run what they are given."""
@@ -358,7 +369,10 @@ class _Fields:
 
 
 def _check_bound(dag: Dag, found: Mapping[str, _Fields]) -> None:
-    """Refuse to run on one kind of hardware what was built for another."""
+    """Refuse to run on one kind of hardware what was built for another.
+
+    What is built for a stated compute capability may be built anywhere.
+    """
     for node in dag.nodes.values():
         if node.step.name not in _RUN_MODELS:
             continue
@@ -366,11 +380,21 @@ def _check_bound(dag: Dag, found: Mapping[str, _Fields]) -> None:
             if not dag.type_of(edge).bound_to_hardware or edge.node in dag.sources:
                 continue
             there, here = found[edge.node].accelerator, found[node.id].accelerator
-            if there != here:
+            stated = dag.nodes[edge.node].parameters.get("compute_capability", _CURRENT)
+            if stated == _CURRENT:
+                wrong, built = there != here, f"on {there}"
+                remedy = "give both nodes the same accelerator"
+            else:
+                # Of one that is not known here TensorRT's runtime says whether it fits.
+                fits = _CAPABILITIES.get(here, stated) == stated
+                wrong = there != NONE if here == NONE else not fits
+                built = f"for compute capability {stated}"
+                remedy = f"run it on a GPU of compute capability {stated}, or build it for another"
+            if wrong:
                 raise found[node.id if here != NONE else edge.node].refusal(
                     "accelerator",
-                    f"{edge.node} builds a {dag.type_of(edge).__name__} on {there},"
+                    f"{edge.node} builds a {dag.type_of(edge).__name__} {built},"
                     f" and {node.id} runs it on {here}, where it does not load",
                     received=here if here != NONE else there,
-                    remedy="give both nodes the same accelerator",
+                    remedy=remedy,
                 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paring.artifacts import Failure, ModelProfile, Report, TFLiteModel
+from paring.artifacts import Failure, ModelProfile, Report, TFLiteModel, TRTEngine
 from paring.charts import Bar, Box, bar_chart, pareto_chart, place
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.execution import Call, execute
@@ -201,6 +201,32 @@ def test_layers_in_float_and_notes_are_shown(family: Any) -> None:
     assert "conv_9/Relu" in words
     assert "conv_10/Relu" not in words
     assert "calibrated on too few examples, 4" in words
+
+
+def test_an_engines_layers_are_shown_with_their_precision_and_what_they_were_made_of(
+    family: Any,
+) -> None:
+    family.add("engine", speedup=2.0)
+    family.add("no-engine", speedup=2.0)
+    layers = [
+        {"name": f"conv_{n}", "type": "correlation", "precision": "int8", "nodes": ["c", "<r>"][n:]}
+        for n in range(2)
+    ]
+    for name in ("engine", "no-engine"):
+        made = TRTEngine(family.path("candidates", name), size_bytes=9)
+        made.engine_layers, made.network_layers = "float32 1, int8 2", "float32 9, int8 3"
+        if name == "engine":
+            signal = {"name": "signal", "type": "signal", "precision": "", "nodes": []}
+            made.layer_table.write_text(json.dumps([signal, *layers]))
+        made.save()
+    family.select()
+    words = Page(write(family)).words
+    assert "engine: 3 layers (float32 1, int8 2), made of float32 9, int8 3" in words
+    # Those of the most nodes first.
+    rows = ["conv_0correlationint8c, <r>", "conv_1correlationint8<r>", "signalsignal–"]
+    places = [words.index(row) for row in rows]
+    assert places == sorted(places)
+    assert words.count("layers (") == 1
 
 
 def test_text_from_outside_is_escaped(measured: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from tests.components.engines import graphs
 from tests.conformance.kfp_runner import PackageRun, run_package
 
 from paring.adapters.cli import command
-from paring.artifacts import Model, content_digest, read_record
+from paring.artifacts import Model, ONNXModel, content_digest, read_record
 from paring.catalog import STEPS
 from paring.convert_tflite import convert_tflite
 from paring.errors import OutputError
@@ -269,7 +270,10 @@ def _conformance_dag(folder: Path) -> Dag:
     gate = Gate(max_accuracy_drop=0.5, objective="size")
     settings = Settings(gate=gate, push_to=str(folder / "serving"))
     slow = build(load_recipes(file), settings)
-    dag = Dag(slow.name, slow.sources)
+    dag = Dag(slow.name, {**slow.sources, "onnx": ONNXModel})
+    # Not among the candidates: there is no GPU to measure it on.
+    stated = {"flavour": "rtx", "compute_capability": "8.9"}
+    dag.add("engine", STEPS["build_tensorrt"], {"model": dag.source("onnx")}, stated)
     for node in slow.nodes.values():
         quick = _QUICK if node.step.name == "benchmark" else {}
         dag.add(
@@ -344,8 +348,11 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     (tmp_path / "student_of_all_runners.py").write_text(STUDENT)
     monkeypatch.syspath_prepend(str(tmp_path))
     dag = _conformance_dag(tmp_path)
-    assert {node.step.name for node in dag.nodes.values()} == set(STEPS)
-    paths = {"model": digits_model, "examples": digits_npz}
+    # convert_tftrt takes a TensorFlow that was built with TensorRT, and a GPU.
+    assert {node.step.name for node in dag.nodes.values()} == set(STEPS) - {"convert_tftrt"}
+    paths = {"model": digits_model, "examples": digits_npz, "onnx": tmp_path / "onnx"}
+    paths["onnx"].mkdir()
+    graphs.product(paths["onnx"] / "model.onnx", graphs.FLOAT)
     digests = {name: content_digest(path) for name, path in paths.items()}
     root = tmp_path / "tfx"
     pipeline = on_tfx.to_pipeline(dag, paths, digests, dag.identities(digests, "here"), root)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from paring.artifacts import Model
+from paring.artifacts import Model, ONNXModel
+from paring.catalog import STEPS
 from paring.errors import ParameterError
+from paring.step import Input, Output, step
 from paring_pipelines.optimize import Settings, build
-from paring_pipelines.recipes import TARGETS, load_recipes, optimizing_steps
+from paring_pipelines.recipes import TARGETS, Link, Recipe, load_recipes, optimizing_steps
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -54,7 +56,22 @@ def test_only_steps_with_one_model_in_and_one_out_can_stand_in_a_recipe() -> Non
         "convert_mixed",
         "export_onnx",
         "convert_openvino",
+        "build_tensorrt",
+        "convert_tftrt",
     }
+
+
+@step
+def to_onnx(model: Input[Model], converted: Output[ONNXModel]) -> None:
+    """Stand for a step that makes what an engine is built of."""
+
+
+def test_an_optional_input_that_a_recipe_does_not_have_is_left_out() -> None:
+    links = [Link(one, one.parse_parameters({})) for one in (to_onnx, STEPS["build_tensorrt"])]
+    dag = build([Recipe("engine", tuple(links), "", TARGETS)], Settings())
+    node = dag.nodes["build_tensorrt-engine"]
+    assert node.inputs == {"model": dag.nodes["to_onnx-engine"].out("converted")}
+    assert node.tolerate
 
 
 _STEP = '[recipes.x]\nsteps = [{ step = "prune", %s }]'

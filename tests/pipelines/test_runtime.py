@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import pytest
 
-from paring.artifacts import Examples, Model, Servable
+from paring.artifacts import Examples, Model, ONNXModel, Servable
 from paring.benchmark import benchmark
+from paring.catalog import STEPS
 from paring.errors import ParameterError
 from paring.evaluate import evaluate
 from paring.step import Input, Output, step
@@ -267,6 +268,37 @@ def test_what_is_built_for_an_accelerator_is_not_run_without_one(dag: Dag, tmp_p
     rules = f'{POOLS}[[place]]\nnode = "engine"\n{ON_L4}'
     with pytest.raises(ParameterError, match=r"\[\[place\]\] 1: accelerator: .* on none"):
         _place(dag, tmp_path, rules)
+
+
+def _engines(**parameters: str) -> Dag:
+    """An engine by `build_tensorrt` of an ONNX model, and what times it."""
+    made = Dag("engines", {"model": Model, "onnx": ONNXModel, "examples": Examples})
+    onnx = {"model": made.source("onnx")}
+    engine = made.add("engine", STEPS["build_tensorrt"], onnx, parameters).out("engine")
+    inputs = {"source": made.source("model"), "candidate": engine}
+    made.add("benchmark", benchmark, inputs | {"examples": made.source("examples")})
+    return made
+
+
+def test_an_engine_for_a_stated_capability_may_be_built_on_any_machine(tmp_path: Path) -> None:
+    on_l4 = f'{POOLS}[[place]]\nstep = "benchmark"\n{ON_L4}'
+    placed = _place(_engines(flavour="rtx", compute_capability="8.9"), tmp_path, on_l4)
+    assert (placed["engine"].accelerator, placed["benchmark"].accelerator) == ("none", "nvidia-l4")
+    unknown = on_l4.replace("nvidia-l4", "nvidia-other")
+    _place(_engines(flavour="rtx", compute_capability="12.0"), tmp_path, unknown)
+    with pytest.raises(ParameterError, match=r"builds a TRTEngine for compute capability 7\.5"):
+        _place(_engines(flavour="rtx", compute_capability="7.5"), tmp_path, on_l4)
+    with pytest.raises(ParameterError, match=r"builds a TRTEngine on none"):
+        _place(_engines(), tmp_path, on_l4)
+    # Nothing is said of GPUs, so nothing is known of where either runs.
+    _place(_engines(flavour="rtx", compute_capability="8.9"), tmp_path, POOLS)
+
+
+def test_the_file_that_comes_along_builds_engines_where_they_are_timed() -> None:
+    placed = place(_engines(), [K8S / "runtime.toml"], target="gpu")
+    assert {(one.image, one.accelerator) for one in placed.values()} == {
+        ("paring-tensorrt:0.1.0", "nvidia-l4")
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS)

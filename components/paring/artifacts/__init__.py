@@ -38,6 +38,8 @@ from paring.artifacts.models import (
     SelectedModel,
     Servable,
     TFLiteModel,
+    TFTRTModel,
+    TRTEngine,
 )
 
 __all__ = [
@@ -66,6 +68,8 @@ __all__ = [
     "Selection",
     "Servable",
     "TFLiteModel",
+    "TFTRTModel",
+    "TRTEngine",
     "artifact_types",
     "content_bytes",
     "content_digest",

@@ -7,6 +7,7 @@ training steps go on from.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from paring.artifacts.artifact import Artifact
 
@@ -234,6 +235,83 @@ class OpenVINOModel(Servable):
     def file(self) -> Path:
         """The file that names the other one."""
         return self.serving_dir / "model.xml"
+
+
+@dataclass
+class TRTEngine(Servable):
+    """One `model.engine` file of TensorRT's, and `engine.json`, what it was built for.
+
+    Where it says so in `note`, `model.onnx` is in its place, and there are no facts.
+
+    Attributes:
+        flavour: "server" for TensorRT, "rtx" for TensorRT for RTX.
+        tensorrt_version: That product's version.
+        compute_capability: What it is for, such as "8.9".
+        gpu, driver_version: The GPU that it was built on, and its driver; "" where it
+            was built for a stated compute capability.
+        version_compatible: 1 if later versions of the same major version load it.
+        hardware_compatibility: none, same_compute_capability or ampere_plus.
+        min_batch, opt_batch, max_batch: The smallest batch that it takes, the one that
+            kernels were chosen for, and the largest.
+        tf32: 1 if float32 products may be computed in TF32.
+        network_layers: How many layers of the network, before any were fused, give each
+            type, as `type count`, by commas.
+        engine_layers: How many layers of the engine compute in each type, likewise;
+            None where TensorRT did not tell.
+    """
+
+    bound_to_hardware: ClassVar[bool] = True
+
+    flavour: str = ""
+    tensorrt_version: str = ""
+    compute_capability: str = ""
+    gpu: str = ""
+    driver_version: str = ""
+    version_compatible: int = 0
+    hardware_compatibility: str = ""
+    min_batch: int | None = None
+    opt_batch: int | None = None
+    max_batch: int | None = None
+    tf32: int | None = None
+    network_layers: str = ""
+    engine_layers: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """The engine's file."""
+        return self.serving_dir / "model.engine"
+
+    @property
+    def layer_table(self) -> Path:
+        """A JSON file with the engine's layers; not there where TensorRT did not tell."""
+        return self.path / "layers.json"
+
+    @property
+    def inspection(self) -> Path:
+        """The engine inspector's JSON; there if it was built on the GPU that it is for."""
+        return self.path / "inspector.json"
+
+    @property
+    def timing_cache(self) -> Path:
+        """How fast kernels were, for the next build; there for server alone."""
+        return self.path / "timing.cache"
+
+
+@dataclass
+class TFTRTModel(Model):
+    """A SavedModel with TensorRT engines in it.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        max_batch: The largest batch that the engines take.
+        engines: How many there are.
+    """
+
+    bound_to_hardware: ClassVar[bool] = True
+
+    precision: str = ""
+    max_batch: int | None = None
+    engines: int | None = None
 
 
 @dataclass

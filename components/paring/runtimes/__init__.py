@@ -19,12 +19,14 @@ from paring.errors import ModelError, ParameterError, UnsupportedError, nearest
 SIGNATURE = "serving_default"
 """The signature that every runtime calls."""
 
-SERVED_FILES = {
-    "model.tflite": "ai_edge_litert.interpreter",
-    "model.onnx": "onnxruntime",
-    "model.xml": "openvino",
+SERVED_FILES = ("model.tflite", "model.onnx", "model.xml", "model.engine")
+"""What a folder may hold in place of a SavedModel."""
+
+_LIBRARIES = {
+    ".tflite": "ai_edge_litert.interpreter",
+    ".onnx": "onnxruntime",
+    ".xml": "openvino",
 }
-"""What a folder may hold in place of a SavedModel, and the library that runs it."""
 
 Features = Mapping[str, np.ndarray[Any, Any]]
 """A batch: an array [batch, ...] for each input of the signature."""
@@ -49,7 +51,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one: "tensorflow", "tflite", "onnxruntime" or "openvino"."""
+        """Which one, such as "tensorflow", "tflite", "onnxruntime" or "tensorrt"."""
         ...
 
     @property
@@ -94,15 +96,17 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
     """Load what `artifact` serves into the runtime for it.
 
     Args:
-        artifact: A TFLite or ONNX file, a folder that holds one or OpenVINO's, a
-            SavedModel, or a folder of Paring's or TFX's that holds one of them below
-            `Format-Serving/`.
+        artifact: A TFLite or ONNX file, a TensorRT engine, a folder that holds one of
+            these or OpenVINO's files, a SavedModel, or a folder of Paring's or TFX's that
+            holds one of them below `Format-Serving/`.
         threads: Threads for one call; 0 leaves the number to the runtime.
 
     Raises:
         ModelError: The path holds none of them, or it can't be read.
         ParameterError: TensorFlow already started with other threads.
-        MissingDependencyError: OpenVINO is not installed.
+        MissingDependencyError: OpenVINO is not installed, or an engine's GPU or library
+            is missing.
+        UnsupportedError: An engine was built for another GPU, driver or version.
     """
     file = served_file(artifact.path)
     if file is not None:
@@ -114,6 +118,10 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
             from paring.runtimes.onnx import OnnxRuntime
 
             return OnnxRuntime(file, threads=threads)
+        if file.suffix == ".engine":
+            from paring.runtimes.tensorrt import TensorRTRuntime
+
+            return TensorRTRuntime(file, threads=threads)
 
         from paring.runtimes.openvino import OpenVinoRuntime
 
@@ -145,12 +153,17 @@ def import_library(artifact: Servable) -> None:
     It does so itself; this is for timing the import apart from the load.
     """
     file = served_file(artifact.path)
-    if file is not None:
-        importlib.import_module(SERVED_FILES[f"model{file.suffix}"])
-    else:
+    if file is None:
         from paring.tf.quiet import quiet_tensorflow
 
         quiet_tensorflow()
+    elif file.suffix == ".engine":
+        from paring.engines.conditions import read_conditions
+        from paring.engines.machine import look
+
+        look(read_conditions(file).flavour, needs_gpu=True)
+    else:
+        importlib.import_module(_LIBRARIES[file.suffix])
 
 
 def served_path(artifact: Servable) -> Path:
@@ -170,9 +183,9 @@ def served_path(artifact: Servable) -> Path:
 
 
 def served_file(path: Path) -> Path | None:
-    """The TFLite, ONNX or OpenVINO file at or below `path`, None where there is none."""
+    """The file at or below `path` that is no SavedModel's, None where there is none."""
     if path.is_file():
-        return path if path.suffix in (".tflite", ".onnx") else None
+        return path if path.suffix in (".tflite", ".onnx", ".engine") else None
     for folder in (path / SERVING_DIR, path):
         if (folder / "saved_model.pb").is_file():
             return None

@@ -301,6 +301,8 @@ def _libraries() -> dict[str, str]:
         "ai-edge-litert": "ai_edge_litert",
         "onnxruntime": "onnxruntime",
         "openvino": "openvino",
+        "tensorrt": "tensorrt",
+        "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
     }
     return {
         name: installed_version(name) or "absent"

@@ -1,0 +1,6 @@
+"""TensorRT engines: built from ONNX, by TensorRT for servers or TensorRT for RTX.
+
+`building` has what both products share, `server` and `rtx` what differs. `driver` asks
+the CUDA driver for the GPU, with Python's own library alone. NVIDIA's libraries and onnx are
+imported late, where they are used.
+"""
