@@ -5,12 +5,12 @@ and speaks for or against a recipe; it claims only what docs/ has measured, or w
 source that it names has found. Whether a recipe keeps its promise is for the run to say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Model, ONNXModel, OpenVINOModel, TFLiteModel
+from paring.artifacts import Artifact, Model, ONNXModel, OpenVINOModel, TFLiteModel, TRTEngine
 from paring.catalog import find
 from paring.errors import ParameterError
 from paring.step import Step
@@ -23,6 +23,13 @@ AUTO = Path("auto")
 
 # Bytes that a weight takes in a file; of mixed at least.
 _WEIGHT_BYTES = {"none": 4, "fp16": 2, "dynamic": 1, "int8": 1, "int16x8": 1, "mixed": 1}
+
+_RUNTIMES: Mapping[type[Artifact], str] = {
+    TFLiteModel: "TFLite",
+    ONNXModel: "ONNX Runtime",
+    OpenVINOModel: "OpenVINO",
+    TRTEngine: "TensorRT",
+}
 
 # What forms promise, by the runtime and the quantization.
 _TIMES = "times as fast as their SavedModels on two cores"
@@ -45,6 +52,13 @@ _GAINS = {
     "OpenVINO": {
         "int8": "the weights take {size}, and OpenVINO ran ResNet50 3.5, MobileNetV2 4.2 and"
         f" EfficientNetB0 2.4 {_TIMES}",
+    },
+    # Paring has not been on a GPU yet, so there are no figures.
+    "TensorRT": {
+        "fp16": "the weights take {size}, half of float32's, and GPUs with tensor cores compute"
+        " in it",
+        "int8": "the weights take {size}, a quarter of float32's, and GPUs with tensor cores"
+        " compute in it",
     },
 }
 
@@ -169,9 +183,7 @@ def _uses(recipe: Recipe, *steps: str) -> bool:
 def _format(recipe: Recipe) -> str:
     """What runs the file that the recipe ends in; "" where it ends in a SavedModel."""
     last = next(iter(recipe.links[-1].step.outputs.values()))
-    return {TFLiteModel: "TFLite", ONNXModel: "ONNX Runtime", OpenVINOModel: "OpenVINO"}.get(
-        last, ""
-    )
+    return _RUNTIMES.get(last, "")
 
 
 def _quantization(recipe: Recipe) -> str:
@@ -230,7 +242,7 @@ def _runs_loops(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     fact = f"{loops} loops, as LSTM and GRU have them"
     if _uses(recipe, "quantize"):
         return Reason(False, fact, "an LSTM has no form with fake quantization and stays in float")
-    if _format(recipe) in ("ONNX Runtime", "OpenVINO"):
+    if _format(recipe) != "TFLite" and _quantization(recipe):
         return Reason(True, fact, "ONNX has operators for them, and keeps the batch open")
     return {
         "dynamic": Reason(False, fact, "an LSTM's file was no smaller by dynamic than in float32"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from paring.artifacts import Model, ONNXModel
+from paring.artifacts import Model, ONNXModel, TRTEngine
 from paring.catalog import STEPS
 from paring.errors import ParameterError
 from paring.step import Input, Output, step
@@ -31,7 +31,7 @@ def test_the_default_recipes_are_valid_for_every_target(target: str) -> None:
 def test_recipes_for_accelerators_make_what_runs_on_them(target: str) -> None:
     for recipe in load_recipes(target=target):
         (made,) = recipe.links[-1].step.outputs.values()
-        assert issubclass(made, Model)
+        assert issubclass(made, Model | TRTEngine)
 
 
 def test_a_chain_reads_as_its_steps_and_what_differs_from_the_defaults(tmp_path: Path) -> None:
