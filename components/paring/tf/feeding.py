@@ -1,6 +1,6 @@
 """Feed the rows of a split to a tf_keras model in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,23 @@ def shuffled_batches(
             # Within a batch the order is of no matter, and mapped files are
             # read fastest forwards.
             yield _labelled(model, split, np.sort(order[start : start + batch_size]), targets)
+
+
+def prefetched(batches: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
+    """The batches as a dataset that has the next ones ready while one is computed on.
+
+    They come in the same order, from one thread beside the caller's. Few are held at a
+    time: TensorFlow chooses how many by how fast they are taken.
+
+    Args:
+        batches: Starts the iterator; every batch has the structure, shapes and dtypes
+            of the first one.
+    """
+    specs = tf.nest.map_structure(
+        lambda array: tf.TensorSpec(array.shape, array.dtype), next(batches())
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def _labelled(model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None) -> Any:

@@ -19,7 +19,14 @@ from paring.artifacts import Examples, Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
 from paring.tf.batch_norm import Reestimation
 from paring.tf.examples import Split, open_split
-from paring.tf.feeding import Portions, as_outputs, hold_out, labelled_batches, shuffled_batches
+from paring.tf.feeding import (
+    Portions,
+    as_outputs,
+    hold_out,
+    labelled_batches,
+    prefetched,
+    shuffled_batches,
+)
 from paring.tf.loading import load_keras, save_model, saved_model_dir
 from paring.tf.signature import Signature, TensorSpec, read_signature
 
@@ -314,7 +321,9 @@ def fine_tune(
             best = [variable.numpy() for variable in model.variables]
 
     model.fit(
-        shuffled_batches(model, split, portions.train, batch_size, seed, targets),
+        prefetched(
+            lambda: shuffled_batches(model, split, portions.train, batch_size, seed, targets)
+        ),
         steps_per_epoch=steps,
         epochs=epochs,
         verbose=0,
