@@ -14,6 +14,7 @@ from paring.errors import ParameterError, nearest
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
 from paring.import_model import import_model
+from paring.optimize_savedmodel import optimize_savedmodel
 from paring.profile import profile
 from paring.prune import prune
 from paring.prune_channels import prune_channels
@@ -38,6 +39,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             distill,
             convert_tflite,
             convert_mixed,
+            optimize_savedmodel,
             benchmark,
             evaluate,
             select,

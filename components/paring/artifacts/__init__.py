@@ -35,6 +35,7 @@ from paring.artifacts.models import (
     QuantizedModel,
     SelectedModel,
     Servable,
+    ServingModel,
     TFLiteModel,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "SelectedModel",
     "Selection",
     "Servable",
+    "ServingModel",
     "TFLiteModel",
     "artifact_types",
     "content_bytes",
