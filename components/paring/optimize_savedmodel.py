@@ -141,7 +141,7 @@ def optimize_savedmodel(
 
     optimized.keras = "none"
     optimized.size_bytes = content_bytes(optimized.serving_dir)
-    optimized.fixed_batch = fixed_batch or own
+    optimized.fixed_batch = fixed_batch or None
     optimized.compared_on = inputs.drawn_from
     optimized.not_applied = "; ".join(
         f"{one.tried}: {one.reason}" for one in choice.outcomes if not one.applied

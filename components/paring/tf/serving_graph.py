@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
+from google.protobuf.message import Error
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
@@ -22,6 +23,8 @@ from paring.tf.signature import SERVING_KEY, read_signature
 
 Variables = Literal["frozen", "kept"]
 
+# By what TensorFlow says that it can't do something.
+_REFUSALS = (tf.errors.OpError, ValueError, TypeError, KeyError, NotImplementedError)
 # A constant of fewer elements is no weight; it stays a constant in any case.
 _WEIGHT_ELEMENTS = 64
 # Frames of TensorFlow 1's loops and conditions are held together by control edges.
@@ -65,10 +68,17 @@ def inference_graph(function: Any) -> ServingGraph:
     Raises:
         UnsupportedError: It can't be frozen; the message names what is in the way.
     """
-    graph = _frozen(function)
-    simplified = _simplify(graph)
-    folded = fold_batch_norms(simplified.graph_def, simplified.outputs.values())
-    done = _simplify(replace(simplified, graph_def=folded))
+    try:
+        simplified = _simplify(_frozen(function))
+        folded = fold_batch_norms(simplified.graph_def, simplified.outputs.values())
+        done = _simplify(replace(simplified, graph_def=folded))
+    except (*_REFUSALS, Error) as error:
+        # Protocol buffers hold no more than 2 GB, for one.
+        raise UnsupportedError(
+            "this model can't be frozen",
+            received=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            remedy="serve it as it is",
+        ) from error
     for node in _all_nodes(done.graph_def):
         # TensorFlow runs them so unless told otherwise, as `_inlined` did to keep them whole.
         if node.op in _CONTROL_FLOW:
@@ -97,7 +107,7 @@ def export(
             `fixed_key`.
     """
     module = tf.Module()
-    weights = _weights(graph.graph_def) if variables == "kept" else {}
+    weights = _weights(graph) if variables == "kept" else {}
     module.weights = {
         # A checkpoint takes no slashes in a name.
         name.replace("/", "."): tf.Variable(value, trainable=False, name=name)
@@ -195,19 +205,12 @@ def _frozen(function: Any) -> ServingGraph:
         return _imported(inlined, given, outputs, "")
 
     clean = tf.function(pure, autograph=False).get_concrete_function(*ordered)
-    try:
-        data = convert_to_constants._FunctionConverterDataInEager(
-            func=clean, lower_control_flow=False, aggressive_inlining=True
-        )
-        # The public function also takes functions out of TensorFlow's context that
-        # others still hold.
-        graph_def, _ = convert_to_constants._replace_variables_by_constants(data)
-    except (tf.errors.OpError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise UnsupportedError(
-            "the variables of this model can't be frozen",
-            received=f"{type(error).__name__}: {error}".splitlines()[0][:300],
-            remedy="export it with variables that are read by their handle",
-        ) from error
+    data = convert_to_constants._FunctionConverterDataInEager(
+        func=clean, lower_control_flow=False, aggressive_inlining=True
+    )
+    # The public function also takes functions out of TensorFlow's context that others
+    # still hold.
+    graph_def, _ = convert_to_constants._replace_variables_by_constants(data)
     return ServingGraph(
         graph_def,
         {name: node_name(one.name) for name, one in zip(specs, clean.inputs, strict=False)},
@@ -377,11 +380,13 @@ def _grappler(graph_def: Any, kept: Iterable[str], optimizers: Iterable[str]) ->
     return tf_optimizer.OptimizeGraph(config, meta_graph)
 
 
-def _weights(graph_def: Any) -> dict[str, Any]:
+def _weights(graph: ServingGraph) -> dict[str, Any]:
     """The values of the constants that hold weights, by name."""
+    # An output that does not depend on the inputs has been folded to a constant.
+    given = {node_name(tensor) for tensor in graph.outputs.values()}
     found: dict[str, Any] = {}
-    for node in graph_def.node:
-        if node.op != "Const":
+    for node in graph.graph_def.node:
+        if node.op != "Const" or node.name in given:
             continue
         value = tf.make_ndarray(node.attr["value"].tensor)
         if tf.as_dtype(node.attr["dtype"].type).is_floating and value.size >= _WEIGHT_ELEMENTS:
