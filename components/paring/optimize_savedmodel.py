@@ -152,9 +152,10 @@ def optimize_savedmodel(
         optimized.speedup_low, optimized.speedup_high = choice.speedup.low, choice.speedup.high
     if forms.graph is not None:
         optimized.source_operators = forms.graph.source_operators
+    notes: list[str] = []
     if choice.form is None:
         optimized.operators = optimized.source_operators
-        optimized.note = "nothing made it faster, so its graph is the source's"
+        notes.append("nothing made it faster, so its graph is the source's")
     else:
         optimized.applied = str(choice.form)
         optimized.precision = choice.form.precision
@@ -162,6 +163,9 @@ def optimize_savedmodel(
         optimized.variables = variables
         optimized.operators = forms.write(choice.form).operators
         if choice.form.compiled:
-            optimized.note = "XLA compiles it when it first gets a batch of another size"
+            notes.append("XLA compiles it when it first gets a batch of another size")
+        if trial.variation <= tolerances[choice.form.precision]:
+            notes.append("compared on inputs that hardly change the source's outputs")
+    optimized.note = "; ".join(notes) or None
     rows = [asdict(one) for one in choice.outcomes]
     optimized.trials_file.write_text(json.dumps(rows, indent=2) + "\n")

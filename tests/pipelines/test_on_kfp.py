@@ -285,6 +285,7 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "ClusteredModel": ("digest", "size_bytes"),
     "DistilledModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
+    "ServingModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "Selection": ("digest",),
     "Report": ("digest",),

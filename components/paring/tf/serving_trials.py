@@ -279,6 +279,8 @@ class Trial:
         calls = len(inputs.compared)
         self.own_difference = largest_difference(twice[:calls], twice[calls:])
         """How far the source's outputs are from themselves, called again."""
+        self.variation = largest_difference(twice[:calls], [_shifted(one) for one in twice[:calls]])
+        """How far the source's outputs for one example are from those for another."""
 
     def difference(self, folder: Path) -> float:
         """How far the outputs are from the source's; see `largest_difference`."""
@@ -369,6 +371,13 @@ def _difference(expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> floa
     size = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
     apart = float(np.abs(first[differs] - second[differs]).max())
     return apart / size if size else float("inf")
+
+
+def _shifted(call: Features) -> Features:
+    """Outputs of one call, each example's in the place of the next one's."""
+    return {
+        name: np.roll(array, 1, axis=0) if array.ndim else array for name, array in call.items()
+    }
 
 
 def _outputs(folder: Path, calls: Sequence[Features], signature: str) -> list[Features]:

@@ -15,11 +15,13 @@ from paring.tf.serving_forms import Form
 from paring.tf.serving_trials import (
     Choice,
     Outcome,
+    Trial,
     choose,
     largest_difference,
     with_fixed_batch,
 )
 from paring.tf.signature import read_signature
+from paring.tf.trial_inputs import draw_trial_inputs
 
 CHANGES: dict[str, dict[str, Any]] = {
     "inference graph": {},
@@ -212,6 +214,30 @@ def test_differences_are_relative_to_the_largest_value(
 ) -> None:
     sides = [{"y": np.array(expected)}], [{"y": np.array(found)}]
     assert largest_difference(*sides) == pytest.approx(difference)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_source_that_heeds_no_input_is_seen(tmp_path: Path, factor: float) -> None:
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda x: {"y": factor * x + 1.0},
+        input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    inputs = draw_trial_inputs(None, read_signature(tmp_path), 20, 1, seed=0)
+    trial = Trial(
+        tmp_path,
+        inputs,
+        fixed_batch=0,
+        threads=1,
+        rounds=2,
+        windows=1,
+        min_seconds=0.0,
+        seconds=1.0,
+        seed=0,
+    )
+    assert trial.own_difference == trial.difference(tmp_path) == 0
+    assert (trial.variation > 0.1) == bool(factor)
 
 
 def test_the_worst_output_counts() -> None:
