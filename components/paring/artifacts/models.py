@@ -158,12 +158,13 @@ class ServingModel(Model):
     """A SavedModel for inference alone, or the source's where nothing made it faster.
 
     Attributes:
-        applied: What was done to the source, by commas; "" where it is a copy.
+        applied: What was done to the source's graph, by commas; "" where nothing was.
         not_applied: What was tried besides, each with the reason, by semicolons.
         precision: What its convolutions and products of matrices compute in; "" where
-            it is a copy.
+            it is the source's graph.
         compiled: 1 if XLA compiles the signature.
-        variables: frozen (weights are constants) or kept; "" where it is a copy.
+        variables: frozen (weights are constants) or kept; "" where it is the source's
+            graph.
         fixed_batch: The batch size of the second signature; None if there is none.
         operators, source_operators: Nodes of the serving graph without constants, now
             and before; None where the source's can't be frozen.

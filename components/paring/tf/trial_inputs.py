@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.artifacts import Examples
-from paring.errors import ExamplesError, UnsupportedError
+from paring.errors import UnsupportedError
 from paring.runtimes import Features
 from paring.tf.conversion import random_features
 from paring.tf.examples import draw_rows, open_split
@@ -91,8 +91,6 @@ def draw_trial_inputs(
         rows = {name: np.concatenate([one[name] for one in drawn]) for name in single.inputs}
     else:
         split = open_split(examples, "train", signature)
-        if not split.count:
-            raise ExamplesError(f"{examples.path}: the train split is empty")
         chosen = draw_rows(split.labels, np.arange(split.count), size, seed)
         rows = split.take(chosen).features
     count = len(next(iter(rows.values())))
