@@ -18,6 +18,7 @@ from paring.evaluate import evaluate
 from paring.export_onnx import export_onnx
 from paring.import_examples import import_examples
 from paring.import_model import import_model
+from paring.optimize_savedmodel import optimize_savedmodel
 from paring.profile import profile
 from paring.prune import prune
 from paring.prune_channels import prune_channels
@@ -42,6 +43,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             distill,
             convert_tflite,
             convert_mixed,
+            optimize_savedmodel,
             export_onnx,
             convert_openvino,
             build_tensorrt,

@@ -196,3 +196,22 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
         (made[name] / "model.tflite").write_bytes(converter.convert())
     return made
+
+
+@pytest.fixture(scope="session")
+def lookup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel that looks up the int64 [batch] `x` in a table."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("lookup") / "model"
+    keys, values = tf.constant([0, 1], tf.int64), tf.constant([5, 6], tf.int64)
+    module = tf.Module()
+    module.table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(keys, values), default_value=-1
+    )
+    module.serve = tf.function(
+        lambda x: {"y": module.table.lookup(x)},
+        input_signature=[tf.TensorSpec([None], tf.int64, "x")],
+    )
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return folder

@@ -158,7 +158,12 @@ def test_the_family_is_by_what_is_scarce(gate: dict[str, Any], family: str, name
 
 def test_for_an_accelerator_a_student_stays_a_saved_model() -> None:
     found = _advice(replace(CNN, target="gpu"), max_size_mb=4.0, objective="size")
-    assert set(found) == {"fewer-channels", "half-channels", "distilled-mobilenet"}
+    assert set(found) == {
+        "savedmodel-optimized",
+        "fewer-channels",
+        "half-channels",
+        "distilled-mobilenet",
+    }
     (link,) = found["distilled-mobilenet"].recipe.links
     assert link.step.name == "distill"
     # Float weights take four bytes each.

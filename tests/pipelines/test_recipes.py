@@ -22,7 +22,9 @@ def _file(tmp_path: Path, text: str) -> Path:
 def test_the_default_recipes_are_valid_for_every_target(target: str) -> None:
     recipes = load_recipes(target=target)
     lite = {"tflite-int8", "prune-int8", "qat-int8"}
-    expected = lite if target in ("cpu-server", "mobile") else {"fewer-channels"}
+    expected = (
+        lite if target in ("cpu-server", "mobile") else {"fewer-channels", "savedmodel-optimized"}
+    )
     assert expected <= {one.name for one in recipes}
     assert all(one.about and target in one.targets for one in recipes)
 
@@ -58,6 +60,7 @@ def test_only_steps_with_one_model_in_and_one_out_can_stand_in_a_recipe() -> Non
         "convert_openvino",
         "build_tensorrt",
         "convert_tftrt",
+        "optimize_savedmodel",
     }
 
 

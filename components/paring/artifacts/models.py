@@ -155,6 +155,49 @@ class QuantizedModel(Model):
 
 
 @dataclass
+class ServingModel(Model):
+    """A SavedModel for inference alone, or the source's where nothing made it faster.
+
+    Attributes:
+        applied: What was done to the source's graph, by commas; "" where nothing was.
+        not_applied: What was tried besides, each with the reason, by semicolons.
+        precision: What its convolutions and products of matrices compute in; "" where
+            it is the source's graph.
+        compiled: 1 if XLA compiles the signature.
+        variables: frozen (weights are constants) or kept; "" where it is the source's
+            graph.
+        fixed_batch: The batch size of the second signature; None if there is none.
+        operators, source_operators: Nodes of the serving graph without constants, now
+            and before; None where the source's can't be frozen.
+        speedup: The source's median latency over its own, measured in one run; None
+            where it is a copy.
+        speedup_low, speedup_high: Its 95% confidence interval.
+        difference: From the source's outputs; see `paring.tf.serving_trials`. None where
+            it is a copy.
+        compared_on: "examples" or "random inputs".
+    """
+
+    applied: str = ""
+    not_applied: str = ""
+    precision: str = ""
+    compiled: int = 0
+    variables: str = ""
+    fixed_batch: int | None = None
+    operators: int | None = None
+    source_operators: int | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    difference: float | None = None
+    compared_on: str = ""
+
+    @property
+    def trials_file(self) -> Path:
+        """A JSON file: everything that was tried, with its figures."""
+        return self.path / "trials.json"
+
+
+@dataclass
 class TFLiteModel(Servable):
     """One `model.tflite` file.
 

@@ -1,4 +1,4 @@
-"""SavedModels in TensorFlow, called through their serving signature."""
+"""SavedModels in TensorFlow, called through a signature of theirs."""
 
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ class SavedModelRuntime:
         folder: The SavedModel's folder.
         threads: Threads within and across operators, for the whole process;
             0 leaves them to TensorFlow.
+        signature: The signature that is called.
 
     Raises:
-        ModelError: It can't be loaded, or has no `serving_default` signature.
+        ModelError: It can't be loaded, or has no such signature.
         ParameterError: TensorFlow already started with other threads.
     """
 
     name = "tensorflow"
 
-    def __init__(self, folder: Path, *, threads: int = 0) -> None:
+    def __init__(self, folder: Path, *, threads: int = 0, signature: str = SIGNATURE) -> None:
         check_threads(threads)
         from paring.tf.quiet import quiet_tensorflow
 
@@ -44,15 +45,15 @@ class SavedModelRuntime:
                 received=f"{type(error).__name__}: {str(error)[:300]}",
                 remedy="export the model again; the folder is incomplete or damaged",
             ) from error
-        if SIGNATURE not in self._model.signatures:
+        if signature not in self._model.signatures:
             raise ModelError(
-                f"{folder} has no signature {SIGNATURE!r}",
+                f"{folder} has no signature {signature!r}",
                 received=", ".join(self._model.signatures) or "no signatures",
                 remedy="export the model with model.save(dir) or model.export(dir)",
             )
         self._tf = tf
         self._folder = folder
-        self._call = self._model.signatures[SIGNATURE]
+        self._call = self._model.signatures[signature]
         self._inputs: dict[str, Any] = self._call.structured_input_signature[1]
         self._dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in self._inputs.items()}
         # What the last batch was like; TensorFlow would convert another dtype.
