@@ -162,6 +162,8 @@ def test_for_an_accelerator_a_student_stays_a_saved_model() -> None:
         "savedmodel-optimized",
         "fewer-channels",
         "half-channels",
+        "tensorrt-fp16",
+        "tensorrt-int8",
         "distilled-mobilenet",
     }
     (link,) = found["distilled-mobilenet"].recipe.links
