@@ -14,11 +14,18 @@ class ModelProfile(Artifact):
         parameters: Number of weights.
         flops: Floating-point operations for one example (a multiply-add is 2).
         activation_bytes: Peak of the live activations for one example.
+        findings: How many things the audit of the graph found to change.
     """
 
     parameters: int = 0
     flops: int = 0
     activation_bytes: int = 0
+    findings: int = 0
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "profile.json"
 
 
 @dataclass
