@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from paring.benchmark import benchmark
+from paring.check_tpu import check_tpu
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_tflite import convert_tflite
@@ -31,6 +32,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             import_examples,
             draw_calibration,
             profile,
+            check_tpu,
             prune,
             prune_channels,
             cluster,

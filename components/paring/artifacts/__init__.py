@@ -22,6 +22,7 @@ from paring.artifacts.findings import (
     ModelProfile,
     Report,
     Selection,
+    TPUReadiness,
 )
 from paring.artifacts.models import (
     KERAS_FILE,
@@ -62,6 +63,7 @@ __all__ = [
     "Selection",
     "Servable",
     "TFLiteModel",
+    "TPUReadiness",
     "artifact_types",
     "content_bytes",
     "content_digest",

@@ -29,6 +29,29 @@ class ModelProfile(Artifact):
 
 
 @dataclass
+class TPUReadiness(Artifact):
+    """`tpu.json`: whether a TPU takes a model, and what padding costs it there.
+
+    Attributes:
+        ready: 1 if nothing in it is refused.
+        refused: The operators and inputs that are, with the reason, by semicolons.
+        compute_waste: Share of the operations of products and convolutions that is on
+            padding, at least; None where there are none.
+        memory_waste: The same of the bytes that they read and write.
+    """
+
+    ready: int = 0
+    refused: str = ""
+    compute_waste: float | None = None
+    memory_waste: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "tpu.json"
+
+
+@dataclass
 class BenchmarkMetrics(Artifact):
     """`benchmark.json`: latency and memory beside the source, in one run.
 
