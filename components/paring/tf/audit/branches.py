@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, graded
+from paring.tf.audit.finding import Finding
 from paring.tf.audit.subject import HEAVY, Subject, place
 
 _SELECTS = frozenset({"Select", "SelectV2"})
@@ -27,16 +27,17 @@ def both_branches(subject: Subject) -> list[Finding]:
             continue
         # At least the cheaper side is in vain, or the only expensive one at times.
         wasted = min(flops) if all(heavy) else max(flops)
-        if subject.share(wasted) < _MIN_SHARE:
+        side = sides[flops.index(wasted)]
+        if subject.share(wasted) < _MIN_SHARE and not subject.unknown(side):
             continue
         how = "" if scalar else " where all examples go one way, else tf.boolean_mask for each side"
         found.append(
             Finding(
                 rule="both_branches",
-                severity=graded(subject.share(wasted)),
+                severity=subject.severity(side),
                 place=place(op),
-                cost=f"computes both sides, {flops[0]:,} and {flops[1]:,} operations, of which"
-                f" one is thrown away: {subject.share(wasted):.0%} of the model's or more",
+                cost=f"computes both sides, {len(sides[0])} and {len(sides[1])} operators, and"
+                f" throws one away: {subject.cost(side)} at least",
                 fix=f"choose with tf.cond, whose functions compute one side alone{how}",
             )
         )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, graded, places
+from paring.tf.audit.finding import Finding, places
 from paring.tf.audit.subject import Subject, origin, place
 from paring.tf.graph import tensor_bytes
 
@@ -12,7 +12,10 @@ _INDEX_OF = {
 }  # fmt: skip
 """Which input of an operator is indices."""
 
-_CHOSEN = {"Placeholder": "declare the input as tf.int32", "Cast": "cast to tf.int32 instead"}
+_CHOSEN = {
+    "Placeholder": "declare the input as tf.int32, or cast it",
+    "Cast": "cast to tf.int32 instead",
+}
 """Where indices can come from that need not be int64, and what to do there."""
 
 
@@ -27,15 +30,14 @@ def float64_operators(subject: Subject) -> list[Finding]:
         return []
     names = {op.name for op in wide}
     first = [op for op in wide if not any(one.op.name in names for one in op.inputs)]
-    flops = sum(subject.flops[op.name] for op in wide)
     size = sum(tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype) for op in wide)
     return [
         Finding(
             rule="float64",
-            severity=graded(subject.share(flops)),
+            severity=subject.severity(wide),
             place=places([place(op) for op in first]),
-            cost=f"{len(wide)} operators in float64: {flops:,} operations an example, or"
-            f" {subject.share(flops):.0%} of the model's, on {size:,} bytes, half of them spare",
+            cost=f"{len(wide)} operators in float64: {subject.cost(wide)}; on {size:,} bytes, half"
+            " of them spare",
             fix="keep constants and inputs in float32: give tf.constant a dtype, and"
             " NumPy arrays .astype(numpy.float32), where double precision comes in",
         )

@@ -2,12 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from paring.tf import graph
+from paring.tf.audit.finding import Severity, graded
 from paring.tf.signature import Signature
 
 CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"})
@@ -75,6 +76,22 @@ class Subject:
     def share(self, flops: int) -> float:
         """Which share of the model's operations so many are."""
         return flops / self.total_flops
+
+    def unknown(self, ops: Iterable[Any]) -> int:
+        """How many of these products and loops have shapes that the graph leaves open."""
+        return sum(op.type in HEAVY and not self.flops[op.name] for op in ops)
+
+    def cost(self, ops: Sequence[Any]) -> str:
+        """What these operations cost, as a part of a sentence."""
+        flops = sum(self.flops[op.name] for op in ops)
+        told = f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"
+        unknown = self.unknown(ops)
+        return told + (f", and {unknown} operators of unknown cost" if unknown else "")
+
+    def severity(self, ops: Sequence[Any]) -> Severity:
+        """By the share of these operations; medium at least where some are unknown."""
+        found = graded(self.share(sum(self.flops[op.name] for op in ops)))
+        return "medium" if found == "low" and self.unknown(ops) else found
 
     @cached_property
     def bodies(self) -> Mapping[str, Sequence[Any]]:

@@ -32,15 +32,14 @@ def one_hot_products(subject: Subject) -> list[Finding]:
         ]
         if depth < _MIN_DEPTH or not products:
             continue
-        flops = sum(subject.flops[one.name] for one in products)
         size = tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype)
         found.append(
             Finding(
                 rule="one_hot_product",
-                severity=graded(subject.share(flops)),
+                severity=subject.severity(products),
                 place=f"{place(op)}, read by {places([place(one) for one in products], 2)}",
-                cost=f"1 of {depth} factors is not zero: {flops:,} operations an example,"
-                f" {subject.share(flops):.0%} of the model's, and a matrix of {size:,} bytes",
+                cost=f"1 of {depth} factors is not zero: {subject.cost(products)}; and a matrix"
+                f" of {size:,} bytes",
                 fix="take the rows with tf.gather(weights, ids), or an Embedding layer",
             )
         )
@@ -55,14 +54,12 @@ def densified_tensors(subject: Subject) -> list[Finding]:
             continue
         products = subject.behind(op, PRODUCTS, _KEEP_ZEROS)
         if products:
-            flops = sum(subject.flops[one.name] for one in products)
             found.append(
                 Finding(
                     rule="densified_sparse_tensor",
-                    severity=graded(subject.share(flops)),
+                    severity=subject.severity(products),
                     place=f"{place(op)}, read by {places([place(one) for one in products], 2)}",
-                    cost=f"{flops:,} operations an example, {subject.share(flops):.0%} of the"
-                    " model's, on a tensor that came in sparse",
+                    cost=f"{subject.cost(products)}, on a tensor that came in sparse",
                     fix="multiply the SparseTensor itself, with tf.sparse.sparse_dense_matmul, or"
                     " tf.nn.embedding_lookup_sparse where its values are weights of rows",
                 )

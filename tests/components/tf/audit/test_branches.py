@@ -29,7 +29,7 @@ def test_two_products_of_which_one_is_thrown_away_are_found(
     found = both_branches(subject_of(serve, X, **kernels))
     assert len(found) == 1
     assert "choice" in found[0].place
-    assert f"{2 * 16 * 16 + 16:,} and {2 * 16 * 16 + 16:,} operations" in found[0].cost
+    assert f"2 and 2 operators, and throws one away: {2 * 16 * 16 + 16:,} op" in found[0].cost
     assert "tf.cond" in found[0].fix
 
 
@@ -43,6 +43,19 @@ def test_a_choice_for_each_example_is_found(
     found = both_branches(subject_of(serve, X, **kernels))
     assert len(found) == 1
     assert "tf.boolean_mask" in found[0].fix
+
+
+def test_branches_of_unknown_cost_are_found_behind_a_loop(
+    subject_of: SUBJECT_OF, kernels: dict[str, Any]
+) -> None:
+    def serve(x: Any) -> dict[str, Any]:
+        looped = tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, x * 2.0), (0, x))[1]
+        left, right = (tf.matmul(looped, one) for one in kernels.values())
+        return {"y": tf.where(tf.reduce_sum(x) > 0, left, right)}
+
+    found = both_branches(subject_of(serve, X, **kernels))
+    assert [one.severity for one in found] == ["medium"]
+    assert "1 operators of unknown cost" in found[0].cost
 
 
 def test_a_condition_in_the_graph_is_none(subject_of: SUBJECT_OF, kernels: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def test_indices_of_64_bits_are_found(subject_of: SUBJECT_OF, dtype: tf.DType, c
     if found:
         assert "take" in found[0].place
         assert "48 bytes of indices" in found[0].cost
-        assert found[0].fix == "declare the input as tf.int32"
+        assert found[0].fix == "declare the input as tf.int32, or cast it"
 
 
 def test_an_index_that_the_model_makes_wide_itself_is_found(subject_of: SUBJECT_OF) -> None:

@@ -1,0 +1,40 @@
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[4] / "examples" / "text_audit.py"
+
+
+@pytest.fixture
+def example() -> Any:
+    spec = importlib.util.spec_from_file_location("text_audit", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up.
+    sys.modules["text_audit"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["text_audit"]
+
+
+@pytest.mark.slow
+def test_what_the_audit_finds_is_applied_and_changes_no_answer(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = example.Sizes(tokens=8, vocabulary=200, units=16, hidden=32, texts=8)
+    model = example.export(sizes, (), tmp_path / "first")
+    found = [one["rule"] for one in example.findings(model, tmp_path / "profile")]
+    assert sorted(found) == [
+        *("both_branches", "dropout_in_serving", "float64"),
+        *("int64_indices", "one_hot_product", "unrolled_loop"),
+    ]
+    timing = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
+    (last,) = example.compare(sizes, tmp_path / "out", [len(found)], **timing)
+    assert last.left == ()
+    assert last.difference < example.TOLERANCE
+    assert last.metrics.speedup > 0
+    assert "unrolled_loop at" in capsys.readouterr().out
