@@ -3,15 +3,16 @@
 The model takes token ids and gives a score for each class. As it is first written, it
 multiplies one-hot rows with the embedding, runs its recurrent layer as a loop of Python,
 computes both of two heads and throws one away, has a last layer in float64, takes ids
-of 64 bits, and leaves dropout on. The fixes of what `profile` finds are applied one after
-another; each model is compared with the first one's answers and timed beside it.
+of 64 bits, and leaves dropout on. The first of what `profile` finds is fixed, and the
+model looked at again, until nothing is found; each model is held to the first one's
+answers and timed beside it.
 
     python examples/text_audit.py --out OUT
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,13 +107,14 @@ class TextClassifier(tf.Module):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model: the fixes in it, what is left to find, and how it compares with the first."""
+class Stage:
+    """One model: the fixes in it, what is left to find, and how far its answers are off."""
 
+    model: Path
     fixes: tuple[str, ...]
     left: tuple[str, ...]
+    operators: int
     difference: float
-    metrics: BenchmarkMetrics
 
 
 def export(sizes: Sizes, fixed: Sequence[str], folder: Path) -> Path:
@@ -124,10 +126,10 @@ def export(sizes: Sizes, fixed: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def findings(model: Path, out: Path) -> list[dict[str, str]]:
-    """What `profile` finds in a model."""
+def profiled(model: Path, out: Path) -> dict[str, Any]:
+    """What `profile` writes about a model."""
     made = execute(profile, Call({"model": model}, {"profile": out}))["profile"]
-    return list(json.loads(made.file.read_text())["findings"])
+    return dict(json.loads(made.file.read_text()))
 
 
 def answers(model: Path, ids: Any) -> Any:
@@ -136,53 +138,57 @@ def answers(model: Path, ids: Any) -> Any:
     return loaded.signatures["serving_default"](ids=tf.constant(ids))["scores"].numpy()
 
 
-def compare(
-    sizes: Sizes, out: Path, stages: Sequence[int] | None = None, **timing: float
-) -> list[Row]:
-    """Apply the fixes of what is found, one after another; a row for each model.
-
-    Args:
-        sizes: Of the model.
-        out: A folder that is not there yet, for the models and their figures.
-        stages: How many of the fixes are in each row's model; each number, if left out.
-        **timing: Parameters of `benchmark`.
-    """
-    draw = np.random.default_rng(1)
-    ids = draw.integers(1, sizes.vocabulary, size=(sizes.texts, sizes.tokens))
+def write_examples(sizes: Sizes, file: Path) -> Any:
+    """Write texts of random tokens, every second one short; returns their ids."""
+    ids = np.random.default_rng(1).integers(1, sizes.vocabulary, size=(sizes.texts, sizes.tokens))
     ids[::2, sizes.tokens // 4 :] = 0
-    out.mkdir(parents=True)
-    examples = out / "examples.npz"
     labels = np.zeros(sizes.texts, np.int64)
-    np.savez(examples, x_train=ids, y_train=labels, x_eval=ids, y_eval=labels)
-    first = export(sizes, (), out / "first")
-    found = findings(first, out / "first-profile")
-    show(found)
+    np.savez(file, x_train=ids, y_train=labels, x_eval=ids, y_eval=labels)
+    return ids
+
+
+def improve(sizes: Sizes, ids: Any, out: Path) -> list[Stage]:
+    """Fix the first of what is found in a model, and look again, until nothing is.
+
+    What is small beside something worse is found once that is gone. Each finding is
+    printed when its turn comes.
+    """
     # Dropout makes each answer of the first model another one; the rest must not change them.
     wanted = answers(export(sizes, ("dropout_in_serving",), out / "wanted"), ids)
-    rules = list(dict.fromkeys(one["rule"] for one in found))
-    rows = []
-    for count in range(len(rules) + 1) if stages is None else stages:
-        fixes = tuple(rules[:count])
-        model = export(sizes, fixes, out / f"model-{count}")
-        left = tuple(one["rule"] for one in findings(model, out / f"profile-{count}"))
-        made = execute(
-            benchmark,
-            Call(
-                {"source": first, "candidate": model, "examples": examples},
-                {"metrics": out / f"metrics-{count}"},
-                timing,
-            ),
-        )["metrics"]
+    stages: list[Stage] = []
+    fixes: tuple[str, ...] = ()
+    while True:
+        model = export(sizes, fixes, out / f"model-{len(fixes)}")
+        content = profiled(model, out / f"profile-{len(fixes)}")
+        found = content["findings"]
         difference = float(np.abs(answers(model, ids) - wanted).max())
-        rows.append(Row(fixes, left, difference, made))
-    return rows
+        if "dropout_in_serving" in fixes and difference > TOLERANCE:
+            raise RuntimeError(f"the fix of {fixes[-1]} changes the scores by {difference:g}")
+        left = tuple(one["rule"] for one in found)
+        operators = sum(content["operators"].values())
+        stages.append(Stage(model, fixes, left, operators, difference))
+        if not found:
+            return stages
+        if left[0] in fixes:
+            raise RuntimeError(f"{left[0]} is still found after its fix")
+        show(found[0])
+        fixes = (*fixes, left[0])
 
 
-def show(found: Sequence[dict[str, str]]) -> None:
-    """Print findings."""
-    for one in found:
-        print(f"{one['severity']:<6} {one['rule']} at {one['place']}")
-        print(f"       {one['cost']}\n       {one['fix']}")
+def timed(stage: Stage, first: Stage, examples: Path, **timing: Any) -> BenchmarkMetrics:
+    """Time a model beside the first one, by `benchmark` with these parameters."""
+    inputs = {"source": first.model, "candidate": stage.model, "examples": examples}
+    metrics = stage.model.with_name(f"metrics-{len(stage.fixes)}")
+    made = execute(benchmark, Call(inputs, {"metrics": metrics}, timing))["metrics"]
+    if not isinstance(made, BenchmarkMetrics):
+        raise TypeError(f"benchmark made {made}")
+    return made
+
+
+def show(found: Mapping[str, str]) -> None:
+    """Print a finding."""
+    print(f"{found['severity']:<6} {found['rule']} at {found['place']}")
+    print(f"       {found['cost']}\n       {found['fix']}")
 
 
 def main() -> None:
@@ -193,14 +199,19 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     sizes = Sizes(**{name: getattr(given, name) for name in vars(Sizes())})
-    rows = compare(sizes, given.out, rounds=4, min_seconds=2.0)
-    print(f"{'with the fix of':<20} {'left':>4} {'difference':>10} {'p50 ms':>8}  times as fast")
-    for row in rows:
-        one = row.metrics
+    given.out.mkdir(parents=True)
+    examples = given.out / "examples.npz"
+    stages = improve(sizes, write_examples(sizes, examples), given.out)
+    print(
+        f"{'with the fix of':<20} {'left':>4} {'operators':>9} {'difference':>10} {'p50 ms':>7}"
+        f" {'load ms':>7}  times as fast"
+    )
+    for stage in stages:
+        one = timed(stage, stages[0], examples, rounds=4, min_seconds=2.0)
         print(
-            f"{row.fixes[-1] if row.fixes else '-':<20} {len(row.left):4} {row.difference:10.1e}"
-            f" {one.p50_ms:8.3f}  {one.speedup:.2f} [{one.speedup_low:.2f}, {one.speedup_high:.2f}]"
-            f"  load {one.load_ms:.0f} ms, {one.size_bytes:,} bytes"
+            f"{stage.fixes[-1] if stage.fixes else '-':<20} {len(stage.left):4} {stage.operators:9}"
+            f" {stage.difference:10.1e} {one.p50_ms:7.3f} {one.load_ms:7.0f}"
+            f"  {one.speedup:.2f} [{one.speedup_low:.2f}, {one.speedup_high:.2f}]"
         )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding
+from paring.tf.audit.finding import Finding, counted
 from paring.tf.audit.subject import HEAVY, Subject, place
 
 _SELECTS = frozenset({"Select", "SelectV2"})
@@ -36,8 +36,8 @@ def both_branches(subject: Subject) -> list[Finding]:
                 rule="both_branches",
                 severity=subject.severity(side),
                 place=place(op),
-                cost=f"computes both sides, {len(sides[0])} and {len(sides[1])} operators, and"
-                f" throws one away: {subject.cost(side)} at least",
+                cost=f"computes both sides, {counted(len(sides[0]), 'operator')} and"
+                f" {len(sides[1])}, and throws one away, at least {subject.cost(side)}",
                 fix=f"choose with tf.cond, whose functions compute one side alone{how}",
             )
         )

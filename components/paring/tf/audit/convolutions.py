@@ -1,6 +1,6 @@
 """Convolutions that mix space and channels at once, where two would do."""
 
-from paring.tf.audit.finding import Finding, graded, places
+from paring.tf.audit.finding import Finding, counted, graded, places
 from paring.tf.audit.subject import Subject, place
 
 _MIN_CHANNELS = 8
@@ -37,8 +37,8 @@ def standard_convolutions(subject: Subject) -> list[Finding]:
             rule="standard_convolutions",
             severity=graded(share),
             place=places(named),
-            cost=f"{len(saved)} convolutions take {total:,} operations an example, of which"
-            f" {sum(saved.values()):,} or {share:.0%} of the model's could go",
+            cost=f"{counted(len(saved), 'convolution')} with {total:,} operations an example, of"
+            f" which {sum(saved.values()):,} or {share:.0%} of the model's could go",
             fix="SeparableConv2D in place of Conv2D, trained anew, or distill the model into a"
             " network that is built so; accuracy has to be measured",
         )

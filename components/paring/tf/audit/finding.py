@@ -39,6 +39,11 @@ def graded(share: float) -> Severity:
     return "medium" if share >= _MEDIUM_SHARE else "low"
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something, as 1 operator or 2 operators."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def places(names: Sequence[str], shown: int = 3) -> str:
     """The first of some names, and how many more there are."""
     listed = ", ".join(names[:shown])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, places
+from paring.tf.audit.finding import Finding, counted, places
 from paring.tf.audit.subject import HEAVY, Subject, place
 from paring.tf.graph import tensor_bytes
 from paring.tf.kernels import GPU, has_kernel
@@ -20,8 +20,8 @@ def python_functions(subject: Subject) -> list[Finding]:
             rule="python_function",
             severity="high",
             place=places(found),
-            cost=f"{len(found)} calls into Python at each inference, under its lock, with a copy"
-            " to the host and back; TensorFlow Serving and TFLite can't run them",
+            cost=f"{counted(len(found), 'call')} into Python at each inference, under its lock,"
+            " with a copy to the host and back; TensorFlow Serving and TFLite can't run them",
             fix="write the function with TensorFlow's own operators, or call it before the model",
         )
     ]
@@ -54,8 +54,8 @@ def host_copies(subject: Subject) -> list[Finding]:
             rule="host_copies",
             severity="medium",
             place=places([place(op) for op in found]),
-            cost=f"{len(found)} operators have no kernel for GPUs: at least {size:,} bytes an"
-            " example go to the host, and the accelerator waits for what comes back",
+            cost=f"{counted(len(found), 'operator')} without a kernel for GPUs: at least {size:,}"
+            " bytes an example go to the host, and the accelerator waits for what comes back",
             fix="do this before or behind the model"
             + (", and keep strings out of what computes" if strings else "")
             + ", or use operators that have a kernel",

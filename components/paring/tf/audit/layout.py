@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, places
+from paring.tf.audit.finding import Finding, counted, places
 from paring.tf.audit.subject import CONVOLUTIONS, Subject, place, value
 from paring.tf.graph import tensor_bytes
 
@@ -39,7 +39,7 @@ def layout_transposes(subject: Subject) -> list[Finding]:
             rule="layout_transposes",
             severity="medium" if size >= moved / 10 else "low",
             place=places([place(op) for op in found]),
-            cost=f"{len(found)} transposes read and write {size:,} bytes an example",
+            cost=f"{counted(len(found), 'transpose')}: {size:,} bytes an example read and written",
             fix='keep one layout throughout: data_format="channels_last" in each layer, which'
             " CPUs, TPUs and TFLite want, and transpose the input once outside of the model",
         )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, places
+from paring.tf.audit.finding import Finding, counted, places
 from paring.tf.audit.subject import Subject, origin, place
 from paring.tf.graph import tensor_bytes
 
@@ -36,8 +36,8 @@ def float64_operators(subject: Subject) -> list[Finding]:
             rule="float64",
             severity=subject.severity(wide),
             place=places([place(op) for op in first]),
-            cost=f"{len(wide)} operators in float64: {subject.cost(wide)}; on {size:,} bytes, half"
-            " of them spare",
+            cost=f"{counted(len(wide), 'operator')} in float64: {subject.cost(wide)}"
+            + (f"; on {size:,} bytes, half of them spare" if size else ""),
             fix="keep constants and inputs in float32: give tf.constant a dtype, and"
             " NumPy arrays .astype(numpy.float32), where double precision comes in",
         )

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from paring.tf import graph
-from paring.tf.audit.finding import Severity, graded
+from paring.tf.audit.finding import Severity, counted, graded
 from paring.tf.signature import Signature
 
 CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"})
@@ -84,9 +84,12 @@ class Subject:
     def cost(self, ops: Sequence[Any]) -> str:
         """What these operations cost, as a part of a sentence."""
         flops = sum(self.flops[op.name] for op in ops)
-        told = f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"
+        told = [f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"]
         unknown = self.unknown(ops)
-        return told + (f", and {unknown} operators of unknown cost" if unknown else "")
+        if unknown:
+            heavy = counted(unknown, "operator")
+            told.append(f"{heavy} of unknown cost, whose shapes the graph leaves open")
+        return ", and ".join(told if flops else told[-1:])
 
     def severity(self, ops: Sequence[Any]) -> Severity:
         """By the share of these operations; medium at least where some are unknown."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from paring.tf.audit.finding import Finding, Severity, places
+from paring.tf.audit.finding import Finding, Severity, counted, places
 from paring.tf.audit.subject import PASSED_ON, Subject, place
 
 _UNIFORM = frozenset({"RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"})
@@ -69,5 +69,5 @@ def batch_statistics(subject: Subject) -> list[Finding]:
 def _finding(rule: str, severity: Severity, found: list[Any], what: str, fix: str) -> list[Finding]:
     if not found:
         return []
-    cost = f"{len(found)} operators: {what}"
+    cost = f"{counted(len(found), 'operator')}: {what}"
     return [Finding(rule, severity, places([place(op) for op in found]), cost, fix)]

@@ -22,7 +22,7 @@ def test_what_a_separable_convolution_would_save_is_told(subject_of: SUBJECT_OF)
     separable = 2 * 8 * 8 * 16 * 3 * 3 + 2 * 8 * 8 * 16 * 32
     assert [one.severity for one in found] == ["high"]
     assert "wide" in found[0].place
-    assert f"take {standard:,} operations" in found[0].cost
+    assert f"1 convolution with {standard:,} operations" in found[0].cost
     assert f"{standard - separable:,}" in found[0].cost
 
 

@@ -26,15 +26,17 @@ def test_what_the_audit_finds_is_applied_and_changes_no_answer(
     example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = example.Sizes(tokens=8, vocabulary=200, units=16, hidden=32, texts=8)
-    model = example.export(sizes, (), tmp_path / "first")
-    found = [one["rule"] for one in example.findings(model, tmp_path / "profile")]
-    assert sorted(found) == [
-        *("both_branches", "dropout_in_serving", "float64"),
-        *("int64_indices", "one_hot_product", "unrolled_loop"),
-    ]
-    timing = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
-    (last,) = example.compare(sizes, tmp_path / "out", [len(found)], **timing)
+    ids = example.write_examples(sizes, tmp_path / "examples.npz")
+    first, *between, last = example.improve(sizes, ids, tmp_path)
+    rules = {"both_branches", "dropout_in_serving", "float64", "int64_indices"}
+    assert set(last.fixes) == rules | {"one_hot_product", "unrolled_loop"}
+    assert len(between) == len(last.fixes) - 1
     assert last.left == ()
-    assert last.difference < example.TOLERANCE
-    assert last.metrics.speedup > 0
-    assert "unrolled_loop at" in capsys.readouterr().out
+    assert last.operators < first.operators / 2
+    assert first.difference > example.TOLERANCE
+    assert all(stage.difference < example.TOLERANCE for stage in [*between, last])
+    shown = capsys.readouterr().out
+    assert all(f"{rule} at" in shown for rule in last.fixes)
+    timing = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
+    metrics = example.timed(last, first, tmp_path / "examples.npz", **timing)
+    assert metrics.speedup > 0

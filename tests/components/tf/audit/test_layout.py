@@ -24,7 +24,7 @@ def test_transposes_around_a_convolution_are_found(subject_of: SUBJECT_OF) -> No
     assert len(found) == 1
     assert "to_last" in found[0].place
     assert "to_first" in found[0].place
-    assert f"2 transposes read and write {2 * 2 * 4 * 8 * 8 * 4:,} bytes" in found[0].cost
+    assert f"2 transposes: {2 * 2 * 4 * 8 * 8 * 4:,} bytes" in found[0].cost
     assert found[0].severity == "medium"
 
 

@@ -39,7 +39,7 @@ def test_a_layer_that_is_exported_as_it_trains_is_found(
     assert {name for name, one in found.items() if one} == ({kind} if training else set())
     if training:
         assert found[kind][0].severity == "high"
-        assert "1 operators" in found[kind][0].cost
+        assert "1 operator:" in found[kind][0].cost
 
 
 def test_dropout_with_a_fixed_seed_is_found(subject_of: SUBJECT_OF) -> None:
