@@ -8,10 +8,11 @@ _CHANGES = ("Assign", "ResourceApply", "ResourceScatter", "Rng", "Stateful")
 
 
 def freeze(concrete: Any) -> Any:
-    """The concrete function with its variables as constants and its calls inlined.
+    """The graph of a concrete function with its variables as constants, calls inlined.
 
     Loops and conditions are kept. A variable that the function changes, as random
-    generators and the statistics of a model in training are, stays a variable.
+    generators and the statistics of a model in training are, stays a variable; its handle
+    is a placeholder.
     """
     # The public function, of the same three, has no way to leave variables out.
     from tensorflow.python.framework.convert_to_constants import (
@@ -32,7 +33,7 @@ def freeze(concrete: Any) -> Any:
     changed = _changed(data.graph_def.node)
     if changed:
         data = converted(changed)
-    return _construct_concrete_function(concrete, *_replace_variables_by_constants(data))
+    return _construct_concrete_function(concrete, *_replace_variables_by_constants(data)).graph
 
 
 def _changed(nodes: Iterable[Any]) -> set[str]:

@@ -163,7 +163,7 @@ def _traced_and_frozen(function: Any, signature: Signature, batch_size: int = 1)
             remedy="export the model with variables that are read by their handle, without"
             " lookup tables in the signature",
         ) from error
-    return concrete, frozen.graph
+    return concrete, frozen
 
 
 def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:

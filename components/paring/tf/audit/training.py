@@ -55,11 +55,17 @@ def augmentation(subject: Subject) -> list[Finding]:
 
 
 def batch_statistics(subject: Subject) -> list[Finding]:
-    """Batch normalization by the batch's own statistics."""
+    """Batch normalization by the batch's own statistics.
+
+    Layer and group normalization use the same operator on a tensor that they reshape, so
+    that the statistics are each example's own.
+    """
     found = [
         op
         for op in subject.live
-        if op.type.startswith("FusedBatchNorm") and op.get_attr("is_training")
+        if op.type.startswith("FusedBatchNorm")
+        and op.get_attr("is_training")
+        and op.inputs[0].op.type != "Reshape"
     ]
     what = "an example's output hangs on the others of its batch, and nothing can be folded"
     fix = "export the model as it infers: call its layers with training=False"

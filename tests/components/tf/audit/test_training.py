@@ -42,6 +42,16 @@ def test_a_layer_that_is_exported_as_it_trains_is_found(
         assert "1 operator:" in found[kind][0].cost
 
 
+def test_layer_normalization_is_none(subject_of: SUBJECT_OF) -> None:
+    import tf_keras
+
+    layer = tf_keras.layers.LayerNormalization()
+    layer.build((None, 8, 8, 3))
+    subject = subject_of(lambda x: {"y": layer(x)}, IMAGES, layer=layer)
+    assert "FusedBatchNormV3" in {op.type for op in subject.live}
+    assert batch_statistics(subject) == []
+
+
 def test_dropout_with_a_fixed_seed_is_found(subject_of: SUBJECT_OF) -> None:
     def serve(x: Any) -> dict[str, Any]:
         return {"y": tf.nn.experimental.stateless_dropout(x, 0.5, seed=(1, 2))}
