@@ -6,6 +6,7 @@ from typing import Final
 
 from paring.benchmark import benchmark
 from paring.build_tensorrt import build_tensorrt
+from paring.check_tpu import check_tpu
 from paring.cluster import cluster
 from paring.convert_mixed import convert_mixed
 from paring.convert_openvino import convert_openvino
@@ -36,6 +37,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             import_examples,
             draw_calibration,
             profile,
+            check_tpu,
             prune,
             prune_channels,
             cluster,

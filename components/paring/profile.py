@@ -1,16 +1,19 @@
-"""Say what a model is made of and what it costs, without running it."""
+"""Say what a model is made of, what it costs, and what is wrong with its graph."""
 
 import json
+import logging
 
 from paring.artifacts import Model, ModelProfile, content_digest
 from paring.step import Input, Output, step
 
+_log = logging.getLogger(__name__)
+
 LARGEST = 10
 
 
-@step(version="1")
+@step(version="2")
 def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
-    """Count a model's weights, operations, activation memory and operators.
+    """Count a model's weights, operations and memory, and audit its graph.
 
     Everything is read from the inference graph of the SavedModel, with its
     variables frozen, so a model without a Keras form is profiled the same way.
@@ -25,7 +28,9 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     - `activation_bytes`: peak of the live tensors in topological order, inputs
       and outputs included, weights not, and nothing computed in place;
     - `operators`: how often each TensorFlow operator occurs;
-    - `largest_weights`: the ten largest, with name, shape, dtype and size_bytes.
+    - `largest_weights`: the ten largest, with name, shape, dtype and size_bytes;
+    - `findings`: what a specialist would change in the graph, the most severe
+      first: rule, severity (high, medium, low), place, cost and fix.
 
     Where the model leaves a dimension other than the batch open, 32 stands in.
 
@@ -38,8 +43,9 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
         UnsupportedError: Its graph can't be frozen.
     """
     from paring.tf import graph
+    from paring.tf.audit import Subject, audit
     from paring.tf.loading import saved_model_dir
-    from paring.tf.signature import TensorSpec, read_signature
+    from paring.tf.signature import TensorSpec, read_meta_graph, read_signature
 
     folder = saved_model_dir(model)
     signature = read_signature(folder)
@@ -47,6 +53,7 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     frozen = graph.frozen_graph(function, signature)
     cost = graph.cost(frozen)
     weights = graph.weights(function, frozen)
+    findings = audit(Subject(read_meta_graph(folder), signature, frozen))
     batch_size = max(
         (graph.concrete_shape(spec)[0] for spec in signature.inputs.values() if spec.shape),
         default=1,
@@ -54,6 +61,7 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     profile.parameters = sum(weight.count for weight in weights)
     profile.flops = cost.flops // batch_size
     profile.activation_bytes = cost.activation_bytes // batch_size
+    profile.findings = len(findings)
 
     def described(specs: dict[str, TensorSpec]) -> dict[str, object]:
         return {name: {"shape": spec.shape, "dtype": spec.dtype} for name, spec in specs.items()}
@@ -72,5 +80,8 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
         "activation_bytes": profile.activation_bytes,
         "operators": cost.operators,
         "largest_weights": [vars(weight) for weight in weights[:LARGEST]],
+        "findings": [vars(finding) for finding in findings],
     }
-    (profile.path / "profile.json").write_text(json.dumps(content, indent=2) + "\n")
+    profile.file.write_text(json.dumps(content, indent=2) + "\n")
+    for one in findings:
+        _log.info("%s: %s at %s: %s; %s", one.severity, one.rule, one.place, one.cost, one.fix)

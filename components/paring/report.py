@@ -210,7 +210,7 @@ def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
         return None
     if profile.failure is not None:
         return {"failure": profile.failure.reason}
-    content = _read(profile.path / "profile.json", *_PROFILE)
+    content = _read(profile.file, *_PROFILE)
     commonest = sorted(content["operators"].items(), key=lambda one: (-one[1], one[0]))
     return {key: content[key] for key in _PROFILE} | {
         "failure": "",
@@ -229,7 +229,7 @@ _OPERATORS = 10
 
 _PROFILE = (
     *("parameters", "weight_bytes", "flops", "uncounted", "activation_bytes"),
-    *("operators", "largest_weights", "signature"),
+    *("operators", "largest_weights", "signature", "findings"),
 )
 
 

@@ -1,5 +1,6 @@
 """What the command line shows: progress, tables, lineage, errors."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from paring.artifacts import Artifact, PushedModel
+from paring.artifacts import Artifact, ModelProfile, PushedModel
 from paring.errors import ParingError
 from paring.lineage import chain, source_examples
 from paring.metrics import Metric
@@ -109,6 +110,7 @@ def _told(outputs: Sequence[Artifact]) -> str:
         "size_bytes": "{:,} bytes",
         "selected": "{}",
         "version": "version {}",
+        "findings": "findings: {}",
     }
     facts = {name: value for one in outputs for name, value in one.facts().items()}
     if facts.get("metric"):
@@ -280,6 +282,21 @@ def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
             console.print(f"  {output.failure.outcome}: {escape(output.failure.reason)}")
         for fact, value in output.facts().items():
             console.print(f"  {fact:<18} {value}")
+        if isinstance(output, ModelProfile) and not output.failure:
+            _show_findings(console, json.loads(output.file.read_text(encoding="utf-8")))
+
+
+def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
+    """What the audit of a graph found, the most severe first."""
+    if not profile["findings"]:
+        return
+    table = Table(header_style="bold")
+    for header in ("finding", "where", "what it costs", "what to do"):
+        table.add_column(header, overflow="fold")
+    for one in profile["findings"]:
+        named = f"{one['rule'].replace('_', ' ')} ({one['severity']})"
+        table.add_row(named, *(escape(one[name]) for name in ("place", "cost", "fix")))
+    console.print(table)
 
 
 def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:

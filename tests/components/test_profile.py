@@ -142,6 +142,37 @@ def test_a_loop_is_named_as_not_counted(tmp_path: Path) -> None:
     assert made.parameters == 4 * 4 * (3 + 4 + 1)
 
 
+def test_a_sound_network_has_no_findings(folder: Path, tmp_path: Path) -> None:
+    made, content = profiled(folder, tmp_path / "out")
+    assert (made.findings, content["findings"]) == (0, [])
+
+
+def test_what_training_left_behind_is_found_the_most_severe_first(
+    network: Any, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+    import tf_keras
+
+    layers = [tf_keras.Input((8, 8, 1)), tf_keras.layers.BatchNormalization()]
+    noisy = tf_keras.Sequential([*layers, tf_keras.layers.Dropout(0.5)])
+
+    class Training(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((4, 8, 8, 1), tf.float32, name="image")])
+        def __call__(self, image: Any) -> dict[str, Any]:
+            return {"scores": network(noisy(image, training=True))}
+
+    module = Training()
+    module.layers = [network, noisy]
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.__call__)
+    made, content = profiled(tmp_path / "model", tmp_path / "out")
+    rules = [(one["severity"], one["rule"]) for one in content["findings"]]
+    assert ("high", "dropout_in_serving") in rules
+    assert ("high", "batch_statistics_in_serving") in rules
+    assert rules[-1] == ("low", "fixed_batch")
+    assert made.findings == len(rules)
+    assert all(one["place"] and one["cost"] and one["fix"] for one in content["findings"])
+
+
 def test_a_model_without_weights_on_disk_is_refused(folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -142,6 +142,15 @@ def profiled(tmp_path: Path) -> Path:
         "largest_weights": [
             {"name": "dense/kernel", "shape": [64, 10], "dtype": "float32", "size_bytes": 2_560}
         ],
+        "findings": [
+            {
+                "rule": "one_hot_product",
+                "severity": "high",
+                "place": "words/<OneHot>",
+                "cost": "1 of 500 factors is not zero",
+                "fix": "take the rows with tf.gather",
+            }
+        ],
     }
     (path / "profile.json").write_text(json.dumps(content))
     ModelProfile(path).save()
@@ -269,6 +278,16 @@ def test_the_profile_is_shown(measured: Any, profiled: Path) -> None:
     for text in ("39.0 k", "5.61 M", "131 KB", "dense/kernel", "64×10", "Conv2D", "While"):
         assert text in words
     assert "? × 32 × 32 × 1 float32" in words
+    finding = ("one hot producthigh", "words/<OneHot>", "1 of 500 factors", "rows with tf.gather")
+    for text in finding:
+        assert text in words
+
+
+def test_a_model_without_findings_is_told_so(measured: Any, profiled: Path) -> None:
+    file = profiled / "profile.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"findings": []}))
+    words = Page(write(measured, profiled)).words
+    assert "The audit of its graph found nothing to change" in words
 
 
 def test_without_a_profile_and_a_command_their_sections_are_left_out(measured: Any) -> None:

@@ -389,6 +389,28 @@ def test_a_step_says_what_it_made(paring: Paring, tmp_path: Path, bare_model: Pa
     assert (tmp_path / "lite" / "Format-Serving" / "model.tflite").is_file()
 
 
+def test_the_profile_shows_what_the_audit_found(paring: Paring, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    wide = tf.Module()
+    wide.serve = tf.function(
+        lambda x: {
+            "y": tf.cast(
+                tf.matmul(tf.cast(x, tf.float64), tf.eye(4, 4, None, tf.float64)), tf.float32
+            )
+        },
+        [tf.TensorSpec((None, 4), tf.float32, "x")],
+    )
+    tf.saved_model.save(wide, str(tmp_path / "model"), signatures=wide.serve)
+    code, shown, _ = paring(
+        *("step", "profile", "--model", tmp_path / "model", "--profile", tmp_path / "profile")
+    )
+    assert code == 0
+    assert "findings           1" in shown
+    assert "float64 (high)" in shown
+    assert "MatMul" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["local", "beam"])
 def test_an_error_in_a_node_is_all_that_is_told_of_it(

@@ -14,6 +14,7 @@ from tests.conformance.kfp_runner import PackageRun, run_package
 from paring.adapters.cli import command
 from paring.artifacts import Model, ONNXModel, content_digest, read_record
 from paring.catalog import STEPS
+from paring.check_tpu import check_tpu
 from paring.convert_tflite import convert_tflite
 from paring.errors import OutputError
 from paring.import_model import import_model
@@ -265,7 +266,7 @@ _QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
 
 
 def _conformance_dag(folder: Path) -> Dag:
-    """The whole pipeline with a few recipes, measured as briefly as can be."""
+    """The whole pipeline with a few recipes, measured as briefly as can be, and what else is."""
     file = folder / "recipes.toml"
     file.write_text(RECIPES)
     # By size, since by latency the noise of two short runs might decide.
@@ -281,6 +282,8 @@ def _conformance_dag(folder: Path) -> Dag:
         dag.add(
             node.id, node.step, node.inputs, {**node.parameters, **quick}, tolerate=node.tolerate
         )
+    # No recipe has it; it is asked for by itself.
+    dag.add("check_tpu", check_tpu, {"model": dag.nodes["import_model"].out("model")})
     return dag
 
 
@@ -296,6 +299,7 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "QuantizedModel": ("digest", "size_bytes"),
     "ServingModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
+    "TPUReadiness": ("digest",),
     "Selection": ("digest",),
     "Report": ("digest",),
     # The first of the runners makes the version that the others find.

@@ -41,6 +41,7 @@ from paring.artifacts import (
     ModelProfile,
     Selection,
     Servable,
+    TPUReadiness,
 )
 from paring.errors import OutputError, ParameterError
 from paring.execution import Call, execute
@@ -64,7 +65,7 @@ its key, since a key may hold what an input's name can't."""
 # that parameter along under such a name.
 _INJECTED = "pipelinechannel--"
 
-_METRICS = (BenchmarkMetrics, EvaluationMetrics, Selection, ModelProfile)
+_METRICS = (BenchmarkMetrics, EvaluationMetrics, Selection, ModelProfile, TPUReadiness)
 
 _UUID = "-".join(f"[0-9a-f]{{{count}}}" for count in (8, 4, 4, 4, 12))
 

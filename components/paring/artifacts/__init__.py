@@ -22,6 +22,7 @@ from paring.artifacts.findings import (
     ModelProfile,
     Report,
     Selection,
+    TPUReadiness,
 )
 from paring.artifacts.models import (
     KERAS_FILE,
@@ -71,6 +72,7 @@ __all__ = [
     "ServingModel",
     "TFLiteModel",
     "TFTRTModel",
+    "TPUReadiness",
     "TRTEngine",
     "artifact_types",
     "content_bytes",

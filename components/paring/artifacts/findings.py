@@ -14,11 +14,41 @@ class ModelProfile(Artifact):
         parameters: Number of weights.
         flops: Floating-point operations for one example (a multiply-add is 2).
         activation_bytes: Peak of the live activations for one example.
+        findings: How many things the audit of the graph found to change.
     """
 
     parameters: int = 0
     flops: int = 0
     activation_bytes: int = 0
+    findings: int = 0
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "profile.json"
+
+
+@dataclass
+class TPUReadiness(Artifact):
+    """`tpu.json`: whether a TPU takes a model, and what padding costs it there.
+
+    Attributes:
+        ready: 1 if nothing in it is refused.
+        refused: The operators and inputs that are, with the reason, by semicolons.
+        compute_waste: Share of the operations of products and convolutions that is on
+            padding, at least; None where there are none.
+        memory_waste: The same of the bytes that they read and write.
+    """
+
+    ready: int = 0
+    refused: str = ""
+    compute_waste: float | None = None
+    memory_waste: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "tpu.json"
 
 
 @dataclass

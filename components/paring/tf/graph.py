@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paring.errors import ModelError, UnsupportedError
+from paring.tf.freezing import freeze
 from paring.tf.quiet import quiet_tensorflow
 from paring.tf.signature import SERVING_KEY, Signature, TensorSpec
 
@@ -106,8 +107,8 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     return function
 
 
-def frozen_graph(function: Any, signature: Signature) -> Any:
-    """The graph (tf.Graph) of a signature's function at batch size 1.
+def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> Any:
+    """The graph (tf.Graph) of a signature's function at one batch size.
 
     Variables are constants in it and called functions are inlined, but loops
     and conditions are kept. A fixed batch size stays as it is.
@@ -115,7 +116,7 @@ def frozen_graph(function: Any, signature: Signature) -> Any:
     Raises:
         UnsupportedError: TensorFlow can't freeze this graph.
     """
-    return _traced_and_frozen(function, signature)[1]
+    return _traced_and_frozen(function, signature, batch_size)[1]
 
 
 def keras_cost(model: Any) -> tuple[int, int]:
@@ -143,21 +144,18 @@ def keras_cost(model: Any) -> tuple[int, int]:
     return parameters, cost(graph).flops // batch_size
 
 
-def _traced_and_frozen(function: Any, signature: Signature) -> tuple[Any, Any]:
+def _traced_and_frozen(function: Any, signature: Signature, batch_size: int = 1) -> tuple[Any, Any]:
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
 
     specs = {
         name: tf.TensorSpec(
-            concrete_shape(spec), "string" if spec.dtype == "object" else spec.dtype
+            concrete_shape(spec, batch_size), "string" if spec.dtype == "object" else spec.dtype
         )
         for name, spec in signature.inputs.items()
     }
     try:
         concrete = tf.function(lambda tensors: function(**tensors)).get_concrete_function(specs)
-        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+        frozen = freeze(concrete)
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             "the model's graph can't be frozen",
@@ -165,13 +163,13 @@ def _traced_and_frozen(function: Any, signature: Signature) -> tuple[Any, Any]:
             remedy="export the model with variables that are read by their handle, without"
             " lookup tables in the signature",
         ) from error
-    return concrete, frozen.graph
+    return concrete, frozen
 
 
-def concrete_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """The shape for one example: a batch of 1, UNKNOWN_DIMENSION where open."""
+def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:
+    """The shape for one batch, with UNKNOWN_DIMENSION where another dimension is open."""
     return tuple(
-        size if size is not None else (1 if axis == 0 else UNKNOWN_DIMENSION)
+        size if size is not None else (batch_size if axis == 0 else UNKNOWN_DIMENSION)
         for axis, size in enumerate(spec.shape)
     )
 
@@ -183,13 +181,16 @@ def weights(function: Any, graph: Any) -> list[Weight]:
     its float constants with more than one element.
     """
     found = [
-        Weight(v.name, tuple(v.shape.as_list()), v.dtype.name, _bytes(v.shape, v.dtype))
+        Weight(v.name, tuple(v.shape.as_list()), v.dtype.name, tensor_bytes(v.shape, v.dtype))
         for v in function.variables
     ]
     if not found:
         found = [
             Weight(
-                op.name, tuple(out.shape.as_list()), out.dtype.name, _bytes(out.shape, out.dtype)
+                op.name,
+                tuple(out.shape.as_list()),
+                out.dtype.name,
+                tensor_bytes(out.shape, out.dtype),
             )
             for op in graph.get_operations()
             if op.type == "Const"
@@ -201,11 +202,11 @@ def weights(function: Any, graph: Any) -> list[Weight]:
 
 def cost(graph: Any) -> GraphCost:
     """What running the frozen `graph` costs; see `GraphCost`."""
-    ordered = _in_topological_order(graph)
-    constant = _constant_operations(ordered)
+    ordered = in_topological_order(graph)
+    constant = constant_operations(ordered)
     computed = [op for op in ordered if op.name not in constant]
     counts = Counter(op.type for op in computed if op.type not in _NOT_LISTED)
-    left_out = [op for op in computed if op.type in _LOOPS or not _has_known_shapes(op)]
+    left_out = [op for op in computed if op.type in _LOOPS or not has_known_shapes(op)]
     skipped = {op.name for op in left_out}
     return GraphCost(
         flops=sum(flops(op) for op in computed if op.name not in skipped),
@@ -257,7 +258,8 @@ def _einsum_flops(equation: str, operands: Sequence[tuple[int, ...]]) -> int:
     return 2 * math.prod(sizes.values())
 
 
-def _has_known_shapes(op: Any) -> bool:
+def has_known_shapes(op: Any) -> bool:
+    """Whether the shapes that `flops` looks at are known."""
     return all(t.shape.is_fully_defined() for t in [*op.inputs, *op.outputs[:1]])
 
 
@@ -266,7 +268,7 @@ def _computes_floats(op: Any) -> bool:
     return any(tensor.dtype.is_floating or tensor.dtype.is_complex for tensor in tensors)
 
 
-def _in_topological_order(graph: Any) -> list[Any]:
+def in_topological_order(graph: Any) -> list[Any]:
     """Every operation after what it needs; otherwise in the graph's own order."""
     operations = graph.get_operations()
     position = {op.name: index for index, op in enumerate(operations)}
@@ -290,7 +292,7 @@ def _in_topological_order(graph: Any) -> list[Any]:
     return ordered
 
 
-def _constant_operations(ordered: Sequence[Any]) -> set[str]:
+def constant_operations(ordered: Sequence[Any]) -> set[str]:
     """Names of the operations whose results no input changes."""
     constant: set[str] = set()
     for op in ordered:
@@ -323,7 +325,7 @@ def _peak_bytes(computed: Sequence[Any], results: Sequence[str]) -> int:
                 buffer[output.name] = buffer[op.inputs[0].name]
                 continue
             buffer[output.name] = output.name
-            size[output.name] = _bytes(output.shape, output.dtype)
+            size[output.name] = tensor_bytes(output.shape, output.dtype)
             made[output.name] = last[output.name] = index
     for name in results:
         if name in buffer:
@@ -339,7 +341,7 @@ def _elements(tensor: Any) -> int:
     return int(tensor.shape.num_elements() or 0)
 
 
-def _bytes(shape: Any, dtype: Any) -> int:
+def tensor_bytes(shape: Any, dtype: Any) -> int:
     """Bytes of a tensor; 0 for a shape that is not known and for resources."""
     if not shape.is_fully_defined():
         return 0

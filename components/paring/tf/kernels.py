@@ -1,0 +1,50 @@
+"""Which devices and compilers this TensorFlow has an operator for."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+XLA = "XLA_CPU_JIT"
+"""What XLA can compile. The operators of TPUs are in their own library; these stand in."""
+
+GPU = "GPU"
+
+
+def has_kernel(node: Any, *devices: str) -> bool:
+    """Whether a NodeDef has a kernel of its types for one of the devices."""
+    return any(
+        device in devices and all(_takes(node, name, types) for name, types in limits.items())
+        for device, limits in _kernels(node.op)
+    )
+
+
+def _takes(node: Any, name: str, types: frozenset[int]) -> bool:
+    attribute = node.attr.get(name)
+    if attribute is None:
+        return True
+    given: Iterable[int] = attribute.list.type or (attribute.type,)
+    return all(one in types for one in given)
+
+
+@cache
+def _kernels(operator: str) -> tuple[tuple[str, Mapping[str, frozenset[int]]], ...]:
+    """The device of each kernel, and the types that its attributes may have."""
+    from tensorflow.python.framework import kernels
+
+    _register_xla()
+    return tuple(
+        (
+            one.device_type,
+            {limit.name: frozenset(limit.allowed_values.list.type) for limit in one.constraint},
+        )
+        for one in kernels.get_registered_kernels_for_op(operator).kernel
+    )
+
+
+@cache
+def _register_xla() -> None:
+    """Have TensorFlow list XLA's kernels, which it does once something was compiled."""
+    import tensorflow as tf
+
+    compiled: Callable[..., Any] = tf.function(tf.identity, jit_compile=True)
+    compiled(tf.constant(0.0))
