@@ -220,6 +220,23 @@ def test_recurrent_layers_keep_their_open_batch(kind: str, tmp_path: Path) -> No
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_the_exact_gelu_of_transformers_is_exported(tmp_path: Path) -> None:
+    import keras
+
+    given = keras.Input((4, 8), name="given")
+    values = keras.layers.MultiHeadAttention(2, 4)(given, given)
+    values = keras.layers.LayerNormalization()(values + given)
+    values = keras.layers.Dense(16, activation="gelu")(values)
+    keras.Model(given, keras.layers.Dense(3, name="scores")(values)).export(
+        tmp_path / "model", verbose=False
+    )
+    made = exported(tmp_path / "model", tmp_path / "out")
+    features = {"given": np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)}
+    (expected,) = open_runtime(Servable(tmp_path / "model")).run(features).values()
+    (found,) = open_runtime(made).run(features).values()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_one_name_for_an_input_and_an_output_is_refused(tmp_path: Path) -> None:
     import tensorflow as tf
 

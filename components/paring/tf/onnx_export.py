@@ -77,6 +77,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
                 input_names=inputs,
                 output_names=outputs,
                 opset=opset,
+                custom_op_handlers={"Erfc": (_convert_erfc, [])},
                 tensors_to_rename=renamed,
             )
         except Exception as error:
@@ -93,6 +94,19 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
     _Names(model.graph).rename(model.graph)
     check(model)
     return model
+
+
+def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """1 - erf(x): Keras's exact GELU has erfc, for which tf2onnx has nothing."""
+    import numpy as np
+
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    one = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
+    constant = graph.make_const(f"{name}/one", one)
+    graph.remove_node(name)
+    erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
+    inputs = [constant.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
 
 
 def check(model: onnx.ModelProto) -> None:
