@@ -21,6 +21,7 @@ from paring.artifacts.findings import (
     EvaluationMetrics,
     ModelProfile,
     Report,
+    RuntimeConfiguration,
     Selection,
 )
 from paring.artifacts.models import (
@@ -64,6 +65,7 @@ __all__ = [
     "PushedModel",
     "QuantizedModel",
     "Report",
+    "RuntimeConfiguration",
     "SelectedModel",
     "Selection",
     "Servable",
