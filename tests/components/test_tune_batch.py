@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from tests.components.runtimes.test_open_runtime import convert
 
 from paring.artifacts import RuntimeConfiguration
+from paring.convert_openvino import convert_openvino
 from paring.errors import ModelError, ParameterError, StepFailedError, UnsupportedError
 from paring.execution import Call, execute
+from paring.export_onnx import export_onnx
 from paring.tune_batch import tune_batch
 
 QUICK = {"trial_seconds": 0.1, "max_trials": 3, "max_batch": 4}
@@ -142,6 +145,55 @@ def test_a_model_of_a_fixed_batch_keeps_it(
     made, details = _tune(digits_model, fixed, digits_npz, tmp_path / "out")
     assert made.batch_size == 4
     assert {row["batch_size"] for row in details["table"]} == {4}
+
+
+@pytest.fixture(scope="module")
+def two_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of two inputs for each runtime, and `examples` for it."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("two")
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda a, b: {"y": tf.nn.relu(a) + tf.reduce_sum(b, axis=2)},
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32, "a"),
+            tf.TensorSpec([None, 4, 2], tf.float32, "b"),
+        ],
+    )
+    saved = folder / "saved"
+    tf.saved_model.save(module, str(saved), signatures={"serving_default": module.serve})
+    lite = folder / "model.tflite"
+    lite.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert())
+    execute(export_onnx, Call({"model": saved}, {"exported": folder / "onnx"}, {}))
+    execute(convert_openvino, Call({"model": folder / "onnx"}, {"converted": folder / "ov"}, {}))
+    random = np.random.default_rng(0)
+    np.savez(
+        folder / "examples.npz",
+        a=random.normal(size=(40, 4)).astype(np.float32),
+        b=random.normal(size=(40, 4, 2)).astype(np.float32),
+    )
+    return {
+        "tensorflow": saved,
+        "tflite": lite,
+        "onnxruntime": folder / "onnx",
+        "openvino": folder / "ov",
+        "examples": folder / "examples.npz",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("tensorflow", marks=pytest.mark.slow), "tflite", "onnxruntime", "openvino"],
+)
+def test_every_runtime_is_tuned_with_all_inputs(
+    name: str, two_inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    saved, examples = two_inputs["tensorflow"], two_inputs["examples"]
+    made, details = _tune(saved, two_inputs[name], examples, tmp_path / "out", max_trials=2)
+    assert details["environment"]["runtime"] == name
+    assert len(details["table"]) == 4
+    assert made.throughput > 0
 
 
 def test_a_trial_out_of_time_is_an_error_where_it_is_the_first(
