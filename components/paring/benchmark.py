@@ -11,8 +11,14 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from paring.artifacts import BenchmarkMetrics, Examples, Servable, content_bytes
-from paring.errors import ExamplesError, UnsupportedError
+from paring.artifacts import (
+    BenchmarkMetrics,
+    Examples,
+    RuntimeConfiguration,
+    Servable,
+    content_bytes,
+)
+from paring.errors import ParameterError
 from paring.hardware import describe
 from paring.runtimes import served_path
 from paring.runtimes.measure import Spec
@@ -33,10 +39,12 @@ def benchmark(
     source: Input[Servable],
     candidate: Input[Servable],
     examples: Input[Examples],
+    configuration: Input[RuntimeConfiguration | None],
     metrics: Output[BenchmarkMetrics],
     *,
-    batch_size: Annotated[int, Ge(1), Le(65536)] = 1,
+    batch_size: Annotated[int, Ge(0), Le(65536)] = 0,
     threads: Annotated[int, Ge(0), Le(4096)] = 0,
+    gpu_memory_mb: Annotated[int, Ge(0)] = 0,
     rounds: Annotated[int, Ge(2), Le(1000)] = 8,
     windows: Annotated[int, Ge(1), Le(1000)] = 4,
     min_seconds: Annotated[float, Ge(0), Le(3600)] = 3.0,
@@ -56,9 +64,14 @@ def benchmark(
         source: The model that candidates are compared with: a SavedModel.
         candidate: A SavedModel or TFLite file; may be `source` itself.
         examples: Inputs are drawn from its eval split.
+        configuration: What `tune_batch` found, whose batch size, threads and GPU memory
+            are taken then. Both sides have one process, whatever instances it names.
         metrics: Gets `benchmark.json`; times in ms, memory and sizes in bytes.
-        batch_size: Examples in one call.
-        threads: Threads for one call; 0 for one for each usable core.
+        batch_size: Examples in one call; 0 for the configuration's, or 1 without one.
+        threads: Threads for one call; 0 for the configuration's, or without one for one
+            for each usable core.
+        gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take, on both sides;
+            0 for the configuration's, or without one for what it needs.
         rounds: How often both models are loaded and timed.
         windows: Pairs of windows in a round.
         min_seconds: Time to spend in timed windows, at least; a window also
@@ -67,10 +80,19 @@ def benchmark(
         seed: Of the drawn inputs, the order of the sides, and the resampling.
 
     Raises:
+        ParameterError: A parameter is given that the configuration states too.
         UnsupportedError: The candidate does not take a batch of this size.
         ModelError: The two don't take the same inputs, or can't be loaded.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
+    from paring.tf.timed_inputs import draw_inputs
+
+    if configuration is not None:
+        _refuse_given(batch_size=batch_size, threads=threads, gpu_memory_mb=gpu_memory_mb)
+        configuration.check()
+        batch_size, threads = configuration.batch_size, configuration.threads
+        gpu_memory_mb = configuration.gpu_memory_mb
+    batch_size = batch_size or 1
     served = served_path(candidate)
     cores = int(describe()["cores"])
     used_threads = threads or cores
@@ -82,7 +104,7 @@ def benchmark(
     }
     with tempfile.TemporaryDirectory(prefix="paring-benchmark-") as folder:
         inputs = Path(folder) / "inputs.npz"
-        names = _draw_inputs(source, examples, batch_size, seed, inputs)
+        names = draw_inputs(source, examples, batch_size, _BATCHES, seed, inputs)
         common: dict[str, Any] = {
             "source": str(source.path.absolute()),
             "candidate": str(candidate.path.absolute()),
@@ -90,6 +112,7 @@ def benchmark(
             "names": names,
             "folder": folder,
             "threads": used_threads,
+            "gpu_memory_mb": gpu_memory_mb,
         }
         # The cheap one first: a candidate that can't be run is found at once.
         solo = measure(Spec("solo", **common), timeout_seconds=timeout_seconds)
@@ -118,6 +141,7 @@ def benchmark(
     details = {
         **{name: value for name, value in metrics.facts().items() if name != "digest"},
         "batch_size": batch_size,
+        "gpu_memory_mb": gpu_memory_mb,
         "source": _side(source_ms, batch_size, timed["steady_rounds"]["source"]),
         "candidate": _side(candidate_ms, batch_size, timed["steady_rounds"]["candidate"]),
         "solo": solo,
@@ -148,6 +172,17 @@ def benchmark(
     )
 
 
+def _refuse_given(**parameters: int) -> None:
+    """Refuse what stands in the configuration: it would say two things."""
+    for name, value in parameters.items():
+        if value:
+            raise ParameterError(
+                f"{name}: the configuration states it",
+                received=value,
+                remedy=f"leave out {name}, or the configuration",
+            )
+
+
 def gzip_size(path: Path) -> int:
     """The bytes of each file at or below `path` after gzip -9, summed.
 
@@ -164,39 +199,6 @@ def gzip_size(path: Path) -> int:
                 total += len(packer.compress(block))
         total += len(packer.flush())
     return total
-
-
-def _draw_inputs(
-    source: Servable, examples: Examples, batch_size: int, seed: int, file: Path
-) -> list[str]:
-    """Write batches of eval examples to `file`; the names of the inputs.
-
-    The array `i` of the .npz is [batches, batch_size, ...] of the i-th input.
-    Where the split has too few examples, they are used again.
-    """
-    from paring.tf.examples import open_split
-    from paring.tf.signature import read_signature
-
-    signature = read_signature(served_path(source))
-    split = open_split(examples, "eval", signature)
-    if not split.count:
-        raise ExamplesError(f"{examples.path}: the eval split is empty")
-    order = np.random.default_rng(seed).permutation(split.count)
-    needed = _BATCHES * batch_size
-    # In memory at most once for each example, however large the batch is.
-    drawn = np.sort(order[:needed])
-    chosen = split.take(drawn)
-    places = np.resize(np.random.default_rng(seed).permutation(len(drawn)), needed)
-    arrays: dict[str, Any] = {}
-    for index, (name, array) in enumerate(chosen.features.items()):
-        if array.dtype == object:
-            raise UnsupportedError(
-                f"input {name!r} takes text, which benchmark can't draw",
-                remedy="measure a model whose inputs are numbers",
-            )
-        arrays[str(index)] = array[places].reshape(_BATCHES, batch_size, *array.shape[1:])
-    np.savez(file, **arrays)
-    return list(chosen.features)
 
 
 def _throughput(milliseconds: Array, batch_size: int) -> float:

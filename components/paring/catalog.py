@@ -28,6 +28,7 @@ from paring.quantize import quantize
 from paring.report import report
 from paring.select import select
 from paring.step import Step
+from paring.tune_batch import tune_batch
 
 STEPS: Final[Mapping[str, Step]] = MappingProxyType(
     {
@@ -52,6 +53,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             convert_tftrt,
             benchmark,
             evaluate,
+            tune_batch,
             select,
             report,
             push,

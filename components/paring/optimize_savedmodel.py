@@ -88,10 +88,11 @@ def optimize_savedmodel(
     from paring.tf.quiet import quiet_tensorflow
 
     quiet_tensorflow()
+    from paring.tf.gpu_memory import set_gpu_memory
     from paring.tf.graph import load_function
     from paring.tf.loading import saved_model_dir
     from paring.tf.serving_forms import Forms, Precision
-    from paring.tf.serving_trials import Trial, choose, grow_gpu_memory, with_fixed_batch
+    from paring.tf.serving_trials import Trial, choose, with_fixed_batch
     from paring.tf.signature import read_signature
     from paring.tf.trial_inputs import draw_trial_inputs, fixed_batch_of
 
@@ -105,7 +106,8 @@ def optimize_savedmodel(
                 received=asked,
                 remedy=f"give {own}, or export the model with a batch dimension of None",
             )
-    grow_gpu_memory()
+    # The children that measure need room beside this process.
+    set_gpu_memory(0)
     inputs = draw_trial_inputs(examples, signature, comparison_size, own or batch_size or 1, seed)
     trial = Trial(
         source,

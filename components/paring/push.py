@@ -6,17 +6,32 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import RECORD, PushedModel, SelectedModel, Selection, read_record
+from paring.artifacts import (
+    RECORD,
+    PushedModel,
+    RuntimeConfiguration,
+    SelectedModel,
+    Selection,
+    content_digest,
+    read_record,
+)
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.pareto import SOURCE
 from paring.step import Input, Output, step
-from paring.versions import Version, publish, rolled_back, versions
+from paring.versions import Version, publish, versions, withdrawn_version
+
+SETTINGS = "runtime.json"
+"""Beside the served files: the settings of a configuration."""
+
+BATCHING = "batching_parameters.txt"
+"""Beside a SavedModel: the same for TF Serving."""
 
 
 @step(version="1", acts=True)
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],
+    configuration: Input[RuntimeConfiguration | None],
     pushed: Output[PushedModel],
     *,
     destination: str = "",
@@ -41,17 +56,24 @@ def push(
 
     A model that is the newest version already gets no second one.
 
+    With a configuration its settings lie beside the served files as `runtime.json`, for a
+    SavedModel as TF Serving's `batching_parameters.txt` too, and are part of the version:
+    other settings make another one. `paring.json` has its figures as `configuration`.
+
     Args:
         selection: Of `select`.
         selected: Of the same `select`.
+        configuration: Of `tune_batch`, for this model.
         pushed: `push.json`: what became of it.
         destination: A path, or a URI below gs://, s3:// or file://.
         push_source: Push the source model too, where it passes and nothing beats it.
         run: What started this, kept in the version's record.
 
     Raises:
-        ParameterError: There is no destination, or the inputs are of two selections.
-        ArtifactTypeError: `selection.json` or a version's record can't be read.
+        ParameterError: There is no destination, the inputs are of two selections, or
+            the configuration is another model's.
+        ArtifactTypeError: `selection.json` or a version's record can't be read, or the
+            configuration states none.
         ModelError, UnsupportedError: The model can't be loaded or run from there.
         OutputError, StorageError: The destination can't be read or written.
     """
@@ -66,13 +88,24 @@ def push(
             received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
             remedy="give both outputs of one run of select",
         )
+    if configuration is not None:
+        configuration.check()
+        _check_tuned(configuration, selected)
     pushed.destination = destination
     pushed.note = _objection(selection, push_source)
     if pushed.note is None:
         with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
             folder = Path(temporary) / "version"
-            content = _lay_out(selected, folder, chosen)
-            _push(content, folder, chosen, pushed, run)
+            shutil.copytree(selected.serving_dir, folder)
+            about = Version(
+                action="push",
+                candidate=selected.candidate,
+                source=chosen["source"]["digest"],
+                run=run,
+                model=content_digest(folder) if configuration else "",
+            )
+            _lay_out(selected, configuration, folder, chosen)
+            _push(folder, about, pushed)
     facts = {name: value for name, value in pushed.facts().items() if name != "digest"}
     pushed.file.write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -100,9 +133,31 @@ def _objection(selection: Selection, push_source: bool) -> str | None:
     return None
 
 
-def _lay_out(selected: SelectedModel, folder: Path, chosen: dict[str, Any]) -> SelectedModel:
-    """Write what a version's folder holds: the served files, and a record of them."""
-    shutil.copytree(selected.serving_dir, folder)
+def _check_tuned(configuration: RuntimeConfiguration, selected: SelectedModel) -> None:
+    """Refuse a configuration whose record says that it is another model's."""
+    tuned = configuration.lineage.get("inputs", {}).get("candidate", {}).get("digest")
+    copied = selected.lineage.get("copy_of", {}).get("digest")
+    if tuned and tuned not in (selected.digest, copied):
+        raise ParameterError(
+            "configuration: it was found for another model",
+            received=tuned,
+            remedy="run tune_batch on what was selected",
+        )
+
+
+def _lay_out(
+    selected: SelectedModel,
+    configuration: RuntimeConfiguration | None,
+    folder: Path,
+    chosen: dict[str, Any],
+) -> None:
+    """Add to the served files what else a version's folder holds, and a record of all."""
+    added: dict[str, Any] = {
+        "figures": {name: value for name, value in chosen["row"].items() if name != "artifact"}
+    }
+    if configuration is not None:
+        _write_settings(configuration, folder)
+        added["configuration"] = configuration.facts()
     content = SelectedModel(
         folder,
         candidate=selected.candidate,
@@ -111,28 +166,33 @@ def _lay_out(selected: SelectedModel, folder: Path, chosen: dict[str, Any]) -> S
         lineage=selected.lineage,
     )
     content.save()
-    figures = {name: value for name, value in chosen["row"].items() if name != "artifact"}
-    record = (read_record(folder) or {}) | {"figures": figures}
+    record = (read_record(folder) or {}) | added
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    return content
 
 
-def _push(
-    content: SelectedModel, folder: Path, chosen: dict[str, Any], pushed: PushedModel, run: str
-) -> None:
+def _write_settings(configuration: RuntimeConfiguration, folder: Path) -> None:
+    """Write what a server needs, without figures, which differ from run to run."""
+    names = ("batch_size", "threads", "instances", "gpu_memory_mb")
+    settings = {name: getattr(configuration, name) for name in names}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    if (folder / "saved_model.pb").is_file():
+        (folder / BATCHING).write_text(
+            "# tensorflow_model_server --enable_batching --batching_parameters_file=THIS_FILE"
+            f" --tensorflow_intra_op_parallelism={configuration.threads}\n"
+            f"max_batch_size {{ value: {configuration.batch_size} }}\n"
+            f"num_batch_threads {{ value: {configuration.instances} }}\n"
+        )
+
+
+def _push(folder: Path, about: Version, pushed: PushedModel) -> None:
     known = versions(pushed.destination)
-    withdrawn = rolled_back(known)
-    if content.digest in withdrawn:
+    digest = content_digest(folder)
+    number = withdrawn_version(known, digest, about.model or digest)
+    if number is not None:
         pushed.note = "this model was pushed before and rolled back"
-        if number := withdrawn[content.digest]:
+        if number:
             pushed.note += f"; paring rollback {pushed.destination} --to {number} brings it back"
         return
-    about = Version(
-        action="push",
-        candidate=content.candidate,
-        source=chosen["source"]["digest"],
-        run=run,
-    )
     made = publish(pushed.destination, folder, about)
     pushed.version, pushed.model_digest = made.number, made.digest
     pushed.made = int(made.number not in [one.number for one in known])

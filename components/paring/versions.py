@@ -52,6 +52,8 @@ class Version:
         run: What started the run.
         host: The machine, or the pod.
         when: The time in UTC, as ISO 8601 has it.
+        model: The digest of the served files alone, where settings lie beside them; "" where
+            there are none.
     """
 
     number: int = 0
@@ -64,6 +66,7 @@ class Version:
     run: str = ""
     host: str = ""
     when: str = ""
+    model: str = ""
 
 
 def versions(destination: str) -> list[Version]:
@@ -111,6 +114,37 @@ def rolled_back(known: Sequence[Version]) -> dict[str, int]:
                 found[one.withdrawn] = numbers.get(one.withdrawn, 0)
             found.pop(one.digest, None)
     return found
+
+
+def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int | None:
+    """A version with this content that was rolled back; None if there is none.
+
+    One of the same model with other settings counts too, unless that model is served
+    now: then it was the settings that were rolled back.
+
+    Args:
+        known: The versions.
+        digest: Of a version's folder.
+        model: Of the served files alone.
+
+    Returns:
+        Its number; 0 where its folder is gone.
+    """
+    withdrawn = rolled_back(known)
+    if digest in withdrawn:
+        return withdrawn[digest]
+    if not known or _model(known[-1]) == model:
+        return None
+    if model in withdrawn:
+        return withdrawn[model]
+    found = (
+        withdrawn[one.digest] for one in known if one.digest in withdrawn and _model(one) == model
+    )
+    return next(found, None)
+
+
+def _model(version: Version) -> str:
+    return version.model or version.digest
 
 
 def publish(destination: str, folder: Path, about: Version) -> Version:

@@ -44,7 +44,7 @@ _PARAMETERS = ("beam_options", "shared_dir")
 _CURRENT = "current"
 """The compute capability of what is built for the GPU that it is built on."""
 
-_RUN_MODELS = ("benchmark", "evaluate")
+_RUN_MODELS = ("benchmark", "evaluate", "tune_batch")
 """The steps that run what they are given."""
 
 

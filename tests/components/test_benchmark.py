@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from paring.adapters.kfp_views import views
-from paring.artifacts import BenchmarkMetrics, Examples, Servable, content_bytes
-from paring.benchmark import _draw_inputs, benchmark, gzip_size
-from paring.errors import UnsupportedError
+from paring.artifacts import BenchmarkMetrics, RuntimeConfiguration, content_bytes
+from paring.benchmark import benchmark, gzip_size
+from paring.errors import ArtifactTypeError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
 
 QUICK = {"rounds": 4, "windows": 2, "min_seconds": 0.4}
@@ -100,26 +100,44 @@ def test_a_candidate_that_can_not_take_the_batch_is_unsupported(
     assert not (tmp_path / "metrics").exists()
 
 
-def test_drawn_inputs_are_held_out_examples_and_the_same_for_a_seed(
-    digits_model: Path, digits_npz: Path, digits: tuple[np.ndarray, ...], tmp_path: Path
+def test_a_configuration_says_how_both_are_run(
+    digits_model: Path, tflite: Path, digits_npz: Path, tmp_path: Path
 ) -> None:
-    def draw(seed: int, batch_size: int) -> np.ndarray:
-        file = tmp_path / f"{seed}.npz"
-        source, examples = Servable(digits_model), Examples(digits_npz)
-        assert _draw_inputs(source, examples, batch_size, seed, file) == ["image"]
-        with np.load(file) as arrays:
-            found: np.ndarray = arrays["0"]
-        return found
+    made = tmp_path / "tuned"
+    made.mkdir()
+    RuntimeConfiguration(made, batch_size=8, threads=1, instances=2, gpu_memory_mb=512).save()
+    inputs = {"source": digits_model, "candidate": tflite, "examples": digits_npz}
+    inputs["configuration"] = made
+    brief = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
+    call = Call(inputs, {"metrics": tmp_path / "metrics"}, brief)
+    metrics = execute(benchmark, call)["metrics"]
+    assert isinstance(metrics, BenchmarkMetrics)
+    details = json.loads(metrics.file.read_text())
+    assert (details["batch_size"], details["gpu_memory_mb"]) == (8, 512)
+    assert details["environment"]["threads"] == 1
+    assert metrics.throughput == pytest.approx(8e3 / details["candidate"]["mean_ms"])
 
-    first = draw(0, 3)
-    assert first.shape == (16, 3, 32, 32, 1)
-    np.testing.assert_array_equal(first, draw(0, 3))
-    assert not np.array_equal(first, draw(1, 3))
-    held_out = {image.tobytes() for image in digits[2]}
-    assert {image.tobytes() for image in first.reshape(48, 32, 32, 1)} <= held_out
-    # More than there are: every example is used, some more than once.
-    many = draw(0, len(digits[2]))
-    assert {image.tobytes() for image in many.reshape(-1, 32, 32, 1)} == held_out
+
+@pytest.mark.parametrize("name", ["batch_size", "threads", "gpu_memory_mb"])
+def test_what_the_configuration_states_is_not_given_too(
+    name: str, tflite: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tuned").mkdir()
+    RuntimeConfiguration(tmp_path / "tuned", batch_size=8, threads=1, instances=2).save()
+    inputs = {"source": tflite, "candidate": tflite, "examples": digits_npz}
+    inputs["configuration"] = tmp_path / "tuned"
+    with pytest.raises(ParameterError, match=f"{name}: the configuration states it"):
+        execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}, {name: 1}))
+
+
+def test_a_folder_that_states_no_configuration_is_refused(
+    tflite: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    inputs = {"source": tflite, "candidate": tflite, "examples": digits_npz}
+    inputs["configuration"] = tmp_path / "empty"
+    with pytest.raises(ArtifactTypeError, match="states no batch size"):
+        execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}, {}))
 
 
 def test_gzip_size_depends_on_the_bytes_alone(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from paring import storage
-from paring.artifacts import Model, PushedModel, SelectedModel, content_digest, read_record
+from paring.artifacts import (
+    Model,
+    PushedModel,
+    RuntimeConfiguration,
+    SelectedModel,
+    content_digest,
+    read_record,
+)
 from paring.errors import ArtifactTypeError, ModelError, ParameterError, StorageError
 from paring.execution import Call, execute
 from paring.push import push
@@ -41,9 +48,13 @@ def destination(tmp_path: Path) -> str:
 def pushed(candidates: Any, destination: str) -> Push:
     """Selects by the given gate and pushes; gives what became of it."""
 
-    def call(gate: dict[str, Any] | None = None, **parameters: Any) -> PushedModel:
+    def call(
+        gate: dict[str, Any] | None = None, configuration: Path | None = None, **parameters: Any
+    ) -> PushedModel:
         candidates.select(**(gate or {}))
         inputs = {name: candidates.root / name for name in ("selection", "selected")}
+        if configuration is not None:
+            inputs["configuration"] = configuration
         place = candidates.root / "pushed"
         given = {"destination": destination} | parameters
         execute(push, Call(inputs, {"pushed": place}, given))
@@ -143,6 +154,135 @@ def test_a_model_that_can_not_be_loaded_is_not_pushed(
         pushed()
     assert versions(destination) == []
     assert not (candidates.root / "pushed").exists()
+
+
+def _configuration(
+    folder: Path, batch_size: int = 8, candidate: str = "", throughput: float = 100.0
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    settings = {"batch_size": batch_size, "threads": 1, "instances": 2}
+    lineage = {"inputs": {"candidate": {"digest": candidate}}} if candidate else {}
+    RuntimeConfiguration(folder, **settings, throughput=throughput, lineage=lineage).save()
+    return folder
+
+
+def test_a_configuration_lies_beside_the_served_files(
+    pushed: Push, destination: str, tmp_path: Path
+) -> None:
+    made = pushed(configuration=_configuration(tmp_path / "tuned"))
+    folder = Path(destination) / "1"
+    assert json.loads((folder / "runtime.json").read_text()) == {
+        **{"batch_size": 8, "threads": 1, "instances": 2},
+        "gpu_memory_mb": 0,
+    }
+    # A TFLite file is not served by TF Serving's batching.
+    assert not (folder / "batching_parameters.txt").exists()
+    record = read_record(folder)
+    assert record is not None
+    assert record["configuration"]["throughput"] == 100.0
+    assert made.model_digest == content_digest(folder) == record["facts"]["digest"]
+    (version,) = versions(destination)
+    assert version.digest == made.model_digest != version.model
+    open_runtime(SelectedModel(folder)).close()
+
+
+def _batching_parameters() -> Any:
+    """TF Serving's message BatchingParameters, as session_bundle_config.proto has it."""
+    from google.protobuf import (
+        descriptor_pb2,
+        descriptor_pool,
+        message_factory,
+        wrappers_pb2,
+    )
+
+    wrapped = [
+        "max_batch_size",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+        "num_batch_threads",
+    ]
+    file = descriptor_pb2.FileDescriptorProto(
+        name="batching.proto", package="tensorflow.serving", syntax="proto3"
+    )
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+    message = file.message_type.add(name="BatchingParameters")
+    for number, name in enumerate(wrapped, start=1):
+        message.field.add(
+            name=name,
+            number=number,
+            type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
+            type_name=".google.protobuf.Int64Value",
+            label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+        )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
+    return message_factory.GetMessageClass(found)()
+
+
+def test_a_savedmodel_gets_tf_servings_batching_parameters(
+    pushed: Push, candidates: Any, destination: str, tmp_path: Path
+) -> None:
+    from google.protobuf import text_format
+
+    evaluation = candidates.path("evaluations", "int8") / "paring.json"
+    record = json.loads(evaluation.read_text())
+    record["facts"]["drop"] = 0.5
+    evaluation.write_text(json.dumps(record))
+    pushed(push_source=True, configuration=_configuration(tmp_path / "tuned"))
+    folder = Path(destination) / "1"
+    text = (folder / "batching_parameters.txt").read_text()
+    found = text_format.Parse(text, _batching_parameters())
+    assert (found.max_batch_size.value, found.num_batch_threads.value) == (8, 2)
+    assert "--tensorflow_intra_op_parallelism=1" in text
+    open_runtime(SelectedModel(folder)).close()
+
+
+def test_other_settings_make_another_version_and_other_figures_none(
+    pushed: Push, destination: str, tmp_path: Path
+) -> None:
+    tuned = tmp_path / "tuned"
+    assert pushed(configuration=_configuration(tuned)).made == 1
+    again = pushed(configuration=_configuration(tuned, throughput=200.0))
+    assert (again.version, again.made) == (1, 0)
+    other = pushed(configuration=_configuration(tuned, batch_size=16))
+    assert (other.version, other.made) == (2, 1)
+    first, second = versions(destination)
+    assert first.model == second.model
+
+
+def test_other_settings_do_not_bring_back_what_was_rolled_back(
+    pushed: Push, destination: str, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    storage.put(tiny_models["saved"], f"{destination}/1")
+    tuned = tmp_path / "tuned"
+    assert pushed(configuration=_configuration(tuned)).version == 2
+    roll_back(destination)
+    for refused in (pushed(configuration=_configuration(tuned, batch_size=16)), pushed()):
+        assert (refused.version, refused.made) == (0, 0)
+        assert f"paring rollback {destination} --to 2" in (refused.note or "")
+
+
+def test_settings_that_were_rolled_back_leave_the_model_others(
+    pushed: Push, destination: str, tmp_path: Path
+) -> None:
+    tuned = tmp_path / "tuned"
+    for batch_size in (8, 16):
+        pushed(configuration=_configuration(tuned, batch_size=batch_size))
+    roll_back(destination)
+    assert pushed(configuration=_configuration(tuned, batch_size=16)).version == 0
+    assert pushed(configuration=_configuration(tuned, batch_size=32)).version == 4
+
+
+def test_the_configuration_of_another_model_is_refused(
+    pushed: Push, candidates: Any, destination: str, tmp_path: Path
+) -> None:
+    own = content_digest(candidates.path("candidates", "int8"))
+    assert pushed(configuration=_configuration(tmp_path / "own", candidate=own)).version == 1
+    other = _configuration(tmp_path / "other", candidate="sha256:0")
+    with pytest.raises(ParameterError, match="found for another model"):
+        pushed(configuration=other)
 
 
 def test_a_model_is_pushed_into_a_store(pushed: Push, bucket: str, tmp_path: Path) -> None:

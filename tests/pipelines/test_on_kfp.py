@@ -284,6 +284,9 @@ def _conformance_dag(folder: Path) -> Dag:
         )
     # No recipe has it; it is asked for by itself.
     dag.add("check_tpu", check_tpu, {"model": dag.nodes["import_model"].out("model")})
+    # The first setting alone, so that all runners find the same one.
+    wires = dag.nodes["benchmark-distilled"].inputs
+    dag.add("tune", STEPS["tune_batch"], wires, {"max_trials": 1, "trial_seconds": 0.1})
     return dag
 
 
@@ -305,12 +308,15 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     # The first of the runners makes the version that the others find.
     "PushedModel": ("digest", "made"),
 }
-_STEADY_FIGURES = ("size_bytes", "gzip_bytes")
+_STEADY_FIGURES = {
+    "BenchmarkMetrics": ("size_bytes", "gzip_bytes"),
+    "RuntimeConfiguration": ("batch_size", "threads", "instances", "gpu_memory_mb", "trials"),
+}
 
 
 def _comparable(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    if kind == "BenchmarkMetrics":
-        return {name: facts[name] for name in _STEADY_FIGURES}
+    if kind in _STEADY_FIGURES:
+        return {name: facts[name] for name in _STEADY_FIGURES[kind]}
     left_out = _NOT_COMPARED.get(kind, ())
     return {name: value for name, value in facts.items() if name not in left_out}
 

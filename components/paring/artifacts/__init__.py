@@ -21,6 +21,7 @@ from paring.artifacts.findings import (
     EvaluationMetrics,
     ModelProfile,
     Report,
+    RuntimeConfiguration,
     Selection,
     TPUReadiness,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "PushedModel",
     "QuantizedModel",
     "Report",
+    "RuntimeConfiguration",
     "SelectedModel",
     "Selection",
     "Servable",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paring.artifacts.artifact import Artifact
+from paring.errors import ArtifactTypeError
 
 
 @dataclass
@@ -85,6 +86,53 @@ class BenchmarkMetrics(Artifact):
     def file(self) -> Path:
         """The JSON file."""
         return self.path / "benchmark.json"
+
+
+@dataclass
+class RuntimeConfiguration(Artifact):
+    """`configuration.json`: how to run a model for the most examples a second.
+
+    Attributes:
+        batch_size: Examples in one call.
+        threads: Threads for one call.
+        instances: Processes that serve side by side.
+        gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take in each of
+            them; 0 for what it needs.
+        p50_ms, p99_ms: Percentiles of one call's latency, of all instances together.
+        throughput: Examples a second, of all instances together.
+        baseline_throughput: The same in the same run of the smallest batch that the
+            model takes, one thread and one process.
+        peak_memory_bytes: Peak resident memory of all instances, in sum.
+        trials: How many settings were tried.
+    """
+
+    batch_size: int = 0
+    threads: int = 0
+    instances: int = 0
+    gpu_memory_mb: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    throughput: float | None = None
+    baseline_throughput: float | None = None
+    peak_memory_bytes: int | None = None
+    trials: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """The JSON file, with the table of all trials."""
+        return self.path / "configuration.json"
+
+    def check(self) -> None:
+        """Refuse a folder that states no configuration.
+
+        Raises:
+            ArtifactTypeError: It has no record, or another tool's.
+        """
+        if min(self.batch_size, self.threads, self.instances) < 1:
+            raise ArtifactTypeError(
+                f"{self.path} states no batch size, threads and instances",
+                remedy="give what tune_batch made",
+            )
 
 
 @dataclass

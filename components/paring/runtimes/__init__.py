@@ -92,7 +92,7 @@ class Runtime(Protocol):
         ...
 
 
-def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
+def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0) -> Runtime:
     """Load what `artifact` serves into the runtime for it.
 
     Args:
@@ -100,10 +100,13 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
             these or OpenVINO's files, a SavedModel, or a folder of Paring's or TFX's that
             holds one of them below `Format-Serving/`.
         threads: Threads for one call; 0 leaves the number to the runtime.
+        gpu_memory_mb: Of a SavedModel: MiB of each GPU's memory that TensorFlow may
+            take in this process; with 0 it takes what it needs. The other runtimes have
+            no such limit.
 
     Raises:
         ModelError: The path holds none of them, or it can't be read.
-        ParameterError: TensorFlow already started with other threads.
+        ParameterError: TensorFlow already started with other threads or another limit.
         MissingDependencyError: OpenVINO is not installed, or an engine's GPU or library
             is missing.
         UnsupportedError: An engine was built for another GPU, driver or version.
@@ -130,7 +133,8 @@ def open_runtime(artifact: Servable, *, threads: int = 0) -> Runtime:
     from paring.runtimes.savedmodel import SavedModelRuntime
     from paring.tf.loading import saved_model_dir
 
-    return SavedModelRuntime(saved_model_dir(Model(artifact.path)), threads=threads)
+    folder = saved_model_dir(Model(artifact.path))
+    return SavedModelRuntime(folder, threads=threads, gpu_memory_mb=gpu_memory_mb)
 
 
 def blank_batch(runtime: Runtime) -> Features | None:

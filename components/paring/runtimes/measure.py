@@ -1,9 +1,11 @@
-"""The child process of a benchmark: `python -m paring.runtimes.measure SPEC`.
+"""The child process of a measurement: `python -m paring.runtimes.measure SPEC`.
 
-A process of its own keeps out what the parent has loaded and started. Two
+A process of its own keeps out what the parent has loaded and started. The
 tasks: "latency" times a candidate and its source alternately, "solo" loads the
-candidate alone, for its cold load, first inference and peak memory. The results
-are files in the spec's `folder`; an expected error is one as well.
+candidate alone, for its cold load, first inference and peak memory, "throughput"
+times the candidate at the same time as other such processes do, and "inspect" only
+says which batch the candidate takes. The results are files in the spec's `folder`;
+an expected error is one as well.
 """
 
 import faulthandler
@@ -13,6 +15,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +38,13 @@ _WARM_UP_SECONDS = 0.5
 _WARM_UP_WINDOW_SECONDS = 0.02
 _MAX_CALLS = 1 << 16
 
+# Of "throughput": calls that are timed at least, and how often it looks at the clock.
+_MIN_CALLS = 10
+_WINDOWS = 10
+
+# The first that Linux ends where memory runs out.
+_FIRST_TO_END = "1000"
+
 _PARENT = os.getppid()
 
 
@@ -42,20 +53,21 @@ class Spec:
     """What the child shall do; written as JSON.
 
     Attributes:
-        task: "latency" or "solo".
+        task: "latency", "solo", "throughput" or "inspect".
         source, candidate: Paths of the artifacts.
         inputs: An .npz file whose array `i` [batches, batch, ...] belongs to
             the input `names[i]`.
         names: The signature's inputs.
         folder: Where the results go.
         threads: Threads for one call.
+        gpu_memory_mb: MiB of each GPU that TensorFlow may take; 0 for what it needs.
         rounds: How often both models are loaded and timed.
         windows: Window pairs in a round.
-        window_seconds: What a window lasts at least.
+        window_seconds: What a window lasts at least; of "throughput", the whole time.
         seed: Which side comes first, in each round and pair, hangs on it.
     """
 
-    task: Literal["latency", "solo"]
+    task: Literal["latency", "solo", "throughput", "inspect"]
     source: str
     candidate: str
     inputs: str
@@ -66,6 +78,7 @@ class Spec:
     windows: int = 0
     window_seconds: float = 0.0
     seed: int = 0
+    gpu_memory_mb: int = 0
 
     @property
     def result(self) -> Path:
@@ -74,8 +87,21 @@ class Spec:
 
     @property
     def latencies(self) -> Path:
-        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls]."""
+        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls].
+
+        Of "throughput": `candidate` alone, [calls].
+        """
         return Path(self.folder) / "latencies.npz"
+
+    @property
+    def ready(self) -> Path:
+        """Of "throughput": there once the candidate is loaded and warm."""
+        return Path(self.folder) / "ready"
+
+    @property
+    def start(self) -> Path:
+        """Of "throughput": once this is there, all with the same parent folder begin."""
+        return Path(self.folder).parent / "start"
 
     def write(self) -> Path:
         """Write the spec into its folder; returns the file."""
@@ -87,17 +113,17 @@ class Spec:
 class _Side:
     """One model under test: its runtime, and its place in the list of inputs."""
 
-    def __init__(self, path: str, batches: list[Features], threads: int) -> None:
+    def __init__(self, path: str, batches: list[Features], spec: Spec) -> None:
         self.path = Path(path)
         self.batches = batches
-        self.threads = threads
+        self.spec = spec
         self.runtime: Runtime | None = None
         self.encoded: list[Features] = []
         self.calls = 0
         self._next = 0
 
     def open(self) -> None:
-        self.runtime = open_runtime(Servable(self.path), threads=self.threads)
+        self.runtime = _open(self.path, self.spec)
         self.encoded = [self.runtime.encode(batch) for batch in self.batches]
 
     def close(self) -> None:
@@ -158,8 +184,8 @@ class _Side:
 def time_latency(spec: Spec) -> dict[str, Any]:
     """Time the two sides alternately; writes `spec.latencies`."""
     batches = _read_batches(spec)
-    source = _Side(spec.source, batches, spec.threads)
-    candidate = _Side(spec.candidate, batches, spec.threads)
+    source = _Side(spec.source, batches, spec)
+    candidate = _Side(spec.candidate, batches, spec)
     sides = {"source": source, "candidate": candidate}
     rows: dict[str, list[Any]] = {"source": [], "candidate": []}
     steady = {"source": 0, "candidate": 0}
@@ -202,7 +228,7 @@ def run_solo(spec: Spec) -> dict[str, Any]:
     moments = [time.perf_counter()]
     import_library(artifact)
     moments.append(time.perf_counter())
-    runtime = open_runtime(artifact, threads=spec.threads)
+    runtime = _open(artifact.path, spec)
     moments.append(time.perf_counter())
     runtime.run(batches[0])
     moments.append(time.perf_counter())
@@ -219,6 +245,41 @@ def run_solo(spec: Spec) -> dict[str, Any]:
         "imports_tensorflow": "tensorflow" in sys.modules,
         "libraries": _libraries(),
     }
+
+
+def time_throughput(spec: Spec) -> dict[str, Any]:
+    """Time the candidate once `spec.start` is there; writes `spec.latencies`.
+
+    Those that run at the same time begin together, each loaded and warm, and go on for
+    `spec.window_seconds`, or longer where that is less than 10 calls.
+    """
+    side = _Side(spec.candidate, _read_batches(spec), spec)
+    side.open()
+    side.warm_up(_FIRST_WARM_UP_SECONDS)
+    side.calibrate(spec.window_seconds / _WINDOWS)
+    spec.ready.touch()
+    while not spec.start.exists():
+        time.sleep(0.002)
+        _stop_if_orphaned()
+    end = time.perf_counter() + spec.window_seconds
+    windows: list[Any] = []
+    while time.perf_counter() < end or len(windows) * side.calls < _MIN_CALLS:
+        windows.append(side.time_calls(side.calls))
+        _stop_if_orphaned()
+    seconds: Any = np.concatenate(windows)
+    np.savez(spec.latencies, candidate=seconds)
+    return {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "runtime": side.runtime.name if side.runtime else "",
+        "libraries": _libraries(),
+        "accelerators": _accelerators(),
+    }
+
+
+def inspect(spec: Spec) -> dict[str, Any]:
+    """Load the candidate, and say which batch it takes; None for any."""
+    runtime = _open(Path(spec.candidate), spec)
+    return {"batch_size": runtime.batch_size, "runtime": runtime.name}
 
 
 def peak_memory_bytes() -> int:
@@ -246,9 +307,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
     _log.info("%s of %s", spec.task, spec.candidate)
+    # The parent goes on without a child that memory runs out for. Some containers have
+    # no such file, or no right to write it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_END)
     code = 0
     try:
-        found = time_latency(spec) if spec.task == "latency" else run_solo(spec)
+        found = _TASKS[spec.task](spec)
     except ParingError as error:
         found = {
             "error": {
@@ -261,6 +326,10 @@ def main() -> int:
         code = error.exit_code
     spec.result.write_text(json.dumps(found))
     return code
+
+
+def _open(path: Path, spec: Spec) -> Runtime:
+    return open_runtime(Servable(path), threads=spec.threads, gpu_memory_mb=spec.gpu_memory_mb)
 
 
 def _order(number: int) -> tuple[str, str]:
@@ -309,6 +378,14 @@ def _libraries() -> dict[str, str]:
         for name, module in modules.items()
         if module in sys.modules
     }
+
+
+_TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
+    "latency": time_latency,
+    "solo": run_solo,
+    "throughput": time_throughput,
+    "inspect": inspect,
+}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Start a measuring child process and turn how it ended into a result."""
+"""Start measuring child processes and turn how they ended into results."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from paring.errors import ParingError, StepFailedError
 from paring.runtimes.measure import Spec
 
 _STDERR_LINES = 12
+_POLL_SECONDS = 0.02
+_MIB = 1 << 20
 
 
 def measure(spec: Spec, *, timeout_seconds: float) -> dict[str, Any]:
@@ -26,39 +31,113 @@ def measure(spec: Spec, *, timeout_seconds: float) -> dict[str, Any]:
         StepFailedError: It crashed, was killed, or ran out of time; the message
             ends with the last lines of its stderr.
     """
-    log = Path(spec.folder) / f"{spec.task}.log"
-    # -P: a file in the working directory must not stand in for a module.
-    command = [sys.executable, "-P", "-m", "paring.runtimes.measure", str(spec.write())]
-    places = [str(Path(place).absolute()) for place in sys.path]
-    with log.open("wb") as stream:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
-            start_new_session=True,
-        )
+    with _started([spec]) as (child,):
         try:
             code = child.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:
-            raise StepFailedError(
-                f"measuring {spec.candidate} took longer than {timeout_seconds:g} s",
-                received=_last_lines(log),
-                remedy="raise timeout_seconds, or lower rounds, windows or batch_size",
-            ) from error
-        finally:
+            raise _out_of_time(spec, timeout_seconds) from error
+    return _read_result(spec, code)
+
+
+def measure_together(
+    specs: Sequence[Spec], *, timeout_seconds: float, memory_bytes: int
+) -> list[dict[str, Any]]:
+    """Run a child for each of `specs` at the same time; the JSON that each wrote.
+
+    They are of the task "throughput", in folders of one parent folder, and are let
+    begin once all of them are ready.
+
+    Args:
+        specs: What each child shall do.
+        timeout_seconds: When all are given up.
+        memory_bytes: All are ended once their resident memory is larger in sum. It is
+            looked at fifty times a second.
+
+    Raises:
+        ParingError: What a child raised, as the same class.
+        StepFailedError: One crashed or was killed, or they took too long or too much
+            memory. The others are ended then.
+    """
+    end = time.monotonic() + timeout_seconds
+    with _started(specs) as children:
+        while any(child.poll() is None for child in children):
+            used = sum(_resident_bytes(child.pid) for child in children)
+            if used > memory_bytes:
+                raise StepFailedError(
+                    f"measuring {specs[0].candidate} took more than"
+                    f" {memory_bytes / _MIB:.0f} MiB of memory",
+                    received=f"{used / _MIB:.0f} MiB in {len(specs)} processes",
+                    remedy="raise the limit, or lower batch_size",
+                )
+            if time.monotonic() > end:
+                raise _out_of_time(specs[0], timeout_seconds)
+            if any(child.poll() for child in children):
+                break
+            if all(spec.ready.exists() for spec in specs):
+                specs[0].start.touch()
+            time.sleep(_POLL_SECONDS)
+        ended = [(spec, child.poll()) for spec, child in zip(specs, children, strict=True)]
+    # What went wrong in one of them first; the others may still have run.
+    for spec, code in ended:
+        if code:
+            _read_result(spec, code)
+    return [_read_result(spec, code or 0) for spec, code in ended]
+
+
+@contextmanager
+def _started(specs: Sequence[Spec]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The child of each spec; those that still run in the end are killed."""
+    # -P: a file in the working directory must not stand in for a module.
+    command = [sys.executable, "-P", "-m", "paring.runtimes.measure"]
+    places = [str(Path(place).absolute()) for place in sys.path]
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for spec in specs:
+            with _log(spec).open("wb") as stream:
+                child = subprocess.Popen(
+                    [*command, str(spec.write())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+                    start_new_session=True,
+                )
+            children.append(child)
+        yield children
+    finally:
+        for child in children:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-    return _read_result(spec, code, log)
 
 
-def _read_result(spec: Spec, code: int, log: Path) -> dict[str, Any]:
+def _log(spec: Spec) -> Path:
+    return Path(spec.folder) / f"{spec.task}.log"
+
+
+def _out_of_time(spec: Spec, timeout_seconds: float) -> StepFailedError:
+    return StepFailedError(
+        f"measuring {spec.candidate} took longer than {timeout_seconds:g} s",
+        received=_last_lines(_log(spec)),
+        remedy="raise timeout_seconds, or lower rounds, windows or batch_size",
+    )
+
+
+def _resident_bytes(pid: int) -> int:
+    """The resident memory of a process; 0 once it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _read_result(spec: Spec, code: int) -> dict[str, Any]:
     if code < 0 or not spec.result.is_file():
         raise StepFailedError(
             f"the process that measured {spec.candidate} {_how_it_ended(code)}",
-            received=_last_lines(log),
+            received=_last_lines(_log(spec)),
             remedy=(
                 "most often memory ran out: free some, or lower batch_size"
                 if code == -signal.SIGKILL

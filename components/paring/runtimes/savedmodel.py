@@ -1,5 +1,6 @@
 """SavedModels in TensorFlow, called through a signature of theirs."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from paring.errors import ModelError, ParameterError, UnsupportedError
 from paring.runtimes import SIGNATURE, Features, InputTensor, check_names, check_threads
+from paring.tf.gpu_memory import set_gpu_memory
 
 
 class SavedModelRuntime:
@@ -17,15 +19,24 @@ class SavedModelRuntime:
         threads: Threads within and across operators, for the whole process;
             0 leaves them to TensorFlow.
         signature: The signature that is called.
+        gpu_memory_mb: MiB of each GPU's memory that the whole process may take; with 0
+            it takes what it needs, unless TensorFlow has started already.
 
     Raises:
         ModelError: It can't be loaded, or has no such signature.
-        ParameterError: TensorFlow already started with other threads.
+        ParameterError: TensorFlow already started with other threads or another limit.
     """
 
     name = "tensorflow"
 
-    def __init__(self, folder: Path, *, threads: int = 0, signature: str = SIGNATURE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 0,
+        signature: str = SIGNATURE,
+        gpu_memory_mb: int = 0,
+    ) -> None:
         check_threads(threads)
         from paring.tf.quiet import quiet_tensorflow
 
@@ -34,6 +45,7 @@ class SavedModelRuntime:
 
         if threads:
             _set_threads(tf, threads)
+        set_gpu_memory(gpu_memory_mb)
         try:
             # The signature holds no reference to the variables; the model does.
             self._model: Any = tf.saved_model.load(str(folder))
@@ -97,6 +109,9 @@ class SavedModelRuntime:
     def close(self) -> None:
         """See `paring.runtimes.Runtime.close`."""
         del self._call, self._model
+        # Its functions refer to each other in circles, and so hold the variables and
+        # the graph until Python next looks for these.
+        gc.collect()
 
     def _check(self, features: Features) -> None:
         """Compare a batch of another shape or dtype with the signature."""

@@ -4,7 +4,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -219,17 +218,6 @@ def in_short(error: Exception) -> str:
     # Errors of a graph start with a traceback of where its nodes were made.
     said = [line for line in lines if not line.startswith(("Detected at", "Graph execution"))]
     return f"{type(error).__name__}: {(said or [''])[0]}"[:300]
-
-
-def grow_gpu_memory() -> None:
-    """Have TensorFlow take a GPU's memory as it needs it, not all of it at once.
-
-    The processes that measure run beside this one. Where TensorFlow has already started
-    with other settings, those stay.
-    """
-    for gpu in tf.config.list_physical_devices("GPU"):
-        with suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 class Trial:
