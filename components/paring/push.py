@@ -41,11 +41,12 @@ def push(
     """Push the selected model to a versioned destination, if it passed the gate.
 
     The layout is that of TF Serving: `DESTINATION/VERSION/saved_model.pb` and what
-    belongs to it, `DESTINATION/VERSION/model.tflite` or `DESTINATION/VERSION/model.engine`;
-    VERSION is the newest one's number plus 1. `paring.json` beside it holds the lineage
-    and, as `figures`, the model's row of `selection.json`. The version is written beside
-    its place, read back, loaded, run on a batch of zeros where the signature says its
-    shape, and then put in place (`paring.versions`).
+    belongs to it, or in that file's place `model.tflite`, `model.onnx`, OpenVINO's
+    `model.xml` or TensorRT's `model.engine`; VERSION is the newest one's number plus 1.
+    `paring.json` beside it holds the lineage and, as `figures`, the model's row of
+    `selection.json`. The version is written beside its place, read back, loaded, run on
+    a batch of zeros where the signature says its shape, and then put in place
+    (`paring.versions`).
 
     Nothing is pushed, which is no error, and `note` says why:
 

@@ -55,6 +55,29 @@ def test_versions_count_up_from_one(place: str, tiny_models: Models, tmp_path: P
     assert first.when <= second.when
 
 
+def test_files_of_every_runtime_are_versions(place: str, tmp_path: Path) -> None:
+    import onnx
+    import openvino
+
+    onnx_folder, openvino_folder = tmp_path / "onnx", tmp_path / "openvino"
+    for folder in (onnx_folder, openvino_folder):
+        folder.mkdir()
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 3])
+        for name in ("x", "y")
+    ]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "relu", tensors[:1], tensors[1:])
+    opset = onnx.helper.make_opsetid("", 18)
+    file = onnx_folder / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), file)
+    openvino.save_model(openvino.Core().read_model(file), openvino_folder / "model.xml")
+    for folder in (onnx_folder, openvino_folder):
+        publish(place, folder, Version(action="push"))
+    assert [one.number for one in versions(place)] == [1, 2]
+    assert {"1/model.onnx", "2/model.xml", "2/model.bin"} <= set(_seen(place))
+
+
 def test_nothing_but_versions_and_records_is_left(place: str, tiny_models: Models) -> None:
     _push(place, tiny_models["one"])
     found = [one.uri.partition("/digits/")[2] for one in storage.list_below(place)]
