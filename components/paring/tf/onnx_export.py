@@ -77,7 +77,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
                 input_names=inputs,
                 output_names=outputs,
                 opset=opset,
-                custom_op_handlers={"Erfc": (_convert_erfc, [])},
+                custom_op_handlers={op: (convert, []) for op, convert in OWN_OPERATORS.items()},
                 tensors_to_rename=renamed,
             )
         except Exception as error:
@@ -107,6 +107,10 @@ def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
     inputs = [constant.output[0], erf.output[0]]
     graph.make_node("Sub", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+
+
+OWN_OPERATORS = {"Erfc": _convert_erfc}
+"""TensorFlow's operators that tf2onnx lacks and that are converted here."""
 
 
 def check(model: onnx.ModelProto) -> None:

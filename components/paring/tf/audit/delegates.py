@@ -79,7 +79,9 @@ def blocks_tensorrt(subject: Subject) -> list[Finding]:
     from tensorflow.python.framework import op_def_registry
     from tf2onnx.handler import tf_op
 
-    known = tf_op.create_mapping(ONNX_OPSET, [])
+    from paring.tf.onnx_export import OWN_OPERATORS
+
+    known = tf_op.create_mapping(ONNX_OPSET, []).keys() | OWN_OPERATORS.keys()
 
     def blocks(node: Any) -> bool:
         definition = op_def_registry.get(node.op)

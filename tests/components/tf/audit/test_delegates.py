@@ -67,3 +67,9 @@ def test_a_loop_with_a_list_of_tensors_blocks_nothing(subject_of: SUBJECT_OF) ->
         lambda x: {"y": layer(x)}, tf.TensorSpec((None, 6, 3), name="x"), layer=layer
     )
     assert [rule(subject) for rule in RULES.values()] == [[], [], []]
+
+
+def test_what_export_onnx_converts_by_itself_does_not_block_tensorrt(
+    subject_of: SUBJECT_OF,
+) -> None:
+    assert blocks_tensorrt(subject_of(lambda x: {"y": tf.math.erfc(x)}, X)) == []
