@@ -46,6 +46,8 @@ _MAX_DISAGREEMENT = 0.1
 Link = tuple[str, Mapping[str, object]]
 
 CANDIDATES: dict[str, list[Link]] = {
+    # Mixed precision and XLA are among what it tries; its trials are printed.
+    "savedmodel-optimized": [("optimize_savedmodel", {"max_minutes": 5.0})],
     "tflite-float32": [("convert_tflite", {})],
     "tflite-float16": [("convert_tflite", {"quantization": "fp16"})],
     "tflite-dynamic": [("convert_tflite", {"quantization": "dynamic"})],
@@ -155,6 +157,7 @@ def measure(
     there = {name: path for name, path in made.items() if isinstance(path, Path)}
     inputs: dict[str, dict[str, Path]] = {"candidates": there, "benchmarks": {}, "evaluations": {}}
     rows: list[dict[str, Any]] = []
+    notes: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for name, path in there.items():
             compared = {"source": folder / "model", "candidate": path, "examples": examples}
@@ -163,6 +166,9 @@ def measure(
             metrics = run("benchmark", compared, timed, {"batch_size": batch_size, **_TIMING})
             inputs["evaluations"][name], inputs["benchmarks"][name] = judged, timed
             rows.append({"name": name, **metrics.facts(), "agreement": evaluation.agreement})
+            trials = path / "trials.json"
+            if trials.is_file():
+                notes[name] = "; ".join(map(tried, json.loads(trials.read_text())))
             print(f"measured {name}", flush=True)
         outputs = {one: Path(scratch) / one for one in ("selection", "selected")}
         execute(find("select"), Call(inputs, outputs, {"max_accuracy_drop": _MAX_DISAGREEMENT}))
@@ -170,8 +176,18 @@ def measure(
     return {
         "rows": rows,
         "failures": {name: text for name, text in made.items() if isinstance(text, str)},
+        "notes": notes,
         "selected": selection["selected"],
     }
+
+
+def tried(trial: Mapping[str, Any]) -> str:
+    """A form that `optimize_savedmodel` tried, and how it compared with the best so far."""
+    ratio = trial["speedup"]
+    if ratio is None:
+        return f"{trial['tried']}: {trial['reason']}"
+    found = f"{ratio['estimate']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"{trial['tried']} {found}"
 
 
 def run(
@@ -195,7 +211,7 @@ def show(title: str, table: Mapping[str, Any]) -> None:
             f" | {row['peak_memory_bytes'] / 1e6:.0f} MB | {row['size_bytes'] / 1e6:.1f} MB"
             f" | {row['agreement']:.1%} |"
         )
-    for name, text in table["failures"].items():
+    for name, text in (table["failures"] | table["notes"]).items():
         print(f"{name}: {text}")
     print(flush=True)
 
