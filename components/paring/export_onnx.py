@@ -71,6 +71,14 @@ def export_onnx(
         UnsupportedError: ONNX has no such operators, the model was trained for
             another precision, or the file's outputs are too far from the source's.
     """
+    given = calibration or examples
+    if precision == "int8" and given is None:
+        raise ParameterError(
+            "precision int8 is calibrated and checked on examples, and there are none",
+            received="precision int8",
+            remedy="give --examples, or take precision fp16, which needs none",
+        )
+
     from paring.tf.calibration import calibration_calls, drawn_batches
     from paring.tf.conversion import has_fake_quantization
     from paring.tf.examples import open_split
@@ -88,13 +96,6 @@ def export_onnx(
             f"a model from quantization-aware training can't become {precision}",
             received=f"precision {precision}",
             remedy="take precision int8, for which it was trained",
-        )
-    given = calibration or examples
-    if precision == "int8" and given is None:
-        raise ParameterError(
-            "precision int8 is calibrated and checked on examples, and there are none",
-            received="precision int8",
-            remedy="give --examples, or take precision fp16, which needs none",
         )
     graph = to_onnx(folder, signature, opset)
     if precision == "fp16":
