@@ -53,6 +53,15 @@ def test_the_files_predict_as_the_source_does(
     assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.95
 
 
+def test_the_same_file_gives_the_same_bytes(
+    digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    model = exported(digits_model, tmp_path / "onnx", digits_npz)
+    one, other = (converted(model, tmp_path / name).serving_dir for name in ("one", "other"))
+    for name in ("model.xml", "model.bin"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
 def test_random_numbers_serve_where_there_are_no_examples(
     digits_model: Path, digits_npz: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """ONNX to OpenVINO's files, and a check that they compute the same."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from paring.artifacts import OpenVINOModel, content_bytes
 from paring.differences import difference
@@ -33,6 +35,7 @@ def store(
     try:
         # By the reader: OpenVINO's converter would tell Intel of its use.
         graph = openvino.Core().read_model(str(file))
+        _number_names(graph)
         openvino.save_model(graph, str(converted.file), compress_to_fp16=False)
         made = run_all(OpenVinoRuntime(converted.file), batches)
     except RuntimeError as error:
@@ -51,3 +54,14 @@ def store(
             " accuracy gate judge",
         )
     converted.size_bytes = content_bytes(converted.serving_dir)
+
+
+def _number_names(graph: Any) -> None:
+    """Number the names that OpenVINO gave by their place in the graph.
+
+    It counts throughout a process, so that the same file would give others each time.
+    """
+    for index, operator in enumerate(graph.get_ordered_ops()):
+        kind = operator.get_type_name()
+        if re.fullmatch(rf"{kind}_\d+", operator.get_friendly_name()):
+            operator.set_friendly_name(f"{kind}_{index}")
