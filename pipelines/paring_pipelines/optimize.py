@@ -9,6 +9,7 @@ from typing import Literal
 from paring.artifacts import Artifact, CalibrationSet, Examples, Model
 from paring.benchmark import benchmark
 from paring.draw_calibration import draw_calibration
+from paring.errors import ParameterError
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
 from paring.import_model import import_model
@@ -113,6 +114,11 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         ParameterError: A setting can't be taken.
     """
     check_name(settings.metric)
+    # The step takes 0, for a configuration's batch; there is none here.
+    if settings.batch_size == 0:
+        raise ParameterError(
+            "batch_size: must be 1 or more", received=0, remedy="1 measures single examples"
+        )
     drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
     timing = {} if sample is None else BRIEF
     dag = Dag(NAME, {"model": Model, "examples": Examples})

@@ -169,7 +169,7 @@ def test_examples_that_are_not_there_are_named(
         (["step", "prume"], "'prune'"),
         (["step", "convert_tflite", "--quantization", "int4"], "int8"),
         (["plan", "--max-accuracy-drop", "-1"], "max_accuracy_drop"),
-        (["plan", "--batch-size", "-1"], "batch_size"),
+        (["plan", "--batch-size", "0"], "batch_size"),
         (["plan", "--metric", "rsme"], "'rmse'"),
         (["plan", "--metric", "metrics.py:dice"], "my_metrics:dice"),
         (["plan", "--top-k", "0"], "top_k"),
