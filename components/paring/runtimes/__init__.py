@@ -223,7 +223,7 @@ def check_features(model: Path, features: Features, inputs: Mapping[str, InputTe
         tensor = inputs[name]
         if array.dtype != tensor.dtype:
             raise ModelError(
-                f"{model}: input {name!r} takes {tensor.dtype.name}",
+                f"{model}: input {name!r} takes {_named(tensor.dtype)}",
                 received=array.dtype,
                 remedy="convert the examples to the dtype of the model's signature",
             )
@@ -252,8 +252,48 @@ def fixed_batch(inputs: Mapping[str, InputTensor]) -> int | None:
     return None
 
 
+def _named(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.kind == "O" else dtype.name
+
+
 def _fits(shape: tuple[int, ...], known: tuple[int | None, ...]) -> bool:
     return all(one in (None, size) for size, one in zip(shape, known, strict=True))
+
+
+class SignatureRuntime:
+    """What runtimes share whose models take batches as their signature states them.
+
+    Args:
+        model: The file or folder, for messages.
+        inputs: What each input takes.
+    """
+
+    def __init__(self, model: Path, inputs: Mapping[str, InputTensor]) -> None:
+        self._path = model
+        self._inputs = dict(inputs)
+        # What the last batch was like.
+        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch that the model takes; None if it takes any."""
+        return fixed_batch(self._inputs)
+
+    @property
+    def inputs(self) -> dict[str, InputTensor]:
+        """See `Runtime.inputs`."""
+        return dict(self._inputs)
+
+    def encode(self, features: Features) -> Features:
+        """See `Runtime.encode`."""
+        return features
+
+    def check(self, features: Features) -> None:
+        """Refuse a batch as `check_features` does; one like the last is not looked at."""
+        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
+        if kind != self._checked:
+            check_features(self._path, features, self._inputs)
+            self._checked = kind
 
 
 def check_threads(threads: int) -> None:

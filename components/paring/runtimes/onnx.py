@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from paring.errors import ModelError
-from paring.runtimes import Features, InputTensor, check_features, check_threads, fixed_batch
+from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 # The fastest first; ONNX Runtime's build decides which there are.
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -15,7 +15,7 @@ _ONLY_ERRORS = 3
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": "object"}
 
 
-class OnnxRuntime:
+class OnnxRuntime(SignatureRuntime):
     """An ONNX file, on a GPU where this build of ONNX Runtime can use one.
 
     Args:
@@ -51,32 +51,12 @@ class OnnxRuntime:
                 remedy="export the model again; the file is incomplete or damaged, or has"
                 " operators that ONNX Runtime lacks",
             ) from error
-        self._file = file
-        self._inputs = {one.name: _input(one) for one in self._session.get_inputs()}
+        super().__init__(file, {one.name: _input(one) for one in self._session.get_inputs()})
         self._outputs = [one.name for one in self._session.get_outputs()]
-        # What the last batch was like.
-        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
-
-    @property
-    def batch_size(self) -> int | None:
-        """The only batch that the file takes; None if it takes any."""
-        return fixed_batch(self._inputs)
-
-    @property
-    def inputs(self) -> dict[str, InputTensor]:
-        """See `paring.runtimes.Runtime.inputs`."""
-        return dict(self._inputs)
-
-    def encode(self, features: Features) -> Features:
-        """See `paring.runtimes.Runtime.encode`."""
-        return features
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
-        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
-        if kind != self._checked:
-            check_features(self._file, features, self._inputs)
-            self._checked = kind
+        self.check(features)
         found = self._session.run(self._outputs, dict(features))
         return dict(zip(self._outputs, found, strict=True))
 

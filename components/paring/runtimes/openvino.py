@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from paring.errors import MissingDependencyError, ModelError
-from paring.runtimes import Features, InputTensor, check_features, check_threads, fixed_batch
+from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(SignatureRuntime):
     """A `model.xml` with its `model.bin`, compiled for this CPU and the lowest latency.
 
     Args:
@@ -41,33 +41,13 @@ class OpenVinoRuntime:
                 received=str(error)[-300:],
                 remedy="convert the model again; the files are incomplete or damaged",
             ) from error
-        self._file = file
-        self._inputs = {_name(port): _input(port) for port in self._model.inputs}
+        super().__init__(file, {_name(port): _input(port) for port in self._model.inputs})
         self._outputs = {_name(port): port for port in self._model.outputs}
         self._request: Any = self._model.create_infer_request()
-        # What the last batch was like.
-        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
-
-    @property
-    def batch_size(self) -> int | None:
-        """The only batch that the model takes; None if it takes any."""
-        return fixed_batch(self._inputs)
-
-    @property
-    def inputs(self) -> dict[str, InputTensor]:
-        """See `paring.runtimes.Runtime.inputs`."""
-        return dict(self._inputs)
-
-    def encode(self, features: Features) -> Features:
-        """See `paring.runtimes.Runtime.encode`."""
-        return features
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
-        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
-        if kind != self._checked:
-            check_features(self._file, features, self._inputs)
-            self._checked = kind
+        self.check(features)
         found = self._request.infer(dict(features), share_inputs=True)
         return {name: np.array(found[port]) for name, port in self._outputs.items()}
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from paring.errors import ModelError, ParameterError, UnsupportedError
-from paring.runtimes import SIGNATURE, Features, InputTensor, check_names, check_threads
+from paring.errors import ModelError, ParameterError
+from paring.runtimes import SIGNATURE, Features, InputTensor, SignatureRuntime, check_threads
 from paring.tf.gpu_memory import set_gpu_memory
 
 
-class SavedModelRuntime:
+class SavedModelRuntime(SignatureRuntime):
     """A SavedModel; a call goes from numpy arrays to numpy arrays.
 
     Args:
@@ -64,44 +64,16 @@ class SavedModelRuntime:
                 remedy="export the model with model.save(dir) or model.export(dir)",
             )
         self._tf = tf
-        self._folder = folder
         self._call = self._model.signatures[signature]
-        self._inputs: dict[str, Any] = self._call.structured_input_signature[1]
-        self._dtypes = {name: spec.dtype.as_numpy_dtype for name, spec in self._inputs.items()}
-        # What the last batch was like; TensorFlow would convert another dtype.
-        self._checked: dict[str, tuple[tuple[int, ...], Any]] = {}
-
-    @property
-    def batch_size(self) -> int | None:
-        """The only batch that the signature takes; None if it takes any."""
-        for spec in self._inputs.values():
-            if spec.shape.rank and spec.shape[0] is not None:
-                return int(spec.shape[0])
-        return None
-
-    @property
-    def inputs(self) -> dict[str, InputTensor]:
-        """See `paring.runtimes.Runtime.inputs`."""
-        return {
-            name: InputTensor(
-                None if spec.shape.rank is None else tuple(spec.shape.as_list()),
-                np.dtype(self._dtypes[name]),
-            )
-            for name, spec in self._inputs.items()
-        }
-
-    def encode(self, features: Features) -> Features:
-        """See `paring.runtimes.Runtime.encode`."""
-        return features
+        self._specs: dict[str, Any] = self._call.structured_input_signature[1]
+        super().__init__(folder, {name: _input(spec) for name, spec in self._specs.items()})
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
-        kind = {name: (array.shape, array.dtype) for name, array in features.items()}
-        if kind != self._checked:
-            self._check(features)
-            self._checked = kind
+        # TensorFlow would convert another dtype.
+        self.check(features)
         tensors = {
-            name: self._tf.constant(array, dtype=self._inputs[name].dtype)
+            name: self._tf.constant(array, dtype=self._specs[name].dtype)
             for name, array in features.items()
         }
         return {name: tensor.numpy() for name, tensor in self._call(**tensors).items()}
@@ -113,29 +85,10 @@ class SavedModelRuntime:
         # the graph until Python next looks for these.
         gc.collect()
 
-    def _check(self, features: Features) -> None:
-        """Compare a batch of another shape or dtype with the signature."""
-        check_names(self._folder, features, self._inputs)
-        for name, array in features.items():
-            spec = self._inputs[name]
-            if array.dtype != self._dtypes[name]:
-                raise ModelError(
-                    f"{self._folder}: input {name!r} takes {spec.dtype.name}",
-                    received=array.dtype,
-                    remedy="convert the examples to the dtype of the model's signature",
-                )
-            if not spec.shape[1:].is_compatible_with(array.shape[1:]):
-                raise ModelError(
-                    f"{self._folder}: input {name!r} takes the shape {spec.shape}",
-                    received=array.shape,
-                    remedy="give examples of the shape of the model's signature",
-                )
-            if not spec.shape.is_compatible_with(array.shape):
-                raise UnsupportedError(
-                    f"{self._folder}: input {name!r} takes batches of {spec.shape[0]} only",
-                    received=array.shape[0],
-                    remedy="export the model with a batch dimension of None",
-                )
+
+def _input(spec: Any) -> InputTensor:
+    shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
+    return InputTensor(shape, np.dtype(spec.dtype.as_numpy_dtype))
 
 
 def _set_threads(tf: Any, threads: int) -> None:

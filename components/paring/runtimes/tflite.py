@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from paring.errors import ModelError, UnsupportedError
-from paring.runtimes import SIGNATURE, Features, InputTensor, check_names, check_threads
+from paring.runtimes import (
+    SIGNATURE,
+    Features,
+    InputTensor,
+    check_features,
+    check_names,
+    check_threads,
+    fixed_batch,
+)
 from paring.tf.quiet import silent_stderr
 
 
@@ -62,11 +70,7 @@ class TFLiteRuntime:
     @property
     def batch_size(self) -> int | None:
         """The only batch that the file takes; None if it takes any."""
-        for details in self._inputs.values():
-            signature = details["shape_signature"]
-            if len(signature) and signature[0] != -1:
-                return int(signature[0])
-        return None
+        return fixed_batch(self.inputs)
 
     @property
     def inputs(self) -> dict[str, InputTensor]:
@@ -90,7 +94,7 @@ class TFLiteRuntime:
             features = self.encode(features)
         shapes = {name: array.shape for name, array in features.items()}
         if shapes != self._shapes:
-            self._check(features)
+            check_features(self._file, features, self.inputs)
             self._allocate(shapes)
         interpreter = self._interpreter
         for name, array in features.items():
@@ -114,27 +118,6 @@ class TFLiteRuntime:
             received=array.dtype,
             remedy="convert the examples to the dtype of the model's signature",
         )
-
-    def _check(self, features: Features) -> None:
-        """Compare a batch of a new shape with the signature."""
-        check_names(self._file, features, self._inputs)
-        for name, array in features.items():
-            details = self._inputs[name]
-            if array.dtype != details["dtype"]:
-                raise self._wrong_dtype(name, array)
-            signature = _shape(details["shape_signature"])
-            if len(array.shape) != len(signature) or not _fits(array.shape[1:], signature[1:]):
-                raise ModelError(
-                    f"{self._file}: input {name!r} takes the shape {signature}",
-                    received=array.shape,
-                    remedy="give examples of the shape of the model's signature",
-                )
-            if not _fits(array.shape, signature):
-                raise UnsupportedError(
-                    f"{self._file}: input {name!r} takes batches of {signature[0]} only",
-                    received=array.shape[0],
-                    remedy="convert the model with a batch dimension of None",
-                )
 
     def _allocate(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Plan the memory of all tensors for inputs of these shapes."""
@@ -186,7 +169,3 @@ def _decode(array: np.ndarray[Any, Any], details: Mapping[str, Any]) -> np.ndarr
 
 def _shape(sizes: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
-
-
-def _fits(shape: tuple[int, ...], signature: tuple[int, ...]) -> bool:
-    return all(known in (-1, size) for size, known in zip(shape, signature, strict=True))
