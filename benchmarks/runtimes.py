@@ -2,14 +2,14 @@
 
     python benchmarks/runtimes.py [--model NAME] [--batch-size N] [--work DIR]
 
-Builds each network for images of 224x224 with random weights, makes every candidate by
-Paring's own steps, measures each beside the SavedModel, in turns in one run, and prints a
-row a candidate: the median latency, how many times as fast as the SavedModel, the peak of
-memory, the size, and the share of images with the same class. Images are crops of the two
-photographs that come with scikit-learn. Batch normalization has the statistics of such
-crops, and the last layer is centred on them: else a network of random weights gives every
-image the same class. Candidates that are there already are not made again. Figures are
-also written as JSON.
+Builds each network for images of 224x224, makes every candidate by Paring's own steps,
+measures each beside the SavedModel, in turns in one run, and prints a row a candidate: the
+median latency, how many times as fast as the SavedModel, the peak of memory, the size, and
+the share of images with the same class. Images are crops of the two photographs that come
+with scikit-learn. Each network is trained for some minutes, on smaller crops, to tell which
+part of which photograph it sees, in 16 of its 1,000 classes: one of random weights loses
+more by rounding than a trained one. Candidates that are there already are not made again.
+Figures are also written as JSON.
 """
 
 import argparse
@@ -35,15 +35,20 @@ TRAIN, EVAL = 256, 256
 NETWORKS = ("MobileNetV2", "EfficientNetB0", "ResNet50")
 BATCH_SIZES = (1, 32)
 
-# Forward passes that the statistics of batch normalization are taken from, and the
-# standard deviation that the last layer's values are given.
-_PASSES = 8
-_SPREAD = 4.0
+# Training, on crops of this size; the networks average over positions.
+_SMALL, _STEPS, _BATCH, _LEARNING_RATE = 96, 200, 32, 2e-3
+# Forward passes that the statistics of batch normalization are averaged over.
+_PASSES = 16
+# Parts of a photograph, from top to bottom and from left to right.
+_PARTS = (2, 4)
 # A call of the largest takes seconds.
 _TIMING = {"rounds": 3, "windows": 4, "min_seconds": 4.0}
 _MAX_DISAGREEMENT = 0.1
 
 Link = tuple[str, Mapping[str, object]]
+
+# How much int8 may change a score is left to the accuracy gate.
+_ONNX_INT8 = {"precision": "int8", "int8_for": "onnxruntime", "max_difference": 1.0}
 
 CANDIDATES: dict[str, list[Link]] = {
     # Mixed precision and XLA are among what it tries; its trials are printed.
@@ -53,10 +58,10 @@ CANDIDATES: dict[str, list[Link]] = {
     "tflite-dynamic": [("convert_tflite", {"quantization": "dynamic"})],
     "tflite-int8": [("convert_tflite", {"quantization": "int8"})],
     "onnx-float32": [("export_onnx", {})],
-    "onnx-int8": [("export_onnx", {"precision": "int8", "int8_for": "onnxruntime"})],
+    "onnx-int8": [("export_onnx", _ONNX_INT8)],
     "openvino-float32": [("export_onnx", {}), ("convert_openvino", {})],
     "openvino-int8": [
-        ("export_onnx", {"precision": "int8", "int8_for": "onnxruntime"}),
+        ("export_onnx", _ONNX_INT8),
         ("convert_openvino", {}),
     ],
 }
@@ -72,7 +77,7 @@ def main() -> int:
     examples = given.work / "examples.npz"
     if not examples.exists():
         given.work.mkdir(parents=True, exist_ok=True)
-        np.savez(examples, x_train=crops(TRAIN, seed=0), x_eval=crops(EVAL, seed=1))
+        np.savez(examples, x_train=crops(TRAIN, seed=0)[0], x_eval=crops(EVAL, seed=1)[0])
     tables: dict[str, dict[str, Any]] = {}
     for name in given.model or NETWORKS:
         folder = given.work / name
@@ -90,40 +95,52 @@ def main() -> int:
     return int(any(table["failures"] for table in tables.values()))
 
 
-def crops(count: int, *, seed: int) -> NDArray[np.float32]:
-    """Random crops of two photographs, mirrored or not; [count, 224, 224, 3] in 0 to 1."""
+def crops(
+    count: int, *, seed: int, size: int = SIZE
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Random crops of two photographs, and which part of which each one is.
+
+    Returns:
+        Images [count, size, size, 3] in 0 to 1, and classes [count] in 0 to 15.
+    """
     photographs = load_sample_images().images
     generator = np.random.default_rng(seed)
-    made = np.empty((count, SIZE, SIZE, 3), np.float32)
-    for index in range(count):
-        photograph = photographs[index % len(photographs)]
-        top, left = (generator.integers(0, size - SIZE) for size in photograph.shape[:2])
-        crop = photograph[top : top + SIZE, left : left + SIZE] / np.float32(255)
-        made[index] = crop[:, :: generator.choice([1, -1])]
-    return made
+    images = np.empty((count, size, size, 3), np.float32)
+    classes = np.empty(count, np.int64)
+    for index, number in enumerate(generator.integers(0, len(photographs), count)):
+        photograph = photographs[number]
+        free = np.subtract(photograph.shape[:2], size)
+        top, left = generator.integers(0, free)
+        images[index] = photograph[top : top + size, left : left + size] / np.float32(255)
+        row, column = (top, left) * np.array(_PARTS) // free
+        classes[index] = np.ravel_multi_index((number, row, column), (len(photographs), *_PARTS))
+    return images, classes
 
 
 def build(name: str, folder: Path) -> None:
-    """Export a network of random weights that tells images apart."""
+    """Train a network, and export it."""
     quiet_tensorflow()
     import keras
 
     keras.utils.set_random_seed(0)
-    network = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
-    normalizations = [
-        one for one in network.layers if isinstance(one, keras.layers.BatchNormalization)
-    ]
-    for layer in normalizations:
-        layer.momentum = 0.5
-    for seed in range(_PASSES):
-        network(crops(16, seed=seed), training=True)
-    *_, last = network.layers
-    features = keras.Model(network.input, last.input)
-    values = features.predict(crops(TRAIN, seed=0), verbose=0)
-    kernel, _ = last.get_weights()
-    logits = (values - values.mean(axis=0)) @ kernel
-    kernel *= _SPREAD / logits.std()
-    last.set_weights([kernel, -values.mean(axis=0) @ kernel])
+    made = getattr(keras.applications, name)
+    small = made(weights=None, input_shape=(_SMALL, _SMALL, 3))
+    rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, _STEPS)
+    small.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    images, classes = crops(_STEPS * _BATCH, seed=2, size=_SMALL)
+    small.fit(images, classes, batch_size=_BATCH, verbose=0)
+    network = made(weights=None, input_shape=(SIZE, SIZE, 3))
+    network.set_weights(small.get_weights())
+    kind = keras.layers.BatchNormalization
+    normalizations = [layer for layer in network.layers if isinstance(layer, kind)]
+    for number in range(_PASSES):
+        for layer in normalizations:
+            # So that all passes weigh the same in the moving averages, and nothing else.
+            layer.momentum = number / (number + 1)
+        network(crops(32, seed=number)[0], training=True)
+    images, classes = crops(EVAL, seed=1)
+    right = np.mean(network.predict(images, verbose=0).argmax(axis=1) == classes)
+    print(f"{name} tells {right:.1%} of the crops right", flush=True)
     network.export(str(folder), verbose=False)
 
 

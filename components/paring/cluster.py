@@ -5,10 +5,11 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import ClusteredModel, Examples, Model
+from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 
-@step(version="2")
+@step(version="3")
 def cluster(
     model: Input[Model],
     examples: Input[Examples],
@@ -20,6 +21,7 @@ def cluster(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
 ) -> None:
     """Let the weights of each kernel share a few values, and fine-tune those.
 
@@ -42,6 +44,8 @@ def cluster(
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
         UnsupportedError: No layer can be clustered, the examples have no labels, or
@@ -49,6 +53,7 @@ def cluster(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
     """
     from paring.tf.quiet import quiet_tensorflow
 
@@ -59,10 +64,14 @@ def cluster(
     from paring.tf.training import open_training
     from paring.tf.wrapping import share_of_zeros
 
-    training = open_training(model, examples, batch_size, seed)
-    clustering = Clustering(training.model, clusters=clusters, preserve_sparsity=preserve_sparsity)
-    training.fine_tune(clustering.model, epochs=epochs, learning_rate=learning_rate)
-    training.save(clustering.strip(), model, clustered)
+    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    with training.devices.scope():
+        clustering = Clustering(
+            training.model, clusters=clusters, preserve_sparsity=preserve_sparsity
+        )
+        training.fine_tune(clustering.model, epochs=epochs, learning_rate=learning_rate)
+        stripped = clustering.strip()
+    training.save(stripped, model, clustered)
     kernels = clustering.kernels()
     clustered.distinct_weights = max(len(np.unique(kernel)) for kernel in kernels)
     clustered.sparsity = share_of_zeros(kernels)

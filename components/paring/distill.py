@@ -9,12 +9,13 @@ from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import DistilledModel, Examples, Model
 from paring.errors import UnsupportedError
+from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="1")
+@step(version="2")
 def distill(
     model: Input[Model],
     examples: Input[Examples],
@@ -30,6 +31,7 @@ def distill(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 4e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
 ) -> None:
     """Train another, lighter network to say what `model` says.
 
@@ -60,6 +62,8 @@ def distill(
         batch_size: Examples in a training step.
         learning_rate: Adam's, in the beginning.
         seed: Everything random follows from it, the first weights too.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
         ParameterError: There is no such student, it has no use for a given scale, or
@@ -70,6 +74,7 @@ def distill(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
     """
     from paring.tf.quiet import quiet_tensorflow
 
@@ -78,10 +83,12 @@ def distill(
     from paring.tf.examples import class_ids, open_split
     from paring.tf.feeding import hold_out
     from paring.tf.loading import save_model
+    from paring.tf.strategy import open_devices
     from paring.tf.students import build_student, check_student
     from paring.tf.training import fine_tune, keep_signature, seed_everything
 
     check_student(student, width=width, compound=compound)
+    devices = open_devices(strategy)
     teacher = open_teacher(model, seed)
     split = open_split(examples, "train", teacher.signature)
     if split.labels is not None and class_ids(split.labels) is None:
@@ -96,6 +103,7 @@ def distill(
             received=f"soft_weight {soft_weight}",
             remedy="give soft_weight = 1, to learn from the source's scores alone",
         )
+    size = devices.batch_size(min(batch_size, split.count), teacher.input.shape[0])
     portions = hold_out(split, seed)
     with tempfile.TemporaryDirectory(prefix="paring-distill-") as folder:
         lessons = ask_teacher(
@@ -106,28 +114,32 @@ def distill(
         network = build_student(
             student, lessons.wanted, split, portions.train, width=width, compound=compound
         )
-        taught = pupil(
-            network,
-            lessons,
-            temperature=temperature,
-            soft_weight=soft_weight,
-            feature_weight=feature_weight,
-        )
-        fine_tune(
-            taught.model,
-            split,
-            portions,
-            loss=taught.loss,
-            epochs=epochs,
-            batch_size=min(teacher.input.shape[0] or batch_size, split.count),
-            learning_rate=learning_rate,
-            seed=seed,
-            decay=True,
-            targets=lessons.table,
-        )
-        distilled.agreement = agreement(network, lessons, split, portions.validation)
+        with devices.scope():
+            network = devices.put_on(network)
+            taught = pupil(
+                network,
+                lessons,
+                temperature=temperature,
+                soft_weight=soft_weight,
+                feature_weight=feature_weight,
+            )
+            fine_tune(
+                taught.model,
+                split,
+                portions,
+                loss=taught.loss,
+                epochs=epochs,
+                batch_size=size,
+                learning_rate=learning_rate,
+                seed=seed,
+                decay=True,
+                targets=lessons.table,
+            )
+            distilled.agreement = agreement(network, lessons, split, portions.validation)
+    network = devices.take_off(network)
     keep_signature(network, teacher.signature)
     save_model(network, distilled)
+    distilled.trained_on = str(devices)
     distilled.student = student
     distilled.parameters = network.count_params()
     distilled.source_parameters = teacher.parameters

@@ -27,6 +27,7 @@ from paring.errors import (
     UnsupportedError,
     nearest,
 )
+from paring.parallelism import read_workers
 from paring.step import InputSpec, Scalar, Step
 
 _LIBRARIES = (
@@ -62,6 +63,8 @@ class Call:
 
 def execute(step: Step, call: Call) -> dict[str, Artifact]:
     """Run `step` and return its outputs by name, with their facts.
+
+    Where TF_CONFIG names several workers, the first one alone writes the outputs.
 
     Raises:
         ParameterError: Names or values of the call don't fit the step.
@@ -117,7 +120,8 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
         "inputs": {name: _describe(value) for name, value in inputs.items()},
         "environment": environment(),
     }
-    with _staged(call.outputs) as staged:
+    workers = read_workers()
+    with _staged(call.outputs, keep=workers is None or workers.leads) as staged:
         outputs = {
             name: kind(staged[name], lineage={**lineage, "output": name})
             for name, kind in step.outputs.items()
@@ -225,13 +229,18 @@ def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
 
 
 @contextmanager
-def _staged(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Empty folders beside the outputs, renamed onto them at the end."""
+def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Path]]:
+    """Empty folders beside the outputs, renamed onto them at the end.
+
+    Without `keep` they are removed instead: of the workers that train a model together
+    all make it, and one writes it.
+    """
     staged: dict[str, Path] = {}
     try:
         for name, path in outputs.items():
             _check_replaceable(name, path)
-            staged[name] = path.with_name(f".{path.name}.partial-{os.getpid()}")
+            host = "" if keep else f"-{platform.node()}"
+            staged[name] = path.with_name(f".{path.name}.partial-{os.getpid()}{host}")
             try:
                 staged[name].mkdir(parents=True)
             except OSError as error:
@@ -241,8 +250,9 @@ def _staged(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
                     remedy="give a folder that you may write to",
                 ) from error
         yield staged
-        for name, path in outputs.items():
-            _replace(staged[name], path)
+        if keep:
+            for name, path in outputs.items():
+                _replace(staged[name], path)
     finally:
         for folder in staged.values():
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,10 +8,11 @@ from annotated_types import Ge, Gt, Lt
 
 from paring.artifacts import Examples, Model, PrunedModel
 from paring.errors import ParameterError
+from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 
-@step(version="2")
+@step(version="3")
 def prune(
     model: Input[Model],
     examples: Input[Examples],
@@ -24,6 +25,7 @@ def prune(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
 ) -> None:
     """Set the smallest weights of `model` to zero and fine-tune the rest.
 
@@ -62,6 +64,8 @@ def prune(
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
         ParameterError: Pattern 2:4 with another sparsity than 0.5, or with allocation
@@ -71,6 +75,7 @@ def prune(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
     """
     if pattern == "2:4" and sparsity != 0.5:
         raise ParameterError(
@@ -91,28 +96,32 @@ def prune(
     from paring.tf.sensitivity import allocate, scan
     from paring.tf.training import open_training
 
-    training = open_training(model, examples, batch_size, seed)
-    layers = prunable_layers(training.model, pattern)
-    shares = [sparsity] * len(layers)
-    if allocation == "sensitivity":
-        found = scan(training, layers, sparsity, pattern)
-        shares = allocate(found, sparsity)
-        table = [asdict(one) | {"asked": share} for one, share in zip(found, shares, strict=True)]
-        pruned.sensitivity_file.write_text(json.dumps(table, indent=2) + "\n")
-    pruning = Pruning(
-        training.model,
-        sparsities=dict(zip(layers, shares, strict=True)),
-        steps=epochs * training.steps_per_epoch,
-        pattern=pattern,
-    )
-    training.fine_tune(
-        pruning.model,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        callbacks=[pruning.callback()],
-        may_keep=pruning.reached,
-    )
-    training.save(pruning.strip(), model, pruned)
+    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    with training.devices.scope():
+        layers = prunable_layers(training.model, pattern)
+        shares = [sparsity] * len(layers)
+        if allocation == "sensitivity":
+            found = scan(training, layers, sparsity, pattern)
+            shares = allocate(found, sparsity)
+            table = [
+                asdict(one) | {"asked": share} for one, share in zip(found, shares, strict=True)
+            ]
+            pruned.sensitivity_file.write_text(json.dumps(table, indent=2) + "\n")
+        pruning = Pruning(
+            training.model,
+            sparsities=dict(zip(layers, shares, strict=True)),
+            steps=epochs * training.steps_per_epoch,
+            pattern=pattern,
+        )
+        training.fine_tune(
+            pruning.model,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            callbacks=[pruning.callback()],
+            may_keep=pruning.reached,
+        )
+        stripped = pruning.strip()
+    training.save(stripped, model, pruned)
     pruned.sparsity = pruning.sparsity()
     pruned.layer_sparsities = ", ".join(
         f"{name} {share:.3f}" for name, share in pruning.layer_sparsities()

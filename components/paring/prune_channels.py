@@ -1,14 +1,16 @@
 """The step `prune_channels`."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 from paring.artifacts import ChannelPrunedModel, Examples, Model
+from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 
-@step(version="1")
+@step(version="2")
 def prune_channels(
     model: Input[Model],
     examples: Input[Examples],
@@ -21,6 +23,7 @@ def prune_channels(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
 ) -> None:
     """Take the least important channels out of `model` and fine-tune what is left.
 
@@ -54,6 +57,8 @@ def prune_channels(
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
         UnsupportedError: No channel can go, the examples have no labels, or the model
@@ -61,6 +66,7 @@ def prune_channels(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
     """
     from paring.tf.quiet import quiet_tensorflow
 
@@ -71,14 +77,18 @@ def prune_channels(
     from paring.tf.graph import keras_cost
     from paring.tf.training import open_training
 
-    training = open_training(model, examples, batch_size, seed)
-    coupling = trace(training.model)
-    scores = channel_scores(coupling, importance, training)
+    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    devices = training.devices
+    # What is cut is chosen on one device: the variables of several give no gradients here.
+    source = replace(training, model=devices.take_off(training.model))
+    coupling = trace(source.model)
+    scores = channel_scores(coupling, importance, source)
     cut = choose(coupling, scores, ratio=ratio, multiple_of=multiple_of)
-    smaller = without_channels(training.model, cut)
-    pruned.source_parameters, pruned.source_flops = keras_cost(training.model)
-    training.fine_tune(smaller, epochs=epochs, learning_rate=learning_rate)
-    training.save(smaller, model, pruned)
-    pruned.parameters, pruned.flops = keras_cost(smaller)
+    smaller = without_channels(source.model, cut)
+    pruned.source_parameters, pruned.source_flops = keras_cost(source.model)
+    with devices.scope():
+        smaller = devices.put_on(smaller)
+        training.fine_tune(smaller, epochs=epochs, learning_rate=learning_rate)
+    pruned.parameters, pruned.flops = keras_cost(training.save(smaller, model, pruned))
     pruned.channels_removed = cut.removed
     pruned.left_whole = "; ".join(cut.left_whole)

@@ -5,10 +5,11 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from paring.artifacts import Examples, Model, QuantizedModel
+from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 
-@step(version="2")
+@step(version="3")
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
@@ -20,6 +21,7 @@ def quantize(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
 ) -> None:
     """Fine-tune `model` with fake quantization, so that int8 costs it less accuracy.
 
@@ -49,6 +51,8 @@ def quantize(
         batch_size: Examples in a training step.
         learning_rate: Adam's.
         seed: Everything random follows from it.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
         UnsupportedError: No layer with weights has a quantized form, there are no
@@ -57,6 +61,7 @@ def quantize(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
     """
     from paring.tf.quiet import quiet_tensorflow
 
@@ -66,19 +71,22 @@ def quantize(
     from paring.tf.qat import calibrate_ranges, fake_quantized
     from paring.tf.training import open_training
 
-    training = open_training(model, examples, batch_size, seed)
-    split, rows, size = training.split, training.portions.train, training.batch_size
-    # Training takes batches' own statistics. Where the source's moving ones are far
-    # from them, ranges found with those would not fit, and the loss would overflow.
-    reestimate_batch_norm(training.model, split, rows, batch_size=size, seed=seed)
-    made = fake_quantized(training.model)
-    preserving = (
-        Preserving(made.model, sparsity=preserve_sparsity, clusters=preserve_clusters)
-        if preserve_sparsity or preserve_clusters
-        else None
+    training = open_training(
+        model, examples, batch_size=batch_size, seed=seed, strategy=strategy, mixed=False
     )
-    calibrate_ranges(made.model, split, rows, size, seed)
-    training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
+    with training.devices.scope():
+        split, rows, size = training.split, training.portions.train, training.batch_size
+        # Training takes batches' own statistics. Where the source's moving ones are far
+        # from them, ranges found with those would not fit, and the loss would overflow.
+        reestimate_batch_norm(training.model, split, rows, batch_size=size, seed=seed)
+        made = fake_quantized(training.model)
+        preserving = (
+            Preserving(made.model, sparsity=preserve_sparsity, clusters=preserve_clusters)
+            if preserve_sparsity or preserve_clusters
+            else None
+        )
+        calibrate_ranges(made.model, split, rows, size, seed)
+        training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
     if preserving is not None:
         preserving.settle()
         quantized.sparsity = preserving.sparsity()

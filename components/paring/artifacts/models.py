@@ -45,11 +45,13 @@ class Model(Servable):
         trusted: 1 if the user allowed the model's own code to run.
         rebuilt_difference: Largest absolute difference of outputs from the Keras 3
             model that this one was rebuilt from; None if it was not.
+        trained_on: The strategy, replicas and dtype policy of the step that trained it.
     """
 
     keras: str = ""
     trusted: int = 0
     rebuilt_difference: float | None = None
+    trained_on: str = ""
 
     @property
     def keras_file(self) -> Path:

@@ -121,6 +121,29 @@ def _measured(pairs: Iterable[tuple[Any, _Statistics]]) -> Iterator[None]:
             del layer.call
 
 
+@contextmanager
+def synchronized_batch_norm(model: Any) -> Iterator[None]:
+    """Within it, the layers normalize by the whole batch, not by each device's part of it.
+
+    On one device nothing changes.
+
+    Args:
+        model: A tf_keras model with or without wrappers around its layers.
+    """
+    changed = []
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        changed = [one for one in _batch_norm_layers(model) if not one.synchronized]
+    kept = [(layer, layer.fused) for layer in changed]
+    try:
+        for layer in changed:
+            # The fused kernel knows of its own device alone.
+            layer.synchronized, layer.fused = True, False
+        yield
+    finally:
+        for layer, fused in kept:
+            layer.synchronized, layer.fused = False, fused
+
+
 def _measuring(call: Any, statistics: _Statistics) -> Any:
     # The wrappers of quantization look for an argument of the name `training`.
     def measuring_call(inputs: Any, training: Any = None, mask: Any = None) -> Any:

@@ -23,9 +23,10 @@ from paring.tf import graph
 from paring.tf.examples import Split
 from paring.tf.feeding import Rows, features_at
 from paring.tf.loading import keras_source, load_keras, saved_model_dir
+from paring.tf.losses import last_activation, loss_for
 from paring.tf.signature import Signature, TensorSpec, read_signature
 from paring.tf.students import Wanted
-from paring.tf.training import last_activation, loss_for, seed_everything, signature_of
+from paring.tf.training import seed_everything, signature_of
 
 # Below it a probability's logarithm is cut off; float32 holds smaller ones.
 _LEAST = 1e-30

@@ -16,8 +16,8 @@ from paring.errors import ParameterError, UnsupportedError, nearest
 from paring.tf.examples import Split
 from paring.tf.families import FAMILIES, features
 from paring.tf.feeding import Rows
+from paring.tf.losses import last_activation
 from paring.tf.signature import TensorSpec
-from paring.tf.training import last_activation
 from paring.tf.trust import carried_code
 
 layers = tf_keras.layers

@@ -7,7 +7,7 @@ was made on.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from paring.artifacts import Examples, Model
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
-from paring.tf.batch_norm import Reestimation
+from paring.parallelism import StrategyName
+from paring.tf.batch_norm import Reestimation, synchronized_batch_norm
+from paring.tf.dtype_policy import with_dtype_policy
 from paring.tf.examples import Split, open_split
 from paring.tf.feeding import (
     Portions,
@@ -28,9 +30,9 @@ from paring.tf.feeding import (
     shuffled_batches,
 )
 from paring.tf.loading import load_keras, save_model, saved_model_dir
+from paring.tf.losses import loss_for
 from paring.tf.signature import Signature, TensorSpec, read_signature
-
-_SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
+from paring.tf.strategy import Devices, open_devices
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Training:
         loss: A tf_keras loss, or one for each output.
         batch_size: Examples in a step; the model's own where it is fixed.
         seed: Everything random follows from it.
+        devices: What it is spread over.
     """
 
     model: Any
@@ -65,6 +68,7 @@ class Training:
     loss: Any
     batch_size: int
     seed: int
+    devices: Devices
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,18 +89,46 @@ class Training:
             **more,
         )
 
-    def save(self, model: Any, source: Model, output: Model) -> None:
-        """Write what was trained, under the signature names of its source."""
+    def save(self, model: Any, source: Model, output: Model) -> Any:
+        """Write what was trained, under the signature names of its source.
+
+        Call it outside of the scope of `devices`.
+
+        Returns:
+            What was written: the model as one of a single device.
+        """
+        model = self.devices.take_off(model)
         if len(model.outputs) == len(self.model.outputs) > 1:
             # Wrapping keeps their order, if not their names.
             model.output_names = list(self.model.output_names)
         keep_signature(model, self.signature)
         save_model(model, output)
         output.trusted = source.trusted
+        output.trained_on = str(self.devices)
+        return model
 
 
-def open_training(model: Model, examples: Examples, batch_size: int, seed: int) -> Training:
-    """Load a model and its train split, checked before any work starts.
+def open_training(
+    model: Model,
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    strategy: StrategyName = "one_device",
+    mixed: bool = True,
+) -> Training:
+    """Load a model and its train split on the devices of `strategy`.
+
+    All is checked before any work starts. What is made of the model must be made and
+    trained within `training.devices.scope()`, and saved outside of it.
+
+    Args:
+        model: A model in Keras form.
+        examples: Its train split is used.
+        batch_size: Examples in a step, over all devices.
+        seed: Everything random follows from it.
+        strategy: See `paring.tf.strategy.open_devices`.
+        mixed: Compute in bfloat16 where the devices are best at that.
 
     Raises:
         UnsupportedError: The model is not in Keras form, ends in something that no
@@ -104,24 +136,32 @@ def open_training(model: Model, examples: Examples, batch_size: int, seed: int) 
         ModelError: The model is missing or broken.
         ExamplesError: The examples are missing or not what the model takes.
     """
-    seed_everything(seed)
-    loaded = load_keras(model)
-    signature = signature_of(model, loaded)
-    split = open_split(examples, "train", signature)
-    batch_size = check_trainable(loaded, split, batch_size)
-    loss = loss_for(loaded, *order_labels(loaded, split))
-    return Training(loaded, signature, split, hold_out(split, seed), loss, batch_size, seed)
+    devices = open_devices(strategy)
+    if not mixed:
+        devices = replace(devices, dtype_policy="float32")
+    with devices.scope():
+        seed_everything(seed)
+        loaded = load_keras(model)
+        signature = signature_of(model, loaded)
+        split = open_split(examples, "train", signature)
+        batch_size = check_trainable(loaded, split, batch_size, devices)
+        loss = loss_for(loaded, *order_labels(loaded, split))
+        if devices.dtype_policy != "float32":
+            loaded = with_dtype_policy(loaded, devices.dtype_policy)
+    portions = hold_out(split, seed)
+    return Training(loaded, signature, split, portions, loss, batch_size, seed, devices)
 
 
-def check_trainable(model: Any, split: Split, batch_size: int) -> int:
+def check_trainable(model: Any, split: Split, batch_size: int, devices: Devices) -> int:
     """Check that `model` can be fine-tuned on `split`, before any work starts.
 
     Returns:
-        The batch size to train with: the model's own where it is fixed.
+        The batch size to train with: the model's own where it is fixed, else one that
+        the devices' replicas get equal parts of.
 
     Raises:
         UnsupportedError: Without labels, or it is a model of another kind than
-            sequential or functional.
+            sequential or functional, or has a fixed batch that can't be divided.
         ExamplesError: There are fewer examples than the model's fixed batch.
     """
     if not split.labels_by_output:
@@ -138,15 +178,13 @@ def check_trainable(model: Any, split: Split, batch_size: int) -> int:
             remedy="build it with the functional or sequential API of tf_keras",
         )
     fixed = model.inputs[0].shape[0]
-    if fixed is None:
-        return min(batch_size, split.count)
-    if fixed > split.count:
+    if fixed is not None and fixed > split.count:
         raise ExamplesError(
             f"the model takes batches of {fixed}, and there are fewer examples to train on",
             received=f"{split.count} examples",
             remedy="give more examples, or a model with a free batch size",
         )
-    return int(fixed)
+    return devices.batch_size(min(batch_size, split.count), fixed)
 
 
 def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
@@ -175,86 +213,6 @@ def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
     return [found[name] for name in names]
 
 
-def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
-    """The loss that fits the model's labels and its last activation.
-
-    Of floats it is the mean squared error. Of class ids softmax gives
-    cross-entropy on probabilities, no activation the same on logits; with a
-    single unit, sigmoid or none give binary cross-entropy. Of class ids of
-    tokens it is the same cross-entropy, without those that are padding.
-
-    Args:
-        model: A tf_keras model.
-        labels: Those of each output, in order; without any, the only output has
-            class ids.
-
-    Returns:
-        A tf_keras loss; a list of them for several outputs, which add up.
-
-    Raises:
-        UnsupportedError: An output is none that labels of that kind go with.
-    """
-    ids = np.zeros(0, np.int64)
-    given = labels or (ids,)
-    if len(given) != len(model.outputs):
-        raise UnsupportedError(
-            f"model {model.name} has other outputs than there are labels for",
-            received=f"{len(model.outputs)} outputs, {len(given)} with labels",
-            remedy="give labels for all of them; conversion works on this model as it is",
-        )
-    losses = [
-        _loss(model, output, wanted) for output, wanted in zip(model.outputs, given, strict=True)
-    ]
-    return losses[0] if len(losses) == 1 else losses
-
-
-def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
-    if labels.dtype.kind == "f":
-        return tf_keras.losses.MeanSquaredError()
-    of_tokens = labels.ndim > 1
-    if output.shape.rank != labels.ndim + 1:
-        wanted = "[batch, ..., classes]" if of_tokens else "[batch, classes]"
-        raise UnsupportedError(
-            f"an output of model {model.name} is not a classifier's {wanted}",
-            received=f"an output of shape {tuple(output.shape)}",
-            remedy="training steps take classifiers of integer labels, and regressors of floats;"
-            " conversion works on this model as it is",
-        )
-    units = output.shape[-1]
-    activation = last_activation(output)
-    if units == 1 and not of_tokens and activation in ("sigmoid", "linear"):
-        return tf_keras.losses.BinaryCrossentropy(from_logits=activation == "linear")
-    if units != 1 and activation in ("softmax", "linear"):
-        return tf_keras.losses.SparseCategoricalCrossentropy(
-            from_logits=activation == "linear", ignore_class=-1 if of_tokens else None
-        )
-    raise UnsupportedError(
-        f"model {model.name} ends in an activation that no loss for class labels goes with",
-        received=f"{activation} over {units} units",
-        remedy="end it in softmax or no activation, or in sigmoid over a single unit",
-    )
-
-
-def last_activation(output: Any) -> str:
-    """The name of the activation that an output comes from."""
-    made_by = output._keras_history
-    while isinstance(made_by.layer, _SHAPE_ONLY):
-        made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history
-    layer = made_by.layer
-    if isinstance(layer, tf_keras.Model):
-        return last_activation(layer.outputs[made_by.tensor_index])
-    if isinstance(layer, tf_keras.layers.TimeDistributed):
-        layer = layer.layer
-    if isinstance(layer, tf_keras.layers.Softmax):
-        return "softmax"
-    # A call of tf.nn.softmax in a functional model is a layer of this kind.
-    called = layer.get_config().get("function")
-    if isinstance(called, str):
-        return called.rpartition(".")[2]
-    activation = getattr(layer, "activation", tf_keras.activations.linear)
-    return str(getattr(activation, "__name__", type(activation).__name__))
-
-
 def fine_tune(
     model: Any,
     split: Split,
@@ -274,7 +232,9 @@ def fine_tune(
 
     After each epoch the batch normalization is re-estimated, and then the loss
     on the validation rows decides. Two calls with the same arguments on equal
-    models give equal weights on the same machine.
+    models give equal weights on the same machine. A model that was made on several
+    devices trains on all of them, each with its part of every batch; batch normalization
+    takes the statistics of the whole batch.
 
     Args:
         model: A tf_keras model that takes `split.features`.
@@ -320,15 +280,16 @@ def fine_tune(
             best_loss = validation
             best = [variable.numpy() for variable in model.variables]
 
-    model.fit(
-        prefetched(
-            lambda: shuffled_batches(model, split, portions.train, batch_size, seed, targets)
-        ),
-        steps_per_epoch=steps,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[*callbacks, tf_keras.callbacks.LambdaCallback(on_epoch_end=finish_epoch)],
-    )
+    with synchronized_batch_norm(model):
+        model.fit(
+            prefetched(
+                lambda: shuffled_batches(model, split, portions.train, batch_size, seed, targets)
+            ),
+            steps_per_epoch=steps,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[*callbacks, tf_keras.callbacks.LambdaCallback(on_epoch_end=finish_epoch)],
+        )
     if best is None:
         raise StepFailedError(
             "fine-tuning diverged: the validation loss is not a finite number",

@@ -14,12 +14,13 @@ from paring.errors import ExamplesError, StepFailedError, UnsupportedError
 from paring.tf.batch_norm import Reestimation, reestimate_batch_norm
 from paring.tf.examples import Split
 from paring.tf.feeding import hold_out, shuffled_batches
+from paring.tf.losses import loss_for
 from paring.tf.signature import Signature, TensorSpec
+from paring.tf.strategy import Devices
 from paring.tf.training import (
     check_trainable,
     fine_tune,
     keep_signature,
-    loss_for,
     order_labels,
     seed_everything,
     signature_of,
@@ -27,6 +28,8 @@ from paring.tf.training import (
 from paring_pipelines.demo import Digits
 
 layers = tf_keras.layers
+
+ONE = Devices("one_device")
 
 
 @pytest.fixture
@@ -280,15 +283,15 @@ def test_a_model_that_no_loss_fits_is_unsupported(end: Any, message: str) -> Non
 def test_examples_without_labels_are_unsupported(split: Split) -> None:
     unlabelled = Split(split.features, None, split.count)
     with pytest.raises(UnsupportedError, match="fine-tuning needs labels"):
-        check_trainable(_network(), unlabelled, 32)
+        check_trainable(_network(), unlabelled, 32, ONE)
 
 
 def test_a_fixed_batch_size_overrides_the_parameter(split: Split) -> None:
     image = tf_keras.Input(batch_shape=(4, 8, 8, 1))
     model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(image)))
-    assert check_trainable(model, split, 32) == 4
+    assert check_trainable(model, split, 32, ONE) == 4
     with pytest.raises(ExamplesError, match="batches of 4"):
-        check_trainable(model, split.take([0, 1, 2]), 32)
+        check_trainable(model, split.take([0, 1, 2]), 32, ONE)
 
 
 def _spec(name: str) -> dict[str, TensorSpec]:

@@ -72,7 +72,9 @@ def training(tmp_path: Path) -> Callable[[Any], Training]:
             x_train=features, y_train=labels, x_eval=features, y_eval=labels,
         )  # fmt: skip
         model.save(tmp_path / "model.keras")
-        return open_training(Model(tmp_path / "model.keras"), Examples(tmp_path / "few.npz"), 32, 0)
+        return open_training(
+            Model(tmp_path / "model.keras"), Examples(tmp_path / "few.npz"), batch_size=32, seed=0
+        )
 
     return open_for
 
