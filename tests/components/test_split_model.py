@@ -24,7 +24,7 @@ from paring.stage_layout import largest_stage
 from paring.tf.graph import load_function
 from paring.tf.inlined_graph import inlined_graph
 from paring.tf.signature import read_signature
-from paring.tf.splitting import Source, compare
+from paring.tf.splitting import Source, compare, write_stages
 from paring.tf.stage_files import run_on_cpus
 from paring.tf.stage_graph import StageGraph
 from paring.tf.trial_inputs import draw_trial_inputs
@@ -241,6 +241,25 @@ def test_loops_stay_whole_with_several_inputs_and_outputs(
     assert set(expected) == set(run.outputs[0])
     for name, array in expected.items():
         np.testing.assert_allclose(run.outputs[0][name], array, atol=1e-5)
+
+
+def test_nothing_is_fused_across_a_cut_wherever_it_is(tmp_path: Path) -> None:
+    kernel, bias = tf.Variable(weights(3, 3, 4, 4)), tf.Variable(weights(4))
+
+    def serve(x: Any) -> dict[str, Any]:
+        # TensorFlow computes all of it by one operator, where it can.
+        convolved = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+        return {"y": tf.nn.relu(convolved + x)}
+
+    spec = tf.TensorSpec((None, 6, 6, 4), tf.float32, name="x")
+    model = saved(tmp_path / "model", serve, spec, kernel=kernel, bias=bias)
+    inputs = draw_trial_inputs(None, read_signature(model), 4, 1, 0)
+    source = Source(model, inputs)
+    graph = source.measure(inputs.batch_of(1))
+    assert graph.places == ["Conv2D", "BiasAdd", "add", "Relu"]
+    for cut in range(1, 4):
+        write_stages(graph, [0, cut, 4], tmp_path / f"{cut}")
+        assert compare(source, tmp_path / f"{cut}", 2, inputs, 1e-5) < 1e-5
 
 
 def test_weights_that_several_stages_read_are_in_each_of_them(tmp_path: Path) -> None:

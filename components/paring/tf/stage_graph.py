@@ -113,7 +113,7 @@ class StageGraph:
             if node.name not in self._free and node.name not in self._inputs
         ]
         self.places = [place(self._nodes[name]) for name in self.operations]
-        self._types: dict[str, Any] = {}
+        self._types: dict[str, tuple[Any, int | None]] = {}
         sizes = self._run(features)
         sizes |= {f"{one}:0": features[name].nbytes for one, name in self._inputs.items()}
         self.work = self._workload(sizes)
@@ -151,17 +151,16 @@ class StageGraph:
                 return f"{copied(source, stage)}:{index}"
             if stages.get(source) == stage:
                 return f"{stage_name(stage, source)}:{index}"
-            # It comes from elsewhere once, whatever reads it here. Without such a node
-            # a loop would run where its inputs are, and not where it was put. No name
-            # of TensorFlow's begins with an underscore.
+            # It comes from elsewhere once, whatever reads it here. No name of TensorFlow's
+            # begins with an underscore.
             new = stage_name(stage, f"_received/{source}_{index}")
             if new not in names:
                 names.add(new)
                 sent = source
                 if source in stages:
                     sent = stage_name(stages[source], source)
-                node = made.node.add(name=new, op="Identity", input=[f"{sent}:{index}"])
-                node.attr["T"].type = self._types[f"{source}:{index}"].as_datatype_enum
+                node = made.node.add(name=new, input=[f"{sent}:{index}"])
+                _hand_on(node, *self._types[f"{source}:{index}"])
             return new
 
         for name, stage in stages.items():
@@ -213,7 +212,7 @@ class StageGraph:
             for name, node in zip(names, nodes, strict=True):
                 for output in node.outputs:
                     full = f"{name}:{output.value_index}"
-                    self._types[full] = output.dtype
+                    self._types[full] = (output.dtype, output.shape.rank)
                     sizes[full] = 0
                     if output.dtype not in _NO_SIZE:
                         measured.append(full)
@@ -222,8 +221,9 @@ class StageGraph:
 
         specs = []
         for name, placeholder in self.inlined.inputs.items():
-            self._types[f"{placeholder}:0"] = self.inlined.specs[name].dtype
-            specs.append(tf.TensorSpec(features[name].shape, self.inlined.specs[name].dtype))
+            dtype = self.inlined.specs[name].dtype
+            self._types[f"{placeholder}:0"] = (dtype, features[name].ndim)
+            specs.append(tf.TensorSpec(features[name].shape, dtype))
         function = tf.function(run, autograph=False).get_concrete_function(*specs)
         given = [
             tf.constant(features[name], spec.dtype)
@@ -340,6 +340,20 @@ def _behind_identities(tensor: str, editor: GraphEditor) -> str:
         tensor = node.input[0]
         node = editor.nodes[node_name(tensor)]
     return tensor
+
+
+def _hand_on(node: Any, dtype: Any, rank: int | None) -> None:
+    """Make the node one that hands its input on, and which TensorFlow leaves where it is.
+
+    Without it a loop would run where its inputs are, and operators would be fused with
+    those before the cut, on their device. An Identity would be taken out first.
+    """
+    node.attr["T"].type = dtype.as_datatype_enum
+    if rank is None:
+        node.op = "Identity"
+        return
+    node.op = "EnsureShape"
+    node.attr["shape"].shape.CopyFrom(tf.TensorShape([None] * rank).as_proto())
 
 
 def _has_state(op: str) -> bool:
