@@ -269,10 +269,7 @@ class StageGraph:
         """Whether the operation's one tensor is stored where its first input is."""
         node = self._nodes[name]
         return (
-            node.op in ALIASES
-            and node.op != "IdentityN"
-            and bool(node.input)
-            and node_name(node.input[0]) not in self._free
+            node.op in ALIASES and bool(node.input) and node_name(node.input[0]) not in self._free
         )
 
     def _weight_bytes(self) -> dict[str, int]:
@@ -315,7 +312,8 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
     plain.CopyFrom(graph.graph_def)
     for node in all_nodes(plain):
         node.device = ""
-        for name in ("_class", "_output_shapes"):
+        # Places, and gradients of its own, whose functions would be looked for.
+        for name in ("_class", "_gradient_op_type", "_output_shapes"):
             node.attr.pop(name, None)
         if node.op in CONTROL_FLOW:
             # TensorFlow runs them so unless told otherwise, as `inlined_graph` did.
@@ -336,8 +334,8 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
 def _behind_identities(tensor: str, editor: GraphEditor) -> str:
     """What `tensor` is, if identities only hand it on."""
     node = editor.nodes[node_name(tensor)]
-    while node.op == "Identity":
-        tensor = node.input[0]
+    while node.op in ("Identity", "IdentityN"):
+        tensor = node.input[int(tensor.partition(":")[2] or 0)]
         node = editor.nodes[node_name(tensor)]
     return tensor
 
