@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from paring.tf.graph import load_function
 from paring.tf.inlined_graph import inlined_graph
 from paring.tf.signature import read_signature
 from paring.tf.splitting import Source, compare, write_stages
-from paring.tf.stage_files import run_on_cpus
+from paring.tf.stage_files import DeviceType, place_stages, run_on_cpus
 from paring.tf.stage_graph import StageGraph
 from paring.tf.trial_inputs import draw_trial_inputs
 
@@ -82,8 +83,7 @@ def text_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors = tf_keras.layers.Embedding(50, 8, name="vectors")(tokens)
     first = tf_keras.layers.LSTM(12, return_sequences=True, name="first")(vectors)
     second = tf_keras.layers.LSTM(12, name="second")(first)
-    # swish has a gradient of its own, which names functions that a SavedModel does not hold.
-    scores = tf_keras.layers.Dense(3, "swish", name="scores")(second * scale)
+    scores = tf_keras.layers.Dense(3, name="scores")(second * scale)
     mean = tf_keras.layers.GlobalAveragePooling1D(name="mean")(vectors)
     folder = tmp_path_factory.mktemp("text") / "model"
     tf_keras.Model([tokens, scale], [scores, mean]).export(folder)
@@ -154,8 +154,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
-(cpu,) = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+kind = sys.argv[4]
+limit = tf.config.LogicalDeviceConfiguration(memory_limit=512 if kind == "GPU" else None)
+device = tf.config.list_physical_devices(kind)[0]
+tf.config.set_logical_device_configuration(device, [limit] * 2)
 from paring.runtimes.savedmodel import SavedModelRuntime
 runtime = SavedModelRuntime(Path(sys.argv[1]))
 images = np.load(sys.argv[2])["x_eval"][:20]
@@ -176,25 +178,37 @@ print(json.dumps({"ran": sorted(set(ran)), "kept": sorted(set(kept)),
 """
 
 
+# Of a GPU, two logical devices.
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("CPU", 1e-5), pytest.param("GPU", 0.01, marks=pytest.mark.gpu)]
+)
 def test_with_two_devices_each_stage_runs_on_its_own_and_has_its_weights_there(
-    halves: SplitModel, digits: Any, digits_model: Path, digits_npz: Path, tmp_path: Path
+    halves: SplitModel,
+    digits: Any,
+    digits_model: Path,
+    digits_npz: Path,
+    tmp_path: Path,
+    kind: DeviceType,
+    tolerance: float,
 ) -> None:
-    outputs = tmp_path / "outputs.npy"
+    outputs, folder = tmp_path / "outputs.npy", tmp_path / "model"
+    shutil.copytree(halves.serving_dir, folder)
+    place_stages(folder, kind)
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(halves.serving_dir), str(digits_npz), str(outputs)],
+        [sys.executable, "-c", CODE, str(folder), str(digits_npz), str(outputs), kind],
         env={**os.environ, "PYTHONPATH": ":".join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         check=True,
     )
     told = json.loads(done.stdout)
-    assert told["ran"] == [["0", "CPU:0"], ["1", "CPU:1"]]
-    assert told["kept"] == [["paring_stage_0/", "CPU:0"], ["paring_stage_1/", "CPU:1"]]
+    assert told["ran"] == [["0", f"{kind}:0"], ["1", f"{kind}:1"]]
+    assert told["kept"] == [["paring_stage_0/", f"{kind}:0"], ["paring_stage_1/", f"{kind}:1"]]
     # TensorFlow leaves the devices of weights aside unless it is told otherwise.
-    assert told["plain"] == ["CPU:0"]
+    assert told["plain"] == [f"{kind}:0"]
     expected = SavedModelRuntime(digits_model).run({"image": digits.x_eval[:20]})["digit"]
     for found in np.load(outputs):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 def placed(folder: Path) -> dict[str, set[str]]:
@@ -242,6 +256,21 @@ def test_loops_stay_whole_with_several_inputs_and_outputs(
     assert set(expected) == set(run.outputs[0])
     for name, array in expected.items():
         np.testing.assert_allclose(run.outputs[0][name], array, atol=1e-5)
+
+
+def test_gradients_that_a_model_defines_are_left_behind(tmp_path: Path) -> None:
+    kernel = tf.Variable(weights(8, 8))
+
+    def layer(x: Any) -> Any:
+        # silu defines its own, by functions that are not among those that a graph calls.
+        return tf.nn.silu(tf.matmul(x, kernel))
+
+    def serve(x: Any) -> dict[str, Any]:
+        loop = tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, layer(y)), (0, layer(x)))
+        return {"y": loop[1]}
+
+    model = saved(tmp_path / "model", serve, X, kernel=kernel)
+    assert split(model, tmp_path / "out").difference == 0
 
 
 def test_nothing_is_fused_across_a_cut_wherever_it_is(tmp_path: Path) -> None:
