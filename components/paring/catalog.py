@@ -27,6 +27,7 @@ from paring.push import push
 from paring.quantize import quantize
 from paring.report import report
 from paring.select import select
+from paring.split_model import split_model
 from paring.step import Step
 from paring.tune_batch import tune_batch
 
@@ -47,6 +48,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
             convert_tflite,
             convert_mixed,
             optimize_savedmodel,
+            split_model,
             export_onnx,
             convert_openvino,
             build_tensorrt,

@@ -282,8 +282,10 @@ def _conformance_dag(folder: Path) -> Dag:
         dag.add(
             node.id, node.step, node.inputs, {**node.parameters, **quick}, tolerate=node.tolerate
         )
-    # No recipe has it; it is asked for by itself.
-    dag.add("check_tpu", check_tpu, {"model": dag.nodes["import_model"].out("model")})
+    # No recipe has these; they are asked for by themselves.
+    imported = {"model": dag.nodes["import_model"].out("model")}
+    dag.add("check_tpu", check_tpu, imported)
+    dag.add("split", STEPS["split_model"], imported)
     # The first setting alone, so that all runners find the same one.
     wires = dag.nodes["benchmark-distilled"].inputs
     dag.add("tune", STEPS["tune_batch"], wires, {"max_trials": 1, "trial_seconds": 0.1})
@@ -301,6 +303,7 @@ _NOT_COMPARED: Mapping[str, tuple[str, ...]] = {
     "DistilledModel": ("digest", "size_bytes"),
     "QuantizedModel": ("digest", "size_bytes"),
     "ServingModel": ("digest", "size_bytes"),
+    "SplitModel": ("digest", "size_bytes"),
     "ModelProfile": ("digest",),
     "TPUReadiness": ("digest",),
     "Selection": ("digest",),

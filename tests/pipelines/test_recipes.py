@@ -61,6 +61,7 @@ def test_only_steps_with_one_model_in_and_one_out_can_stand_in_a_recipe() -> Non
         "build_tensorrt",
         "convert_tftrt",
         "optimize_savedmodel",
+        "split_model",
     }
 
 

@@ -200,6 +200,34 @@ class ServingModel(Model):
 
 
 @dataclass
+class SplitModel(ServingModel):
+    """A SavedModel in stages, each on a device of its own.
+
+    `devices` is also the number of stages; bytes are those of one call of `batch_size`.
+
+    Attributes:
+        devices: How many devices it runs on.
+        device_type: GPU or CPU.
+        batch_size: Examples in the call that was measured.
+        largest_stage_bytes: Weights and live tensors of the stage that needs most.
+        single_device_bytes: The same of the whole model on one device.
+        crossing_bytes: What crosses the cuts between the stages, in all.
+    """
+
+    devices: int = 0
+    device_type: str = ""
+    batch_size: int | None = None
+    largest_stage_bytes: int | None = None
+    single_device_bytes: int | None = None
+    crossing_bytes: int | None = None
+
+    @property
+    def stages_file(self) -> Path:
+        """A JSON file: what each stage holds."""
+        return self.path / "stages.json"
+
+
+@dataclass
 class TFLiteModel(Servable):
     """One `model.tflite` file.
 

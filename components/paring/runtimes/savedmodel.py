@@ -46,9 +46,13 @@ class SavedModelRuntime(SignatureRuntime):
         if threads:
             _set_threads(tf, threads)
         set_gpu_memory(gpu_memory_mb)
+        # Of a model that was split: otherwise all weights go to the first device.
+        options = tf.saved_model.LoadOptions(
+            experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
+        )
         try:
             # The signature holds no reference to the variables; the model does.
-            self._model: Any = tf.saved_model.load(str(folder))
+            self._model: Any = tf.saved_model.load(str(folder), options=options)
         except Exception as error:
             # Depending on what is broken, TensorFlow raises OSError, ValueError,
             # protobuf's DecodeError, an OpError or a KeyError.

@@ -18,12 +18,12 @@ UNKNOWN_DIMENSION = 32
 """What stands in for a dimension other than the batch that a model leaves open."""
 
 # These hand their first input's buffer on, or hold none.
-_ALIASES = frozenset(
+ALIASES = frozenset(
     {"Identity", "IdentityN", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "NoOp"}
 )
 _SOURCES = frozenset({"Const", "Placeholder"})
 _NOT_LISTED = frozenset({"Placeholder", "Identity", "NoOp"})
-_NO_FLOPS = _ALIASES | _SOURCES | {
+_NO_FLOPS = ALIASES | _SOURCES | {
     "Cast", "ConcatV2", "Fill", "Gather", "GatherV2", "MirrorPad", "Pack", "Pad", "PadV2",
     "Range", "Shape", "Slice", "Split", "SplitV", "StridedSlice", "Tile", "Transpose", "Unpack",
     "ZerosLike", "OnesLike", "ResizeNearestNeighbor", "SpaceToBatchND", "BatchToSpaceND",
@@ -319,7 +319,7 @@ def _peak_bytes(computed: Sequence[Any], results: Sequence[str]) -> int:
         for tensor in op.inputs:
             if tensor.name in buffer:
                 last[buffer[tensor.name]] = index
-        aliased = op.type in _ALIASES and op.inputs and op.inputs[0].name in buffer
+        aliased = op.type in ALIASES and op.inputs and op.inputs[0].name in buffer
         for output in op.outputs:
             if aliased:
                 buffer[output.name] = buffer[op.inputs[0].name]

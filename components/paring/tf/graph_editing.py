@@ -76,10 +76,14 @@ class GraphEditor:
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
         return str(node.name)
 
-    def in_order(self) -> list[Any]:
-        """The nodes, each after what it reads, where there is no loop of edges."""
+    def in_order(self, ends: Iterable[str] = ()) -> list[Any]:
+        """The nodes, each after what it reads, where there is no loop of edges.
+
+        Args:
+            ends: Tensors; what each of them needs comes first, right before it is read.
+        """
         ordered: dict[str, Any] = {}
-        for start in self.nodes:
+        for start in [*map(node_name, ends), *self.nodes]:
             stack = [start]
             opened: set[str] = set()
             while stack:

@@ -129,7 +129,7 @@ class Subject:
 
 
 def place(op: Any) -> str:
-    """An operation's name, without the calls that it was inlined from."""
+    """The name of an operation or NodeDef, without the calls that it was inlined from."""
     return str(_CALLS.sub("", op.name))
 
 
