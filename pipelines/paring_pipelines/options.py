@@ -133,6 +133,11 @@ def pipeline_options(function: Any) -> Any:
             "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
         ),
         click.option(
+            "--brief",
+            is_flag=True,
+            help="Measure latency in less time, with wider intervals.",
+        ),
+        click.option(
             "--calibration-size",
             type=int,
             default=200,
@@ -184,6 +189,7 @@ def settings_of(command: str, given: Mapping[str, Any], target: str) -> Settings
         shared_dir=given["shared_dir"],
         batch_size=given["batch_size"],
         threads=given["threads"],
+        brief=given["brief"],
         calibration_size=given["calibration_size"],
         command=command,
         check_tpu=target == "tpu",

@@ -1,4 +1,4 @@
-"""The nodes that tune the selected model and check the source for TPUs, where asked for."""
+"""What a run does besides trying recipes, where it is asked for: tunes, checks for TPUs."""
 
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def test_a_limit_that_can_not_be_is_refused_before_anything_runs(paring: Paring)
     assert code == 2
     assert "max_memory_mb" in error
     assert "received:  -1.0" in error
+
+
+def test_a_brief_run_measures_as_on_a_sample() -> None:
+    measured = _dag(brief=True).nodes["benchmark-source"].parameters
+    assert measured == _dag(sample=Sample(100, 50)).nodes["benchmark-source"].parameters
+    assert measured["rounds"] < _dag().nodes["benchmark-source"].parameters["rounds"]
 
 
 def test_a_sample_is_neither_tuned_nor_checked() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.pipelines.conftest import SETTINGS
 
 from paring import logs
 from paring.artifacts import PrunedModel, TFLiteModel
 from paring_pipelines.console import NodeProgress, show_outcome
 from paring_pipelines.demo import Digits
-from paring_pipelines.optimize import Gate, Settings
+from paring_pipelines.optimize import Gate
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress, run
 
@@ -34,7 +35,7 @@ def _rerun(
     """Run again into the same folder; what came of it, and what was done anew."""
     done: set[str] = set()
     runner = changed.pop("runner", "local")
-    settings = replace(Settings(), **changed)
+    settings = replace(SETTINGS, **changed)
     progress = Progress(observed=lambda event: done.add(event.node))
     outcome = run(
         model, examples, recipes, settings, first_run[0], runner=runner, progress=progress
@@ -130,7 +131,7 @@ def test_the_selected_model_is_tuned_and_the_source_checked_for_tpus(
     def told(gate: Gate) -> tuple[Outcome, str]:
         console = Console(file=io.StringIO(), width=200)
         shown = NodeProgress(console)
-        settings = Settings(gate=gate, tune_batch=True, check_tpu=True)
+        settings = replace(SETTINGS, gate=gate, tune_batch=True, check_tpu=True)
         sources = (bare_model, digits_npz, few_recipes)
         outcome = run(*sources, settings, first_run[0], progress=shown.progress())
         shown.close()
