@@ -147,7 +147,11 @@ def _attempt(
     tolerate: bool,
 ) -> Failure | None:
     """Call the function; the failure to record, or None where it worked."""
-    failed = [v.failure for v in inputs.values() if isinstance(v, Artifact) and v.failure]
+    failed = [
+        one.failure
+        for name, one in inputs.items()
+        if isinstance(one, Artifact) and one.failure and not step.inputs[name].attempted
+    ]
     if failed:
         if tolerate:
             return failed[0]

@@ -17,7 +17,7 @@ from paring.artifacts import (
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.pareto import SOURCE
-from paring.step import Input, Output, step
+from paring.step import Attempted, Input, Output, step
 from paring.versions import Version, publish, versions, withdrawn_version
 
 SETTINGS = "runtime.json"
@@ -31,7 +31,7 @@ BATCHING = "batching_parameters.txt"
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],
-    configuration: Input[RuntimeConfiguration | None],
+    configuration: Attempted[RuntimeConfiguration | None],
     pushed: Output[PushedModel],
     *,
     destination: str = "",
@@ -52,6 +52,7 @@ def push(
 
     - if nothing passes the gate and the budgets;
     - if the source is kept, since it is what is served already, unless `push_source`;
+    - if the configuration could not be made: no setting keeps to the limits;
     - if the model was pushed before and rolled back; `paring rollback --to` brings it
       back.
 
@@ -89,11 +90,11 @@ def push(
             received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
             remedy="give both outputs of one run of select",
         )
-    if configuration is not None:
+    if configuration is not None and configuration.failure is None:
         configuration.check()
         _check_tuned(configuration, selected)
     pushed.destination = destination
-    pushed.note = _objection(selection, push_source)
+    pushed.note = _objection(selection, configuration, push_source)
     if pushed.note is None:
         with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
             folder = Path(temporary) / "version"
@@ -125,12 +126,17 @@ def _chosen(selection: Selection) -> dict[str, Any]:
     return content
 
 
-def _objection(selection: Selection, push_source: bool) -> str | None:
+def _objection(
+    selection: Selection, configuration: RuntimeConfiguration | None, push_source: bool
+) -> str | None:
     """Why the selected model is not to be pushed, if there is a reason."""
     if not selection.passed:
         return "nothing passes the gate and the budgets"
     if selection.selected == SOURCE and not push_source:
         return "the source is kept, and push_source is off"
+    if configuration is not None and configuration.failure is not None:
+        # The list of what was tried stands in the configuration and the report.
+        return f"it could not be tuned: {configuration.failure.reason.splitlines()[0]}"
     return None
 
 

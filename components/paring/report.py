@@ -12,22 +12,26 @@ from paring.artifacts import (
     EvaluationMetrics,
     ModelProfile,
     Report,
+    RuntimeConfiguration,
     Selection,
     Servable,
     TFLiteModel,
+    TPUReadiness,
     TRTEngine,
 )
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.lineage import chain, commands
 from paring.metrics import Metric
 from paring.pareto import SOURCE
-from paring.step import Input, Inputs, Output, step
+from paring.step import Attempted, Input, Inputs, Output, step
 
 
 @step(version="3")
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],
+    readiness: Attempted[TPUReadiness | None],
+    configuration: Attempted[RuntimeConfiguration | None],
     benchmarks: Inputs[BenchmarkMetrics],
     evaluations: Inputs[EvaluationMetrics],
     candidates: Inputs[Servable],
@@ -44,6 +48,9 @@ def report(
     Args:
         selection: `selection.json` of `select`.
         profile: The source model's profile; its section is left out without it.
+        readiness: Whether a TPU takes the source; its section is left out without it.
+        configuration: What `tune_batch` found for the selected model; its section is left
+            out without it.
         benchmarks: The family that `select` was given.
         evaluations: The family that `select` was given.
         candidates: The family that `select` was given.
@@ -103,6 +110,8 @@ def report(
         layers=_layers(candidates),
         engines=_engines(candidates),
         profile=_profile(profile),
+        tpu=_readiness(readiness),
+        tuned=_tuned(configuration),
         lineage=chain(winner.described()),
         versions=winner.lineage.get("environment", {}),
         measured=_measured_on(benchmarks[SOURCE]),
@@ -218,6 +227,27 @@ def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
     }
 
 
+def _readiness(readiness: TPUReadiness | None) -> dict[str, Any] | None:
+    if readiness is None:
+        return None
+    if readiness.failure is not None:
+        return {"failure": readiness.failure.reason}
+    content = _read(readiness.file, *_READINESS)
+    return content | {"failure": "", "operators": content["operators"][:_OPERATORS]}
+
+
+def _tuned(configuration: RuntimeConfiguration | None) -> dict[str, Any] | None:
+    if configuration is None:
+        return None
+    if configuration.failure is not None:
+        return {"failure": configuration.failure.reason}
+    content = _read(configuration.file, *_CONFIGURATION)
+    ratio = (
+        content["baseline_throughput"] and content["throughput"] / content["baseline_throughput"]
+    )
+    return content | {"failure": "", "ratio": ratio}
+
+
 _LAYERS = 10
 """How many layers are listed at least, the worst first."""
 
@@ -225,11 +255,21 @@ _FUSED = 20
 """How many layers of an engine are listed, those with the most nodes first."""
 
 _OPERATORS = 10
-"""How many kinds of operators are listed, the commonest first."""
+"""How many operators are listed: the commonest kinds, those that waste most on a TPU."""
 
 _PROFILE = (
     *("parameters", "weight_bytes", "flops", "uncounted", "activation_bytes"),
     *("operators", "largest_weights", "signature", "findings"),
+)
+
+_READINESS = (
+    *("batch_size", "precision", "ready", "refusals", "compute_waste", "memory_waste"),
+    *("uncounted", "operators"),
+)
+
+_CONFIGURATION = (
+    *("batch_size", "threads", "instances", "p50_ms", "p99_ms", "throughput"),
+    *("baseline_throughput", "peak_memory_bytes", "limits", "ended", "table"),
 )
 
 

@@ -44,6 +44,9 @@ class _Role:
 Input = Annotated[T, _Role("input")]
 """One artifact that the step reads; `Input[T | None]` may be left out."""
 
+Attempted = Annotated[T, _Role("attempted")]
+"""As `Input`, but handed in too where it could not be made; its `failure` says why."""
+
 Inputs = Annotated[Mapping[str, T], _Role("inputs")]
 """A named family of artifacts, handed in as a mapping; failed members too."""
 
@@ -55,11 +58,12 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input: its type, whether it is a family, whether it may be absent."""
+    """One input: its type, whether it is a family, whether it may be absent, or failed."""
 
     type: type[Artifact]
     family: bool = False
     optional: bool = False
+    attempted: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,10 +193,13 @@ def _declare(function: Callable[..., None], version: str, measures: bool, acts: 
             outputs[name] = kind
         elif role == "inputs":
             inputs[name] = InputSpec(get_args(kind)[1], family=True)
-        elif get_origin(kind) in (Union, types.UnionType):
-            inputs[name] = InputSpec(get_args(kind)[0], optional=True)
         else:
-            inputs[name] = InputSpec(kind)
+            optional = get_origin(kind) in (Union, types.UnionType)
+            inputs[name] = InputSpec(
+                get_args(kind)[0] if optional else kind,
+                optional=optional,
+                attempted=role == "attempted",
+            )
     return Step(function.__name__, function, inputs, outputs, parameters, version, measures, acts)
 
 

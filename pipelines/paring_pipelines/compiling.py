@@ -11,7 +11,7 @@ from paring.errors import ParameterError
 from paring.storage import local_path
 from paring_pipelines.advice import AUTO
 from paring_pipelines.optimize import build
-from paring_pipelines.options import pipeline_options, pushing, settings_of
+from paring_pipelines.options import after_selection, pipeline_options, settings_of
 from paring_pipelines.recipes import DEFAULT_FILE, load_recipes
 
 IMAGE = f"paring:{__version__}"
@@ -74,7 +74,8 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
         OutputError: The file can't be written.
     """
     target, runtimes, image = given["target"], given["runtimes"], given["image"]
-    dag = build(load_recipes(recipes_file(given["recipes"]), target), settings_of("", given))
+    recipes = load_recipes(recipes_file(given["recipes"]), target)
+    dag = build(recipes, settings_of("", given, target))
     # Imported late: the one reads files with pydantic, the other brings kfp's compiler,
     # and both take time to load.
     from paring_pipelines.runtime import place
@@ -104,7 +105,7 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
     " of a package.",
 )
 @placing
-@pushing
+@after_selection
 @pipeline_options
 def compile_package(out: Path, namespace: str, **given: Any) -> None:
     """Compile the pipeline to a Kubeflow Pipelines package."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from paring.artifacts import Artifact, ModelProfile, PushedModel
+from paring.artifacts import Artifact, ModelProfile, PushedModel, RuntimeConfiguration
 from paring.errors import ParingError
 from paring.lineage import chain, source_examples
 from paring.metrics import Metric
@@ -111,6 +111,11 @@ def _told(outputs: Sequence[Artifact]) -> str:
         "selected": "{}",
         "version": "version {}",
         "findings": "findings: {}",
+        "refused": "a TPU refuses {}",
+        "compute_waste": "{:.0%} of a TPU's operations on padding",
+        "batch_size": "batch {}",
+        "threads": "threads {}",
+        "instances": "processes {}",
     }
     facts = {name: value for one in outputs for name, value in one.facts().items()}
     if facts.get("metric"):
@@ -169,10 +174,25 @@ def show_outcome(console: Console, outcome: Outcome, seconds: float) -> None:
     console.print(f"report    {outcome.report}")
     if outcome.uri:
         console.print(f"both at   {outcome.uri}")
+    if outcome.tuned is not None:
+        show_tuned(console, outcome.tuned)
     if outcome.pushed is not None:
         show_pushed(console, outcome.pushed)
     loading = f"{outcome.import_seconds:.1f} s of it to load TFX and TensorFlow"
     console.print(f"took      {seconds:.1f} s, {loading}", style="dim")
+
+
+def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
+    """With which settings the model serves the most, or why with none."""
+    if tuned.failure is not None:
+        console.print(f"tuned     not: {escape(tuned.failure.reason)}")
+        return
+    told = (
+        f"batch {tuned.batch_size}, threads {tuned.threads}, processes {tuned.instances}:"
+        f" {_number(tuned.throughput, '{:,.0f}')} examples a second,"
+        f" p99 {_number(tuned.p99_ms, '{:.3f}')} ms"
+    )
+    console.print(f"tuned     {told}  {tuned.path}")
 
 
 def show_pushed(console: Console, pushed: PushedModel) -> None:

@@ -23,11 +23,11 @@ from paring_pipelines.cluster.commands import COMMANDS
 from paring_pipelines.compiling import compile_package, components, recipes_file
 from paring_pipelines.optimize import Settings, build
 from paring_pipelines.options import (
+    after_selection,
     examples_option,
     metric_options,
     model_option,
     pipeline_options,
-    pushing,
     recipes_option,
     settings_of,
 )
@@ -111,7 +111,7 @@ for command in (compile_package, components, list_versions, rollback, *COMMANDS)
     type=float,
     help="Search: try recipes and their parameters in turn, for so many minutes.",
 )
-@pushing
+@after_selection
 @pipeline_options
 def run(
     model: str,
@@ -148,7 +148,7 @@ def _run(
 
     start = time.monotonic()
     screen = console.make_console()
-    settings = settings_of(command, given)
+    settings = settings_of(command, given, target)
     # What can fail fast goes before what may take long to bring here.
     check_name(settings.metric)
     _check_workers(settings)
@@ -244,7 +244,7 @@ def advise(
     """Say which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.console import make_console, show_advice
 
-    file, settings = recipes_file(recipes), settings_of("", given)
+    file, settings = recipes_file(recipes), settings_of("", given, target)
     with fetched_for_now(model, examples) as sources:
         advice = _advise(*sources, file, target, settings)
     if as_json:
@@ -296,13 +296,13 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
 
 
 @paring.command()
-@pushing
+@after_selection
 @pipeline_options
 def plan(target: str, recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
     from paring_pipelines.console import make_console, show_plan
 
-    dag = build(load_recipes(recipes_file(recipes), target), settings_of("", given))
+    dag = build(load_recipes(recipes_file(recipes), target), settings_of("", given, target))
     show_plan(make_console(), dag)
 
 

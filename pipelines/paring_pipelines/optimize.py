@@ -8,16 +8,19 @@ from typing import Literal
 
 from paring.artifacts import Artifact, CalibrationSet, Examples, Model
 from paring.benchmark import benchmark
+from paring.check_tpu import check_tpu
 from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError
 from paring.evaluate import evaluate
 from paring.import_examples import import_examples
 from paring.import_model import import_model
 from paring.metrics import check_name
+from paring.pareto import BYTES_PER_MB
 from paring.profile import profile
 from paring.push import push
 from paring.report import report
 from paring.select import select
+from paring.tune_batch import tune_batch
 from paring_pipelines.dag import Dag, Edge, Wire
 from paring_pipelines.recipes import Link, Recipe
 
@@ -60,10 +63,13 @@ class Settings:
         shared_dir: A folder that workers elsewhere reach.
         batch_size: Examples in one measured call.
         threads: Threads of one measured call; 0 for one a core.
+        brief: Whether latency is measured in less time, as `BRIEF` says.
         calibration_size: Examples that quantization after training sees.
         title: The report's title.
         command: What the report says reproduces the run.
         search: JSON about the search that the recipes come from; "{}" for none.
+        check_tpu: Whether the source is checked for TPUs.
+        tune_batch: Whether the selected model is tuned, under the gate's budgets.
         push_to: Where the selected model is pushed to; "" for nowhere.
         push_source: Whether the source is pushed too, where it is kept.
     """
@@ -79,10 +85,13 @@ class Settings:
     shared_dir: str = ""
     batch_size: int = 1
     threads: int = 0
+    brief: bool = False
     calibration_size: int = 200
     title: str = ""
     command: str = ""
     search: str = "{}"
+    check_tpu: bool = False
+    tune_batch: bool = False
     push_to: str = ""
     push_source: bool = False
 
@@ -101,14 +110,14 @@ class Sample:
 
 
 BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds": 1.0})
-"""How `benchmark` measures on a sample: in less time, with wider intervals."""
+"""How `benchmark` measures in less time, with wider intervals; so it does on a sample."""
 
 
 def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
     """The Dag that tries `recipes` on the sources `model` and `examples`.
 
     With `sample` it ends at `select`, whose rows tell what became of each recipe on
-    that part of the examples; there is no report, and nothing is pushed.
+    that part of the examples; there is no report, and nothing is tuned or pushed.
 
     Raises:
         ParameterError: A setting can't be taken.
@@ -120,7 +129,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
             "batch_size: must be 1 or more", received=0, remedy="1 measures single examples"
         )
     drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
-    timing = {} if sample is None else BRIEF
+    timing = {} if sample is None and not settings.brief else BRIEF
     dag = Dag(NAME, {"model": Model, "examples": Examples})
     source = dag.add(
         "import_model",
@@ -189,17 +198,32 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
     )
     if sample is not None:
         return dag
+    shown: dict[str, Wire] = {"selection": selected.out("selection"), "profile": profiled}
+    pushed: dict[str, Wire] = {name: selected.out(name) for name in ("selection", "selected")}
+    # That these two find no answer is told with the rest of the result.
+    if settings.check_tpu:
+        shown["readiness"] = dag.add("check_tpu", check_tpu, {"model": source}, tolerate=True).out(
+            "readiness"
+        )
+    if settings.tune_batch:
+        shown["configuration"] = pushed["configuration"] = dag.add(
+            "tune_batch",
+            tune_batch,
+            {"source": source, "candidate": selected.out("selected"), "examples": examples},
+            _limits(settings.gate),
+            tolerate=True,
+        ).out("configuration")
     dag.add(
         "report",
         report,
-        measured | {"selection": selected.out("selection"), "profile": profiled},
+        measured | shown,
         {"title": settings.title, "command": settings.command},
     )
     if settings.push_to:
         dag.add(
             "push",
             push,
-            {name: selected.out(name) for name in ("selection", "selected")},
+            pushed,
             {
                 "destination": settings.push_to,
                 "push_source": settings.push_source,
@@ -207,6 +231,12 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
             },
         )
     return dag
+
+
+def _limits(gate: Gate) -> dict[str, float]:
+    """The budgets as `tune_batch` takes them: memory in whole MiB, and no budget as 0."""
+    memory = max(1, int(gate.max_memory_mb * BYTES_PER_MB / 2**20)) if gate.max_memory_mb else 0
+    return {"max_latency_ms": gate.max_latency_ms, "max_memory_mb": memory}
 
 
 def _calibrates(link: Link) -> bool:

@@ -48,7 +48,13 @@ metric_options = (
         "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
     ),
 )
-push_options = (
+after_selection_options = (
+    click.option(
+        "--tune-batch",
+        is_flag=True,
+        help="Find the batch size, threads and processes with which the selected model serves"
+        " the most, within the budgets of latency and memory.",
+    ),
     click.option(
         "--push-to",
         default="",
@@ -62,9 +68,9 @@ push_options = (
 )
 
 
-def pushing(function: Any) -> Any:
-    """The options that push the selected model, for commands that build all of it."""
-    for option in reversed(push_options):
+def after_selection(function: Any) -> Any:
+    """What becomes of the selected model, for the commands that build all of the pipeline."""
+    for option in reversed(after_selection_options):
         function = option(function)
     return function
 
@@ -127,6 +133,11 @@ def pipeline_options(function: Any) -> Any:
             "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
         ),
         click.option(
+            "--brief",
+            is_flag=True,
+            help="Measure latency in less time, with wider intervals.",
+        ),
+        click.option(
             "--calibration-size",
             type=int,
             default=200,
@@ -145,12 +156,13 @@ def pipeline_options(function: Any) -> Any:
     return function
 
 
-def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
+def settings_of(command: str, given: Mapping[str, Any], target: str) -> Settings:
     """What the values of `pipeline_options` come to.
 
     Args:
         command: What the report says reproduces the run.
-        given: The values by name; those of `pushing` may be absent.
+        given: The values by name; those of `after_selection` may be absent.
+        target: Where the model will run.
 
     Raises:
         ParameterError: They don't go together.
@@ -177,8 +189,11 @@ def settings_of(command: str, given: Mapping[str, Any]) -> Settings:
         shared_dir=given["shared_dir"],
         batch_size=given["batch_size"],
         threads=given["threads"],
+        brief=given["brief"],
         calibration_size=given["calibration_size"],
         command=command,
+        check_tpu=target == "tpu",
+        tune_batch=given.get("tune_batch", False),
         push_to=given.get("push_to", ""),
         push_source=given.get("push_source", False),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from paring import hardware
-from paring.artifacts import PushedModel, content_digest
+from paring.artifacts import PushedModel, RuntimeConfiguration, content_digest
 from paring.errors import ExamplesError, MissingDependencyError, ModelError, OutputError
 from paring.execution import environment
 from paring.metrics import Metric, function_digest
@@ -46,7 +46,8 @@ class Outcome:
         nodes: How many nodes there are.
         import_seconds: How long it took to load TFX and TensorFlow.
         uri: Where the results were put as well; "" for nowhere.
-        pushed: What became of pushing the selected model; None if that was not asked for.
+        tuned: What became of tuning the selected model; None if that was not asked for.
+        pushed: What became of pushing it; None if that was not asked for.
     """
 
     selection: dict[str, Any]
@@ -56,6 +57,7 @@ class Outcome:
     nodes: int
     import_seconds: float
     uri: str = ""
+    tuned: RuntimeConfiguration | None = None
     pushed: PushedModel | None = None
 
 
@@ -185,6 +187,9 @@ class Place:
             nodes=result.nodes,
             import_seconds=self._import_seconds,
             uri=self._out.uri,
+            tuned=RuntimeConfiguration.load(result.outputs["tune_batch"]["configuration"])
+            if "tune_batch" in result.outputs
+            else None,
             pushed=PushedModel.load(result.outputs["push"]["pushed"])
             if "push" in result.outputs
             else None,

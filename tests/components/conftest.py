@@ -138,18 +138,29 @@ def new_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Family]
 
 
 @pytest.fixture
-def keras_application(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+def keras_application(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     """Saves a model of Keras 3's applications, and 24 random images in 4 classes for it.
 
-    At 64x64, since of images of one pixel batches would have no statistics.
+    Of `until`, the name of a layer, only the layers up to it and a head are taken: these
+    have layers of all kinds, and much fewer. The images are 64x64, since of images of one
+    pixel batches would have no statistics.
     """
 
-    def save(name: str) -> tuple[Path, Path]:
+    def save(name: str, until: str = "") -> tuple[Path, Path]:
         import keras
 
         model, examples = tmp_path / "model.keras", tmp_path / "few.npz"
         build = getattr(keras.applications, name)
-        build(input_shape=(64, 64, 3), weights=None, classes=4).save(model)
+        application = build(input_shape=(64, 64, 3), weights=None, classes=4)
+        if until:
+            kinds = {type(one) for one in application.layers}
+            values = application.get_layer(until).output
+            values = keras.layers.GlobalAveragePooling2D(keepdims=True)(values)
+            values = keras.layers.Dropout(0.2)(keras.layers.Flatten()(values))
+            scores = keras.layers.Dense(4, "softmax", name="predictions")(values)
+            application = keras.Model(application.input, scores)
+            assert {type(one) for one in application.layers} >= kinds
+        application.save(model)
         generator = np.random.default_rng(0)
         images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)
         labels = np.arange(24) % 4

@@ -16,7 +16,7 @@ from paring.errors import (
     UnsupportedError,
 )
 from paring.execution import Call, execute
-from paring.step import Input, Inputs, Output, step
+from paring.step import Attempted, Input, Inputs, Output, step
 
 
 @step(version="7")
@@ -43,6 +43,12 @@ def gather(models: Inputs[Model], selection: Output[Selection]) -> None:
     """Say what became of each member."""
     outcomes = {key: one.failure.outcome if one.failure else "made" for key, one in models.items()}
     selection.selected = ",".join(f"{key}={outcome}" for key, outcome in sorted(outcomes.items()))
+
+
+@step
+def look(model: Attempted[Model], selection: Output[Selection]) -> None:
+    """Say what became of the model."""
+    selection.selected = model.failure.outcome if model.failure else "made"
 
 
 @pytest.fixture
@@ -121,6 +127,15 @@ def test_a_tolerated_failure_is_recorded_and_passed_on(
     assert after.failure == made.failure
     with pytest.raises(StepFailedError, match="could not be made"):
         execute(copy, _call(tmp_path / "out", tmp_path / "next"))
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("unsupported", "unsupported"), ("work", "made")])
+def test_a_step_that_asks_for_an_attempt_sees_its_failure(
+    source: Path, tmp_path: Path, mode: str, outcome: str
+) -> None:
+    execute(copy, _call(source, tmp_path / "out", mode, tolerate=True))
+    call = Call({"model": tmp_path / "out"}, {"selection": tmp_path / "selection"})
+    assert execute(look, call)["selection"].facts()["selected"] == outcome
 
 
 def test_a_family_is_handed_its_failed_members(source: Path, tmp_path: Path) -> None:

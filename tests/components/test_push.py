@@ -9,6 +9,7 @@ import pytest
 
 from paring import storage
 from paring.artifacts import (
+    Failure,
     Model,
     PushedModel,
     RuntimeConfiguration,
@@ -283,6 +284,20 @@ def test_the_configuration_of_another_model_is_refused(
     other = _configuration(tmp_path / "other", candidate="sha256:0")
     with pytest.raises(ParameterError, match="found for another model"):
         pushed(configuration=other)
+
+
+def test_a_model_that_could_not_be_tuned_is_not_pushed(
+    pushed: Push, destination: str, tmp_path: Path
+) -> None:
+    reason = "no setting keeps to the limits\n  received: batch 1"
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    RuntimeConfiguration(tuned, failure=Failure("unsupported", "tune_batch", reason)).save()
+    made = pushed(configuration=tuned)
+    assert (made.version, made.note) == (0, "it could not be tuned: no setting keeps to the limits")
+    assert versions(destination) == []
+    # Where nothing passes, that is what is told.
+    assert "gate" in (pushed(gate={"max_latency_ms": 0.001}, configuration=tuned).note or "")
 
 
 def test_a_model_is_pushed_into_a_store(pushed: Push, bucket: str, tmp_path: Path) -> None:

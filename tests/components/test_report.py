@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from paring.artifacts import Failure, ModelProfile, Report, TFLiteModel, TRTEngine
+from paring.artifacts import (
+    Failure,
+    ModelProfile,
+    Report,
+    RuntimeConfiguration,
+    TFLiteModel,
+    TPUReadiness,
+    TRTEngine,
+)
 from paring.charts import Bar, Box, bar_chart, pareto_chart, place
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.execution import Call, execute
@@ -114,10 +122,16 @@ def measured(family: Any) -> Any:
     return family
 
 
-def write(family: Any, profile: Path | None = None, **parameters: str) -> str:
+def write(
+    family: Any,
+    profile: Path | None = None,
+    others: dict[str, Path] | None = None,
+    **parameters: str,
+) -> str:
     inputs: dict[str, Any] = family.inputs | {"selection": family.root / "selection"}
     if profile is not None:
         inputs["profile"] = profile
+    inputs |= others or {}
     outputs = execute(report, Call(inputs, {"report": family.root / "report"}, parameters))
     page = outputs["report"]
     assert isinstance(page, Report)
@@ -290,9 +304,68 @@ def test_a_model_without_findings_is_told_so(measured: Any, profiled: Path) -> N
     assert "The audit of its graph found nothing to change" in words
 
 
-def test_without_a_profile_and_a_command_their_sections_are_left_out(measured: Any) -> None:
+def _readiness(folder: Path, *refusals: dict[str, str]) -> dict[str, Path]:
+    folder.mkdir()
+    operators = [
+        {"place": f"dense_{n}/MatMul", "kind": "MatMul", "waste": 0.75 - n / 100} for n in range(12)
+    ]
+    content = {
+        **{"batch_size": 128, "precision": "bfloat16", "ready": not refusals},
+        **{"refusals": refusals, "compute_waste": 0.69, "memory_waste": 0.22},
+        **{"uncounted": ["loop/While"], "operators": operators},
+    }
+    (folder / "tpu.json").write_text(json.dumps(content))
+    TPUReadiness(folder).save()
+    return {"readiness": folder}
+
+
+def test_what_a_tpu_refuses_and_wastes_is_shown(measured: Any, tmp_path: Path) -> None:
+    refusal = {"place": "lookup/<Find>", "kind": "LookupTableFindV2", "reason": "no XLA kernel"}
+    page = Page(write(measured, others=_readiness(tmp_path / "tpu", refusal)))
+    assert "A TPU does not take it as it is" in page.words
+    for text in ("lookup/<Find>LookupTableFindV2no XLA kernel", "69.0%", "22.0%", "loop/While"):
+        assert text in page.words
+    assert "dense_9/MatMulMatMul66.0%" in page.words
+    assert "dense_10" not in page.words
+    words = Page(write(measured, others=_readiness(tmp_path / "ready"))).words
+    assert "XLA compiles it for fixed shapes" in words
+    assert "What a TPU refuses" not in words
+
+
+def test_the_settings_that_serve_the_most_are_shown(measured: Any, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    row = {"batch_size": 1, "threads": 1, "instances": 1, "throughput": 1000.0}
+    row |= {"p50_ms": 0.9, "p99_ms": 1.1, "peak_memory_bytes": 50_000_000, "why_not": None}
+    best = row | {"batch_size": 32, "instances": 2, "throughput": 2500.0, "p99_ms": 7.5}
+    lost = row | {"batch_size": 64, "throughput": None, "why_not": "a p99 of 9 ms is over 8 ms"}
+    limits = {"max_latency_ms": 8.0, "max_memory_bytes": 4_000_000_000}
+    ended = {"limits": limits, "ended": "max_trials were tried", "table": [row, best, lost, best]}
+    content = best | {"baseline_throughput": 1000.0} | ended
+    (tuned / "configuration.json").write_text(json.dumps(content))
+    RuntimeConfiguration(tuned, batch_size=32, threads=1, instances=2).save()
+    page = Page(write(measured, others={"configuration": tuned}))
+    assert "How int8 serves the most" in page.words
+    assert "within 4.00 GB of memory in sum and a 99th percentile of 8 ms" in page.words
+    for text in ("Batch size32", "Processes2", "2.50 k", "2.5×", "a p99 of 9 ms is over 8 ms"):
+        assert text in page.words.replace("\n", "")
+
+
+def test_what_could_not_be_tuned_or_checked_is_told(measured: Any, tmp_path: Path) -> None:
+    others: dict[str, Path] = {}
+    for name, kind in (("readiness", TPUReadiness), ("configuration", RuntimeConfiguration)):
+        others[name] = tmp_path / name
+        others[name].mkdir()
+        kind(others[name], failure=Failure("unsupported", "x", f"no {name} & so on")).save()
+    words = Page(write(measured, others=others)).words
+    assert "It could not be checked: no readiness & so on" in words
+    assert "It could not be tuned: no configuration & so on" in words
+
+
+def test_what_was_not_given_has_no_section(measured: Any) -> None:
     words = Page(write(measured)).words
-    assert "The source model" not in words
+    for heading in ("The source model", "on a TPU", "serves the most"):
+        assert heading not in words
     assert "runs the whole pipeline" not in words
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paring.artifacts import Examples, Model, PrunedModel
 from paring.errors import ParameterError
-from paring.step import Input, Inputs, InputSpec, Output, step
+from paring.step import Attempted, Input, Inputs, InputSpec, Output, step
 
 
 @step(version="3", measures=True)
@@ -17,6 +17,8 @@ def toy(
     model: Input[Model],
     examples: Input[Examples | None],
     others: Inputs[Model],
+    tried: Attempted[Model],
+    tried_or_not: Attempted[Model | None],
     pruned: Output[PrunedModel],
     *,
     sparsity: Annotated[float, Ge(0), Lt(1)] = 0.5,
@@ -35,6 +37,8 @@ def test_the_signature_is_the_declaration() -> None:
         "model": InputSpec(Model),
         "examples": InputSpec(Examples, optional=True),
         "others": InputSpec(Model, family=True),
+        "tried": InputSpec(Model, attempted=True),
+        "tried_or_not": InputSpec(Model, optional=True, attempted=True),
     }
     assert toy.outputs == {"pruned": PrunedModel}
     assert {name: spec.type for name, spec in toy.parameters.items()} == {

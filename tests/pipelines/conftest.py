@@ -23,6 +23,10 @@ steps = [{ step = "prune" }, { step = "convert_tflite" }]
 """
 
 
+SETTINGS = Settings(brief=True)
+"""Of `first_run`."""
+
+
 @pytest.fixture
 def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
     """Runs a command in this process."""
@@ -74,4 +78,4 @@ def first_run(
 ) -> tuple[Path, Outcome]:
     """The output folder of a run on the bare model, and what came of it."""
     out = tmp_path_factory.mktemp("run") / "out"
-    return out, run(bare_model, digits_npz, few_recipes, Settings(), out)
+    return out, run(bare_model, digits_npz, few_recipes, SETTINGS, out)

@@ -238,7 +238,7 @@ def test_a_run_tries_what_is_advised_and_nothing_else(
 ) -> None:
     out = tmp_path / "out"
     given = ("--model", bare_model, "--examples", digits_npz, "--max-size-mb", 0.03)
-    _main("run", *given, "--recipes", "auto", "--out", out)
+    _main("run", *given, "--recipes", "auto", "--brief", "--out", out)
     advice = json.loads((out / "advice.json").read_text())
     tried = {one["id"] for one in json.loads((out / "selection.json").read_text())["candidates"]}
     assert tried == {"source"} | {one["name"] for one in advice["recipes"] if one["worth"]}

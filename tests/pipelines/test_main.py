@@ -430,7 +430,7 @@ def run_arguments(tmp_path: Path, recipes: Path, bare_model: Path, digits_npz: P
     """A run of one recipe on the bare model into `tmp_path / "out"`."""
     return [
         *("run", "--model", str(bare_model), "--examples", str(digits_npz)),
-        *("--recipes", str(recipes), "--out", str(tmp_path / "out")),
+        *("--recipes", str(recipes), "--out", str(tmp_path / "out"), "--brief"),
     ]
 
 

@@ -14,7 +14,6 @@ from tests.conformance.kfp_runner import PackageRun, run_package
 from paring.adapters.cli import command
 from paring.artifacts import Model, ONNXModel, content_digest, read_record
 from paring.catalog import STEPS
-from paring.check_tpu import check_tpu
 from paring.convert_tflite import convert_tflite
 from paring.errors import OutputError
 from paring.import_model import import_model
@@ -262,7 +261,11 @@ def small(shape, classes):
     ])
 """
 
-_QUICK = {"rounds": 2, "windows": 1, "min_seconds": 0.1}
+_QUICK: Mapping[str, Mapping[str, float]] = {
+    "benchmark": {"rounds": 2, "windows": 1, "min_seconds": 0.1},
+    # The first setting alone, so that all runners find the same one.
+    "tune_batch": {"max_trials": 1, "trial_seconds": 0.1},
+}
 
 
 def _conformance_dag(folder: Path) -> Dag:
@@ -271,24 +274,21 @@ def _conformance_dag(folder: Path) -> Dag:
     file.write_text(RECIPES)
     # By size, since by latency the noise of two short runs might decide.
     gate = Gate(max_accuracy_drop=0.5, objective="size")
-    settings = Settings(gate=gate, push_to=str(folder / "serving"))
+    serving = {"tune_batch": True, "push_to": str(folder / "serving")}
+    settings = Settings(gate=gate, check_tpu=True, **serving)
     slow = build(load_recipes(file), settings)
     dag = Dag(slow.name, {**slow.sources, "onnx": ONNXModel})
     # Not among the candidates: there is no GPU to measure it on.
     stated = {"flavour": "rtx", "compute_capability": "8.9"}
     dag.add("engine", STEPS["build_tensorrt"], {"model": dag.source("onnx")}, stated)
     for node in slow.nodes.values():
-        quick = _QUICK if node.step.name == "benchmark" else {}
+        quick = _QUICK.get(node.step.name, {})
         dag.add(
             node.id, node.step, node.inputs, {**node.parameters, **quick}, tolerate=node.tolerate
         )
-    # No recipe has these; they are asked for by themselves.
+    # No recipe has it; it is asked for by itself.
     imported = {"model": dag.nodes["import_model"].out("model")}
-    dag.add("check_tpu", check_tpu, imported)
     dag.add("split", STEPS["split_model"], imported)
-    # The first setting alone, so that all runners find the same one.
-    wires = dag.nodes["benchmark-distilled"].inputs
-    dag.add("tune", STEPS["tune_batch"], wires, {"max_trials": 1, "trial_seconds": 0.1})
     return dag
 
 
@@ -414,12 +414,16 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
             assert len({row[name] for row in rows}) == 1, (rows[0]["id"], name)
     _check_page(by_kfp)
     assert [one.candidate for one in versions(str(tmp_path / "serving"))] == ["distilled"]
+    settings = json.loads((tmp_path / "serving" / "1" / "runtime.json").read_text())
+    assert (settings["batch_size"], settings["threads"], settings["instances"]) == (1, 1, 1)
 
 
 def _check_page(run: PackageRun) -> None:
     """Kubeflow shows the report: the page is the artifact itself."""
     page = run.path("report", "report_html")
     assert page.read_text() == (run.path("report", "report") / "report.html").read_text()
+    assert "How distilled serves the most" in page.read_text()
+    assert "XLA compiles it for fixed shapes" in page.read_text()
     assert "**selected**" in run.path("select", "selection_markdown").read_text()
     shown = run.path("benchmark-distilled", "metrics_markdown").read_text()
     assert "the source's speed" in shown

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from tests.pipelines.conftest import SETTINGS
 
 from paring import logs
 from paring.artifacts import PrunedModel, TFLiteModel
+from paring_pipelines.console import NodeProgress, show_outcome
 from paring_pipelines.demo import Digits
-from paring_pipelines.optimize import Gate, Settings
+from paring_pipelines.optimize import Gate
 from paring_pipelines.recipes import Recipe
 from paring_pipelines.running import Outcome, Progress, run
 
@@ -32,7 +35,7 @@ def _rerun(
     """Run again into the same folder; what came of it, and what was done anew."""
     done: set[str] = set()
     runner = changed.pop("runner", "local")
-    settings = replace(Settings(), **changed)
+    settings = replace(SETTINGS, **changed)
     progress = Progress(observed=lambda event: done.add(event.node))
     outcome = run(
         model, examples, recipes, settings, first_run[0], runner=runner, progress=progress
@@ -117,6 +120,43 @@ def test_events_tell_the_run_and_the_node(
     assert {one["node"] for one in ended} == {"select", "report"}
     (run_id,) = {one["run"] for one in ended}
     assert run_id
+
+
+def test_the_selected_model_is_tuned_and_the_source_checked_for_tpus(
+    first_run: tuple[Path, Outcome],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    def told(gate: Gate) -> tuple[Outcome, str]:
+        console = Console(file=io.StringIO(), width=200)
+        shown = NodeProgress(console)
+        settings = replace(SETTINGS, gate=gate, tune_batch=True, check_tpu=True)
+        sources = (bare_model, digits_npz, few_recipes)
+        outcome = run(*sources, settings, first_run[0], progress=shown.progress())
+        shown.close()
+        show_outcome(console, outcome, 1.0)
+        return outcome, console.file.getvalue()
+
+    outcome, shown = told(Gate())
+    tuned = outcome.tuned
+    assert tuned is not None
+    assert outcome.selection["selected"] == "float32"
+    assert tuned.lineage["inputs"]["candidate"]["type"] == "SelectedModel"
+    assert f"tuned     batch {tuned.batch_size}, threads {tuned.threads}, processes" in shown
+    assert "of a TPU's operations on padding" in shown
+    page = outcome.report.read_text()
+    assert "How float32 serves the most" in page
+    assert "The source model on a TPU" in page
+
+    # Less than any process takes: that is told, and ends nothing.
+    outcome, shown = told(Gate(max_memory_mb=1.0))
+    assert outcome.tuned is not None
+    assert outcome.tuned.failure is not None
+    assert "tuned     not: " in shown
+    assert "more than 1 MiB of memory" in shown
+    assert "It could not be tuned" in outcome.report.read_text()
+    assert "check_tpu" in outcome.cached
 
 
 def test_a_changed_model_at_the_same_path_is_noticed(

@@ -105,7 +105,7 @@ def test_a_run_from_a_store_into_a_store(
     given = ("run", "--model", stored[0], "--examples", stored[1], "--recipes", recipes)
     serving = f"s3://{bucket}/serving/digits"
     given += ("--out", uri, "--work", work, "--push-to", serving, "--push-source")
-    given += ("--max-accuracy-drop", "1")
+    given += ("--max-accuracy-drop", "1", "--brief")
     code, shown, error = paring(*given)
     assert code == 0, error
     assert uri in shown

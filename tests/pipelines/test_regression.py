@@ -60,7 +60,7 @@ def test_a_regressor_is_optimized_and_an_edited_metric_is_looked_at_anew(
     recipes = load_recipes(file)
     gate = Gate(objective="size")
     out = tmp_path / "out"
-    first = run(*regressor, recipes, Settings(gate=gate), out)
+    first = run(*regressor, recipes, Settings(gate=gate, brief=True), out)
     rows = {row["id"]: row for row in first.selection["candidates"]}
     assert first.selection["gate"]["metric"] == "rmse"
     assert first.selection["selected"] == "int8"
@@ -73,7 +73,7 @@ def test_a_regressor_is_optimized_and_an_edited_metric_is_looked_at_anew(
     monkeypatch.chdir(tmp_path)
     module = tmp_path / "metric_of_a_run.py"
     evaluated = {f"evaluate-{name}" for name in rows}
-    settings = Settings(gate=gate, metric="metric_of_a_run:error")
+    settings = Settings(gate=gate, brief=True, metric="metric_of_a_run:error")
     for text in (METRIC, METRIC + "# edited\n"):
         module.write_text(text)
         again = run(*regressor, recipes, settings, out)

@@ -21,7 +21,7 @@ from paring_pipelines.cluster.options import (
     plan_options,
 )
 from paring_pipelines.compiling import compile_pipeline
-from paring_pipelines.options import pipeline_options, pushing
+from paring_pipelines.options import after_selection, pipeline_options
 
 if TYPE_CHECKING:
     from paring_pipelines.cluster.client import Kubeflow
@@ -92,7 +92,7 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
 @click.option(
     "--state", metavar="URI", help="Where several that submit keep claims, of whom one gets it."
 )
-@pushing
+@after_selection
 @pipeline_options
 def submit(
     model: str,
@@ -144,7 +144,7 @@ def submit(
 @click.option(
     "--source-digest", metavar="TEXT", help="Fix what names the source, so that caches are hit."
 )
-@pushing
+@after_selection
 @pipeline_options
 def schedule(
     model: str,
@@ -227,7 +227,7 @@ def schedule(
     help="Write Prometheus' text there after each look.",
 )
 @options(examples_option, *connection_options, *plan_options)
-@pushing
+@after_selection
 @pipeline_options
 def watch(
     source: str,

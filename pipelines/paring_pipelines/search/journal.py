@@ -77,7 +77,15 @@ def search_key(
     recipes: Sequence[Recipe], settings: Settings, digests: Mapping[str, str], machine: str
 ) -> str:
     """A digest of all that a search's rounds depend on, but the budget."""
-    shaping = replace(settings, title="", command="", search="{}", push_to="", push_source=False)
+    shaping = replace(
+        settings,
+        title="",
+        command="",
+        search="{}",
+        tune_batch=False,
+        push_to="",
+        push_source=False,
+    )
     made_of = [
         VERSION,
         [_recipe_to_json(one) for one in recipes],

@@ -203,8 +203,8 @@ class _Search:
         rounds = [one.round for one in self._journal.done if not one.round.train_limit]
         if coming is not None:
             rounds.append(coming)
-            # Only what the whole search comes to is pushed.
-            told = replace(told, push_to="")
+            # Only what the whole search comes to is tuned and pushed.
+            told = replace(told, tune_batch=False, push_to="")
         return build([recipe for one in rounds for recipe in one.recipes], told)
 
     def _fits(self, rounds: Sequence[Round]) -> bool:

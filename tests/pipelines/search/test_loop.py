@@ -86,7 +86,7 @@ def _write_sources(folder: Path) -> list[str]:
         *("run", "--model", str(folder / "model"), "--examples", str(folder / "digits.npz")),
         *("--recipes", str(folder / "recipes.toml"), "--out", str(folder / "out")),
         *("--push-to", str(folder / "served"), "--push-source"),
-        *("--max-accuracy-drop", "0.2", "--budget-minutes"),
+        *("--max-accuracy-drop", "0.2", "--brief", "--budget-minutes"),
     ]
 
 
