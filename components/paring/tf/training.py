@@ -24,7 +24,6 @@ from paring.tf.feeding import (
     as_outputs,
     hold_out,
     labelled_batches,
-    prefetched,
     shuffled_batches,
 )
 from paring.tf.loading import load_keras, save_model, saved_model_dir
@@ -321,9 +320,7 @@ def fine_tune(
             best = [variable.numpy() for variable in model.variables]
 
     model.fit(
-        prefetched(
-            lambda: shuffled_batches(model, split, portions.train, batch_size, seed, targets)
-        ),
+        shuffled_batches(model, split, portions.train, batch_size, seed, targets),
         steps_per_epoch=steps,
         epochs=epochs,
         verbose=0,
