@@ -62,7 +62,7 @@ def read_records(
     otherwise from the model's signature. Lists come out as float32 and int64.
 
     Args:
-        files: In the order in which they are read; gzip if named `.gz`.
+        files: In the order that their rows get; gzip if named `.gz`.
         spec_file: May not exist.
         inputs: Of the model's signature.
         labels: The output that each label is for, by the label's name. Integers
@@ -83,7 +83,8 @@ def read_records(
             remedy="give at least one example in each split",
         )
     first = next(file for file, count in zip(files, counts, strict=True) if count)
-    features = _features(first, spec_file, inputs, labels)
+    record = first_record(first)
+    features = _features(first, record, spec_file, inputs, labels)
     columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
     written = {
         name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
@@ -91,7 +92,9 @@ def read_records(
     }
     ends = np.cumsum(counts)
     places = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    _fill(files, places, features, written)
+    # A record may hold more than what is wanted of it.
+    row_bytes = max(len(record), *(array[:1].nbytes for array in written.values()))
+    _fill(files, places, features, written, max(1, _CHUNK_BYTES // row_bytes))
     for array in written.values():
         array.flush()
     return {name: map_array(path, f"{files[0].parent}, {name}") for name, path in columns.items()}
@@ -99,15 +102,15 @@ def read_records(
 
 def _features(
     file: Path,
+    record: bytes,
     spec_file: Path,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
 ) -> dict[str, _Feature]:
-    """How each wanted feature is stored, judged by the first record."""
+    """How each wanted feature is stored, judged by the first record, which is in `file`."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
-    record = first_record(file)
     try:
         stored = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
@@ -210,18 +213,19 @@ def _fill(
     places: Sequence[slice],
     features: Mapping[str, _Feature],
     written: Mapping[str, NDArray[Any]],
+    size: int,
 ) -> None:
-    """Parse the records of each of `files` into its rows of the columns, `places`."""
+    """Parse the records of each of `files`, `size` at a time, into its rows, `places`."""
     import tensorflow as tf
 
     try:
-        _fill_together(files, places, features, written)
+        _fill_together(files, places, features, written, size)
     except (tf.errors.OpError, ExamplesError) as error:
         if len(files) > 1:
             # The error does not say which file, or says one of several. Read alone and in
             # order, the first that is broken is named.
             for file, place in zip(files, places, strict=True):
-                _fill([file], [place], features, written)
+                _fill([file], [place], features, written, size)
         elif isinstance(error, tf.errors.DataLossError):
             raise unreadable(files[0], short(error)) from error
         elif isinstance(error, tf.errors.OpError):
@@ -241,6 +245,7 @@ def _fill_together(
     places: Sequence[slice],
     features: Mapping[str, _Feature],
     written: Mapping[str, NDArray[Any]],
+    size: int,
 ) -> None:
     import tensorflow as tf
 
@@ -255,7 +260,6 @@ def _fill_together(
     raw = {
         one.column: row_bytes[name] for name, one in features.items() if one.kind == "bytes_list"
     }
-    size = max(1, _CHUNK_BYTES // max(1, sum(row_bytes.values())))
     left = [place.stop - place.start for place in places]
     for number, first, parsed, lengths in parsed_batches(files, spec, raw, size):
         start = places[number].start + first

@@ -1,11 +1,13 @@
 """Columns from TFRecords in several files: whose rows, and which file is at fault."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from tests.components.tf.test_examples import write_records
@@ -116,3 +118,23 @@ def test_a_feature_spec_goes_before_the_signature(tmp_path: Path) -> None:
     inputs = _inputs("float32", (9,))
     found = read_records(files, spec, inputs, {}, tmp_path)["image"]
     np.testing.assert_array_equal(found, images)
+
+
+def test_what_records_hold_besides_is_not_held_in_any_number(tmp_path: Path) -> None:
+    """A quarter of a gigabyte stands beside a few numbers."""
+    features = {"image": np.zeros((2, 2), np.float32), "label": np.array([1]), "film": bytes(2**20)}
+    file = write_records(tmp_path / "a.tfrecord", [features] * 256)
+    process, done, grown = psutil.Process(), threading.Event(), [0]
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            grown.append(process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    found = read_records([file], tmp_path / "none", _inputs("float32", (2, 2)), LABELS, tmp_path)
+    done.set()
+    watcher.join()
+    assert len(found["label"]) == 256
+    assert max(grown) < 2**27  # All of them are 2**28.
