@@ -1,13 +1,13 @@
 """How long a training step waits for its batch, and how fast TFRecords are imported.
 
-    python benchmarks/input_pipeline.py [--part training|records|all] [--repeats N]
+    python benchmarks/input_pipeline.py [--part emulated|trained|records|all] [--repeats N]
 
-training: batches of random images from mapped columns, as fine-tuning takes them: read when
-the step asks for them ("as read"), made ready by one thread ("one thread"), by as many as
-tf.data chooses ("parallel", `paring.tf.feeding.shuffled_batches`), and the same in whichever
-order they are ready ("any order", which Paring does not offer), in turns. The step is that of
-MobileNetV2 on this machine's processors, which the input pipeline takes time from; or an
-emulated one, which sleeps as long as it is said to: an accelerator leaves the processors to
+emulated, trained: batches of random images from mapped columns, as fine-tuning takes them:
+read when the step asks for them ("as read"), made ready by one thread ("one thread"), by as
+many as tf.data chooses ("parallel", `paring.tf.feeding.shuffled_batches`), and the same in
+whichever order they are ready ("any order", which Paring does not offer), in turns. The trained
+step is that of MobileNetV2 on this machine's processors, which the input pipeline takes time
+from. The emulated one sleeps as long as it is said to: an accelerator leaves the processors to
 the input pipeline in that time. Nothing is copied to a device by it.
 
 records: TFRecords in eight files become columns, one file and batch after the other
@@ -51,19 +51,20 @@ Step = Callable[[Any, Any], None]
 def main() -> int:
     """Print the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--part", choices=("training", "records", "all"), default="all")
+    parser.add_argument("--part", choices=("emulated", "trained", "records", "all"), default="all")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     quiet_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
-        if given.part != "records":
+        if given.part in ("emulated", "all"):
             for size, count, steps, milliseconds in EMULATED:
                 title = f"{size}x{size}, emulated step of {milliseconds:g} ms"
                 compare_feeds(Path(folder), title, size, count, steps, milliseconds, given.repeats)
+        if given.part in ("trained", "all"):
             size, count, steps = TRAINED
             title = f"{size}x{size}, a step of MobileNetV2 on the processors"
             compare_feeds(Path(folder), title, size, count, steps, None, given.repeats)
-        if given.part != "training":
+        if given.part in ("records", "all"):
             for kind, shape, packed in FORMS:
                 compare_readers(Path(folder), kind, shape, packed, given.repeats)
     return 0
