@@ -13,6 +13,9 @@ from paring.tf.examples import Split, stratified_split
 
 _VALIDATION = 0.1
 
+# Of what tf.data holds of the batches at once, where it has a choice.
+_MEMORY_BYTES = 512 * 2**20
+
 Rows = NDArray[np.int64]
 
 
@@ -71,7 +74,25 @@ def labelled_batches(
     With `targets`, an array [count, ...] over the split, those stand in the labels' place.
     """
     for start in range(0, len(rows), batch_size):
-        yield _labelled(model, split, rows[start : start + batch_size], targets)
+        yield labelled_at(model, split, rows[start : start + batch_size], targets)
+
+
+def labelled_at(
+    model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None = None
+) -> tuple[Any, Any]:
+    """The features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
+
+    Raises:
+        UnsupportedError: As `features_at`, or there are no labels.
+    """
+    answers = list(split.labels_by_output.values()) if targets is None else [targets]
+    labels = tuple(np.asarray(array[rows]) for array in answers)
+    if not labels:
+        raise UnsupportedError(
+            "fine-tuning needs labels, and the examples have none",
+            remedy="give examples with a label, or use a recipe without training steps",
+        )
+    return features_at(model, split, rows), as_outputs(model, labels)
 
 
 def shuffled_batches(
@@ -81,8 +102,23 @@ def shuffled_batches(
     batch_size: int,
     seed: int,
     targets: NDArray[Any] | None = None,
-) -> Iterator[Any]:
-    """Features and labels without end, each pass over `rows` in an order of its own.
+) -> tf.data.Dataset:
+    """Features and labels without end, with the next batches ready; see `shuffled_rows`.
+
+    The batches, of [batch, ...] as `labelled_at` gives them, come in the same order each
+    time, though several may be copied from the mapped columns at once.
+
+    Raises:
+        UnsupportedError: As `labelled_at`.
+    """
+    return prefetched(
+        lambda: shuffled_rows(rows, batch_size, seed),
+        lambda chosen: labelled_at(model, split, chosen, targets),
+    )
+
+
+def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
+    """The rows of each batch without end, each pass over `rows` in an order of its own.
 
     Every batch is full: what is left over in a pass is skipped, since a very
     small batch would upset the batch normalization. Fewer rows than one are one batch.
@@ -94,35 +130,46 @@ def shuffled_batches(
         for start in range(0, len(order) - batch_size + 1, batch_size):
             # Within a batch the order is of no matter, and mapped files are
             # read fastest forwards.
-            yield _labelled(model, split, np.sort(order[start : start + batch_size]), targets)
+            yield np.sort(order[start : start + batch_size])
 
 
-def prefetched(batches: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
-    """The batches as a dataset that has the next ones ready while one is computed on.
+def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) -> tf.data.Dataset:
+    """What `read` gives for each of `rows`, as a dataset that has the next ones ready.
 
-    They come in the same order, from one thread beside the caller's. Few are held at a
-    time: TensorFlow chooses how many by how fast they are taken.
+    They come in the order of `rows`. Several are read at a time, on threads beside the
+    caller's; TensorFlow chooses how many, and how many to hold, by how fast they are taken
+    and within `_MEMORY_BYTES`.
 
     Args:
-        batches: Starts the iterator; every batch has the structure, shapes and dtypes
-            of the first one.
+        rows: Starts the iterator over rows, each time as many.
+        read: Gives arrays, in a structure, shapes and dtypes that are always the same.
     """
-    specs = tf.nest.map_structure(
-        lambda array: tf.TensorSpec(array.shape, array.dtype), next(batches())
-    )
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    first = next(rows())
+    batch = read(first)
+    specs = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), batch)
+    flat_specs = tf.nest.flatten(specs)
 
-
-def _labelled(model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None) -> Any:
-    answers = list(split.labels_by_output.values()) if targets is None else [targets]
-    labels = tuple(np.asarray(array[rows]) for array in answers)
-    if not labels:
-        raise UnsupportedError(
-            "fine-tuning needs labels, and the examples have none",
-            remedy="give examples with a label, or use a recipe without training steps",
+    def gathered(chosen: Any) -> Any:
+        arrays = tf.numpy_function(
+            lambda taken: tf.nest.flatten(read(taken)),
+            [chosen],
+            [spec.dtype for spec in flat_specs],
+            stateful=False,
         )
-    return features_at(model, split, rows), as_outputs(model, labels)
+        for array, spec in zip(arrays, flat_specs, strict=True):
+            array.set_shape(spec.shape)
+        return tf.nest.pack_sequence_as(specs, arrays)
+
+    dataset = tf.data.Dataset.from_generator(
+        rows, output_signature=tf.TensorSpec(first.shape, first.dtype)
+    )
+    dataset = dataset.map(gathered, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.ram_budget = _MEMORY_BYTES
+    # What it starts with, before it knows how large a batch is, is not held to the budget.
+    options.autotune.initial_parallelism = 1
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def as_outputs(model: Any, values: Sequence[Any]) -> Any:

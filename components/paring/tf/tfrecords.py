@@ -1,7 +1,7 @@
 """TFRecords of tf.Example become columns in `.npy` files.
 
-The files are read twice, to count the records and to parse them, so that each
-column can be written in place a chunk at a time.
+The files are gone through twice, to count the records and to parse them, so that each
+batch can be written to its place in the columns, in whatever order the batches come.
 """
 
 import json
@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 from paring.errors import ExamplesError, nearest
 from paring.tf.columns import map_array
 from paring.tf.quiet import quiet_tensorflow
+from paring.tf.record_files import (
+    count_records,
+    first_record,
+    parsed_batches,
+    short,
+    unreadable,
+)
 from paring.tf.signature import TensorSpec
 
-_CHUNK_BYTES = 8 * 2**20
+_CHUNK_BYTES = 2 * 2**20
 _LIST_DTYPES = {"float_list": "float32", "int64_list": "int64"}
 
 
@@ -55,7 +62,7 @@ def read_records(
     otherwise from the model's signature. Lists come out as float32 and int64.
 
     Args:
-        files: In the order in which they are read; gzip if named `.gz`.
+        files: In the order that their rows get; gzip if named `.gz`.
         spec_file: May not exist.
         inputs: Of the model's signature.
         labels: The output that each label is for, by the label's name. Integers
@@ -67,62 +74,43 @@ def read_records(
         ExamplesError: A file can't be read, or its records are not like that.
     """
     quiet_tensorflow()
-    counts = {file: _count(file) for file in files}
-    total = sum(counts.values())
+    counts = count_records(files)
+    total = sum(counts)
     if total == 0:
         raise ExamplesError(
             f"{files[0].parent}: the split is empty",
             received=f"0 records in {len(files)} files",
             remedy="give at least one example in each split",
         )
-    first = next(file for file in files if counts[file])
-    features = _features(first, spec_file, inputs, labels)
+    first = next(file for file, count in zip(files, counts, strict=True) if count)
+    record = first_record(first)
+    features = _features(first, record, spec_file, inputs, labels)
     columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
     written = {
         name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
         for name, one in features.items()
     }
-    row = 0
-    for file in files:
-        _fill(file, features, written, row)
-        row += counts[file]
+    ends = np.cumsum(counts)
+    places = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    # A record may hold more than what is wanted of it.
+    row_bytes = max(len(record), *(array[:1].nbytes for array in written.values()))
+    _fill(files, places, features, written, max(1, _CHUNK_BYTES // row_bytes))
     for array in written.values():
         array.flush()
     return {name: map_array(path, f"{files[0].parent}, {name}") for name, path in columns.items()}
 
 
-def _dataset(file: Path) -> Any:
-    import tensorflow as tf
-
-    compression = "GZIP" if file.suffix == ".gz" else ""
-    return tf.data.TFRecordDataset(str(file), compression_type=compression)
-
-
-def _count(file: Path) -> int:
-    import tensorflow as tf
-
-    try:
-        return int(_dataset(file).reduce(np.int64(0), lambda count, _: count + 1).numpy())
-    except tf.errors.OpError as error:
-        raise ExamplesError(
-            f"{file}: not a readable TFRecord file",
-            received=_short(error),
-            remedy="write it anew; it may have been cut off"
-            " (files named .gz are taken to be gzip, others to be plain)",
-        ) from error
-
-
 def _features(
     file: Path,
+    record: bytes,
     spec_file: Path,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
 ) -> dict[str, _Feature]:
-    """How each wanted feature is stored, judged by the first record."""
+    """How each wanted feature is stored, judged by the first record, which is in `file`."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
-    record = next(iter(_dataset(file).take(1).as_numpy_iterator()))
     try:
         stored = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
@@ -221,12 +209,44 @@ def _read_spec(spec_file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _fill(
-    file: Path,
+    files: Sequence[Path],
+    places: Sequence[slice],
     features: Mapping[str, _Feature],
     written: Mapping[str, NDArray[Any]],
-    row: int,
+    size: int,
 ) -> None:
-    """Parse the records of `file` into the columns, from `row` on."""
+    """Parse the records of each of `files`, `size` at a time, into its rows, `places`."""
+    import tensorflow as tf
+
+    try:
+        _fill_together(files, places, features, written, size)
+    except (tf.errors.OpError, ExamplesError) as error:
+        if len(files) > 1:
+            # The error does not say which file, or says one of several. Read alone and in
+            # order, the first that is broken is named.
+            for file, place in zip(files, places, strict=True):
+                _fill([file], [place], features, written, size)
+        elif isinstance(error, tf.errors.DataLossError):
+            raise unreadable(files[0], short(error)) from error
+        elif isinstance(error, tf.errors.OpError):
+            wanted = ", ".join(f"{one.column} {list(one.shape)}" for one in features.values())
+            raise ExamplesError(
+                f"{files[0]}: a record is not like the feature spec or the model's inputs",
+                received=short(error),
+                remedy=f"give every record the features {wanted}, or describe them in"
+                " feature_spec.json beside the records",
+            ) from error
+        else:
+            raise
+
+
+def _fill_together(
+    files: Sequence[Path],
+    places: Sequence[slice],
+    features: Mapping[str, _Feature],
+    written: Mapping[str, NDArray[Any]],
+    size: int,
+) -> None:
     import tensorflow as tf
 
     spec = {
@@ -236,41 +256,37 @@ def _fill(
         )
         for one in features.values()
     }
-    row_bytes = sum(array[:1].nbytes for array in written.values())
-    batches = _dataset(file).batch(max(1, _CHUNK_BYTES // max(1, row_bytes)))
-    try:
-        for records in batches:
-            parsed = tf.io.parse_example(records, spec)
-            for name, one in features.items():
-                values = parsed[one.column]
-                if one.kind == "bytes_list":
-                    values = _decode(file, one, values.numpy())
-                written[name][row : row + len(values)] = values
-            row += int(records.shape[0])
-    except tf.errors.OpError as error:
-        wanted = ", ".join(f"{one.column} {list(one.shape)}" for one in features.values())
-        raise ExamplesError(
-            f"{file}: a record is not like the feature spec or the model's inputs",
-            received=_short(error),
-            remedy=f"give every record the features {wanted}, or describe them in"
-            " feature_spec.json beside the records",
-        ) from error
-
-
-def _decode(file: Path, feature: _Feature, values: Sequence[bytes]) -> NDArray[Any]:
-    """Raw bytes, one string an example, as an array."""
-    dtype = np.dtype(feature.dtype).newbyteorder("<")
-    length = dtype.itemsize * int(np.prod(feature.shape, dtype=np.int64))
-    for value in values:
-        if len(value) != length:
+    row_bytes = {name: array[:1].nbytes for name, array in written.items()}
+    raw = {
+        one.column: row_bytes[name] for name, one in features.items() if one.kind == "bytes_list"
+    }
+    left = [place.stop - place.start for place in places]
+    for number, first, parsed, lengths in parsed_batches(files, spec, raw, size):
+        start = places[number].start + first
+        for name, one in features.items():
+            values = parsed[one.column]
+            if one.kind == "bytes_list":
+                _check_lengths(files[number], one, lengths[one.column], row_bytes[name])
+                little_endian = np.dtype(one.dtype).newbyteorder("<")
+                values = values.view(little_endian).reshape(len(values), *one.shape)
+            rows = slice(start, min(start + len(values), places[number].stop))
+            written[name][rows] = values[: rows.stop - rows.start]
+        left[number] -= len(values)
+    for file, difference in zip(files, left, strict=True):
+        if difference:
             raise ExamplesError(
-                f"{file}: feature {feature.column!r} holds strings of the wrong length",
-                received=f"{len(value)} bytes",
-                remedy=f"store {feature.dtype} {list(feature.shape)} as {length} raw bytes (encoded"
-                " images must be decoded first), or as a list of numbers",
+                f"{file}: it changed while it was read",
+                received=f"{abs(difference)} records {'less' if difference > 0 else 'more'}",
+                remedy="give files that are complete",
             )
-    return np.frombuffer(b"".join(values), dtype).reshape(len(values), *feature.shape)
 
 
-def _short(error: Exception) -> str:
-    return str(getattr(error, "message", error)).split("\n")[0][:300]
+def _check_lengths(file: Path, feature: _Feature, lengths: NDArray[np.int32], length: int) -> None:
+    wrong = lengths[lengths != length]
+    if len(wrong):
+        raise ExamplesError(
+            f"{file}: feature {feature.column!r} holds strings of the wrong length",
+            received=f"{wrong[0]} bytes",
+            remedy=f"store {feature.dtype} {list(feature.shape)} as {length} raw bytes (encoded"
+            " images must be decoded first), or as a list of numbers",
+        )

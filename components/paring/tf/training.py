@@ -26,7 +26,6 @@ from paring.tf.feeding import (
     as_outputs,
     hold_out,
     labelled_batches,
-    prefetched,
     shuffled_batches,
 )
 from paring.tf.loading import load_keras, save_model, saved_model_dir
@@ -282,9 +281,7 @@ def fine_tune(
 
     with synchronized_batch_norm(model):
         model.fit(
-            prefetched(
-                lambda: shuffled_batches(model, split, portions.train, batch_size, seed, targets)
-            ),
+            shuffled_batches(model, split, portions.train, batch_size, seed, targets),
             steps_per_epoch=steps,
             epochs=epochs,
             verbose=0,

@@ -184,7 +184,7 @@ def test_validation_rows_are_not_trained_on(split: Split) -> None:
 
 def test_fewer_rows_than_a_batch_are_one_batch(split: Split) -> None:
     batches = shuffled_batches(_network(), split, np.arange(20), 32, seed=0)
-    features, labels = next(batches)
+    features, labels = next(iter(batches))
     assert len(features) == len(labels) == 20
 
 
