@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 
 from paring import hardware
+from paring.artifacts import EvaluationMetrics
 from paring.catalog import find
 from paring.errors import ParingError
 from paring.execution import Call, environment, execute
@@ -86,6 +87,7 @@ def main() -> int:
             build(name, folder / "network")
             run("import_model", {"original": folder / "network"}, folder / "model")
         made = candidates(folder, examples)
+        judge(folder, made, examples)
         for batch_size in given.batch_size or BATCH_SIZES:
             title = f"{name}, batch {batch_size}"
             tables[title] = measure(folder, made, examples, batch_size)
@@ -167,10 +169,24 @@ def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
     return made
 
 
+def judge(folder: Path, made: Mapping[str, Path | str], examples: Path) -> None:
+    """Compare the classes of what was made with the source's; see `judged`."""
+    for name, path in made.items():
+        if isinstance(path, Path) and not judged(folder, name).exists():
+            print(f"judging {name}", flush=True)
+            compared = {"source": folder / "model", "candidate": path, "examples": examples}
+            run("evaluate", compared, judged(folder, name))
+
+
+def judged(folder: Path, name: str) -> Path:
+    """Where the evaluation of a candidate is kept."""
+    return folder / f"judged-{name}"
+
+
 def measure(
     folder: Path, made: Mapping[str, Path | str], examples: Path, batch_size: int
 ) -> dict[str, Any]:
-    """Measure and judge what was made, and select; `rows`, `failures` and `selected`."""
+    """Measure what was made and judged, and select; `rows`, `failures` and `selected`."""
     there = {name: path for name, path in made.items() if isinstance(path, Path)}
     inputs: dict[str, dict[str, Path]] = {"candidates": there, "benchmarks": {}, "evaluations": {}}
     rows: list[dict[str, Any]] = []
@@ -178,11 +194,11 @@ def measure(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for name, path in there.items():
             compared = {"source": folder / "model", "candidate": path, "examples": examples}
-            judged, timed = Path(scratch) / f"judged-{name}", Path(scratch) / f"timed-{name}"
-            evaluation = run("evaluate", compared, judged)
+            timed = Path(scratch) / f"timed-{name}"
             metrics = run("benchmark", compared, timed, {"batch_size": batch_size, **_TIMING})
-            inputs["evaluations"][name], inputs["benchmarks"][name] = judged, timed
-            rows.append({"name": name, **metrics.facts(), "agreement": evaluation.agreement})
+            inputs["evaluations"][name], inputs["benchmarks"][name] = judged(folder, name), timed
+            agreement = EvaluationMetrics.load(judged(folder, name)).agreement
+            rows.append({"name": name, **metrics.facts(), "agreement": agreement})
             trials = path / "trials.json"
             if trials.is_file():
                 notes[name] = "; ".join(map(tried, json.loads(trials.read_text())))

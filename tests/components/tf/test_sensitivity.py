@@ -8,6 +8,7 @@ from paring.tf.feeding import Portions
 from paring.tf.pruning import prunable_layers
 from paring.tf.sensitivity import Sensitivity, allocate, scan
 from paring.tf.signature import Signature
+from paring.tf.strategy import Devices
 from paring.tf.training import Training
 
 _LEVELS = (0.0, 0.5, 0.75, 0.95)
@@ -75,7 +76,9 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_model_as_it_was() ->
     rows = np.arange(40)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     portions = Portions(rows[:20], rows[20:])
-    training = Training(model, Signature({}, {}), split, portions, loss, 8, 0)
+    training = Training(
+        model, Signature({}, {}), split, portions, loss, 8, 0, Devices("one_device")
+    )
     before = [variable.numpy() for variable in model.variables]
 
     found = scan(training, prunable_layers(model, "unstructured"), 0.5, "unstructured")
