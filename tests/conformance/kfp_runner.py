@@ -19,11 +19,14 @@ URIs are plain paths, which Kubeflow's rule maps to themselves, since a test may
 not write to /minio.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,56 @@ import yaml
 from google.protobuf import json_format
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+from tests.conformance import warm_paring
 
-PARING = (sys.executable, "-m", "paring_pipelines.main")
-"""What stands for the image's `paring`."""
+Paring = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
+"""What stands for the image's `paring`: runs it with these arguments, to its end."""
+
+
+def command_paring(*command: str) -> Paring:
+    """`paring` as a process of that command, or of this interpreter."""
+    start = command or (sys.executable, "-m", "paring_pipelines.main")
+
+    def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*start, *arguments], capture_output=True, text=True, check=False, env=_environment()
+        )
+
+    return run
+
+
+@contextmanager
+def forked_paring() -> Iterator[Paring]:
+    """`paring` as a process that has imported TensorFlow before; see `warm_paring`."""
+    with (
+        tempfile.TemporaryDirectory(prefix="warm-paring-") as folder,
+        subprocess.Popen(
+            [sys.executable, warm_paring.__file__, str(Path(folder, "output"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        ) as server,
+    ):
+        if server.stdin is None or server.stdout is None:
+            raise RuntimeError("a process without its pipes")
+        asked, told = server.stdin, server.stdout
+
+        def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+            asked.write(json.dumps(list(arguments)) + "\n")
+            asked.flush()
+            code = told.readline()
+            if not code:
+                raise RuntimeError(f"the process that forks ended with {server.wait()}")
+            shown = Path(folder, "output").read_text(errors="replace")
+            return subprocess.CompletedProcess(list(arguments), int(code), shown, "")
+
+        # Its input ends with this block, and with that the process.
+        yield run
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 @dataclass
@@ -60,7 +110,7 @@ class PackageRun:
 
 
 def run_package(
-    package: Path, root: Path, parameters: Mapping[str, str], paring: Sequence[str] = PARING
+    package: Path, root: Path, parameters: Mapping[str, str], paring: Paring | None = None
 ) -> PackageRun:
     """Run the pipeline in the file `package` below the folder `root`.
 
@@ -68,7 +118,7 @@ def run_package(
         package: What the compiler wrote.
         root: The pipeline root.
         parameters: The pipeline's own, as a user submits them.
-        paring: The command that stands for `paring`.
+        paring: What stands for `paring`; fresh processes of this interpreter if not given.
 
     Raises:
         RuntimeError: A task failed; its output is in the message.
@@ -79,6 +129,7 @@ def run_package(
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
     _check_platform(more, executors)
     run = PackageRun()
+    paring = paring or command_paring()
     for name, task in _in_order(spec.root.dag):
         made = spec.components[task.component_ref.name]
         executor = executors[made.executor_label]
@@ -170,7 +221,7 @@ def _executor_input(
 
 
 def _start(
-    name: str, container: Mapping[str, Any], message: Any, run: PackageRun, paring: Sequence[str]
+    name: str, container: Mapping[str, Any], message: Any, run: PackageRun, paring: Paring
 ) -> None:
     placeholders = {"{{$}}": json_format.MessageToJson(message, indent=None)}
     for key, value in message.inputs.parameter_values.items():
@@ -188,13 +239,7 @@ def _start(
     if arguments[0] != "paring":
         raise RuntimeError(f"{name}: the command is not paring: {arguments[0]}")
     run.arguments[name] = arguments
-    done = subprocess.run(
-        [*paring, *arguments[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    done = paring(arguments[1:])
     if done.returncode:
         raise RuntimeError(f"task {name} ended with {done.returncode}\n{done.stdout}{done.stderr}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conformance.kfp_runner import PackageRun, run_package
+from tests.conformance.kfp_runner import PackageRun, command_paring, run_package
 from tests.images.conftest import BASE, ROOT, SOURCE, Built, Podman, alone, make_image
 
 from paring.artifacts import read_record
@@ -237,7 +237,7 @@ def test_each_step_in_its_container_gives_what_the_local_run_gives(
         package,
         shared / "root",
         {"model_uri": str(model), "examples_uri": str(examples), "source_digest": "sha256:1"},
-        in_image,
+        command_paring(*in_image),
     )
     locally = run(model, examples, load_recipes(recipes), SETTINGS, tmp_path / "local")
 
