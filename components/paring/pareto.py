@@ -25,6 +25,9 @@ MEMORY_NOISE = 0.05
 SIZE_TIE = 0.02
 """Sizes that differ by less than this share don't decide between tied candidates."""
 
+SPEED_TIE = 0.05
+"""Speed-ups that differ by more than this share decide, though noise may explain it."""
+
 _ROUNDING = 1e-9
 """0.98 - 0.97 is a little more than 0.01 in binary; this much is let pass."""
 
@@ -254,12 +257,14 @@ def loss(one: Measured) -> float:
 def as_fast(one: Measured, best: Measured) -> bool:
     """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
 
-    That is, one of the two lies within the other's interval: a machine that is
-    busy in only one of their runs widens that one's. Where `best` is no faster
-    than the source, only those that can't be told from the source are.
+    That is, they differ by 5% at most, and one of the two lies within the other's
+    interval: a machine that is busy in only one of their runs widens that one's. Where
+    `best` is no faster than the source, only those that can't be told from the source are.
     """
     if one.pace <= best.pace or best.pace == 1.0:
         return one.pace <= best.pace
+    if one.pace > best.pace * (1 + SPEED_TIE):
+        return False
     within_best = best.speedup_low is not None and 1 / one.pace >= best.speedup_low
     within_one = one.speedup_high is not None and 1 / best.pace <= one.speedup_high
     return within_best or within_one

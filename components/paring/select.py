@@ -32,7 +32,7 @@ from paring.reasons import verdict, why, why_not
 from paring.step import Inputs, Output, step
 
 
-@step(version="2")
+@step(version="3")
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -71,8 +71,8 @@ def select(
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
         objective: What the choice is best at. A candidate counts as faster than
             the source only if its speed-up's whole interval is above 1; those
-            that can't be told from the fastest are tied, and the smallest of
-            them is taken, or the most accurate where sizes are within 2%.
+            within 5% that can't be told from the fastest are tied, and the smallest
+            of them is taken, or the most accurate where sizes are within 2%.
         recipes: JSON that maps a candidate's id to the text of its recipe.
         search: JSON about the search that the candidates come from, kept as
             `search` in `selection.json`; `{}` where there was none.
