@@ -243,6 +243,7 @@ def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Pa
     try:
         for name, path in outputs.items():
             _check_replaceable(name, path)
+            # On a folder that all share, processes of several machines may have one number.
             host = "" if keep else f"-{platform.node()}"
             staged[name] = path.with_name(f".{path.name}.partial-{os.getpid()}{host}")
             try:

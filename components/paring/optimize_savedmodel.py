@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import Examples, Model, ServingModel, content_bytes
-from paring.errors import ParameterError, UnsupportedError
 from paring.hardware import describe
 from paring.step import Input, Output, step
 
@@ -94,18 +93,11 @@ def optimize_savedmodel(
     from paring.tf.serving_forms import Forms, Precision
     from paring.tf.serving_trials import Trial, choose, with_fixed_batch
     from paring.tf.signature import read_signature
-    from paring.tf.trial_inputs import draw_trial_inputs, fixed_batch_of
+    from paring.tf.trial_inputs import check_batches, check_repeatable, draw_trial_inputs
 
     source = saved_model_dir(model)
     signature = read_signature(source)
-    own = fixed_batch_of(signature)
-    for name, asked in (("fixed_batch", fixed_batch), ("batch_size", batch_size)):
-        if own and asked not in (0, own):
-            raise ParameterError(
-                f"{name}: the model takes batches of {own} alone",
-                received=asked,
-                remedy=f"give {own}, or export the model with a batch dimension of None",
-            )
+    own = check_batches(signature, fixed_batch=fixed_batch, batch_size=batch_size)
     # The children that measure need room beside this process.
     set_gpu_memory(0)
     inputs = draw_trial_inputs(examples, signature, comparison_size, own or batch_size or 1, seed)
@@ -120,12 +112,7 @@ def optimize_savedmodel(
         seconds=60 * max_minutes,
         seed=seed,
     )
-    if not trial.own_difference <= max_difference:
-        raise UnsupportedError(
-            "this model gives other outputs for the same inputs in each call",
-            received=f"a difference of {trial.own_difference:.2g} from itself",
-            remedy="export it for inference: with training=False, and without augmentation",
-        )
+    check_repeatable(trial.own_difference, max_difference)
     function = load_function(source)
     forms = Forms(function, variables=variables, fixed_batch=fixed_batch)
     tolerances: dict[Precision, float] = {

@@ -15,8 +15,13 @@ from paring.errors import ParameterError
 # See `paring.tf.strategy.open_devices`.
 StrategyName = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
 
-_SHAPE = (
-    'give {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}},'
+TF_CONFIG_SHAPE = (
+    '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
+)
+"""What the variable has to look like."""
+
+_REMEDY = (
+    f"give {TF_CONFIG_SHAPE},"
     " with a cluster that is the same on all workers and an index of its own on each"
 )
 
@@ -58,14 +63,14 @@ def read_workers(environment: Mapping[str, str] = os.environ) -> Workers | None:
         if error.args == ("cluster",):
             return None
         raise ParameterError(
-            "TF_CONFIG: not what TensorFlow takes", received=text[:200], remedy=_SHAPE
+            "TF_CONFIG: not what TensorFlow takes", received=text[:200], remedy=_REMEDY
         ) from error
     others = sorted({*cluster, kind} - {"chief", "worker"})
     if others:
         raise ParameterError(
             "TF_CONFIG: training here takes workers alone, and a chief as the first",
             received=f"tasks of type {', '.join(others)}",
-            remedy=_SHAPE,
+            remedy=_REMEDY,
         )
     chief = cluster.get("chief", [])
     index = number + len(chief) * (kind == "worker")
@@ -74,6 +79,6 @@ def read_workers(environment: Mapping[str, str] = os.environ) -> Workers | None:
         raise ParameterError(
             "TF_CONFIG: its task is none of its cluster",
             received=f"{kind} {number} of {', '.join(addresses)}",
-            remedy=_SHAPE,
+            remedy=_REMEDY,
         )
     return Workers(addresses, index)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from paring.artifacts import Examples, Model, SplitModel, content_bytes
-from paring.errors import ParameterError, UnsupportedError
+from paring.errors import UnsupportedError
 from paring.stage_layout import Workload, best_cuts, largest_stage, stages_within
 from paring.step import Input, Output, step
 
@@ -80,28 +80,17 @@ def split_model(
     from paring.tf.signature import read_signature
     from paring.tf.splitting import Source, compare, write_stages
     from paring.tf.stage_files import place_stages
-    from paring.tf.trial_inputs import draw_trial_inputs, fixed_batch_of
+    from paring.tf.trial_inputs import check_batches, check_repeatable, draw_trial_inputs
 
     folder = saved_model_dir(model)
     signature = read_signature(folder)
-    own = fixed_batch_of(signature)
-    if own and batch_size not in (0, own):
-        raise ParameterError(
-            f"batch_size: the model takes batches of {own} alone",
-            received=batch_size,
-            remedy=f"give {own}, or export the model with a batch dimension of None",
-        )
+    own = check_batches(signature, batch_size=batch_size)
     # A GPU that is here is not asked to hold the whole model.
     set_gpu_memory(0)
     inputs = draw_trial_inputs(examples, signature, comparison_size, own or 1, seed)
     batch = own or batch_size or 1
     source = Source(folder, inputs)
-    if not source.own_difference <= max_difference:
-        raise UnsupportedError(
-            "this model gives other outputs for the same inputs in each call",
-            received=f"a difference of {source.own_difference:.2g} from itself",
-            remedy="export it for inference: with training=False, and without augmentation",
-        )
+    check_repeatable(source.own_difference, max_difference)
     graph = source.measure(inputs.batch_of(batch))
     work = graph.work
     if work.count < devices:

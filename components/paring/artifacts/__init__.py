@@ -15,6 +15,13 @@ from paring.artifacts.artifact import (
     content_digest,
     read_record,
 )
+from paring.artifacts.converted import (
+    ONNXModel,
+    OpenVINOModel,
+    TFLiteModel,
+    TFTRTModel,
+    TRTEngine,
+)
 from paring.artifacts.examples import CalibrationSet, Examples
 from paring.artifacts.findings import (
     BenchmarkMetrics,
@@ -32,8 +39,6 @@ from paring.artifacts.models import (
     ClusteredModel,
     DistilledModel,
     Model,
-    ONNXModel,
-    OpenVINOModel,
     PrunedModel,
     PushedModel,
     QuantizedModel,
@@ -41,9 +46,6 @@ from paring.artifacts.models import (
     Servable,
     ServingModel,
     SplitModel,
-    TFLiteModel,
-    TFTRTModel,
-    TRTEngine,
 )
 
 __all__ = [

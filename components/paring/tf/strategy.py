@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from paring.errors import MissingDependencyError, ParameterError, UnsupportedError
-from paring.parallelism import StrategyName, Workers, read_workers
+from paring.parallelism import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.tf.dtype_policy import with_dtype_policy
 from paring.tf.loading import optimization_classes, save_keras
 
@@ -126,8 +126,7 @@ def open_devices(strategy: StrategyName) -> Devices:
     if strategy == "multi_worker" and workers is None:
         raise ParameterError(
             "strategy multi_worker: the variable TF_CONFIG, which names the workers, is not set",
-            remedy='set it on each worker: {"cluster": {"worker": ["HOST:PORT", ...]},'
-            ' "task": {"type": "worker", "index": 0}}',
+            remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
         )
     made = _make(strategy)
     policy = "mixed_bfloat16" if strategy == "tpu" else "float32"

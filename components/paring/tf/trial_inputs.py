@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.artifacts import Examples
-from paring.errors import UnsupportedError
+from paring.errors import ParameterError, UnsupportedError
 from paring.runtimes import Features
 from paring.tf.conversion import random_features
 from paring.tf.examples import draw_rows, open_split
@@ -59,6 +59,46 @@ def fixed_batch_of(signature: Signature) -> int | None:
             )
         batch = batch or spec.shape[0]
     return batch
+
+
+def check_batches(signature: Signature, **asked: int) -> int | None:
+    """`fixed_batch_of`, with what was asked for held against it.
+
+    Args:
+        signature: The model's.
+        asked: Batches by the names of their parameters; 0 leaves it to the model.
+
+    Raises:
+        ParameterError: Another batch than the only one is asked for.
+        UnsupportedError: As `fixed_batch_of`.
+    """
+    own = fixed_batch_of(signature)
+    for name, size in asked.items():
+        if own and size not in (0, own):
+            raise ParameterError(
+                f"{name}: the model takes batches of {own} alone",
+                received=size,
+                remedy=f"give {own}, or export the model with a batch dimension of None",
+            )
+    return own
+
+
+def check_repeatable(own_difference: float, max_difference: float) -> None:
+    """Refuse a model that can't be compared with another: it differs from itself.
+
+    Args:
+        own_difference: Of its outputs, called twice on the same inputs; may be nan.
+        max_difference: What is allowed.
+
+    Raises:
+        UnsupportedError: It differs by more.
+    """
+    if not own_difference <= max_difference:
+        raise UnsupportedError(
+            "this model gives other outputs for the same inputs in each call",
+            received=f"a difference of {own_difference:.2g} from itself",
+            remedy="export it for inference: with training=False, and without augmentation",
+        )
 
 
 def draw_trial_inputs(

@@ -1,0 +1,167 @@
+"""The types of models that were converted for a runtime."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from paring.artifacts.models import Model, Servable
+
+
+@dataclass
+class TFLiteModel(Servable):
+    """One `model.tflite` file.
+
+    Attributes:
+        quantization: none, fp16, dynamic, int8, int16x8 or mixed.
+        batch_size: The only batch that the file takes, where converting fixed it.
+        gzip_bytes: The file's size after gzip.
+        weight_count: The weights of convolutions, dense and recurrent layers and
+            embeddings, without biases.
+        sparsity: The share of those weights that is zero in the file.
+        distinct_weights: Half of those weights are in tensors that hold no more
+            distinct values than this in the file.
+        layers: Of mixed: how many layers have an int8 form.
+        layers_in_float: Of mixed: how many of them compute in float.
+    """
+
+    quantization: str = ""
+    batch_size: int | None = None
+    gzip_bytes: int = 0
+    weight_count: int = 0
+    sparsity: float | None = None
+    distinct_weights: int | None = None
+    layers: int | None = None
+    layers_in_float: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """The TFLite file."""
+        return self.serving_dir / "model.tflite"
+
+    @property
+    def layer_table(self) -> Path:
+        """A JSON file, of mixed alone: each layer's error, and whether it is in float."""
+        return self.path / "layers.json"
+
+
+@dataclass
+class ONNXModel(Servable):
+    """One `model.onnx` file.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        int8_for: Of int8: the runtime that its rounding is laid out for.
+        opset: The version of ONNX's operators.
+        gzip_bytes: The file's size after gzip.
+        difference: From the source's outputs, from 0 to 1: the share of examples with
+            another class, or the root mean square of the difference over the standard
+            deviation.
+        in_float: Of int8: the layers that compute in float, by commas.
+    """
+
+    precision: str = ""
+    int8_for: str = ""
+    opset: int = 0
+    gzip_bytes: int = 0
+    difference: float | None = None
+    in_float: str = ""
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.serving_dir / "model.onnx"
+
+
+@dataclass
+class OpenVINOModel(Servable):
+    """OpenVINO's `model.xml` with the weights in `model.bin`.
+
+    Attributes:
+        precision: Of the ONNX file that it was made of.
+        difference: From that file's outputs, from 0 to 1, as ONNXModel has it.
+    """
+
+    precision: str = ""
+    difference: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file that names the other one."""
+        return self.serving_dir / "model.xml"
+
+
+@dataclass
+class TRTEngine(Servable):
+    """One `model.engine` file of TensorRT's, and `engine.json`, what it was built for.
+
+    Where it says so in `note`, `model.onnx` is in its place, and there are no facts.
+
+    Attributes:
+        flavour: "server" for TensorRT, "rtx" for TensorRT for RTX.
+        tensorrt_version: That product's version.
+        compute_capability: What it is for, such as "8.9".
+        gpu, driver_version: The GPU that it was built on, and its driver; "" where it
+            was built for a stated compute capability.
+        version_compatible: 1 if later versions of the same major version load it.
+        hardware_compatibility: none, same_compute_capability or ampere_plus.
+        min_batch, opt_batch, max_batch: The smallest batch that it takes, the one that
+            kernels were chosen for, and the largest.
+        tf32: 1 if float32 products may be computed in TF32.
+        network_layers: How many layers of the network, before any were fused, give each
+            type, as `type count`, by commas.
+        engine_layers: How many layers of the engine compute in each type, likewise;
+            None where TensorRT did not tell.
+    """
+
+    bound_to_hardware: ClassVar[bool] = True
+
+    flavour: str = ""
+    tensorrt_version: str = ""
+    compute_capability: str = ""
+    gpu: str = ""
+    driver_version: str = ""
+    version_compatible: int = 0
+    hardware_compatibility: str = ""
+    min_batch: int | None = None
+    opt_batch: int | None = None
+    max_batch: int | None = None
+    tf32: int | None = None
+    network_layers: str = ""
+    engine_layers: str | None = None
+
+    @property
+    def file(self) -> Path:
+        """The engine's file."""
+        return self.serving_dir / "model.engine"
+
+    @property
+    def layer_table(self) -> Path:
+        """A JSON file with the engine's layers; not there where TensorRT did not tell."""
+        return self.path / "layers.json"
+
+    @property
+    def inspection(self) -> Path:
+        """The engine inspector's JSON; there if it was built on the GPU that it is for."""
+        return self.path / "inspector.json"
+
+    @property
+    def timing_cache(self) -> Path:
+        """How fast kernels were, for the next build; there for server alone."""
+        return self.path / "timing.cache"
+
+
+@dataclass
+class TFTRTModel(Model):
+    """A SavedModel with TensorRT engines in it.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        max_batch: The largest batch that the engines take.
+        engines: How many there are.
+    """
+
+    bound_to_hardware: ClassVar[bool] = True
+
+    precision: str = ""
+    max_batch: int | None = None
+    engines: int | None = None
