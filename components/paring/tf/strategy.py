@@ -48,20 +48,20 @@ class Devices:
 
     def put_on(self, model: Any) -> Any:
         """A model of a single device as one of these; call it within `scope`."""
-        if self.strategy == "one_device":
-            return model
-        put = _rebuilt(model)
-        return put if self.dtype_policy == "float32" else with_dtype_policy(put, self.dtype_policy)
+        return self._moved(model, self.dtype_policy)
 
     def take_off(self, model: Any) -> Any:
         """A model of these devices as one of a single device; call it outside of `scope`.
 
         What is saved of it is the same as without a strategy.
         """
+        return self._moved(model, "float32")
+
+    def _moved(self, model: Any, dtype_policy: str) -> Any:
         if self.strategy == "one_device":
             return model
-        taken = _rebuilt(model)
-        return taken if self.dtype_policy == "float32" else with_dtype_policy(taken, "float32")
+        moved = _rebuilt(model)
+        return moved if self.dtype_policy == "float32" else with_dtype_policy(moved, dtype_policy)
 
     def batch_size(self, wanted: int, fixed: int | None = None) -> int:
         """The largest batch of at most `wanted` that all replicas get an equal part of.
