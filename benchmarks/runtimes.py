@@ -30,6 +30,7 @@ from paring.catalog import find
 from paring.errors import ParingError
 from paring.execution import Call, environment, execute
 from paring.tf.quiet import quiet_tensorflow
+from paring.tf.serving_forms import Form, Forms
 
 SIZE = 224
 TRAIN, EVAL = 256, 256
@@ -51,8 +52,11 @@ Link = tuple[str, Mapping[str, object]]
 # How much int8 may change a score is left to the accuracy gate.
 _ONNX_INT8 = {"precision": "int8", "int8_for": "onnxruntime", "max_difference": 1.0}
 
+# Forms of the SavedModel that `optimize_savedmodel` tries, whether or not they help.
+FORMS = {"savedmodel-xla": Form(compiled=True), "savedmodel-bfloat16": Form("bfloat16")}
+
 CANDIDATES: dict[str, list[Link]] = {
-    # Mixed precision and XLA are among what it tries; its trials are printed.
+    # Its trials are printed.
     "savedmodel-optimized": [("optimize_savedmodel", {"max_minutes": 5.0})],
     "tflite-float32": [("convert_tflite", {})],
     "tflite-float16": [("convert_tflite", {"quantization": "fp16"})],
@@ -149,6 +153,10 @@ def build(name: str, folder: Path) -> None:
 def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
     """Make every candidate; its path by its name, or why there is none."""
     made: dict[str, Path | str] = {"source": folder / "model"}
+    for name, form in FORMS.items():
+        made[name] = folder / name
+        if not (folder / name).exists():
+            write_form(folder / "network", form, folder / name)
     prefixes: dict[str, Path] = {}
     for name, links in CANDIDATES.items():
         model = folder / "model"
@@ -167,6 +175,17 @@ def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
         except ParingError as error:
             made[name] = str(error)
     return made
+
+
+def write_form(network: Path, form: Form, out: Path) -> None:
+    """Write a SavedModel in another form, and import it."""
+    quiet_tensorflow()
+    from paring.tf.graph import load_function
+
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "written"
+        Forms(load_function(network), variables="frozen", fixed_batch=0).build(form, written)
+        run("import_model", {"original": written}, out)
 
 
 def judge(folder: Path, made: Mapping[str, Path | str], examples: Path) -> None:
