@@ -1,6 +1,7 @@
 """How fast each runtime is, for three networks of keras.applications.
 
-    python benchmarks/runtimes.py [--model NAME] [--batch-size N] [--work DIR]
+    python benchmarks/runtimes.py [--model NAME] [--batch-size N] [--candidate NAME]
+        [--work DIR]
 
 Builds each network for images of 224x224, makes every candidate by Paring's own steps,
 measures each beside the SavedModel, in turns in one run, and prints a row a candidate: the
@@ -77,6 +78,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", choices=NETWORKS, action="append")
     parser.add_argument("--batch-size", type=int, action="append")
+    names = ["source", *FORMS, *CANDIDATES]
+    parser.add_argument("--candidate", choices=names, action="append", help="measure these alone")
     parser.add_argument("--work", type=Path, default=Path("out/runtimes"))
     given = parser.parse_args()
     examples = given.work / "examples.npz"
@@ -94,7 +97,8 @@ def main() -> int:
         judge(folder, made, examples)
         for batch_size in given.batch_size or BATCH_SIZES:
             title = f"{name}, batch {batch_size}"
-            tables[title] = measure(folder, made, examples, batch_size)
+            chosen = {one: made[one] for one in given.candidate or made}
+            tables[title] = measure(folder, chosen, examples, batch_size)
             show(title, tables[title])
     result = {"tables": tables, "machine": hardware.describe(), "versions": environment()}
     (given.work / "runtimes.json").write_text(json.dumps(result, indent=2) + "\n")
