@@ -9,7 +9,7 @@ from paring.parallelism import StrategyName
 from paring.step import Input, Output, step
 
 
-@step(version="3")
+@step(version="4")
 def quantize(
     model: Input[Model],
     examples: Input[Examples],

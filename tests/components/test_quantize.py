@@ -241,6 +241,52 @@ def test_a_layer_without_a_quantized_form_is_named(
     assert {"Conv2D", "DepthwiseConv2D"} <= {type(one.layer).__name__ for one in quantized}
 
 
+def test_a_layer_that_ends_in_a_swish_becomes_an_integer_kernel(
+    digits: Digits, tmp_path: Path
+) -> None:
+    import tf_keras
+
+    from paring.tf.qat import calibrate_ranges, fake_quantized
+    from paring.tf.tflite_weights import weight_tensors
+
+    layers = tf_keras.layers
+    model = tf_keras.Sequential(
+        [
+            tf_keras.Input((32, 32, 1), name="image"),
+            layers.Conv2D(8, 3, strides=4, activation="swish", name="first"),
+            layers.DepthwiseConv2D(3, activation="swish"),
+            layers.Flatten(),
+            layers.Dense(16, activation="swish"),
+            layers.Dense(10),
+        ]
+    )
+    made = fake_quantized(model)
+    assert made.in_float == {}
+    images = digits.x_train[:64]
+    calibrate_ranges(made.model, Split({"image": images}, None, 64), np.arange(64), 64, seed=0)
+    # Ranges of kernels are taken in training.
+    made.model(images, training=True)
+    expected = model.predict(images, verbose=0)
+    found = made.model.predict(images, verbose=0)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    made.model.save(tmp_path / "made", save_format="tf")
+    stored = list(weight_tensors(_to_int8(tmp_path / "made")))
+    assert {one.values.dtype for one in stored} == {np.dtype(np.int8)}
+    assert sorted(one.values.size for one in stored) == [72, 72, 160, 4608]
+
+
+def test_a_layer_that_ends_in_a_swish_and_is_called_twice_is_named() -> None:
+    import tf_keras
+
+    from paring.tf.qat import fake_quantized
+
+    values = tf_keras.Input((8,))
+    twice = tf_keras.layers.Dense(8, activation="swish", name="twice")
+    scores = tf_keras.layers.Dense(3)(twice(twice(values)))
+    made = fake_quantized(tf_keras.Model(values, scores))
+    assert "twice is called several times" in made.in_float["twice"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "until"),
@@ -256,9 +302,7 @@ def test_what_the_library_refuses_whole_is_quantized_where_it_can_be(
     made = _quantize(model, examples, tmp_path / "out", epochs=1, batch_size=8)
     assert "is a Multiply, which has no quantized form" in made.in_float
     stored = list(weight_tensors(_to_int8(made.serving_dir)))
-    # EfficientNet's small convolutions behind a Reshape, which has no range, stay in float.
-    others = [one for one in stored if "_se_reduce/" not in one.name]
-    assert {one.values.dtype for one in others} == {np.dtype(np.int8)}
+    assert {one.values.dtype for one in stored} == {np.dtype(np.int8)}
     assert sorted(one.values.size for one in stored) == _kernel_sizes(model)
 
 

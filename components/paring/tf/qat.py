@@ -18,6 +18,10 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
     default_8bit_quantize_configs,
 )
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (
+    model_transformer,
+    transforms,
+)
 
 from paring.errors import UnsupportedError
 from paring.tf.examples import Split
@@ -34,6 +38,9 @@ _FOLDING = (
     tf_keras.layers.Dense,
     *_TAKEN_APART,
 )
+
+# The kernels that may end in an activation.
+_KERNELS = (*_FOLDING, tf_keras.layers.Conv2DTranspose)
 
 _ACTIVATIONS = frozenset({"linear", "relu", "swish", "silu", "softmax", "sigmoid", "tanh", "gelu"})
 
@@ -58,7 +65,8 @@ class FakeQuantized:
 
     Attributes:
         model: A copy of the model that was given, with the same weights and names
-            of layers. Weights are int8, symmetric, per channel in convolutions;
+            of layers; what ends in a swish is followed by a layer NAME_swish in its
+            place. Weights are int8, symmetric, per channel in convolutions;
             activations are int8, asymmetric, per tensor.
         in_float: The layers that have no quantized form and compute as before,
             each with the reason.
@@ -79,6 +87,9 @@ def fake_quantized(model: Any) -> FakeQuantized:
     # converted files; it must not depend on what this process made before.
     tf_keras.backend.reset_uids()
     registry = _registry()
+    if any(map(_ends_in_swish, model.layers)):
+        with optimization_classes(), _refusing(model):
+            model, _ = model_transformer.ModelTransformer(model, [_SwishApart()]).transform()
     in_float = _in_float(model, registry)
     kept = [one for one in model.layers if one.weights and one.name not in in_float]
     if not kept:
@@ -94,16 +105,47 @@ def fake_quantized(model: Any) -> FakeQuantized:
         # With a range for its output, what comes next gets quantized inputs.
         return tfmot.quantization.keras.quantize_annotate_layer(layer, quantize_config=output_only)
 
-    try:
-        with optimization_classes():
-            annotated = tf_keras.models.clone_model(model, clone_function=annotate)
-            quantized = tfmot.quantization.keras.quantize_apply(
-                annotated, quantized_layer_name_prefix=""
-            )
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        # The library has no error of its own for what it does not take.
-        raise _refused(model, f"{type(error).__name__}: {error}"[:300]) from error
+    with optimization_classes(), _refusing(model):
+        annotated = tf_keras.models.clone_model(model, clone_function=annotate)
+        quantized = tfmot.quantization.keras.quantize_apply(
+            annotated, quantized_layer_name_prefix=""
+        )
     return FakeQuantized(quantized, in_float)
+
+
+class _SwishApart(transforms.Transform):  # type: ignore[misc]
+    """Gives the swish that a layer ends in a layer of its own.
+
+    The library would quantize what comes after the swish, and not what goes into it. Since
+    swish is an operator of its own in TFLite, the one before it would compute in float.
+    """
+
+    def pattern(self) -> Any:
+        """Layers with a kernel that end in a swish."""
+        kinds = "|".join(one.__name__ for one in _KERNELS)
+        return transforms.LayerPattern(kinds, {"activation": "swish"})
+
+    def replacement(self, match_layer: Any) -> Any:
+        """The layer without the swish, and a layer for that."""
+        config = match_layer.layer["config"]
+        swish = tf_keras.layers.Activation(config["activation"], name=f"{config['name']}_swish")
+        config["activation"] = "linear"
+        written = tf_keras.layers.serialize(swish, use_legacy_format=True)
+        written["name"] = swish.name
+        return transforms.LayerNode(written, input_layers=[match_layer])
+
+
+def _ends_in_swish(layer: Any) -> bool:
+    return isinstance(layer, _KERNELS) and layer.activation is tf_keras.activations.swish
+
+
+@contextmanager
+def _refusing(model: Any) -> Iterator[None]:
+    """Say which model it is where the library fails; it has no error of its own for that."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise _refused(model, f"{type(error).__name__}: {error}"[:300]) from error
 
 
 def _refused(model: Any, why: str) -> UnsupportedError:
@@ -188,6 +230,11 @@ def _in_float(model: Any, registry: Any) -> dict[str, str]:
             found[layer.name] = (
                 f"layer {layer.name} has the activation {activation}, and none of that"
                 " kind is quantized"
+            )
+        elif _ends_in_swish(layer):
+            found[layer.name] = (
+                f"layer {layer.name} is called several times, so that its swish can't be"
+                " quantized apart from it"
             )
     return found
 
