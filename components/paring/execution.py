@@ -64,10 +64,12 @@ class Call:
 def execute(step: Step, call: Call) -> dict[str, Artifact]:
     """Run `step` and return its outputs by name, with their facts.
 
-    Where TF_CONFIG names several workers, the first one alone writes the outputs.
+    Where TF_CONFIG names several workers, the first one alone writes the outputs; the
+    others take part in training, and are refused everything else.
 
     Raises:
-        ParameterError: Names or values of the call don't fit the step.
+        ParameterError: Names or values of the call don't fit the step, or another worker
+            than the first has called it.
         ArtifactTypeError: An input is of another type.
         OutputError: An output folder can't be written, or holds other things.
         ParingError: Whatever the step raised, unless `call.tolerate`.
@@ -109,6 +111,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     _check_names(step, "output", call.outputs, set(step.outputs), set(step.outputs))
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
     _check_names(step, "input", call.inputs, set(step.inputs), required)
+    writes = _writes(step, parameters)
     inputs = {
         name: _load_input(name, spec, call.inputs.get(name)) for name, spec in step.inputs.items()
     }
@@ -120,8 +123,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
         "inputs": {name: _describe(value) for name, value in inputs.items()},
         "environment": environment(),
     }
-    workers = read_workers()
-    with _staged(call.outputs, keep=workers is None or workers.leads) as staged:
+    with _staged(call.outputs, keep=writes) as staged:
         outputs = {
             name: kind(staged[name], lineage={**lineage, "output": name})
             for name, kind in step.outputs.items()
@@ -137,6 +139,21 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     for name, output in outputs.items():
         output.path = call.outputs[name]
     return outputs
+
+
+def _writes(step: Step, parameters: Mapping[str, Scalar]) -> bool:
+    """Whether this process writes the outputs; of workers that train together, one does."""
+    workers = read_workers()
+    if workers is None or workers.leads:
+        return True
+    if parameters.get("strategy") in ("auto", "multi_worker"):
+        return False
+    raise ParameterError(
+        f"TF_CONFIG names {len(workers.addresses)} workers; {step.name} runs on the first alone",
+        received=f"worker {workers.index}, {workers.addresses[workers.index]}",
+        remedy="run it on the first, or unset TF_CONFIG here; workers share trainings with"
+        " strategy auto or multi_worker",
+    )
 
 
 def _attempt(

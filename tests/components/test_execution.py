@@ -1,5 +1,6 @@
 """Running a step: records, failures, and what was there before."""
 
+import json
 import os
 import signal
 import threading
@@ -162,6 +163,23 @@ def test_missing_and_unknown_names_are_refused(source: Path, tmp_path: Path) -> 
 def test_an_output_below_a_file_is_refused(source: Path) -> None:
     with pytest.raises(OutputError, match="can't be written"):
         execute(copy, _call(source, source / "out"))
+
+
+def test_a_worker_that_does_not_lead_is_refused_what_it_takes_no_part_in(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = {"worker": ["one:2222", "two:2222"]}
+    for index in (0, 1):
+        task = {"type": "worker", "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        call = _call(source, tmp_path / str(index))
+        if index == 0:
+            execute(copy, call)
+        else:
+            with pytest.raises(ParameterError, match="copy runs on the first alone"):
+                execute(copy, call)
+    assert (tmp_path / "0").exists()
+    assert not (tmp_path / "1").exists()
 
 
 def test_an_interruption_that_a_library_has_wrapped_is_no_tolerated_failure(
