@@ -208,6 +208,9 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
     for function in graph_def.library.function:
         # Another form of the function for GPUs, which would keep it from being inlined.
         function.attr.pop("api_implements", None)
+    for node in all_nodes(graph_def):
+        # Gradients that a model defines, as silu does; their functions would be looked for.
+        node.attr.pop("_gradient_op_type", None)
     fed = [tensor.name for tensor in traced.inputs]
     return run_grappler(graph_def, [*fed, *outputs], ("function",))
 

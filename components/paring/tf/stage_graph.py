@@ -312,8 +312,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
     plain.CopyFrom(graph.graph_def)
     for node in all_nodes(plain):
         node.device = ""
-        # Places, and gradients of its own, whose functions would be looked for.
-        for name in ("_class", "_gradient_op_type", "_output_shapes"):
+        for name in ("_class", "_output_shapes"):
             node.attr.pop(name, None)
         if node.op in CONTROL_FLOW:
             # TensorFlow runs them so unless told otherwise, as `inlined_graph` did.

@@ -40,6 +40,7 @@ ROW = tf.TensorSpec([None, 4], tf.float32, "x")
 @pytest.fixture(scope="module")
 def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with a batch normalization, with statistics, after every kind of layer."""
+    tf_keras.utils.set_random_seed(0)
     layers = tf_keras.layers
     image = x = tf_keras.Input((12, 12, 3), name="image")
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(x)))
@@ -90,6 +91,19 @@ def test_only_inference_is_left_and_batch_normalization_is_folded(
             run(folder, images(count))["scores"] for folder in (normalized, tmp_path / "made")
         )
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_gradients_that_a_model_defines_are_left_behind(save: Save, tmp_path: Path) -> None:
+    def serve(x: Any) -> dict[str, Any]:
+        # silu defines its own, by functions that are not among those that a graph calls.
+        loop = tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.nn.silu(y)), (0, x))
+        return {"y": loop[1]}
+
+    source = save(serve, ROW)
+    export(inference_graph(load_function(source)), tmp_path / "made")
+    features = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    found, expected = run(tmp_path / "made", features), run(source, features)
+    np.testing.assert_allclose(found["y"], expected["y"], atol=1e-6)
 
 
 def test_weights_stay_variables_on_request(normalized: Path, tmp_path: Path) -> None:
