@@ -39,6 +39,7 @@ class SavedModelRuntime(SignatureRuntime):
     ) -> None:
         check_threads(threads)
         from paring.tf.quiet import quiet_tensorflow
+        from paring.tf.signature import loading_saved_model
 
         quiet_tensorflow()
         import tensorflow as tf
@@ -50,17 +51,9 @@ class SavedModelRuntime(SignatureRuntime):
         options = tf.saved_model.LoadOptions(
             experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
         )
-        try:
+        with loading_saved_model(folder):
             # The signature holds no reference to the variables; the model does.
             self._model: Any = tf.saved_model.load(str(folder), options=options)
-        except Exception as error:
-            # Depending on what is broken, TensorFlow raises OSError, ValueError,
-            # protobuf's DecodeError, an OpError or a KeyError.
-            raise ModelError(
-                f"{folder} can't be loaded as a SavedModel",
-                received=f"{type(error).__name__}: {str(error)[:300]}",
-                remedy="export the model again; the folder is incomplete or damaged",
-            ) from error
         if signature not in self._model.signatures:
             raise ModelError(
                 f"{folder} has no signature {signature!r}",

@@ -14,11 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.artifacts import TFLiteModel
-from paring.errors import ModelError, UnsupportedError
+from paring.errors import UnsupportedError
 from paring.runtimes.tflite import TFLiteRuntime
 from paring.tf.graph import concrete_shape
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
-from paring.tf.signature import SERVING_KEY, Signature, read_meta_graph, read_signature
+from paring.tf.signature import (
+    SERVING_KEY,
+    Signature,
+    loading_saved_model,
+    read_meta_graph,
+    read_signature,
+)
 from paring.tf.tflite_weights import stored_weights
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
@@ -141,14 +147,8 @@ def open_converter(folder: Path) -> Any:
     """
     import tensorflow as tf
 
-    try:
+    with loading_saved_model(folder):
         return tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SERVING_KEY])
-    except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{folder} can't be loaded as a SavedModel",
-            received=_first_line(error),
-            remedy="export or copy the model anew",
-        ) from error
 
 
 def _fix_batch(folder: Path, out: Path) -> None:
@@ -284,9 +284,5 @@ def reason(error: Exception) -> str:
     if named:
         operators = sorted({op.strip() for group in named for op in group.split(",")})
         return f"operators that TFLite lacks: {', '.join(operators)}"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:300]

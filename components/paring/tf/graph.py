@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.errors import ModelError, UnsupportedError
+from paring.errors import UnsupportedError
 from paring.tf.freezing import freeze
 from paring.tf.quiet import quiet_tensorflow
-from paring.tf.signature import SERVING_KEY, Signature, TensorSpec
+from paring.tf.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
 
 UNKNOWN_DIMENSION = 32
 """What stands in for a dimension other than the batch that a model leaves open."""
@@ -93,14 +93,8 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     quiet_tensorflow()
     import tensorflow as tf
 
-    try:
+    with loading_saved_model(folder):
         loaded = tf.saved_model.load(str(folder))
-    except (tf.errors.OpError, LookupError, OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{folder} can't be loaded as a SavedModel",
-            received=f"{type(error).__name__}: {error}".splitlines()[0][:300],
-            remedy="export or copy the model anew",
-        ) from error
     function = loaded.signatures[key]
     # Functions hold their variables weakly.
     function._paring_owner = loaded

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from paring.errors import ModelError, UnsupportedError
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
-from paring.tf.signature import SERVING_KEY, Signature, TensorSpec
+from paring.tf.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
 
 BATCH = "batch"
 """The name of the dimension that varies with the batch."""
@@ -52,18 +52,10 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
             remedy="export the model with another name for the output",
         )
     with _quiet_tf2onnx():
-        try:
+        with loading_saved_model(folder):
             graph, inputs, outputs, renamed = tf_loader.from_saved_model(
                 str(folder), None, None, "serve", [SERVING_KEY], return_tensors_to_rename=True
             )
-        except Exception as error:
-            # Depending on what is broken, TensorFlow raises OSError, ValueError,
-            # protobuf's DecodeError, an OpError or a KeyError.
-            raise ModelError(
-                f"{folder} can't be loaded as a SavedModel",
-                received=f"{type(error).__name__}: {str(error)[:300]}",
-                remedy="export the model again; the folder is incomplete or damaged",
-            ) from error
         if graph.ByteSize() > _LARGEST_BYTES:
             raise UnsupportedError(
                 "the model is larger than one ONNX file may be",

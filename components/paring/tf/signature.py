@@ -1,5 +1,7 @@
 """What a SavedModel takes and gives, read from its file without loading it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,26 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
             remedy="export or copy the model anew",
         )
     return serving[0]
+
+
+@contextmanager
+def loading_saved_model(folder: Path) -> Iterator[None]:
+    """Say which SavedModel is broken where something fails to load the one in `folder`.
+
+    Raises:
+        ModelError: Loading it failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Depending on what is broken, TensorFlow raises OSError, ValueError, RuntimeError,
+        # protobuf's DecodeError, an OpError or a KeyError.
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{folder} can't be loaded as a SavedModel",
+            received=f"{type(error).__name__}: {lines[0]}"[:300],
+            remedy="export or copy the model anew; the folder is incomplete or damaged",
+        ) from error
 
 
 def _specs(tensors: Any) -> dict[str, TensorSpec]:
