@@ -29,6 +29,7 @@ from paring_pipelines.options import (
     model_option,
     pipeline_options,
     recipes_option,
+    runner_option,
     settings_of,
 )
 from paring_pipelines.places import (
@@ -99,13 +100,7 @@ for command in (compile_package, components, list_versions, rollback, *COMMANDS)
     metavar="DIR",
     help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
-@click.option(
-    "--runner",
-    type=click.Choice(["local", "beam"]),
-    default="local",
-    show_default=True,
-    help="TFX's local runner, or its Beam runner in this process.",
-)
+@runner_option(default="local")
 @click.option(
     "--budget-minutes",
     type=float,
@@ -262,13 +257,7 @@ def advise(
     metavar="DIR",
     help="Gets the model, the examples and all results.",
 )
-@click.option(
-    "--runner",
-    type=click.Choice(["local", "beam"]),
-    default="beam",
-    show_default=True,
-    help="TFX's local runner, or its Beam runner in this process.",
-)
+@runner_option(default="beam")
 @metric_options[0]
 @metric_options[1]
 def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -> None:

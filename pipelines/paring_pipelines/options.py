@@ -1,6 +1,6 @@
 """The options of the `paring` command that several of its commands share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -73,6 +73,17 @@ def after_selection(function: Any) -> Any:
     for option in reversed(after_selection_options):
         function = option(function)
     return function
+
+
+def runner_option(default: str) -> Callable[[Any], Any]:
+    """What runs a pipeline on this machine."""
+    return click.option(
+        "--runner",
+        type=click.Choice(["local", "beam"]),
+        default=default,
+        show_default=True,
+        help="TFX's local runner, or its Beam runner in this process.",
+    )
 
 
 def pipeline_options(function: Any) -> Any:

@@ -3,11 +3,11 @@
 import json
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.components.page import Page
 
 from paring.artifacts import (
     Failure,
@@ -18,12 +18,9 @@ from paring.artifacts import (
     TPUReadiness,
     TRTEngine,
 )
-from paring.charts import Bar, Box, bar_chart, pareto_chart, place
 from paring.errors import ArtifactTypeError, ParameterError
 from paring.execution import Call, execute
 from paring.report import report
-
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 IMPORTED = {
     "step": "import_model",
@@ -60,48 +57,6 @@ CONVERTED = {
     },
     "environment": {"tensorflow": "2.21.0", "keras": "absent", "paring": "0.1.0"},
 }
-
-
-class Page(HTMLParser):
-    """Checks that tags are closed in order; gathers attributes and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.words = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        if tag not in VOID:
-            self.open.append(tag)
-        self.handle_attributes(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.handle_attributes(attrs)
-
-    def handle_attributes(self, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("href", "src", "xlink:href"):
-                self.references.append(value or "")
-            if name in ("aria-labelledby", "clip-path"):
-                self.references += [
-                    f"#{one}" for one in re.sub(r"url\(#(.*)\)", r"\1", value or "").split()
-                ]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 @pytest.fixture
@@ -453,21 +408,6 @@ def test_all_outputs_of_a_candidate_are_told(family: Any) -> None:
     assert "box: RMSE 10.05 (+0.5%), <tag>: token accuracy 90.0%" in page.words
 
 
-@pytest.mark.parametrize(("metric", "higher", "worse"), [("rmse", False, 2.5), ("auc", True, 1.5)])
-def test_the_worse_score_is_drawn_lower(metric: str, higher: bool, worse: float) -> None:
-    row = {"size_bytes": 9, "outcome": "passed", "pareto": True}
-    rows = [
-        row | {"id": "source", "p50_ms": 1.0, "score": 2.0},
-        row | {"id": "worse", "p50_ms": 2.0, "score": worse},
-    ]
-    gate = {"metric": metric, "higher_is_better": higher, "max_accuracy_drop": 0.5}
-    text = pareto_chart(rows, gate | {"max_latency_ms": None})
-    # The bubbles alone are filled with that; SVG's y goes down.
-    bubbles = re.findall(r'y="([\d.]+)" style="fill: var\(--surface\)', text)
-    source, other = (float(y) for y in bubbles)
-    assert source < other
-
-
 def test_a_family_that_lacks_a_candidate_is_refused(measured: Any) -> None:
     inputs: dict[str, Any] = measured.inputs | {"selection": measured.root / "selection"}
     del inputs["evaluations"]["fp16"]
@@ -480,35 +420,3 @@ def test_a_selection_that_was_cut_off_is_refused(measured: Any) -> None:
     file.write_text(file.read_text()[:100])
     with pytest.raises(ArtifactTypeError, match=re.escape("selection.json can't be read")):
         write(measured)
-
-
-def test_labels_of_crowded_bubbles_do_not_overlap() -> None:
-    bounds = Box(0, 0, 780, 380)
-    taken = [Box(380 + i, 180, 400 + i, 200) for i in range(14)]
-    labels: list[Box] = []
-    for i in range(14):
-        box, _ = place((390.0 + i, 190.0), 10.0, (90.0, 14.0), bounds, [*taken, *labels])
-        labels.append(box)
-    for index, box in enumerate(labels):
-        assert box.within(bounds)
-        assert all(box.overlap(other) == 0 for other in [*labels[:index], *taken])
-
-
-def test_a_bubble_far_below_the_gate_is_drawn_at_the_edge_with_its_figure() -> None:
-    row = {"p50_ms": 1.0, "size_bytes": 100, "outcome": "passed", "pareto": True, "score": 0.98}
-    rows = [
-        row | {"id": "source"},
-        row | {"id": "broken", "score": 0.1, "outcome": "rejected", "pareto": False},
-    ]
-    gate = {"metric": "top_1", "higher_is_better": True, "max_accuracy_drop": 0.01}
-    gate |= {"max_latency_ms": None}
-    text = pareto_chart(rows, gate)
-    assert "broken (10.0%)" in text
-    assert ">20<" not in text
-
-
-def test_charts_take_their_colours_from_the_page() -> None:
-    text = bar_chart("size", "Size", [Bar("a", 1.0, "1 MB", strong=True), Bar("b", 0.5, "0.5 MB")])
-    assert set(re.findall(r"#[0-9a-f]{6}", text)) == set()
-    assert "var(--accent)" in text
-    assert "<title" in text

@@ -28,6 +28,14 @@ SETTINGS = Settings(brief=True)
 
 
 @pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    """A file with one recipe."""
+    file = tmp_path / "recipes.toml"
+    file.write_text('[recipes.float32]\nsteps = [{ step = "convert_tflite" }]\n')
+    return file
+
+
+@pytest.fixture
 def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
     """Runs a command in this process."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from tests.components.tf.test_examples import write_records
+from tests.components.tf.example_sets import write_records
 
 from paring.errors import ExamplesError
 from paring.tf.record_files import count_records, first_record, parsed_batches

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-from tests.components.tf.test_examples import write_records
+from tests.components.tf.example_sets import write_records
 
 from paring.errors import ExamplesError
 from paring.tf.signature import TensorSpec

@@ -1,6 +1,5 @@
 """Fine-tuning: the right loss, the best epoch, exact statistics, the same every time."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -231,55 +230,6 @@ def test_statistics_can_be_taken_again_with_other_weights(split: Split) -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def _classifier(end: Callable[[Any], Any]) -> Any:
-    values = tf_keras.Input((4,))
-    return tf_keras.Model(values, end(values))
-
-
-@pytest.mark.parametrize(
-    ("end", "kind", "from_logits"),
-    [
-        (layers.Dense(3, activation="softmax"), "sparse_categorical_crossentropy", False),
-        (layers.Dense(3), "sparse_categorical_crossentropy", True),
-        (
-            lambda x: layers.Softmax()(layers.Dense(3)(x)),
-            "sparse_categorical_crossentropy",
-            False,
-        ),
-        (
-            lambda x: tf.nn.softmax(layers.Dense(3)(x)),
-            "sparse_categorical_crossentropy",
-            False,
-        ),
-        (
-            lambda x: layers.Reshape((3,))(layers.Dense(3, activation="softmax")(x)),
-            "sparse_categorical_crossentropy",
-            False,
-        ),
-        (layers.Dense(1, activation="sigmoid"), "binary_crossentropy", False),
-        (layers.Dense(1), "binary_crossentropy", True),
-    ],
-)
-def test_the_loss_fits_the_last_activation(end: Any, kind: str, from_logits: bool) -> None:
-    loss = loss_for(_classifier(end))
-    assert loss.name == kind
-    assert loss.get_config()["from_logits"] is from_logits
-
-
-@pytest.mark.parametrize(
-    ("end", "message"),
-    [
-        (layers.Dense(3, activation="relu"), "relu over 3 units"),
-        (layers.Dense(1, activation="softmax"), "softmax over 1 units"),
-        (lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)], "2 outputs, 1 with labels"),
-        (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), r"\[batch, classes\]"),
-    ],
-)
-def test_a_model_that_no_loss_fits_is_unsupported(end: Any, message: str) -> None:
-    with pytest.raises(UnsupportedError, match=message):
-        loss_for(_classifier(end))
-
-
 def test_examples_without_labels_are_unsupported(split: Split) -> None:
     unlabelled = Split(split.features, None, split.count)
     with pytest.raises(UnsupportedError, match="fine-tuning needs labels"):
@@ -303,7 +253,7 @@ def test_the_signature_names_of_the_source_are_kept() -> None:
     keep_signature(model, Signature(_spec("pixels"), _spec("scores")))
     assert (list(model.input_names), list(model.output_names)) == (["pixels"], ["scores"])
 
-    two = _classifier(lambda x: [layers.Dense(3)(x), layers.Dense(3)(x)])
+    two = _two_headed()
     with pytest.raises(UnsupportedError, match="which is which"):
         keep_signature(two, Signature(_spec(two.input_names[0]), _spec("scores")))
 
@@ -313,51 +263,6 @@ def test_a_keras_file_has_the_signature_that_it_is_exported_under(
 ) -> None:
     network = tf_keras.models.load_model(digits_keras, compile=False)
     assert signature_of(Model(digits_keras), network) == signature_of(Model(digits_model), network)
-
-
-FLOATS = np.zeros(4, np.float32)
-TOKENS = np.zeros((4, 6), np.int64)
-
-
-def _tagger(end: Callable[[Any], Any]) -> Any:
-    tokens = tf_keras.Input((6,), dtype="int32", name="tokens")
-    return tf_keras.Model(tokens, end(layers.Embedding(20, 8)(tokens)), name="tagger")
-
-
-def test_the_loss_of_floats_is_the_squared_error_whatever_the_activation() -> None:
-    for end in (layers.Dense(1), layers.Dense(1, activation="relu"), layers.Dense(3)):
-        assert loss_for(_classifier(end), FLOATS).name == "mean_squared_error"
-    # Integers of the same model are classes.
-    assert loss_for(_classifier(layers.Dense(1)), FLOATS.astype(int)).name == "binary_crossentropy"
-
-
-@pytest.mark.parametrize(
-    ("end", "from_logits"),
-    [
-        (layers.Dense(3, activation="softmax"), False),
-        (layers.Dense(3), True),
-        (layers.TimeDistributed(layers.Dense(3, activation="softmax")), False),
-    ],
-)
-def test_the_loss_of_tokens_leaves_padding_out(end: Any, from_logits: bool) -> None:
-    loss = loss_for(_tagger(end), TOKENS)
-    assert loss.get_config()["from_logits"] is from_logits
-    scores = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]], np.float32)
-    padded = loss(np.array([[1, -1]]), scores)
-    np.testing.assert_allclose(padded, loss(np.array([[1]]), scores[:, :1]), rtol=1e-6)
-    assert float(padded) != pytest.approx(float(loss(np.array([[1, 0]]), scores)))
-
-
-@pytest.mark.parametrize(
-    ("end", "message"),
-    [
-        (lambda x: layers.Dense(3)(layers.Flatten()(x)), r"\[batch, ..., classes\]"),
-        (layers.Dense(1, activation="sigmoid"), "sigmoid over 1 units"),
-    ],
-)
-def test_an_output_that_has_no_tokens_is_unsupported(end: Any, message: str) -> None:
-    with pytest.raises(UnsupportedError, match=message):
-        loss_for(_tagger(end), TOKENS)
 
 
 def test_a_regressor_learns_and_keeps_its_best_epoch() -> None:
@@ -384,7 +289,9 @@ def test_a_tagger_learns_what_is_not_padding() -> None:
     tags[generator.random(tags.shape) < 0.5] = -1
     split = Split({"tokens": tokens}, tags, len(tokens))
     seed_everything(0)
-    model = _tagger(layers.Dense(3, activation="softmax"))
+    inputs = tf_keras.Input((6,), dtype="int32", name="tokens")
+    end = layers.Dense(3, activation="softmax")
+    model = tf_keras.Model(inputs, end(layers.Embedding(20, 8)(inputs)))
     settings: dict[str, Any] = {"epochs": 8, "batch_size": 32, "learning_rate": 0.03, "seed": 0}
     fine_tune(model, split, hold_out(split, 0), loss=loss_for(model, tags), **settings)
     chosen = model(tokens, training=False).numpy().argmax(axis=-1)

@@ -1,0 +1,54 @@
+"""The charts of a report."""
+
+import re
+
+import pytest
+
+from paring.charts import Bar, Box, bar_chart, pareto_chart, place
+
+
+@pytest.mark.parametrize(("metric", "higher", "worse"), [("rmse", False, 2.5), ("auc", True, 1.5)])
+def test_the_worse_score_is_drawn_lower(metric: str, higher: bool, worse: float) -> None:
+    row = {"size_bytes": 9, "outcome": "passed", "pareto": True}
+    rows = [
+        row | {"id": "source", "p50_ms": 1.0, "score": 2.0},
+        row | {"id": "worse", "p50_ms": 2.0, "score": worse},
+    ]
+    gate = {"metric": metric, "higher_is_better": higher, "max_accuracy_drop": 0.5}
+    text = pareto_chart(rows, gate | {"max_latency_ms": None})
+    # The bubbles alone are filled with that; SVG's y goes down.
+    bubbles = re.findall(r'y="([\d.]+)" style="fill: var\(--surface\)', text)
+    source, other = (float(y) for y in bubbles)
+    assert source < other
+
+
+def test_labels_of_crowded_bubbles_do_not_overlap() -> None:
+    bounds = Box(0, 0, 780, 380)
+    taken = [Box(380 + i, 180, 400 + i, 200) for i in range(14)]
+    labels: list[Box] = []
+    for i in range(14):
+        box, _ = place((390.0 + i, 190.0), 10.0, (90.0, 14.0), bounds, [*taken, *labels])
+        labels.append(box)
+    for index, box in enumerate(labels):
+        assert box.within(bounds)
+        assert all(box.overlap(other) == 0 for other in [*labels[:index], *taken])
+
+
+def test_a_bubble_far_below_the_gate_is_drawn_at_the_edge_with_its_figure() -> None:
+    row = {"p50_ms": 1.0, "size_bytes": 100, "outcome": "passed", "pareto": True, "score": 0.98}
+    rows = [
+        row | {"id": "source"},
+        row | {"id": "broken", "score": 0.1, "outcome": "rejected", "pareto": False},
+    ]
+    gate = {"metric": "top_1", "higher_is_better": True, "max_accuracy_drop": 0.01}
+    gate |= {"max_latency_ms": None}
+    text = pareto_chart(rows, gate)
+    assert "broken (10.0%)" in text
+    assert ">20<" not in text
+
+
+def test_charts_take_their_colours_from_the_page() -> None:
+    text = bar_chart("size", "Size", [Bar("a", 1.0, "1 MB", strong=True), Bar("b", 0.5, "0.5 MB")])
+    assert set(re.findall(r"#[0-9a-f]{6}", text)) == set()
+    assert "var(--accent)" in text
+    assert "<title" in text
