@@ -78,8 +78,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", choices=NETWORKS, action="append")
     parser.add_argument("--batch-size", type=int, action="append")
-    names = ["source", *FORMS, *CANDIDATES]
-    parser.add_argument("--candidate", choices=names, action="append", help="measure these alone")
+    names = [*FORMS, *CANDIDATES]
+    # Besides the source.
+    parser.add_argument("--candidate", choices=names, action="append")
     parser.add_argument("--work", type=Path, default=Path("out/runtimes"))
     given = parser.parse_args()
     examples = given.work / "examples.npz"
@@ -97,7 +98,7 @@ def main() -> int:
         judge(folder, made, examples)
         for batch_size in given.batch_size or BATCH_SIZES:
             title = f"{name}, batch {batch_size}"
-            chosen = {one: made[one] for one in given.candidate or made}
+            chosen = {one: made[one] for one in ("source", *(given.candidate or names))}
             tables[title] = measure(folder, chosen, examples, batch_size)
             show(title, tables[title])
     result = {"tables": tables, "machine": hardware.describe(), "versions": environment()}
