@@ -241,6 +241,25 @@ def test_a_layer_without_a_quantized_form_is_named(
     assert {"Conv2D", "DepthwiseConv2D"} <= {type(one.layer).__name__ for one in quantized}
 
 
+def test_batch_normalization_that_is_folded_into_nothing_is_named() -> None:
+    import tf_keras
+
+    from paring.tf.qat import fake_quantized
+
+    layers = tf_keras.layers
+    values = tf_keras.Input((8,))
+    hidden = layers.Dense(8, activation="relu")(values)
+    # After an activation, after what is read twice, and after what is an output.
+    hidden = layers.Dense(8, name="read_twice")(layers.BatchNormalization(name="first")(hidden))
+    hidden = layers.Add()([hidden, layers.BatchNormalization(name="second")(hidden)])
+    folded = layers.BatchNormalization(name="folded")(layers.Dense(4)(hidden))
+    output = layers.Dense(3)(folded)
+    third = layers.BatchNormalization(name="third")(output)
+    made = fake_quantized(tf_keras.Model(values, [output, third]))
+    assert set(made.in_float) == {"first", "second", "third"}
+    assert "first is a BatchNormalization, which has no quantized form" in made.in_float["first"]
+
+
 def test_a_layer_that_ends_in_a_swish_becomes_an_integer_kernel(
     digits: Digits, tmp_path: Path
 ) -> None:

@@ -219,7 +219,9 @@ def _in_float(model: Any, registry: Any) -> dict[str, str]:
     """The layers that the library can't quantize, each with the reason."""
     found: dict[str, str] = {}
     for layer in model.layers:
-        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(layer):
+        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(
+            layer, model
+        ):
             continue
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if not registry.supports(layer):
@@ -245,12 +247,22 @@ def _registry() -> Any:
     return scheme.get_quantize_registry()
 
 
-def _is_folded(layer: Any) -> bool:
-    """Whether it is a batch normalization that becomes part of the layer before it."""
+def _is_folded(layer: Any, model: Any) -> bool:
+    """Whether it is a batch normalization that becomes part of the layer before it.
+
+    Of that layer, nothing else may read the output.
+    """
     if not isinstance(layer, tf_keras.layers.BatchNormalization):
         return False
     before = [one for node in layer.inbound_nodes for one in tf.nest.flatten(node.inbound_layers)]
-    return any(isinstance(one, _FOLDING) for one in before)
+    outputs = {id(tensor) for tensor in model.outputs}
+    return any(
+        isinstance(one, _FOLDING)
+        and one.activation is tf_keras.activations.linear
+        and len(one.inbound_nodes) == len(one.outbound_nodes) == 1
+        and id(one.output) not in outputs
+        for one in before
+    )
 
 
 def _kind(layer: Any) -> str:
