@@ -98,6 +98,14 @@ class ClusterError(ParingError):
     exit_code = 20
 
 
+def first_line(error: Exception) -> str:
+    """What went wrong, in a line: of a library's error, its class and its first line."""
+    if isinstance(error, ParingError):
+        return error.what
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)

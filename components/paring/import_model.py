@@ -4,7 +4,7 @@ import logging
 import shutil
 
 from paring.artifacts import Model, content_bytes
-from paring.errors import ModelError
+from paring.errors import ModelError, first_line
 from paring.step import Input, Output, step
 
 _LOG = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _add_keras_form(original: Model, model: Model) -> str:
         _LOG.warning(
             "%s has no Keras form that can be trained, so it can only be converted: %s",
             original.path,
-            str(error).splitlines()[0],
+            first_line(error),
         )
         shutil.rmtree(model.keras_file.parent, ignore_errors=True)
         return "none"

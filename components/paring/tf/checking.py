@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from paring.errors import ModelError
+from paring.errors import ModelError, first_line
 from paring.tf.signature import read_meta_graph, read_signature
 
 
@@ -37,7 +37,7 @@ def _check_weights(prefix: Path) -> None:
     except (tf.errors.OpError, LookupError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the weights {prefix}.* can't be read: they are broken, or were cut off",
-            received=str(error).splitlines()[0][:200],
+            received=first_line(error),
             remedy="export or copy the model anew",
         ) from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.artifacts import TFLiteModel
-from paring.errors import UnsupportedError
+from paring.errors import UnsupportedError, first_line
 from paring.runtimes.tflite import TFLiteRuntime
 from paring.tf.graph import concrete_shape
 from paring.tf.quiet import quiet_tensorflow, silent_stderr
@@ -284,5 +284,4 @@ def reason(error: Exception) -> str:
     if named:
         operators = sorted({op.strip() for group in named for op in group.split(",")})
         return f"operators that TFLite lacks: {', '.join(operators)}"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
+    return first_line(error)

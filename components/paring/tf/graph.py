@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.errors import UnsupportedError
+from paring.errors import UnsupportedError, first_line
 from paring.tf.freezing import freeze
 from paring.tf.quiet import quiet_tensorflow
 from paring.tf.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
@@ -153,7 +153,7 @@ def _traced_and_frozen(function: Any, signature: Signature, batch_size: int = 1)
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             "the model's graph can't be frozen",
-            received=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            received=first_line(error),
             remedy="export the model with variables that are read by their handle, without"
             " lookup tables in the signature",
         ) from error

@@ -13,7 +13,7 @@ import tensorflow as tf
 from google.protobuf.message import Error
 from tensorflow.python.framework import convert_to_constants
 
-from paring.errors import UnsupportedError
+from paring.errors import UnsupportedError, first_line
 from paring.tf.batch_norm_folding import fold_batch_norms
 from paring.tf.graph_editing import GraphEditor, is_first_output, node_name
 from paring.tf.inlined_graph import (
@@ -79,7 +79,7 @@ def inference_graph(function: Any) -> ServingGraph:
         # Protocol buffers hold no more than 2 GB, for one.
         raise UnsupportedError(
             "this model can't be frozen",
-            received=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+            received=first_line(error),
             remedy="serve it as it is",
         ) from error
     for node in all_nodes(done.graph_def):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.errors import ModelError, nearest
+from paring.errors import ModelError, first_line, nearest
 from paring.tf.quiet import quiet_tensorflow
 
 SERVING_KEY = "serving_default"
@@ -108,10 +108,9 @@ def loading_saved_model(folder: Path) -> Iterator[None]:
     except Exception as error:
         # Depending on what is broken, TensorFlow raises OSError, ValueError, RuntimeError,
         # protobuf's DecodeError, an OpError or a KeyError.
-        lines = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"{folder} can't be loaded as a SavedModel",
-            received=f"{type(error).__name__}: {lines[0]}"[:300],
+            received=first_line(error),
             remedy="export or copy the model anew; the folder is incomplete or damaged",
         ) from error
 

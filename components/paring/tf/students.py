@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from paring.errors import ParameterError, UnsupportedError, nearest
+from paring.errors import ParameterError, UnsupportedError, first_line, nearest
 from paring.tf.examples import Split
 from paring.tf.families import FAMILIES, features
 from paring.tf.feeding import Rows
@@ -265,7 +265,7 @@ def _check_layers(name: str, made: Any) -> None:
     try:
         own = carried_code([made.get_config()])
     except (NotImplementedError, TypeError) as error:
-        own = [str(error).splitlines()[0]]
+        own = [first_line(error)]
     if own:
         raise ParameterError(
             f"student: {name} made a model with layers that are not of tf_keras, which no"

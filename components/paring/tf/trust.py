@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.errors import ModelError, UntrustedModelError
+from paring.errors import ModelError, UntrustedModelError, first_line
 
 _KNOWN_PACKAGES = frozenset({"builtins", "keras", "tf_keras", "tensorflow_model_optimization"})
 # Losses, metrics and optimizers: models are loaded without them.
@@ -153,6 +153,6 @@ def _saved_model_configs(file: Path) -> Iterator[Any]:
 def _broken(file: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{file} can't be read as a Keras model: it is broken, or was cut off",
-        received=f"{type(error).__name__}: {error}".splitlines()[0],
+        received=first_line(error),
         remedy="save or copy the model anew",
     )
