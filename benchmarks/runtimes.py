@@ -160,8 +160,11 @@ def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
     made: dict[str, Path | str] = {"source": folder / "model"}
     for name, form in FORMS.items():
         made[name] = folder / name
-        if not (folder / name).exists():
-            write_form(folder / "network", form, folder / name)
+        try:
+            if not (folder / name).exists():
+                write_form(folder / "network", form, folder / name)
+        except ParingError as error:
+            made[name] = str(error)
     prefixes: dict[str, Path] = {}
     for name, links in CANDIDATES.items():
         model = folder / "model"

@@ -219,9 +219,9 @@ def _in_float(model: Any, registry: Any) -> dict[str, str]:
     """The layers that the library can't quantize, each with the reason."""
     found: dict[str, str] = {}
     for layer in model.layers:
-        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)) or _is_folded(
-            layer, model
-        ):
+        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)):
+            continue
+        if _is_folded(layer, model):
             continue
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if not registry.supports(layer):

@@ -312,6 +312,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
     plain.CopyFrom(graph.graph_def)
     for node in all_nodes(plain):
         node.device = ""
+        # Beside which others it was placed, and what shapes it had.
         for name in ("_class", "_output_shapes"):
             node.attr.pop(name, None)
         if node.op in CONTROL_FLOW:
