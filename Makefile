@@ -21,7 +21,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format golden gpu-test images lock clean
+.PHONY: help setup demo test test-cluster check format golden gpu-test memory-table images lock clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -38,8 +38,10 @@ $(UV_STAMP): $(UV_LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(UV_LOCK)
 	touch $@
 
+# Compiled once, since not every machine lets Python keep bytecode, and without it
+# TensorFlow takes three times as long to import.
 $(STAMP): $(UV_STAMP) $(LOCK) pyproject.toml
-	$(UV) pip sync --python $(BIN)/python --require-hashes $(LOCK) $(UV_LOCK)
+	$(UV) pip sync --python $(BIN)/python --require-hashes --compile-bytecode $(LOCK) $(UV_LOCK)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -49,7 +51,13 @@ demo: $(STAMP)
 
 ## test    everything that can be tested here: check, then the tests
 test: check
-	$(BIN)/pytest -m "not gpu" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not gpu and not cluster" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	  --max-worker-restart 0 $(PYTEST_FLAGS)
+
+## test-cluster  what needs a real Kubernetes, which it starts here, as root: see CONTRIBUTING.md
+test-cluster: $(STAMP)
+	tests/cluster/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/paring-tests"
+	$(BIN)/pytest -m cluster -n 0 tests/cluster $(PYTEST_FLAGS)
 
 ## check   formatting, lint, types and import direction
 check: $(STAMP)
@@ -88,6 +96,10 @@ gpu-test:
 	@$(MAKE) --no-print-directory $(GPU_STAMP)
 	$(GPU_BIN)/python benchmarks/gpu_test.py --out out/gpu-test.json
 
+## memory-table  measure how much memory each step takes, in hours: docs/kubeflow.md
+memory-table: $(STAMP)
+	$(BIN)/python benchmarks/memory.py --work out/memory
+
 ## images  build container images and print their names and digests; see docs/images.md
 images:
 	@TARGETS="$(TARGETS)" IMAGE_TOOL="$(IMAGE_TOOL)" REGISTRY="$(REGISTRY)" VERSION="$(VERSION)" BASE="$(BASE)" SOURCE="$(SOURCE)" IMAGE_TOOL_FLAGS="$(IMAGE_TOOL_FLAGS)" IMAGE_BUILD_FLAGS="$(IMAGE_BUILD_FLAGS)" components/build-images.sh
@@ -101,6 +113,7 @@ OTHER_TENSORFLOW := --override $(IMAGE_LOCKS)/other-tensorflow.txt
 lock: $(UV_STAMP)
 	$(COMPILE) requirements/uv.in -o $(UV_LOCK)
 	$(COMPILE) pyproject.toml --all-extras --group dev $(GLIBC_2_28) -o $(LOCK)
+	$(COMPILE) --no-deps requirements/kfp/oldest.in -o requirements/kfp/oldest.txt
 	$(COMPILE) requirements/build.in --constraint $(LOCK) -o $(BUILD_LOCK)
 	$(COMPILE) requirements/sbom.in $(GLIBC_2_28) -o $(SBOM_LOCK)
 	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/cpu.in $(OTHER_TENSORFLOW) $(GLIBC_2_28) -o $(IMAGE_LOCKS)/cpu.txt

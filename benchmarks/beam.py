@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paring import hardware
 from paring.execution import environment
+from paring.system import hardware
 
 SIZE = 96
 BATCH = 64
@@ -112,7 +112,7 @@ def measured(work: Path, beam_options: str) -> tuple[float, list[tuple[float, fl
     notes = work / "notes"
     shutil.rmtree(notes, ignore_errors=True)
     notes.mkdir()
-    command = [sys.executable, "-m", "paring_pipelines.main", "step", "evaluate"]
+    command = [sys.executable, "-m", "paring_pipelines.cli.main", "step", "evaluate"]
     command += [f"--source={work}/mobilenet_v2", f"--candidate={work}/mobilenet_v2"]
     command += [f"--examples={work}/examples", f"--evaluation={work}/evaluation"]
     command += [f"--batch-size={BATCH}", f"--metric={Path(__file__).stem}:noted"]

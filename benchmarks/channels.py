@@ -16,13 +16,13 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from paring.artifacts import TFLiteModel
-from paring.convert_tflite import convert_tflite
+from paring.benchmarking.statistics import Array, speedup
 from paring.execution import Call, execute
-from paring.import_model import import_model
-from paring.profile import profile
-from paring.prune_channels import prune_channels
-from paring.statistics import Array, speedup
 from paring.step import Step
+from paring.steps.convert_tflite import convert_tflite
+from paring.steps.import_model import import_model
+from paring.steps.profile import profile
+from paring.steps.prune_channels import prune_channels
 
 VARIANTS: dict[str, dict[str, float | int]] = {
     "0.3": {"ratio": 0.3},

@@ -20,12 +20,14 @@ from typing import Any
 import letters
 import numpy as np
 
-from paring import hardware
 from paring.artifacts import Model, content_digest, read_record
 from paring.execution import environment
-from paring_pipelines import demo, running
-from paring_pipelines.optimize import Settings
-from paring_pipelines.recipes import load_recipes
+from paring.selection.candidates import CandidateRow
+from paring.system import hardware
+from paring_pipelines import demo
+from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.runners import session
 
 RECIPES = Path(__file__).with_name("compression.toml")
 
@@ -62,20 +64,20 @@ def main() -> int:
         if not model.exists():
             folder.mkdir(parents=True, exist_ok=True)
             DATA[name](model, examples)
-        outcome = running.run(model, examples, load_recipes(RECIPES), Settings(), folder / "out")
-        found[name] = [measured(row, folder / "out") for row in outcome.selection["candidates"]]
+        outcome = session.run(model, examples, load_recipes(RECIPES), Settings(), folder / "out")
+        found[name] = [measured(row, folder / "out") for row in outcome.selection.candidates]
         show(name, found[name])
     result = {"rows": found, "machine": hardware.describe(), "versions": environment()}
     (given.work / "compression.json").write_text(json.dumps(result, indent=2) + "\n")
     return int(not all(any(map(reaches, rows)) for rows in found.values()))
 
 
-def measured(row: dict[str, Any], out: Path) -> dict[str, Any]:
+def measured(row: CandidateRow, out: Path) -> dict[str, Any]:
     """What is shown of a row of selection.json."""
-    parameters, flops = cost(Path(row["artifact"]), out)
+    parameters, flops = cost(Path(row.artifact), out)
     keys = ("id", "recipe", "outcome", "reasons", "accuracy", "accuracy_drop", "size_bytes")
     return {
-        **{key: row[key] for key in (*keys, "gzip_bytes", "speedup")},
+        **{key: getattr(row, key) for key in (*keys, "gzip_bytes", "speedup")},
         "parameters": parameters,
         "flops": flops,
     }
@@ -83,8 +85,8 @@ def measured(row: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def cost(candidate: Path, out: Path) -> tuple[int, int] | tuple[None, None]:
     """Parameters and FLOPs of the Keras model that the candidate is or was made from."""
-    from paring.tf.graph import keras_cost
-    from paring.tf.loading import load_keras
+    from paring.graphs.graph import keras_cost
+    from paring.models.loading import load_keras
 
     record = read_record(candidate) or {}
     if record.get("failure"):

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from paring.runtimes.measure import Spec
-from paring.runtimes.process import measure
-from paring.statistics import speedup
-from paring.tf.quiet import quiet_tensorflow, silent_stderr
+from paring.benchmarking.measure import Spec
+from paring.benchmarking.process import measure
+from paring.benchmarking.statistics import speedup
+from paring.models.quiet import quiet_tensorflow, silent_stderr
 
 quiet_tensorflow()
 import tensorflow as tf  # noqa: E402

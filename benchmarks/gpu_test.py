@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from paring.engines.driver import find_gpu
 from paring.errors import ParingError
+from paring.tensorrt.driver import find_gpu
 
 PACKAGES = (
     "paring",

@@ -4,7 +4,7 @@
 
 emulated, trained: batches of random images from mapped columns, as fine-tuning takes them:
 read when the step asks for them ("as read"), made ready by one thread ("one thread"), by as
-many as tf.data chooses ("parallel", `paring.tf.feeding.shuffled_batches`), and the same in
+many as tf.data chooses ("parallel", `paring.training.feeding.shuffled_batches`), and the same in
 whichever order they are ready ("any order", which Paring does not offer), in turns. The trained
 step is that of MobileNetV2 on this machine's processors, which the input pipeline takes time
 from. The emulated one sleeps as long as it is said to: an accelerator leaves the processors to
@@ -12,7 +12,7 @@ the input pipeline in that time. Nothing is copied to a device by it.
 
 records: TFRecords in eight files become columns, one file and batch after the other
 ("serial"), the same but counted from length to length ("serial, lengths"), and side by side
-(`paring.tf.tfrecords.read_records`), in turns; from the page cache.
+(`paring.data.tfrecords.read_records`), in turns; from the page cache.
 """
 
 import argparse
@@ -28,8 +28,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from paring.artifacts import Examples
-from paring.tf.quiet import quiet_tensorflow
-from paring.tf.signature import Signature, TensorSpec
+from paring.models.quiet import quiet_tensorflow
+from paring.models.signature import Signature, TensorSpec
 
 BATCH, WARM_UP = 64, 5
 
@@ -83,8 +83,8 @@ def compare_feeds(
     import tensorflow as tf
     import tf_keras
 
-    from paring.tf.examples import open_split
-    from paring.tf.feeding import labelled_at, shuffled_batches, shuffled_rows
+    from paring.data.examples import open_split
+    from paring.training.feeding import labelled_at, shuffled_batches, shuffled_rows
 
     shape = (size, size, 3)
     split_folder = folder / str(size) / "Split-train"
@@ -164,8 +164,8 @@ def compare_readers(
     folder: Path, kind: str, shape: tuple[int, ...], packed: bool, repeats: int
 ) -> None:
     """Print for each way to import the records its seconds, and ratios to the last."""
-    from paring.tf.record_files import count_records
-    from paring.tf.tfrecords import read_records
+    from paring.data.record_files import count_records
+    from paring.data.tfrecords import read_records
 
     files = write_records(folder / f"{kind}{packed}", kind, shape, packed)
     dtype = "uint8" if kind == "raw bytes" else "float32"

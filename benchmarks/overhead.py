@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from paring import hardware
 from paring.execution import environment
+from paring.system import hardware
 from paring_pipelines.demo import train_digits_model, write_digits_examples
 
 LIMIT = 1.10
@@ -39,7 +39,7 @@ def main() -> int:
         write_digits_examples(examples)
         train_digits_model(model)
     paring_out, direct_out = given.work / "paring", given.work / "direct"
-    run = [sys.executable, "-m", "paring_pipelines.main", "run"]
+    run = [sys.executable, "-m", "paring_pipelines.cli.main", "run"]
     run += ["--model", str(model), "--examples", str(examples), "--out", str(paring_out)]
     direct = [sys.executable, str(Path(__file__).with_name("direct.py"))]
     direct += [str(model), str(examples), str(direct_out)]

@@ -26,10 +26,10 @@ from ai_edge_quantizer import quantizer, recipe
 from numpy.typing import NDArray
 
 from paring.artifacts import Examples
-from paring.tf.calibration import calibration_calls
-from paring.tf.conversion import Calls, convert
-from paring.tf.examples import open_split
-from paring.tf.signature import SERVING_KEY, read_signature
+from paring.converters.tflite.calibration import calibration_calls
+from paring.converters.tflite.conversion import Calls, convert
+from paring.data.examples import open_split
+from paring.models.signature import SERVING_KEY, read_signature
 
 KINDS: dict[str, Callable[[], Any]] = {
     "dynamic": recipe.dynamic_wi8_afp32,

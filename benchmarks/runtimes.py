@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 
-from paring import hardware
 from paring.artifacts import EvaluationMetrics
 from paring.catalog import find
+from paring.converters.savedmodel.serving_forms import Form, Forms
 from paring.errors import ParingError
 from paring.execution import Call, environment, execute
-from paring.tf.quiet import quiet_tensorflow
-from paring.tf.serving_forms import Form, Forms
+from paring.models.quiet import quiet_tensorflow
+from paring.system import hardware
 
 SIZE = 224
 TRAIN, EVAL = 256, 256
@@ -188,7 +188,7 @@ def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
 def write_form(network: Path, form: Form, out: Path) -> None:
     """Write a SavedModel in another form, and import it."""
     quiet_tensorflow()
-    from paring.tf.graph import load_function
+    from paring.graphs.graph import load_function
 
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "written"

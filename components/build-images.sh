@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 targets=${TARGETS:-cpu}
 tool=${IMAGE_TOOL:-auto}
 registry=${REGISTRY:-}
-version=${VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}
+# The version in the table [project]: other tables have versions of their own.
+version=${VERSION:-$(sed -n '/^\[project\]$/,/^\[/s/^version = "\(.*\)"$/\1/p' pyproject.toml)}
 base=${BASE:-$(sed -n 's/^ARG BASE=//p' components/Dockerfile)}
 # Words for the tool's own command line, before `build` and after it.
 read -ra tool_flags <<<"${IMAGE_TOOL_FLAGS:-}"
@@ -21,6 +22,9 @@ fail() {
 works() {
   command -v "$1" >/dev/null && "$@" info >/dev/null 2>&1
 }
+
+# What a tag may be, so that not the tool says after a while that it is none.
+[[ $version =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] || fail "VERSION: '$version' is no tag. Give one of letters, digits, '.', '_' and '-': make images VERSION=0.1.0"
 
 for target in $targets; do
   case $target in

@@ -14,8 +14,8 @@ from typing import Any
 from kfp import compiler, components, dsl
 
 from paring.adapters.kfp import component
-from paring.benchmark import benchmark
-from paring.prune import prune
+from paring.steps.benchmark import benchmark
+from paring.steps.prune import prune
 
 CONVERT_FILE = Path(__file__).parents[1] / "components" / "yaml" / "convert_tflite.yaml"
 

@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from paring.artifacts import BenchmarkMetrics
-from paring.benchmark import benchmark
 from paring.execution import Call, execute
-from paring.profile import profile
+from paring.steps.benchmark import benchmark
+from paring.steps.profile import profile
 
 CLASSES = 4
 TOLERANCE = 1e-4

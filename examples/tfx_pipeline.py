@@ -16,8 +16,8 @@ from pathlib import Path
 from tfx import v1 as tfx
 
 from paring.adapters.tfx import component
-from paring.convert_tflite import convert_tflite
-from paring.prune import prune
+from paring.steps.convert_tflite import convert_tflite
+from paring.steps.prune import prune
 
 
 def build(model: Path, examples: Path, out: Path, *, epochs: int = 2) -> tfx.dsl.Pipeline:

@@ -1,7 +1,11 @@
 """Fixtures for all tests: real digits, a small network trained on them, an S3 server."""
 
+import faulthandler
+import gc
+import inspect
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+from tests.helpers.warm_measuring import Subprocess
 
 from paring_pipelines.demo import (
     Digits,
@@ -18,6 +23,70 @@ from paring_pipelines.demo import (
     read_digits,
     write_digits_examples,
 )
+
+# More new objects than Python waits for by default until it looks at them: with TensorFlow
+# loaded, which makes objects by the hundred thousand, it looks a seventh of all time.
+_GC_THRESHOLDS = (20_000, 20, 20)
+
+_GRACE_SECONDS = 60
+"""How long after its timeout a test that hangs in native code ends its process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no process ends long after the others.
+
+    Each process gets whole files, in this order.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def _frames_without_source(context: int = 0) -> list[inspect.FrameInfo]:
+    """As `inspect.stack`, but for the lines of source.
+
+    For these it goes through all modules for each frame, and the tests have thousands of
+    both. KFP's compiler asks for a method's name by it dozens of times, TensorFlow for frames.
+    """
+    found = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        one = (frame, code.co_filename, frame.f_lineno, code.co_name, None, None)
+        found.append(inspect.FrameInfo(*one))
+        frame = frame.f_back
+    return found
+
+
+inspect.stack = _frames_without_source
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage less often; see `_GC_THRESHOLDS`."""
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the process where a test hangs in native code, which no signal handler interrupts.
+
+    pytest-timeout fails any other test that hangs. With `--max-worker-restart 0` the end
+    of the process fails the run, and names the test.
+    """
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name what has failed at once: a run that is ended before its summary shows nothing."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        reason = getattr(getattr(report.longrepr, "reprcrash", None), "message", "").split("\n")[0]
+        sys.stdout.write(f"\nFAILED {report.nodeid} ({report.when}): {reason[:200]}\n")
+        sys.stdout.flush()
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +129,12 @@ def digits_model(digits_folder: Path) -> Path:
 def digits_keras(digits_folder: Path) -> Path:
     """The same network as a tf_keras `.keras` file."""
     return digits_folder / "model.keras"
+
+
+@pytest.fixture
+def warm_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork measuring children from a process that has imported TensorFlow already."""
+    monkeypatch.setattr("paring.benchmarking.process.subprocess", Subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,61 @@
-"""Steps that make trained TensorFlow models smaller and faster, one file each."""
+"""Steps that make trained TensorFlow models smaller and faster, and measure what that costs.
 
-from typing import Final
+`paring.optimize` runs the whole pipeline on a model; the decorator of `paring.step` makes a
+step of a function. All names are imported on first use, since every measuring process
+imports this module.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from paring.artifacts import Artifact, Examples, Failure, Model, SelectedModel, TFLiteModel
+    from paring.errors import ParingError
+    from paring.execution import Call, execute
+    from paring.step import Attempted, Input, Inputs, Output, Step
+    from paring_pipelines.api import Result, optimize
+
+__all__ = [
+    "Artifact",
+    "Attempted",
+    "Call",
+    "Examples",
+    "Failure",
+    "Input",
+    "Inputs",
+    "Model",
+    "Output",
+    "ParingError",
+    "Result",
+    "SelectedModel",
+    "Step",
+    "TFLiteModel",
+    "__version__",
+    "execute",
+    "optimize",
+]
 
 __version__: Final = "0.1.0"
+
+_MODULES = {
+    **dict.fromkeys(
+        ("Artifact", "Examples", "Failure", "Model", "SelectedModel", "TFLiteModel"),
+        "paring.artifacts",
+    ),
+    **dict.fromkeys(("Call", "execute"), "paring.execution"),
+    **dict.fromkeys(("Attempted", "Input", "Inputs", "Output", "Step"), "paring.step"),
+    "ParingError": "paring.errors",
+    # The one place where paring reaches paring_pipelines: see docs/adr/0017-public-api.md.
+    **dict.fromkeys(("Result", "optimize"), "paring_pipelines.api"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,32 +4,32 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from paring.benchmark import benchmark
-from paring.build_tensorrt import build_tensorrt
-from paring.check_tpu import check_tpu
-from paring.cluster import cluster
-from paring.convert_mixed import convert_mixed
-from paring.convert_openvino import convert_openvino
-from paring.convert_tflite import convert_tflite
-from paring.convert_tftrt import convert_tftrt
-from paring.distill import distill
-from paring.draw_calibration import draw_calibration
 from paring.errors import ParameterError, nearest
-from paring.evaluate import evaluate
-from paring.export_onnx import export_onnx
-from paring.import_examples import import_examples
-from paring.import_model import import_model
-from paring.optimize_savedmodel import optimize_savedmodel
-from paring.profile import profile
-from paring.prune import prune
-from paring.prune_channels import prune_channels
-from paring.push import push
-from paring.quantize import quantize
-from paring.report import report
-from paring.select import select
-from paring.split_model import split_model
 from paring.step import Step
-from paring.tune_batch import tune_batch
+from paring.steps.benchmark import benchmark
+from paring.steps.build_tensorrt import build_tensorrt
+from paring.steps.check_tpu import check_tpu
+from paring.steps.cluster import cluster
+from paring.steps.convert_mixed import convert_mixed
+from paring.steps.convert_openvino import convert_openvino
+from paring.steps.convert_tflite import convert_tflite
+from paring.steps.convert_tftrt import convert_tftrt
+from paring.steps.distill import distill
+from paring.steps.draw_calibration import draw_calibration
+from paring.steps.evaluate import evaluate
+from paring.steps.export_onnx import export_onnx
+from paring.steps.import_examples import import_examples
+from paring.steps.import_model import import_model
+from paring.steps.optimize_savedmodel import optimize_savedmodel
+from paring.steps.profile import profile
+from paring.steps.prune import prune
+from paring.steps.prune_channels import prune_channels
+from paring.steps.push import push
+from paring.steps.quantize import quantize
+from paring.steps.report import report
+from paring.steps.select import select
+from paring.steps.split_model import split_model
+from paring.steps.tune_batch import tune_batch
 
 STEPS: Final[Mapping[str, Step]] = MappingProxyType(
     {

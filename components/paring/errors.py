@@ -5,8 +5,19 @@ that the command line can show it whole without a traceback.
 """
 
 import difflib
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import ClassVar
+
+_LONGEST = 300
+# OpenVINO's report, whose first lines say that there is one.
+_LACKING = re.compile(r"No conversion rule found for operations: ([^\n]+)")
+# Places in a library's source, and protocol buffers as text.
+_AROUND = re.compile(
+    r"^(Exception from |Check '.*' failed at |Traceback |File \"|FrontEnd API failed with"
+    r"|Summary:|[}\]]|[a-z_]+ \{$|(op|input|name|key|device|i|type|s|b|f): [^ ]+$)"
+)
 
 
 class ParingError(Exception):
@@ -24,12 +35,22 @@ class ParingError(Exception):
         self.what = what
         self.received = str(received)
         self.remedy = remedy
-        parts = [what]
+        super().__init__(self._told())
+
+    def _told(self) -> str:
+        parts = [self.what]
         if self.received:
             parts.append(f"received: {self.received}")
-        if remedy:
-            parts.append(f"to fix it: {remedy}")
-        super().__init__("\n  ".join(parts))
+        if self.remedy:
+            parts.append(f"to fix it: {self.remedy}")
+        return "\n  ".join(parts)
+
+    def rename(self, old: str, new: str) -> None:
+        """Say `new` wherever the message says `old`, such as the path of what was staged."""
+        self.what = self.what.replace(old, new)
+        self.received = self.received.replace(old, new)
+        self.remedy = self.remedy.replace(old, new)
+        self.args = (self._told(),)
 
 
 class ParameterError(ParingError):
@@ -92,6 +113,12 @@ class StorageError(ParingError):
     exit_code = 18
 
 
+class OutOfMemoryError(ParingError):
+    """A step that was ended since its container has no more memory."""
+
+    exit_code = 19
+
+
 class ClusterError(ParingError):
     """Kubeflow Pipelines can't be reached, refused, or does not have what was named."""
 
@@ -99,11 +126,21 @@ class ClusterError(ParingError):
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in a line: of a library's error, its class and its first line."""
+    """What went wrong, in a line: of a library's error, its class and its first sentence.
+
+    What libraries put around it is left out: where in their source they are, and protocol
+    buffers as text. Operators that they list are named.
+    """
     if isinstance(error, ParingError):
         return error.what
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:300]
+    text = str(error).strip()
+    lacking = _LACKING.search(text)
+    if lacking:
+        return f"there is no conversion for the operators {lacking[1].strip()}"
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line for line in lines if line and not _AROUND.search(line)]
+    line = textwrap.shorten((said or lines or [""])[0], _LONGEST, placeholder=" ...")
+    return f"{type(error).__name__}: {line}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,23 +12,27 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paring import interruption, logs, tracing
-from paring.artifacts import Artifact, Failure, content_digest, read_record
-from paring.distributions import installed_version
+from paring.artifacts import Artifact, Examples, Failure, Servable, content_digest, read_record
 from paring.errors import (
+    ExamplesError,
+    ModelError,
     OutputError,
     ParameterError,
     ParingError,
     StepFailedError,
     UnsupportedError,
+    first_line,
     nearest,
 )
-from paring.parallelism import read_workers
-from paring.step import InputSpec, Scalar, Step
+from paring.step import TRUST_MODEL, InputSpec, Scalar, Step
+from paring.system import interruption, logs, tracing
+from paring.system.distributions import installed_version
+from paring.system.supervision import process_number
+from paring.system.workers import read_workers
 
 _LIBRARIES = (
     "tensorflow",
@@ -70,7 +74,7 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
     Raises:
         ParameterError: Names or values of the call don't fit the step, or another worker
             than the first has called it.
-        ArtifactTypeError: An input is of another type.
+        ArtifactTypeError: An input is of another type, or was changed since it was written.
         OutputError: An output folder can't be written, or holds other things.
         ParingError: Whatever the step raised, unless `call.tolerate`.
         KeyboardInterrupt: The user has interrupted, whatever became of the step.
@@ -115,6 +119,8 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     inputs = {
         name: _load_input(name, spec, call.inputs.get(name)) for name, spec in step.inputs.items()
     }
+    trusted = bool(parameters.get(TRUST_MODEL))
+    _trust(inputs, trusted=trusted)
     lineage = {
         "step": step.name,
         "version": step.version,
@@ -128,7 +134,12 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
             name: kind(staged[name], lineage={**lineage, "output": name})
             for name, kind in step.outputs.items()
         }
-        failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
+        # What is made of a trusted model may have to be opened by the step too.
+        _trust(outputs, trusted=trusted)
+        with _final_paths(staged, call.outputs):
+            failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
+        if failure is not None:
+            failure = replace(failure, reason=_renamed(failure.reason, staged, call.outputs))
         # The step may have gone on without what was interrupted, or taken it for a failure.
         interruption.check()
         for output in outputs.values():
@@ -177,7 +188,9 @@ def _attempt(
             remedy=f"look at step {failed[0].step}",
         )
     try:
-        step.function(**inputs, **outputs, **parameters)
+        own = {name: value for name, value in parameters.items() if name != TRUST_MODEL}
+        with _models_ready(step, inputs) as ready:
+            step.function(**ready, **outputs, **own)
     except UnsupportedError as error:
         if not tolerate:
             raise
@@ -192,9 +205,46 @@ def _attempt(
         if not tolerate:
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+        reason = f"{first_line(error)} ({Path(last.filename).name}:{last.lineno})"
         return Failure("failed", step.name, reason)
     return None
+
+
+@contextmanager
+def _final_paths(staged: Mapping[str, Path], outputs: Mapping[str, Path]) -> Iterator[None]:
+    """Within it, errors name the outputs' own paths, not those where they are staged."""
+    try:
+        yield
+    except ParingError as error:
+        for name, path in staged.items():
+            error.rename(str(path), str(outputs[name]))
+        raise
+
+
+def _renamed(text: str, staged: Mapping[str, Path], outputs: Mapping[str, Path]) -> str:
+    for name, path in staged.items():
+        text = text.replace(str(path), str(outputs[name]))
+    return text
+
+
+@contextmanager
+def _models_ready(step: Step, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The inputs as the step takes them: Keras files in Paring's layout."""
+    given = [one for value in inputs.values() for one in _members(value)]
+    files = any(isinstance(one, Servable) and one.path.is_file() for one in given)
+    if step.imports_models or not step.opens_models or not files:
+        yield inputs
+        return
+    from paring.models.importing import imported
+
+    with imported(inputs) as ready:
+        yield ready
+
+
+def _members(value: Artifact | Mapping[str, Artifact] | None) -> list[Artifact]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return [] if value is None else [value]
 
 
 def _check_names(
@@ -231,9 +281,23 @@ def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
             remedy=f"give the path of a {spec.type.__name__}",
         )
     artifact = spec.type.load(path)
+    artifact.verify()
     if not artifact.digest and artifact.failure is None:
-        artifact.digest = content_digest(path)
+        artifact.digest = content_digest(path, _link_error(spec.type))
     return artifact
+
+
+def _link_error(kind: type[Artifact]) -> type[ParingError]:
+    """What is wrong with an input of this type whose links lead out of it."""
+    return ExamplesError if issubclass(kind, Examples) else ModelError
+
+
+def _trust(artifacts: Mapping[str, Any], *, trusted: bool) -> None:
+    """Mark the models among the artifacts, by the option alone; no record of theirs counts."""
+    for value in artifacts.values():
+        for one in _members(value):
+            if isinstance(one, Servable):
+                one.trusted = trusted
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
@@ -261,9 +325,11 @@ def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Pa
         for name, path in outputs.items():
             _check_replaceable(name, path)
             # On a folder that all share, processes of several machines may have one number.
-            host = "" if keep else f"-{platform.node()}"
-            staged[name] = path.with_name(f".{path.name}.partial-{os.getpid()}{host}")
+            owner = f"{process_number()}-{platform.node()}"
+            staged[name] = path.with_name(f".{path.name}.partial-{owner}")
             try:
+                # Of a process that had this number before, and was killed.
+                shutil.rmtree(staged[name], ignore_errors=True)
                 staged[name].mkdir(parents=True)
             except OSError as error:
                 raise OutputError(
@@ -281,6 +347,12 @@ def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Pa
 
 
 def _check_replaceable(name: str, path: Path) -> None:
+    if path.name in ("", ".."):
+        raise OutputError(
+            f"{name}: this folder can't be replaced",
+            received=path,
+            remedy="give a path with a name, such as a folder in it",
+        )
     if not path.exists():
         return
     if path.is_dir() and (not any(path.iterdir()) or read_record(path) is not None):

@@ -15,9 +15,10 @@ and no other step; the adapters give it to each of those worlds.
 """
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import (
     Annotated,
     Any,
@@ -30,7 +31,7 @@ from typing import (
     overload,
 )
 
-from paring.artifacts import Artifact
+from paring.artifacts import Artifact, Model, SelectedModel, Servable
 from paring.errors import ParameterError, nearest
 
 T = TypeVar("T")
@@ -54,6 +55,14 @@ Output = Annotated[T, _Role("output")]
 """One artifact that the step makes, in its empty folder `path`."""
 
 Scalar = str | int | float | bool
+
+_LARGEST_INT = 2**53
+"""Beyond it a double does not hold every integer."""
+
+TRUST_MODEL = "trust_model"
+"""The parameter of every step that opens a model: whether code that the model carries, or
+an operator that touches files, may run. `paring.execution` acts on it, and hands the step
+artifacts whose `trusted` says the same."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,20 @@ class ParameterSpec:
                 received=value,
                 remedy=f"give a value in bounds; the default is {self.default}",
             ) from error
-        # nan passes pydantic's bounds only where there are none.
-        if isinstance(parsed, float) and parsed != parsed:
-            raise ParameterError(f"{name}: must be a number", received=value)
+        # nan passes pydantic's bounds only where there are none, infinity those above.
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ParameterError(
+                f"{name}: must be a finite number",
+                received=value,
+                remedy=f"give a number; the default is {self.default}",
+            )
+        if self.type is int and abs(int(parsed)) > _LARGEST_INT:
+            raise ParameterError(
+                f"{name}: must be an integer of at most 2**53, since Kubeflow hands numbers over"
+                " as doubles",
+                received=value,
+                remedy=f"give a smaller one; the default is {self.default}",
+            )
         return parsed
 
 
@@ -116,6 +136,11 @@ class Step:
             of the identity too.
         acts: Whether it changes something outside its outputs; then no cache answers
             for it.
+        opens_models: Whether it opens what its inputs hold of TensorFlow models, and so
+            has the parameter `TRUST_MODEL`. A step that takes models and only copies or
+            describes them is declared with False.
+        imports_models: Whether it takes Keras files as they are. The others get them in
+            Paring's layout; see `paring.models.importing`.
     """
 
     name: str
@@ -126,6 +151,8 @@ class Step:
     version: str = "1"
     measures: bool = False
     acts: bool = False
+    opens_models: bool = True
+    imports_models: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Call the function as it stands, without checks or a record."""
@@ -160,7 +187,12 @@ class Step:
 def step(function: Callable[..., None]) -> Step: ...
 @overload
 def step(
-    *, version: str = ..., measures: bool = ..., acts: bool = ...
+    *,
+    version: str = ...,
+    measures: bool = ...,
+    acts: bool = ...,
+    opens_models: bool = ...,
+    imports_models: bool = ...,
 ) -> Callable[[Callable[..., None]], Step]: ...
 def step(
     function: Callable[..., None] | None = None,
@@ -168,14 +200,21 @@ def step(
     version: str = "1",
     measures: bool = False,
     acts: bool = False,
+    opens_models: bool = True,
+    imports_models: bool = False,
 ) -> Step | Callable[[Callable[..., None]], Step]:
     """Declare a function as a step; see the module's text and `Step`."""
-    if function is not None:
-        return _declare(function, version, measures, acts)
-    return lambda declared: _declare(declared, version, measures, acts)
+
+    def declare(declared: Callable[..., None]) -> Step:
+        declaration = _declare(declared, version, measures, acts, opens_models)
+        return replace(declaration, imports_models=imports_models)
+
+    return declare if function is None else declare(function)
 
 
-def _declare(function: Callable[..., None], version: str, measures: bool, acts: bool) -> Step:
+def _declare(
+    function: Callable[..., None], version: str, measures: bool, acts: bool, opens_models: bool
+) -> Step:
     hints = get_type_hints(function, include_extras=True)
     inputs: dict[str, InputSpec] = {}
     outputs: dict[str, type[Artifact]] = {}
@@ -200,7 +239,27 @@ def _declare(function: Callable[..., None], version: str, measures: bool, acts: 
                 optional=optional,
                 attempted=role == "attempted",
             )
-    return Step(function.__name__, function, inputs, outputs, parameters, version, measures, acts)
+    opens_models = opens_models and any(_holds_tensorflow(one.type) for one in inputs.values())
+    if opens_models:
+        if TRUST_MODEL in parameters:
+            raise TypeError(f"{function.__name__}: {TRUST_MODEL} is added by itself")
+        parameters[TRUST_MODEL] = ParameterSpec(bool, bool, False)
+    return Step(
+        function.__name__,
+        function,
+        inputs,
+        outputs,
+        parameters,
+        version,
+        measures,
+        acts,
+        opens_models,
+    )
+
+
+def _holds_tensorflow(kind: type[Artifact]) -> bool:
+    """Whether an artifact of this type may be a SavedModel or a Keras file."""
+    return issubclass(kind, (Model, SelectedModel)) or kind is Servable
 
 
 def _parameter(

@@ -6,14 +6,14 @@ UCI Machine Learning Repository, 1998), 8x8 grey images with their real labels.
 They are enlarged to 32x32, so that a convolutional network has work to do.
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paring.tf.quiet import quiet_tensorflow
+from paring.models.quiet import quiet_tensorflow
+from paring.storage import written_beside
 
 INPUT = "image"
 OUTPUT = "digit"
@@ -63,11 +63,11 @@ def read_digits() -> Digits:
 def write_digits_examples(out: Path) -> None:
     """Write the digits to the `.npz` file `out`, an array for each field of `Digits`."""
     digits = read_digits()
-    partial = _beside(out)
-    with partial.open("wb") as stream:
-        # Through an open file, since numpy adds .npz to a name without it.
-        np.savez_compressed(stream, **digits._asdict())
-    partial.replace(out)
+    with written_beside(out) as staged:
+        with staged.open("wb") as stream:
+            # Through an open file, since numpy adds .npz to a name without it.
+            np.savez_compressed(stream, **digits._asdict())
+        staged.replace(out)
 
 
 def build_network(widths: tuple[int, ...] = _WIDTHS) -> Any:
@@ -144,13 +144,7 @@ def train_digits_model(out: Path) -> float:
     accuracy = fit_network(network, read_digits())
     # Without the optimizer's state, which would make the source look three
     # times larger than what is served.
-    partial = _beside(out)
-    network.save(partial, save_format="tf", include_optimizer=False)
-    partial.rename(out)
+    with written_beside(out) as staged:
+        network.save(staged, save_format="tf", include_optimizer=False)
+        staged.rename(out)
     return accuracy
-
-
-def _beside(out: Path) -> Path:
-    """Where `out` is written before it is renamed, so that it is never half there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -11,7 +11,7 @@ import pytest
 
 from paring.artifacts import BenchmarkMetrics, EvaluationMetrics, Failure, Model, TFLiteModel
 from paring.execution import Call, execute
-from paring.select import select
+from paring.steps.select import select
 
 ENVIRONMENT = {
     "cpu": "Example CPU",

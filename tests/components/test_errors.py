@@ -13,6 +13,20 @@ from paring.errors import ModelError, first_line
             "the model is broken",
         ),
         (ValueError("\n no such name\n at line 3"), "ValueError: no such name"),
+        (
+            RuntimeError(
+                "Exception from src/inference/src/cpp/core.cpp:84:\nCheck 'false' failed at"
+                " src/a.cpp:1:\nFrontEnd API failed with OpConversionFailure:\n-- No conversion"
+                " rule found for operations: com.x.Inverse, com.x.Gelu\n\n"
+            ),
+            "there is no conversion for the operators com.x.Inverse, com.x.Gelu",
+        ),
+        (
+            TypeError('op: "Assert"\ninput: "All"\nattr {\n  key: "T"\n}\nno such layer here'),
+            "TypeError: no such layer here",
+        ),
+        # Cut between words.
+        (ValueError("word " * 100), f"ValueError: {'word ' * 59}..."),
         # As Keras raises it where a layer can't be stored.
         (NotImplementedError(), "NotImplementedError: "),
     ],

@@ -1,5 +1,6 @@
 """Running a step: records, failures, and what was there before."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from paring import interruption
 from paring.artifacts import Model, PrunedModel, Selection, content_digest, read_record
 from paring.errors import (
+    ModelError,
     OutputError,
     ParameterError,
     StepFailedError,
@@ -18,6 +19,7 @@ from paring.errors import (
 )
 from paring.execution import Call, execute
 from paring.step import Attempted, Input, Inputs, Output, step
+from paring.system import interruption
 
 
 @step(version="7")
@@ -54,7 +56,7 @@ def look(model: Attempted[Model], selection: Output[Selection]) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source.keras"
+    path = tmp_path / "source.model"
     path.write_bytes(b"weights")
     return path
 
@@ -72,7 +74,7 @@ def test_the_record_says_from_which_bytes_and_by_which_step(source: Path, tmp_pa
     assert record["facts"]["sparsity"] == 0.5
     lineage = record["lineage"]
     assert (lineage["step"], lineage["version"], lineage["identity"]) == ("copy", "7", "abc")
-    assert lineage["parameters"] == {"mode": "work"}
+    assert lineage["parameters"] == {"mode": "work", "trust_model": False}
     assert lineage["inputs"]["model"]["digest"] == content_digest(source)
     assert lineage["environment"]["numpy"] != "absent"
 
@@ -97,7 +99,33 @@ def test_what_was_there_before_a_failure_is_untouched(
     with pytest.raises((UnsupportedError, ZeroDivisionError, KeyboardInterrupt)):
         execute(copy, _call(source, out, mode))
     assert content_digest(out) == before
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "source.keras"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "source.model"]
+
+
+@step
+def complain(model: Input[Model], pruned: Output[PrunedModel], *, library: bool = False) -> None:
+    """Fail with the path of the output in the message."""
+    file = pruned.path / "file"
+    if library:
+        raise ValueError(f"{file} is wrong\nattr {{\n  key: 'T'\n}}")
+    raise ModelError(f"{file} is wrong", received=file, remedy=f"look into {file}")
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_messages_name_the_output_and_not_where_it_is_staged(
+    source: Path, tmp_path: Path, library: bool
+) -> None:
+    call = Call({"model": source}, {"pruned": tmp_path / "out"}, {"library": library})
+    if not library:
+        with pytest.raises(ModelError) as raised:
+            execute(complain, call)
+        assert str(raised.value).count(str(tmp_path / "out" / "file")) == 3
+        assert ".partial-" not in str(raised.value)
+    failure = execute(complain, dataclasses.replace(call, tolerate=True))["pruned"].failure
+    assert failure is not None
+    assert f"{tmp_path / 'out' / 'file'} is wrong" in failure.reason
+    assert ".partial-" not in failure.reason
+    assert "attr" not in failure.reason
 
 
 def test_an_earlier_output_is_replaced(source: Path, tmp_path: Path) -> None:
@@ -113,6 +141,18 @@ def test_a_folder_of_somebody_elses_is_not_replaced(source: Path, tmp_path: Path
     with pytest.raises(OutputError, match="did not write"):
         execute(copy, _call(source, tmp_path / "out"))
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize("out", [Path(), Path("/"), Path("..")])
+def test_the_working_folder_and_the_root_are_not_replaced(
+    out: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty" / "inner"
+    empty.mkdir(parents=True)
+    monkeypatch.chdir(empty)
+    with pytest.raises(OutputError, match="this folder can't be replaced"):
+        execute(copy, _call(source, out))
+    assert empty.is_dir()
 
 
 @pytest.mark.parametrize(("mode", "outcome"), [("unsupported", "unsupported"), ("crash", "failed")])
@@ -188,4 +228,4 @@ def test_an_interruption_that_a_library_has_wrapped_is_no_tolerated_failure(
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     with pytest.raises(KeyboardInterrupt), interruption.heeded():
         execute(copy, _call(source, tmp_path / "out", "wrapped interrupt", tolerate=True))
-    assert [one.name for one in tmp_path.iterdir()] == ["source.keras"]
+    assert [one.name for one in tmp_path.iterdir()] == ["source.model"]

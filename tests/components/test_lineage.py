@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from paring.adapters.cli import command
 from paring.artifacts import SelectedModel, TFLiteModel
 from paring.catalog import STEPS
-from paring.convert_tflite import convert_tflite
 from paring.execution import Call, execute
 from paring.lineage import chain, commands, source_examples
-from paring.prune import prune
+from paring.steps.convert_tflite import convert_tflite
+from paring.steps.prune import prune
 
 MODEL = {"type": "Model", "digest": "sha256:aa", "path": "digits/model"}
 EXAMPLES = {"type": "Examples", "digest": "sha256:ee", "path": "digits.npz"}

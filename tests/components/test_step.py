@@ -46,6 +46,8 @@ def test_the_signature_is_the_declaration() -> None:
         "epochs": int,
         "mode": str,
         "trust": bool,
+        # Of every step that opens a model.
+        "trust_model": bool,
     }
     assert toy.parameters["mode"].choices == ("fast", "exact")
     assert (toy.name, toy.version, toy.measures) == ("toy", "3", True)
@@ -54,7 +56,13 @@ def test_the_signature_is_the_declaration() -> None:
 
 def test_parameters_are_read_from_text_and_doubles() -> None:
     parsed = toy.parse_parameters({"sparsity": "0.75", "epochs": 3.0, "trust": "true"})
-    assert parsed == {"sparsity": 0.75, "epochs": 3, "mode": "fast", "trust": True}
+    assert parsed == {
+        "sparsity": 0.75,
+        "epochs": 3,
+        "mode": "fast",
+        "trust": True,
+        "trust_model": False,
+    }
     assert type(parsed["epochs"]) is int
 
 

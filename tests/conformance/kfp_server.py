@@ -4,12 +4,19 @@ It takes what `kfp_api` finds declared and nothing else. Pipelines, versions,
 experiments, runs and recurring runs lie in an SQLite file, with the rules of the real
 server: names of pipelines, versions and experiments are unique, those of runs and
 recurring runs are not; times are told in whole seconds. Nothing is ever run; a test
-says how a run ended.
+says how a run's tasks went, and the server answers as Kubeflow 2.17 does about such a
+run, see `kfp_workflow`.
+
+Two of its answers are in no generated client: a run by the API's version v1beta1, which
+alone has the workflow, and the log of a pod. The latter is 200 whatever happened, of no
+declared type, and knows no way to follow a log.
 """
 
 import email
 import email.policy
 import json
+import random
+import re
 import ssl
 import threading
 import time
@@ -29,8 +36,9 @@ from tests.conformance.kfp_api import operations as declared_operations
 from tests.conformance.kfp_faults import Faults
 from tests.conformance.kfp_spec import check_parameters, checked_spec
 from tests.conformance.kfp_store import ID, RefusedError, Store
+from tests.conformance.kfp_workflow import Went, Workflow
 
-_CODES = {400: 3, 401: 16, 404: 5, 409: 6, 429: 8, 500: 13, 501: 12, 503: 14}
+_CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 501: 12, 503: 14}
 
 
 @dataclass(frozen=True)
@@ -51,30 +59,49 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         file: Where its state lies; another server on the same file goes on with it.
         faults: What goes wrong.
         stall: Seconds that it does not answer, where it shall not answer in time.
+        slowness: The most seconds between the time that something is dated with and the
+            moment from which it is listed.
         multi_user: Whether everything lies in a namespace.
         token: The bearer token that it asks for, "" for none.
         login: Whether it shows a page to log in on to all who ask.
+        forbidden: Operations that this account may not do, such as `terminate_run`.
+        workflows: Of the runs that it has started, by their ids.
+        v1beta1: Whether it answers by that version of its API.
+        pods_gone: Whether pods were deleted, so that logs come from the archive alone.
         certificate: A PEM file with its key and certificate, for https; None for http.
+        address: Host and port that it listens on; port 0 for a free one.
+        killed: Runs whose workflow and pods went with the recurring run that started them.
         violations: Requests that the API does not declare; a test expects none.
         requests: "METHOD PATH" of each.
+        verbs: What an account must be allowed for these, where there are several users: a
+            resource of pipelines.kubeflow.org and a verb.
     """
 
     file: Path
     faults: Faults = field(default_factory=Faults)
     stall: float = 0.5
+    slowness: float = 0.0
     multi_user: bool = False
     token: str = ""
     login: bool = False
+    forbidden: set[str] = field(default_factory=set)
+    workflows: dict[str, Workflow] = field(default_factory=dict)
+    v1beta1: bool = True
+    pods_gone: bool = False
     certificate: Path | None = None
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    killed: set[str] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    verbs: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.store = Store(self.file)
         self._idle = threading.Condition()
         self._working = 0
+        self._arrival = threading.local()
         self._operations = declared_operations()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http = ThreadingHTTPServer(self.address, _Handler)
         self._http.daemon_threads = True
         if self.certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -115,7 +142,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     def url(self) -> str:
         """Where it answers."""
         scheme = "http" if self.certificate is None else "https"
-        return f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
+        return f"{scheme}://{self.address[0]}:{self._http.server_address[1]}"
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run, the oldest first."""
@@ -129,14 +156,117 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         """Say how a run ended; `more` are other fields of a V2beta1Run."""
         self.store.change("run", run_id, {"state": state, "finished_at": _now(), **more})
 
+    def play(
+        self,
+        run_id: str,
+        went: Mapping[str, Went] | None = None,
+        *,
+        controller_retries: bool = True,
+    ) -> Workflow:
+        """Say how a run's tasks went, all others having succeeded; see `Workflow.play`.
+
+        A run that is being canceled ends as failed, as Kubeflow reports it.
+        """
+        row = self.store.get("run", run_id)
+        workflow = self.workflows[run_id]
+        workflow.controller_retries = controller_retries
+        workflow.play(went or {})
+        state = workflow.phase.upper()
+        canceled = any(one["state"] == "CANCELING" for one in row.get("state_history", ()))
+        if canceled and state == "RUNNING":
+            state = "CANCELING"
+        ended = {} if state in ("RUNNING", "CANCELING") else {"finished_at": _now()}
+        self._enter(run_id, state, **ended)
+        return workflow
+
+    def cancel(self, run_id: str) -> None:
+        """Have a run canceled, by whomever; `play` then says how it ended.
+
+        Raises:
+            RefusedError: It has ended, or is being canceled.
+        """
+        if self.store.get("run", run_id)["state"] not in ("PENDING", "RUNNING", "PAUSED"):
+            raise RefusedError(
+                400, f"Invalid input error: Failed to terminate a run {run_id}. Row not found"
+            )
+        self._enter(run_id, "CANCELING")
+
+    def start_scheduled(self, schedule_id: str) -> str:
+        """Start a run as Kubeflow's controller does when the time has come; its id."""
+        row = self.store.get("schedule", schedule_id)
+        made = self._add(
+            "run",
+            {
+                "display_name": f"{row['display_name']}-1700000000",
+                "pipeline_version_reference": row["pipeline_version_reference"],
+                "pipeline_spec": self._spec_of(row),
+                "runtime_config": row["runtime_config"],
+                "recurring_run_id": schedule_id,
+                "state": "PENDING",
+            },
+            namespace=row.get("namespace", ""),
+        )
+        return str(made["run_id"])
+
+    def _enter(self, run_id: str, state: str, **more: Any) -> None:
+        """Bring a run into a state, which its history keeps."""
+        history = self.store.get("run", run_id).get("state_history", [])
+        if not history or history[-1]["state"] != state:
+            history = [*history, {"update_time": _now(), "state": state}]
+        self.store.change("run", run_id, {"state": state, "state_history": history, **more})
+
+    def undeclared(self, method: str, target: str, headers: Any) -> tuple[str, str] | None:
+        """What it says to a request that its generated client does not declare.
+
+        Returns:
+            The content and its type; None for any other request.
+
+        Raises:
+            RefusedError: It says no.
+        """
+        path = urlsplit(target).path
+        log = re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path)
+        run = re.fullmatch(r"/apis/v1beta1/runs/([^/:]+)", path)
+        if method != "GET" or not (log or run):
+            return None
+        self._authenticate(headers)
+        if log:
+            return self._log(*log.groups()), "text/plain; charset=utf-8"
+        if not self.v1beta1:
+            raise RefusedError(404, "Not Found")
+        assert run is not None
+        self.store.get("run", run.group(1))
+        self.verbs.add(("runs", "get"))
+        workflow = self.workflows.get(run.group(1))
+        manifest = json.dumps(workflow.manifest()) if workflow else ""
+        document = {
+            "run": {"id": run.group(1)},
+            "pipeline_runtime": {"workflow_manifest": manifest},
+        }
+        return json.dumps(document), "application/json"
+
+    def _log(self, run_id: str, node: str) -> str:
+        try:
+            self.store.get("run", run_id)
+            if run_id not in self.workflows:
+                raise LookupError("Runtime workflow manifest cannot empty")
+            return self.workflows[run_id].log(node, pods_gone=self.pods_gone)
+        except (LookupError, RefusedError) as error:
+            message = f"BadRequestError: Failed to read logs for run {run_id}: {error}"
+            document = {"error_message": message, "error_details": f"{message}\nstack"}
+            return json.dumps(document, separators=(",", ":"))
+
+    def _authenticate(self, headers: Any) -> None:
+        if self.token and headers.get("authorization") != f"Bearer {self.token}":
+            raise RefusedError(401, "Request header error: there is no user identity header.")
+
     def answer(self, method: str, target: str, headers: Any, body: bytes) -> dict[str, Any]:
         """What the API says to a request.
 
         Raises:
             RefusedError: It says no.
         """
-        if self.token and headers.get("authorization") != f"Bearer {self.token}":
-            raise RefusedError(401, "Request header error: there is no user identity header.")
+        self._authenticate(headers)
         parts = urlsplit(target)
         for operation in self._operations:
             found = operation.match(method, parts.path)
@@ -152,12 +282,19 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         except SchemaError as error:
             self.violations.append(f"{method} {target}: {error}")
             raise RefusedError(400, f"Invalid input error: {error}") from error
-        handle: Callable[[Request], dict[str, Any]] | None = getattr(
-            self, f"_{operation.name.rpartition('_service_')[2]}", None
-        )
+        named = operation.name.rpartition("_service_")[2]
+        if named != "get_healthz":
+            self.verbs.add(_checked(named))
+        if named in self.forbidden:
+            raise RefusedError(403, f"PermissionDenied: User 'ann' is not authorized to {named}")
+        handle: Callable[[Request], dict[str, Any]] | None = getattr(self, f"_{named}", None)
         if handle is None:
             raise RefusedError(501, f"{operation.name} is not there")
         path = {name: unquote(value) for name, value in found.items()}
+        # What is made is dated first, then written to Kubernetes, and only then listed.
+        self._arrival.date = _now()
+        if self.slowness and method == "POST":
+            time.sleep(random.uniform(0, self.slowness))
         with self.store.lock:
             told = handle(Request(operation, path, query, content))
         try:
@@ -224,7 +361,16 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         size = int(query.get("page_size") or 20)
         page = found[start : start + size]
         more = {"next_page_token": str(start + size)} if len(found) > start + size else {}
-        return {what: [_shown(kind, row) for row in page], "total_size": len(found), **more}
+        shown = [self._run_of(row) if kind == "run" else _shown(kind, row) for row in page]
+        return {what: shown, "total_size": len(found), **more}
+
+    def _run_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A run as the API tells it, with the rows of its tasks."""
+        told = _shown("run", row)
+        if row["run_id"] in self.workflows:
+            details = self.workflows[row["run_id"]].task_details(row["run_id"])
+            told |= {"run_details": {"task_details": details}} if details else {}
+        return told
 
     def _get_healthz(self, request: Request) -> dict[str, Any]:
         return {"multi_user": self.multi_user, "pipeline_store": "database"}
@@ -234,6 +380,10 @@ class KfpServer(AbstractContextManager["KfpServer"]):
 
     def _list_experiments(self, request: Request) -> Any:
         return self._list("experiment", "experiments", request)
+
+    def _delete_experiment(self, request: Request) -> dict[str, Any]:
+        self.store.remove("experiment", request.path["experiment_id"])
+        return {}
 
     def _create_pipeline(self, request: Request) -> dict[str, Any]:
         body = request.body
@@ -281,7 +431,17 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         )
 
     def _get_run(self, request: Request) -> dict[str, Any]:
-        return _shown("run", self.store.get("run", request.path["run_id"]))
+        return self._run_of(self.store.get("run", request.path["run_id"]))
+
+    def _terminate_run(self, request: Request) -> dict[str, Any]:
+        self.cancel(request.path["run_id"])
+        return {}
+
+    def _get_pipeline_version(self, request: Request) -> dict[str, Any]:
+        return _shown("version", self.store.get("version", request.path["pipeline_version_id"]))
+
+    def _get_recurring_run(self, request: Request) -> dict[str, Any]:
+        return _shown("schedule", self.store.get("schedule", request.path["recurring_run_id"]))
 
     def _list_runs(self, request: Request) -> Any:
         return self._list("run", "runs", request)
@@ -316,7 +476,12 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         return {}
 
     def _delete_recurring_run(self, request: Request) -> dict[str, Any]:
-        self.store.remove("schedule", request.path["recurring_run_id"])
+        schedule_id = request.path["recurring_run_id"]
+        self.store.remove("schedule", schedule_id)
+        if request.query.get("propagation_policy") != "ORPHAN":
+            # Kubernetes deletes what belongs to a thing that is deleted; the runs' rows stay.
+            rows = self.store.rows("run")
+            self.killed |= {r["run_id"] for r in rows if r.get("recurring_run_id") == schedule_id}
         return {}
 
     def _spec_of(self, body: Mapping[str, Any]) -> Any:
@@ -333,10 +498,18 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     def _add(
         self, kind: str, document: Mapping[str, Any], *, parent: str = "", namespace: str = ""
     ) -> dict[str, Any]:
-        made = {**document, ID[kind]: str(uuid.uuid4()), "created_at": _now()}
+        made = {
+            **document,
+            ID[kind]: str(uuid.uuid4()),
+            "created_at": getattr(self._arrival, "date", _now()),
+        }
         if self.multi_user and kind != "version":
             made["namespace"] = namespace or document.get("namespace", "")
         self.store.add(kind, made, name=made.get("name", made["display_name"]), parent=parent)
+        if kind == "run":
+            name = f"{made['display_name'][:20]}-{made['run_id'][:5]}"
+            start = datetime.fromisoformat(made["created_at"])
+            self.workflows[made["run_id"]] = Workflow(name, made["pipeline_spec"], start)
         return _shown(kind, made)
 
 
@@ -362,18 +535,22 @@ class _Handler(BaseHTTPRequestHandler):
         fault = kfp.faults.draw(self.command, path)
         if fault in ("stall", "late"):
             time.sleep(kfp.stall)
-        status, answer = 200, {}
+        status, content, kind = 200, "{}", "application/json"
         if fault in ("429", "500", "503"):
-            status, answer = int(fault), _error(int(fault), "injected")
+            status, content = int(fault), _error(int(fault), "injected")
         elif fault not in ("stall", "dropped"):
             try:
-                answer = kfp.answer(self.command, self.path, self.headers, body)
+                told = kfp.undeclared(self.command, self.path, self.headers)
+                if told is None:
+                    content = json.dumps(kfp.answer(self.command, self.path, self.headers, body))
+                else:
+                    content, kind = told
             except RefusedError as refused:
-                status, answer = refused.status, _error(refused.status, str(refused))
+                status, content = refused.status, _error(refused.status, str(refused))
         if fault == "500 after":
-            status, answer = 500, _error(500, "injected, after it was done")
+            status, content = 500, _error(500, "injected, after it was done")
         if fault == "taken":
-            status, answer = 409, _error(409, "injected, another was faster")
+            status, content = 409, _error(409, "injected, another was faster")
         if fault == "stall after":
             time.sleep(kfp.stall)
         if fault in ("stall", "stall after", "late", "dropped", "dropped after"):
@@ -382,7 +559,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kfp.login:
             self._send(200, "<!doctype html>", "text/html")
         else:
-            self._send(status, json.dumps(answer), "application/json")
+            self._send(status, content, kind)
 
     do_GET = do_POST = do_DELETE = do_PATCH = handle_any  # noqa: N815 - the names it is called by
 
@@ -409,16 +586,32 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def _checked(operation: str) -> tuple[str, str]:
+    """What the server checks before an operation; of the log of a pod it checks nothing."""
+    verb, _, subject = operation.partition("_")
+    for word, resource in (
+        ("pipeline", "pipelines"),
+        ("experiment", "experiments"),
+        ("recurring", "jobs"),
+        ("run", "runs"),
+    ):
+        if subject.startswith(word):
+            return resource, "create" if verb == "upload" else verb
+    raise ValueError(f"it is not known what {operation} needs")
+
+
 def _shown(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as the API tells it; `parent`, and the `name` of most, are the store's own."""
     hidden = {"parent"} if kind in ("pipeline", "version") else {"parent", "name", "namespace"}
-    if kind == "run" and "state" not in row:
-        hidden = {*hidden, "state"}
+    if kind == "run" and row.get("pipeline_version_reference"):
+        # One of the two is told, never both.
+        hidden = {*hidden, "pipeline_spec"}
     return {key: value for key, value in row.items() if key not in hidden}
 
 
-def _error(status: int, message: str) -> dict[str, Any]:
-    return {"error": message, "code": _CODES[status], "message": message, "details": []}
+def _error(status: int, message: str) -> str:
+    document = {"error": message, "code": _CODES[status], "message": message, "details": []}
+    return json.dumps(document)
 
 
 def _now() -> str:

@@ -13,8 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from paring.tf.quiet import quiet_tensorflow
-from paring_pipelines.main import main
+from paring.benchmarking import process
+from paring.models.quiet import quiet_tensorflow
+from paring_pipelines.cli.main import main
 
 LIBRARIES = ("apache_beam", "tensorflow_model_optimization", "tf_keras")
 """What several steps load besides TensorFlow."""
@@ -26,7 +27,11 @@ def serve(output: Path) -> None:
     Args:
         output: The file that gets what a command shows.
     """
+    # Among the tests' other helpers; `forked_paring` puts their folder on the path.
+    from warm_measuring import Subprocess
+
     quiet_tensorflow()
+    process.subprocess = Subprocess  # type: ignore[attr-defined]
     for library in LIBRARIES:
         importlib.import_module(library)
     # So that what a fork collects is its own, and memory stays shared.

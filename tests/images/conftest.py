@@ -130,8 +130,8 @@ def cpu_image(podman: Podman) -> Iterator[Built]:
     shutil.rmtree(podman.environment["TMPDIR"])
 
 
-def make_image(podman: Podman, version: str, *, source: str) -> Built:
-    """Run `make images` for the cpu image of this checkout."""
+def make_image(podman: Podman, version: str, *, source: str, checkout: Path = ROOT) -> Built:
+    """Run `make images` for the cpu image of this checkout, or of another."""
     done = subprocess.run(
         [
             "make",
@@ -146,7 +146,7 @@ def make_image(podman: Podman, version: str, *, source: str) -> Built:
             f"IMAGE_TOOL_FLAGS={' '.join(podman.flags)}",
             f"IMAGE_BUILD_FLAGS={' '.join(_build_flags())}",
         ],
-        cwd=ROOT,
+        cwd=checkout,
         capture_output=True,
         text=True,
         check=False,
@@ -155,7 +155,7 @@ def make_image(podman: Podman, version: str, *, source: str) -> Built:
     if done.returncode:
         raise RuntimeError(f"make images ended with {done.returncode}\n{done.stdout}{done.stderr}")
     name, digest = done.stdout.splitlines()[-1].split()
-    return Built(name, digest, ROOT / "out/images/cpu.sbom.json")
+    return Built(name, digest, checkout / "out/images/cpu.sbom.json")
 
 
 def _build_flags() -> Sequence[str]:

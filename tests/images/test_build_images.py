@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,65 @@ def test_without_any_tool_it_says_what_to_install(no_tools: str) -> None:
     code, said = _build(no_tools)
     assert code == 1
     assert "apt install podman" in said
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Path:
+    """The folder of a docker that builds nothing, and of the file `calls`."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests" / "images" / "docker.sh", folder / "docker")
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What `make images` reads, so that nothing is written into this checkout."""
+    folder = tmp_path / "checkout"
+    (folder / "components").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "components/build-images.sh"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "components" / "Dockerfile", folder / "components")
+    for name in ("LICENSE", "README.md", "components/paring", "pipelines", "requirements"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "image"),
+    [
+        ((), "paring-cpu:{version}"),
+        (("REGISTRY=registry.example.com/team",), "registry.example.com/team/paring-cpu:{version}"),
+        (("VERSION=7",), "paring-cpu:7"),
+    ],
+)
+def test_make_images_tags_by_the_packages_version(
+    given: tuple[str, ...], image: str, docker: Path, checkout: Path
+) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    environment = {**os.environ, "PATH": f"{docker}:{os.environ['PATH']}"}
+    # What make passes on to those that it starts, should this be run by it.
+    for name in ("VERSION", "REGISTRY", "BASE", "TARGETS", "MAKEFLAGS", "MAKELEVEL"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        ["make", "images", *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=checkout,
+    )
+    assert done.returncode == 0, done.stderr
+    image = image.format(version=version)
+    assert done.stdout == f"{image} sha256:0\n"
+    label = f"org.opencontainers.image.version={image.rpartition(':')[2]}"
+    assert f"--tag {image} --label {label} " in (docker / "calls").read_text()
+
+
+def test_a_version_that_is_no_tag_is_refused() -> None:
+    code, said = _build(VERSION="0.1.0\n1.17.1")
+    assert code == 1
+    assert said.startswith("images: VERSION: '0.1.0\n1.17.1' is no tag.")
 
 
 def _pins(lock: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The cpu image: what is in it, and how it runs as an operator would run it."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,10 +18,11 @@ from tests.images.conftest import BASE, ROOT, SOURCE, Built, Podman, alone, make
 
 from paring.artifacts import read_record
 from paring.errors import MissingDependencyError
-from paring_pipelines.main import main
-from paring_pipelines.optimize import Gate, Settings
-from paring_pipelines.recipes import load_recipes
-from paring_pipelines.running import Outcome, run
+from paring.selection.pareto import Gate
+from paring_pipelines.cli.main import main
+from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.runners.session import PublishedRun, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -99,6 +101,58 @@ def test_the_labels_of_an_unchanged_image_built_again_are_the_new_ones(
     assert labels[f"{prefix}.source"] == ""
 
 
+_CODE = """
+import hashlib, json, pathlib, paring, paring_pipelines
+found = {}
+for package in (paring, paring_pipelines):
+    folder = pathlib.Path(package.__file__).parent
+    for file in folder.rglob("*.py"):
+        name = str(file.relative_to(folder.parent))
+        found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+print(json.dumps(found))
+"""
+
+
+def _code_in(podman: Podman, image: Built) -> dict[str, str]:
+    """The digest of each of our modules that an image holds."""
+    done = _run(podman, image, "-c", _CODE, options=("--entrypoint=python",))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def _code_of(checkout: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(checkout / folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in ("components", "pipelines")
+        for file in (checkout / folder).rglob("*.py")
+    }
+
+
+def test_an_image_holds_the_code_of_its_checkout(podman: Podman, cpu_image: Built) -> None:
+    assert _code_in(podman, cpu_image) == _code_of(ROOT)
+
+
+def test_an_image_that_is_built_again_holds_the_code_as_it_is_then(
+    podman: Podman, cpu_image: Built, tmp_path: Path
+) -> None:
+    """The layers of the first build are at hand, one module of it has changed."""
+    checkout = tmp_path / "checkout"
+    for name in ("components", "pipelines", "requirements"):
+        unwanted = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, checkout / name, ignore=unwanted)
+    for name in (".dockerignore", "LICENSE", "Makefile", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    with (checkout / "components/paring/errors.py").open("a") as module:
+        module.write("# Changed.\n")
+    with alone():
+        version = f"{cpu_image.name.partition(':')[2]}-changed"
+        again = make_image(podman, version, source=SOURCE, checkout=checkout)
+        found = _code_in(podman, again)
+        podman("rmi", again.name)
+    assert found == _code_of(checkout) != _code_of(ROOT)
+
+
 def test_the_entry_point_is_the_command_without_a_shell(podman: Podman, cpu_image: Built) -> None:
     config = _config(podman, cpu_image)["Config"]
     assert config["Entrypoint"] == ["paring"]
@@ -160,7 +214,7 @@ def test_what_an_image_is_not_for_is_an_error_that_says_so(
     podman: Podman, cpu_image: Built
 ) -> None:
     make = "import numpy; x = numpy.zeros(4); numpy.savez('/tmp/a.npz', x_train=x); "
-    main = "from paring_pipelines.main import main; "
+    main = "from paring_pipelines.cli.main import main; "
     call = "main(['run', '--model', '/tmp', '--examples', '/tmp/a.npz', '--out', '/tmp/out'])"
     done = _run(podman, cpu_image, "-c", make + main + call, options=("--entrypoint=python",))
     assert done.returncode == MissingDependencyError.exit_code, done.stderr
@@ -182,8 +236,8 @@ steps = [
 """
 
 # By size, since by latency the noise of two short runs might decide.
-GATE = "--max-accuracy-drop 0.5 --objective size"
-SETTINGS = Settings(gate=Gate(max_accuracy_drop=0.5, objective="size"))
+OPTIONS = "--max-accuracy-drop 0.5 --objective size --brief"
+SETTINGS = Settings(gate=Gate(max_accuracy_drop=0.5, objective="size"), brief=True)
 
 
 @pytest.fixture
@@ -198,7 +252,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
         os.umask(before)
 
 
-def _copied(source: Path, target: Path) -> Path:
+def copied(source: Path, target: Path) -> Path:
     """`source` where containers see it, readable for all."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=shutil.copyfile)
@@ -223,13 +277,13 @@ def test_each_step_in_its_container_gives_what_the_local_run_gives(
     with pytest.raises(SystemExit) as ended:
         main(
             shlex.split(
-                f"compile --image {cpu_image.name} --recipes {recipes} --out {package} {GATE}"
+                f"compile --image {cpu_image.name} --recipes {recipes} --out {package} {OPTIONS}"
             )
         )
     assert not ended.value.code
     (shared / "sources").mkdir()
-    model = _copied(digits_model, shared / "sources" / "model")
-    examples = _copied(digits_npz, shared / "sources" / "digits.npz")
+    model = copied(digits_model, shared / "sources" / "model")
+    examples = copied(digits_npz, shared / "sources" / "digits.npz")
 
     # Only below this path does a container share anything with what ran before it.
     in_image = podman.run_command(cpu_image.name, f"--volume={shared}:{shared}")
@@ -242,14 +296,14 @@ def test_each_step_in_its_container_gives_what_the_local_run_gives(
     locally = run(model, examples, load_recipes(recipes), SETTINGS, tmp_path / "local")
 
     chosen = json.loads((by_containers.path("select", "selection") / "selection.json").read_text())
-    assert chosen["selected"] == locally.selection["selected"] != "source"
-    _compare_candidates(chosen, locally)
+    assert chosen["selected"] == locally.selection.selected != "source"
+    compare_candidates(chosen, locally)
     _check_where_it_ran(by_containers)
 
 
-def _compare_candidates(chosen: dict[str, Any], locally: Outcome) -> None:
+def compare_candidates(chosen: dict[str, Any], locally: PublishedRun) -> None:
     rows = {row["id"]: row for row in chosen["candidates"]}
-    others = {row["id"]: row for row in locally.selection["candidates"]}
+    others = {row["id"]: row for row in locally.selection.to_json()["candidates"]}
     assert rows.keys() == others.keys() == {"source", "after-training", "trained"}
     for name, row in rows.items():
         for figure in ("outcome", "recipe", "accuracy", "agreement", "size_bytes"):

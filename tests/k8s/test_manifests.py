@@ -17,10 +17,17 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from paring_pipelines.cluster.commands import watch
-from paring_pipelines.optimize import Settings, build
-from paring_pipelines.recipes import load_recipes
-from paring_pipelines.runtime import place
+from paring_pipelines.cli.kubeflow import watch
+from paring_pipelines.kubeflow.compile import compile_dag
+from paring_pipelines.kubeflow.formats import quantity
+from paring_pipelines.kubeflow.launcher_config import BUILT_IN_ROOT
+from paring_pipelines.kubeflow.package import read_package
+from paring_pipelines.kubeflow.placement import Placement
+from paring_pipelines.kubeflow.placement_rules import place
+from paring_pipelines.kubeflow.stores import check_stores
+from paring_pipelines.pipeline.dag import Dag
+from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.recipes import load_recipes
 
 K8S = Path(__file__).parents[2] / "k8s"
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -131,6 +138,17 @@ def test_pods_keep_to_the_restricted_standard(overlay: str) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+def test_pods_of_argo_events_keep_to_the_restricted_standard() -> None:
+    events = _of_kind(_built("argo-events"), "EventSource", "Sensor")
+    assert len(events) == 2
+    for template in (one["spec"]["template"] for one in events):
+        whole, own = template["securityContext"], template["container"]["securityContext"]
+        assert whole["runAsNonRoot"] is True
+        assert whole["runAsUser"] > 0
+        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_roles_grant_nothing_by_a_star_and_secrets_by_name(overlay: str) -> None:
     roles = _of_kind(_built(overlay), "Role", "ClusterRole")
@@ -200,23 +218,111 @@ def test_the_container_starts_a_command_that_there_is(overlay: str) -> None:
             assert str(file.parent) in mounts
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_runs_get_recipes_and_placement_that_fit_each_other(overlay: str, tmp_path: Path) -> None:
+def _variables(overlay: str) -> dict[str, str]:
+    """What the pod of `watch` gets from its ConfigMap."""
+    (found,) = (
+        one["data"]
+        for one in _of_kind(_built(overlay), "ConfigMap")
+        if "PARING_SOURCE" in one["data"]
+    )
+    return dict(found)
+
+
+def _placed(overlay: str, folder: Path) -> tuple[Dag, dict[str, Placement]]:
+    """The pipeline that `watch` submits, and where its tasks run."""
     (files,) = (
         one["data"]
         for one in _of_kind(_built(overlay), "ConfigMap")
         if "recipes.toml" in one["data"]
     )
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    dag = build(load_recipes(tmp_path / "recipes.toml"), Settings())
-    placements = place(dag, [tmp_path / "runtime.toml"], target="cpu-server")
+        (folder / name).write_text(content)
+    dag = build(load_recipes(folder / "recipes.toml"), Settings())
+    return dag, place(dag, [folder / "runtime.toml"], target="cpu-server")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_runs_get_recipes_and_placement_that_fit_each_other(overlay: str, tmp_path: Path) -> None:
+    _, placements = _placed(overlay, tmp_path)
     # One image for the steps, and the same for what submits them.
     (watch, *_) = (
         container["image"] for pod in _pods(overlay) for container in pod["spec"]["containers"]
     )
     assert {one.image for one in placements.values()} == {watch}
     assert not any(one.cache for name, one in placements.items() if name.startswith("benchmark"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_steps_run_as_a_stated_user_that_is_not_root(overlay: str, tmp_path: Path) -> None:
+    for one in _placed(overlay, tmp_path)[1].values():
+        assert one.security_context.run_as_non_root is True
+        assert one.security_context.run_as_user == one.security_context.run_as_group == 65532
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_steps_can_read_the_sources_that_are_watched(overlay: str, tmp_path: Path) -> None:
+    dag, placements = _placed(overlay, tmp_path)
+    compile_dag(dag, tmp_path / "pipeline.yaml", image="paring", placements=placements)
+    variables = _variables(overlay)
+    sources = {
+        "model_uri": variables["PARING_SOURCE"],
+        "examples_uri": variables["PARING_EXAMPLES"],
+    }
+    options = {"model_uri": "--source", "examples_uri": "--examples"}
+    root = variables["PARING_PIPELINE_ROOT"]
+    assert check_stores(read_package(tmp_path / "pipeline.yaml"), options, sources, root) == []
+    for uri in sources.values():
+        # Without a Secret that somebody has yet to make.
+        in_the_root = uri.split("/")[:3] == (root or BUILT_IN_ROOT).split("/")[:3]
+        identities = placements["import_model"].store_identity
+        assert in_the_root or uri.startswith(identities), uri
+    if uri.startswith("minio://"):
+        assert variables["AWS_ENDPOINT_URL"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_source_in_another_bucket_needs_a_secret_and_no_other_change(
+    overlay: str, tmp_path: Path
+) -> None:
+    dag, placements = _placed(overlay, tmp_path)
+    compile_dag(dag, tmp_path / "pipeline.yaml", image="paring", placements=placements)
+    scheme = "gs" if overlay == "gke" else "s3"
+    sources = dict.fromkeys(("model_uri", "examples_uri"), f"{scheme}://another/models")
+    options = {"model_uri": "--source", "examples_uri": "--examples"}
+    assert check_stores(read_package(tmp_path / "pipeline.yaml"), options, sources) == []
+
+
+def test_events_are_of_the_outputs_that_are_watched() -> None:
+    (source,) = _of_kind(_built("argo-events"), "EventSource")
+    (store,) = source["spec"]["minio"].values()
+    watched = _variables("argo-events")
+    prefix = f"minio://{store['bucket']['name']}/{store['filter']['prefix']}"
+    assert prefix == f"{watched['PARING_SOURCE']}/"
+    assert watched["AWS_ENDPOINT_URL"] == f"http://{store['endpoint']}"
+
+
+def test_the_quota_counts_what_is_in_use_and_leaves_room_for_a_run(tmp_path: Path) -> None:
+    resources = _built("gke")
+    (quota,) = _of_kind(resources, "ResourceQuota")
+    # Object counts go on counting pods that have ended; these don't.
+    assert not [name for name in quota["spec"]["hard"] if name.startswith("count/")]
+    hard = {name: quantity(str(value)) for name, value in quota["spec"]["hard"].items()}
+    _, placements = _placed("gke", tmp_path)
+    assert hard["pods"] > 2 * len(placements)
+    (limits,) = _of_kind(resources, "LimitRange")
+    (container,) = limits["spec"]["limits"]
+    for one in placements.values():
+        for asked, most, name in (
+            (one.cpu, one.cpu_limit, "cpu"),
+            (one.memory, one.memory_limit, "memory"),
+        ):
+            assert asked
+            assert quantity(asked) <= hard[f"requests.{name}"]
+            # The limit that the namespace gives a container which has none.
+            limit = most or container.get("default", {}).get(name)
+            assert limit is None or quantity(asked) <= quantity(limit)
+        # Each request that the quota counts must be there, by default at least.
+        assert container["defaultRequest"].keys() >= {"cpu", "memory", "ephemeral-storage"}
 
 
 def test_the_pipelines_resources_are_valid_and_of_one_version() -> None:

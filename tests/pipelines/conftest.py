@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paring_pipelines.main import main
-from paring_pipelines.optimize import Settings
-from paring_pipelines.recipes import Recipe, load_recipes
-from paring_pipelines.running import Outcome, run
+from paring_pipelines.cli.main import main
+from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.recipes import Recipe, load_recipes
+from paring_pipelines.runners.session import PublishedRun, run
 
 Paring = Callable[..., tuple[int, str, str]]
 """Runs a command; gives its exit code, standard output and error."""
@@ -25,6 +25,11 @@ steps = [{ step = "prune" }, { step = "convert_tflite" }]
 
 SETTINGS = Settings(brief=True)
 """Of `first_run`."""
+
+
+@pytest.fixture(autouse=True)
+def _warm_measuring(warm_measuring: None) -> None:
+    """Whole pipelines measure often; what a measurement is, is tested with its step."""
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def first_run(
     bare_model: Path,
     digits_npz: Path,
     few_recipes: list[Recipe],
-) -> tuple[Path, Outcome]:
+) -> tuple[Path, PublishedRun]:
     """The output folder of a run on the bare model, and what came of it."""
     out = tmp_path_factory.mktemp("run") / "out"
     return out, run(bare_model, digits_npz, few_recipes, SETTINGS, out)

@@ -1,6 +1,7 @@
 """A Step as a command: `paring step NAME ...`, which every container runs too."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import click
 
 from paring.artifacts import Artifact
 from paring.catalog import STEPS, find
-from paring.errors import ParameterError
+from paring.errors import ParameterError, ParingError
 from paring.execution import Call, execute
-from paring.step import ParameterSpec, Step
+from paring.step import TRUST_MODEL, ParameterSpec, Step
 from paring.storage import local_path
+from paring.system.supervision import run_below_limit
 
 ShowOutputs = Callable[[Mapping[str, Artifact]], None]
 
@@ -29,10 +31,12 @@ class StepGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """The command of one step; unknown names raise ParameterError."""
-        return command(find(cmd_name), self._show)
+        return command(find(cmd_name), self._show, below_limit=bool(ctx.find_root().obj))
 
 
-def command(step: Step, show: ShowOutputs = lambda outputs: None) -> click.Command:
+def command(
+    step: Step, show: ShowOutputs = lambda outputs: None, *, below_limit: bool = False
+) -> click.Command:
     """`step` as a click command.
 
     Inputs and outputs become `--name PATH`, families `--name KEY=PATH`, given
@@ -42,6 +46,8 @@ def command(step: Step, show: ShowOutputs = lambda outputs: None) -> click.Comma
     Args:
         step: The step.
         show: Called with what the step made.
+        below_limit: Run the step as `paring.system.supervision.run_below_limit` does, which ends
+            the process.
     """
     options: list[click.Parameter] = []
     for name, spec in step.inputs.items():
@@ -77,17 +83,35 @@ def command(step: Step, show: ShowOutputs = lambda outputs: None) -> click.Comma
     ]
 
     def run(executor_input: str | None, identity: str, tolerate: bool, **given: Any) -> None:
-        if executor_input is not None:
-            # Imported late: only containers take this way.
-            from paring.adapters.kfp import run_executor_input
+        def execute_as(one: Step) -> None:
+            if executor_input is not None:
+                # Imported late: only containers take this way.
+                from paring.adapters.kfp import run_executor_input
 
-            run_executor_input(step, executor_input, identity=identity, tolerate=tolerate)
+                run_executor_input(one, executor_input, identity=identity, tolerate=tolerate)
+                return
+            show(execute(one, _call(one, given, identity, tolerate)))
+
+        if not below_limit:
+            execute_as(step)
             return
-        show(execute(step, _call(step, given, identity, tolerate)))
+        error = run_below_limit(lambda: execute_as(step))
+        if error is not None:
+            # Recorded or raised like any failure of the step.
+            execute_as(failing(step, error))
 
     return click.Command(
         step.name, params=options, callback=run, help=_help(step), short_help=step.summary
     )
+
+
+def failing(step: Step, error: ParingError) -> Step:
+    """Return `step` with a function that raises `error`."""
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    return replace(step, function=fail)
 
 
 def _flag(name: str) -> str:
@@ -99,7 +123,10 @@ def _parameter_option(name: str, spec: ParameterSpec) -> click.Option:
     # through every adapter.
     if spec.type is bool:
         flag = _flag(name)
-        return click.Option([f"{flag}/--no-{flag[2:]}"], default=spec.default, show_default=True)
+        text = "Let code and unknown operators in the model run." if name == TRUST_MODEL else None
+        return click.Option(
+            [f"{flag}/--no-{flag[2:]}"], default=spec.default, show_default=True, help=text
+        )
     metavar = "|".join(spec.choices) or spec.type.__name__.upper()
     return click.Option(
         [_flag(name)], type=str, metavar=metavar, help=f"[default: {spec.default!r}]"
@@ -118,10 +145,19 @@ def _call(step: Step, given: Mapping[str, Any], identity: str, tolerate: bool) -
         if spec.family:
             inputs[name] = dict(_member(name, text) for text in given[name])
         elif given[name] is not None:
-            inputs[name] = local_path(given[name])
-    outputs = {name: local_path(given[name]) for name in step.outputs if given[name] is not None}
+            inputs[name] = _path(name, given[name])
+    outputs = {name: _path(name, given[name]) for name in step.outputs if given[name] is not None}
     parameters = {name: given[name] for name in step.parameters if given[name] is not None}
     return Call(inputs, outputs, parameters, tolerate, identity)
+
+
+def _path(name: str, text: str) -> Path:
+    # To Python it is the working folder.
+    if not text:
+        raise ParameterError(
+            f"{_flag(name)}: must not be empty", received='""', remedy=f"{_flag(name)} PATH"
+        )
+    return local_path(text)
 
 
 def _member(name: str, text: str) -> tuple[str, Path]:

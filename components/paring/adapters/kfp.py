@@ -1,7 +1,7 @@
 """A Step as a Kubeflow Pipelines component, and what runs in its container.
 
     from paring.adapters.kfp import component
-    from paring.prune import prune
+    from paring.steps.prune import prune
 
     prune_task = component(prune, image="registry/paring@sha256:...")
 
@@ -30,7 +30,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paring import logs
 from paring.adapters.kfp_views import HTML, View, views
 from paring.artifacts import (
     Artifact,
@@ -46,6 +45,8 @@ from paring.artifacts import (
 from paring.errors import OutputError, ParameterError
 from paring.execution import Call, execute
 from paring.step import Step
+from paring.system import logs
+from paring.system.documents import parse_json
 
 if TYPE_CHECKING:
     from kfp import dsl
@@ -133,7 +134,7 @@ def component(
     `member_inputs` gives.
 
     Args:
-        step: The step, such as `paring.prune.prune`.
+        step: The step, such as `paring.steps.prune.prune`.
         image: The container image; named by its digest, a new one misses
             Kubeflow's cache.
         members: The keys of each family's members, in order: Kubeflow can't
@@ -243,7 +244,7 @@ def run_executor_input(
             for name, entry in document["outputs"].get("artifacts", {}).items()
         }
         output_file = Path(document["outputs"]["outputFile"])
-        members = json.loads(values.pop(FAMILY_MEMBERS, "{}"))
+        members = parse_json(values.pop(FAMILY_MEMBERS, "{}"))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise _unreadable(executor_input, f"{type(error).__name__}: {error}") from error
     values.pop(SOURCE_DIGEST, None)
@@ -289,7 +290,7 @@ def _place(step: Step, targets: Mapping[str, Any]) -> dict[str, str]:
 
 def _read(executor_input: str) -> dict[str, Any]:
     try:
-        document = json.loads(executor_input)
+        document = parse_json(executor_input)
     except ValueError as error:
         raise _unreadable(executor_input, str(error)) from error
     if not isinstance(document, dict):

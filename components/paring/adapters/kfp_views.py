@@ -6,16 +6,18 @@ of those types for each of its views, under the output's name with the view's su
 """
 
 import html
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from paring import figures
 from paring.artifacts import Artifact, BenchmarkMetrics, Report, Selection
 from paring.errors import ArtifactTypeError
-from paring.metrics import Metric
+from paring.reporting import figures
+from paring.reporting.columns import brief_columns, change, score
+from paring.selection.candidates import SelectionResult
+from paring.system.documents import read_json
 
 HTML, MARKDOWN = "_html", "_markdown"
 """The suffixes, which name the types too."""
@@ -91,38 +93,35 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
 
 def _selection_table(selection: Selection) -> str:
     """The verdict, the gate, and every candidate with what was decided about it."""
-    found = _read(selection.file, "verdict", "gate", "objective", "candidates")
-    gate, metric = found["gate"], _metric(found)
-    headings = ("candidate", "outcome", metric.label, "change", "median", "speed-up", "size")
+    found = SelectionResult.read(selection.file)
+    gate, metric = found.gate, found.metric
+    columns = [one for one in brief_columns() if not one.under]
+    headings = ("candidate", "outcome", metric.label, "change", *(one.heading for one in columns))
     rows = [
         (
-            f"`{row['id']}`",
-            f"**{row['outcome']}**" if row["outcome"] == "selected" else row["outcome"],
-            figures.NONE if row["score"] is None else metric.shown(row["score"]),
-            figures.NONE if row["drop"] is None else metric.change(row["drop"]),
-            figures.ms(row["p50_ms"]),
-            figures.times(row["speedup"]),
-            figures.size(row["size_bytes"]),
-            figures.size(row["peak_memory_bytes"]),
-            _plain(figures.typeset("; ".join([*row["reasons"], *row["notes"]]))),
+            f"`{row.id}`",
+            f"**{row.outcome}**" if row.is_selected else str(row.outcome),
+            score(row),
+            change(row),
+            *(one.text(row) for one in columns),
+            _plain(figures.typeset("; ".join([*row.reasons, *row.notes]))),
         )
-        for row in found["candidates"]
+        for row in found.candidates
     ]
-    limits = [
-        text.format(gate[name])
-        for name, text in (
-            ("max_accuracy_drop", "a loss of {} by " + metric.label),
-            ("max_latency_ms", "{} ms"),
-            ("max_size_mb", "{} MB"),
-            ("max_memory_mb", "{} MB of memory"),
+    limits = [f"a loss of {gate.max_accuracy_drop} by {metric.label}"] + [
+        text.format(limit)
+        for limit, text in (
+            (gate.max_latency_ms, "{} ms"),
+            (gate.max_size_mb, "{} MB"),
+            (gate.max_memory_mb, "{} MB of memory"),
         )
-        if gate[name] is not None
+        if limit
     ]
     parts = [
-        f"**{_plain(figures.typeset(found['verdict']))}**",
+        f"**{_plain(figures.typeset(found.verdict))}**",
         f"The gate lets pass {_plain(', '.join(limits))} at most; the best by"
-        f" {found['objective']} is selected. The change is {metric.change_unit}.",
-        _table((*headings, "memory", "why"), rows),
+        f" {gate.objective} is selected. The change is {metric.change_unit}.",
+        _table((*headings, "why"), rows),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -133,21 +132,21 @@ def _selection_chart(selection: Selection) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from paring.charts import pareto_chart
+    from paring.reporting.charts import pareto_chart
 
-    found = _read(selection.file, "verdict", "gate", "selected", "candidates")
-    folder = Path(figures.__file__).with_name("templates")
+    found = SelectionResult.read(selection.file)
+    folder = resources.files("paring.reporting") / "templates"
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(str(folder)),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
     return environment.get_template("selection.html.j2").render(
-        selected=found["selected"],
-        verdict=figures.typeset(found["verdict"]),
-        metric=_metric(found).label,
-        chart=Markup(pareto_chart(found["candidates"], found["gate"])),
+        selected=found.selected,
+        verdict=figures.typeset(found.verdict),
+        metric=found.metric.label,
+        chart=Markup(pareto_chart(found)),
     )
 
 
@@ -158,14 +157,10 @@ _VIEWS: Mapping[type[Artifact], tuple[View, ...]] = {
 }
 
 
-def _metric(found: Mapping[str, Any]) -> Metric:
-    return Metric(found["gate"]["metric"], found["gate"]["higher_is_better"])
-
-
 def _read(file: Path, *keys: str) -> dict[str, Any]:
     """The object in a JSON file, which must have `keys`."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         return {key: content[key] for key in keys}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactTypeError(

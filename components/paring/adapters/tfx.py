@@ -1,7 +1,7 @@
 """A Step as a TFX component, and Paring's artifacts as TFX artifact types.
 
     from paring.adapters.tfx import component
-    from paring.prune import prune
+    from paring.steps.prune import prune
 
     pruned = component(
         prune,
@@ -30,12 +30,12 @@ from tfx.types import standard_artifacts
 from tfx.types.artifact import Property, PropertyType
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from paring import logs
 from paring.artifacts import Artifact, Examples, Model, Servable, artifact_types
 from paring.catalog import find
 from paring.errors import ParameterError, nearest
 from paring.execution import Call, execute
 from paring.step import Step
+from paring.system import logs
 
 FAMILY_SEPARATOR = "__"
 """Between a family's name and a member's key, in a component's inputs."""
@@ -215,7 +215,7 @@ def component(
     """`step` as a TFX component.
 
     Args:
-        step: The step, such as `paring.prune.prune`.
+        step: The step, such as `paring.steps.prune.prune`.
         node_id: The node's id in the pipeline; the step's name by default.
         identity: Names the work for TFX's cache, which knows neither a step's
             code nor a file's content.

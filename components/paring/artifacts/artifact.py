@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
-from paring.errors import ArtifactTypeError
+from paring.errors import ArtifactTypeError, ModelError, ParingError
+from paring.system.documents import read_json
+from paring.system.trees import tree_files
 
 RECORD = "paring.json"
 
 Fact = str | int | float
+
+# Between two ticks of the clock that Linux takes the times of files from.
+_CLOCK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Artifact:
     bound_to_hardware: ClassVar[bool] = False
     """Whether it runs only on hardware of the kind that it was built on."""
 
-    _NO_FACTS: ClassVar[frozenset[str]] = frozenset({"path", "failure", "lineage"})
+    _NO_FACTS: ClassVar[frozenset[str]] = frozenset({"path", "failure", "lineage", "trusted"})
 
     @classmethod
     def fact_types(cls) -> dict[str, type]:
@@ -91,15 +98,39 @@ class Artifact:
                 received=type_name,
                 remedy=f"give a path to a {cls.__name__}",
             )
-        known = kind.fact_types()
-        facts = {k: v for k, v in record.get("facts", {}).items() if k in known}
-        failure = record.get("failure")
-        return kind(
-            path,
-            **facts,
-            failure=Failure(**failure) if failure else None,
-            lineage=record.get("lineage", {}),
-        )
+        try:
+            return kind(path, **_checked_facts(record, kind.fact_types()), **_history(record))
+        except (AttributeError, TypeError) as error:
+            raise ArtifactTypeError(
+                f"{path / RECORD} is not the record of a {type_name}",
+                received=error,
+                remedy="re-run the step that produced this artifact; its record was edited",
+            ) from error
+
+    def verify(self, *, thoroughly: bool = False) -> None:
+        """Raise if the content is no longer what the record states.
+
+        The files are read unless all of them are older than the record, as after a copy.
+        An artifact without a record is never refused.
+
+        Args:
+            thoroughly: Read the files in any case.
+
+        Raises:
+            ArtifactTypeError: The content has another digest than the recorded one.
+        """
+        record = self.path / RECORD
+        if self.failure is not None or not record.is_file():
+            return
+        if not thoroughly and _newest(self.path) < record.stat().st_mtime_ns:
+            return
+        digest = content_digest(self.path, ArtifactTypeError)
+        if digest != self.digest:
+            raise ArtifactTypeError(
+                f"{self.path} has been changed since it was written",
+                received=f"{digest}, not {self.digest}",
+                remedy="re-run the step that produced this artifact",
+            )
 
     def described(self) -> dict[str, Any]:
         """Type, digest and lineage, or the path of what Paring did not make."""
@@ -120,12 +151,15 @@ class Artifact:
             "lineage": self.lineage,
         }
         (self.path / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        # Later than all else here by the file system's clock, which `verify` relies on.
+        time.sleep(_CLOCK_SECONDS)
+        os.utime(self.path / RECORD)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record of the artifact at `path`, None where there is none."""
     try:
-        record = json.loads((path / RECORD).read_text())
+        record = read_json(path / RECORD)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
@@ -139,28 +173,58 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def content_digest(path: Path) -> str:
-    """SHA-256 over the names and bytes below `path`, its record left out."""
+def _checked_facts(record: Mapping[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
+    facts = {name: value for name, value in record.get("facts", {}).items() if name in known}
+    for name, value in facts.items():
+        # A whole number may stand for a float.
+        allowed = (int, float) if known[name] is float else known[name]
+        if not isinstance(value, allowed):
+            raise TypeError(f"{name} is {type(value).__name__}, not {known[name].__name__}")
+    return facts
+
+
+def _history(record: Mapping[str, Any]) -> dict[str, Any]:
+    failure, lineage = record.get("failure"), record.get("lineage", {})
+    if not isinstance(lineage, dict):
+        raise TypeError(f"lineage is {type(lineage).__name__}, not an object")
+    return {"failure": Failure(**failure) if failure else None, "lineage": lineage}
+
+
+def content_digest(path: Path, error: type[ParingError] = ModelError) -> str:
+    """SHA-256 over the names and bytes below `path`, its record left out.
+
+    Raises:
+        ParingError: Of the class `error`: a link leads out of the folder.
+    """
     total = hashlib.sha256()
-    for name, file in _files(path):
+    for name, file in _files(path, error):
         with file.open("rb") as stream:
             inner = hashlib.file_digest(stream, "sha256")
         total.update(f"{name}\0{inner.hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
+def _newest(folder: Path) -> int:
+    """Return the newest time of modification of the files and folders in it, in ns.
+
+    A folder's changes when a file is put there or removed.
+    """
+    record = folder / RECORD
+    below = (place for place in folder.rglob("*") if place != record)
+    return max(place.lstat().st_mtime_ns for place in (folder, *below))
+
+
 def content_bytes(path: Path) -> int:
     """The size in bytes of all files below `path`, its record left out."""
-    return sum(file.stat().st_size for _, file in _files(path))
+    return sum(file.stat().st_size for _, file in _files(path, ModelError))
 
 
-def _files(path: Path) -> Iterator[tuple[str, Path]]:
+def _files(path: Path, error: type[ParingError]) -> Iterator[tuple[str, Path]]:
     if path.is_file():
         yield "", path
         return
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_file() and name != RECORD:
+    for name, file in tree_files(path, error):
+        if name != RECORD:
             yield name, file
 
 

@@ -20,6 +20,11 @@ class TFLiteModel(Servable):
         sparsity: The share of those weights that is zero in the file.
         distinct_weights: Half of those weights are in tensors that hold no more
             distinct values than this in the file.
+        compared: What the file and its source were compared on: "32 examples" or "random
+            inputs"; or why they were not.
+        difference: From the source's outputs, from 0 to 1, as ONNXModel has it.
+        holds_state: 1 if the file has tensors that keep their values from call to call;
+            whoever serves it resets them before each sequence.
         layers: Of mixed: how many layers have an int8 form.
         layers_in_float: Of mixed: how many of them compute in float.
     """
@@ -30,6 +35,9 @@ class TFLiteModel(Servable):
     weight_count: int = 0
     sparsity: float | None = None
     distinct_weights: int | None = None
+    compared: str = ""
+    difference: float | None = None
+    holds_state: int = 0
     layers: int | None = None
     layers_in_float: int | None = None
 
@@ -111,6 +119,10 @@ class TRTEngine(Servable):
             type, as `type count`, by commas.
         engine_layers: How many layers of the engine compute in each type, likewise;
             None where TensorRT did not tell.
+        compared: What the engine and its ONNX file were compared on: "32 examples" or
+            "random inputs"; or why they were not, and how far the ONNX file is from its
+            source where that is known.
+        difference: From the ONNX file's outputs, from 0 to 1, as ONNXModel has it.
     """
 
     bound_to_hardware: ClassVar[bool] = True
@@ -128,6 +140,8 @@ class TRTEngine(Servable):
     tf32: int | None = None
     network_layers: str = ""
     engine_layers: str | None = None
+    compared: str = ""
+    difference: float | None = None
 
     @property
     def file(self) -> Path:
@@ -158,6 +172,9 @@ class TFTRTModel(Model):
         precision: fp32, fp16 or int8.
         max_batch: The largest batch that the engines take.
         engines: How many there are.
+        compared: What it and its source were compared on: "32 examples" or "random
+            inputs"; or why they were not.
+        difference: From the source's outputs, from 0 to 1, as ONNXModel has it.
     """
 
     bound_to_hardware: ClassVar[bool] = True
@@ -165,3 +182,5 @@ class TFTRTModel(Model):
     precision: str = ""
     max_batch: int | None = None
     engines: int | None = None
+    compared: str = ""
+    difference: float | None = None

@@ -11,9 +11,10 @@ class Examples(Artifact):
     """Labelled examples in splits.
 
     In Paring's form, `Split-train/` and `Split-eval/` hold one `.npy` file for
-    each model input, named for it, and `label.npy` where there are labels; a
+    each model input, named for it, and `label.npy` where there are labels, or one
+    named for each of several outputs; a
     user may also hand in an `.npz` file, TFRecords of tf.Example, or a TFX
-    Examples artifact. `paring.tf.examples` reads all of them.
+    Examples artifact. `paring.data.examples` reads all of them.
 
     Attributes:
         train_count: Examples in the train split.

@@ -21,10 +21,14 @@ class Servable(Artifact):
     Attributes:
         size_bytes: The size of what is served, without the training form.
         note: What a reader of its figures should know, if anything.
+        trusted: Whether the user lets code that the model carries run. No fact: it comes
+            from the option of the step that opens the model, and is neither written into
+            the record nor read from one (docs/adr/0016-trust.md).
     """
 
     size_bytes: int = 0
     note: str | None = None
+    trusted: bool = False
 
     @property
     def serving_dir(self) -> Path:
@@ -37,19 +41,23 @@ class Model(Servable):
     """A TensorFlow model: a SavedModel, and its Keras form where it has one.
 
     A model that a user hands in may also be a bare SavedModel folder, or a
-    `.keras` or `.h5` file; `paring.tf.loading` reads all of them.
+    `.keras` or `.h5` file; `paring.models.loading` reads all of them.
 
     Attributes:
         keras: "tf_keras" where the Keras form is there, "none" where not.
-        trusted: 1 if the user allowed the model's own code to run.
+        not_trainable: Why a Keras file has no Keras form that training steps take, if so.
         rebuilt_difference: Largest absolute difference of outputs from the Keras 3
             model that this one was rebuilt from; None if it was not.
+        source_precision: The dtype policies that the user's model was stored with, such as
+            mixed_float16, where that was half precision; this one computes in float32.
+            None if it was not.
         trained_on: The strategy, replicas and dtype policy of the step that trained it.
     """
 
     keras: str = ""
-    trusted: int = 0
+    not_trainable: str | None = None
     rebuilt_difference: float | None = None
+    source_precision: str | None = None
     trained_on: str = ""
 
     @property
@@ -68,12 +76,15 @@ class PrunedModel(Model):
         pattern: What the zeros of every pruned kernel follow, checked: unstructured,
             1x4 or 2:4.
         left_dense: The layers whose weights can't be pruned, separated by commas.
+        not_reached: The layers with fewer zeros than was asked for, each with the share
+            and the reason, by semicolons.
     """
 
     sparsity: float | None = None
     layer_sparsities: str = ""
     pattern: str = ""
     left_dense: str = ""
+    not_reached: str = ""
 
     @property
     def sensitivity_file(self) -> Path:
@@ -110,11 +121,13 @@ class ClusteredModel(Model):
         distinct_weights: The most distinct values in any clustered kernel, measured.
         sparsity: The share of zeros among the clustered weights, measured.
         left_unclustered: The layers whose weights can't be clustered, by commas.
+        not_reached: The layers with more values than clusters, by semicolons.
     """
 
     distinct_weights: int | None = None
     sparsity: float | None = None
     left_unclustered: str = ""
+    not_reached: str = ""
 
 
 @dataclass
@@ -141,6 +154,9 @@ class QuantizedModel(Model):
     Attributes:
         in_float: The layers that have no quantized form and compute in float, each
             with the reason, separated by semicolons.
+        quantized_tensors: The weights and activations that the SavedModel rounds.
+        not_reached: The layers whose weights are not rounded to their own range, by
+            semicolons.
         sparsity: The share of zeros among the kernels whose zeros were preserved,
             measured; None where none were to be.
         distinct_weights: The most distinct values in any kernel whose clusters were
@@ -150,6 +166,8 @@ class QuantizedModel(Model):
     """
 
     in_float: str = ""
+    quantized_tensors: int = 0
+    not_reached: str = ""
     sparsity: float | None = None
     distinct_weights: int | None = None
     not_preserved: str = ""
@@ -173,8 +191,8 @@ class ServingModel(Model):
         speedup: The source's median latency over its own, measured in one run; None
             where it is a copy.
         speedup_low, speedup_high: Its 95% confidence interval.
-        difference: From the source's outputs; see `paring.tf.serving_trials`. None where
-            it is a copy.
+        difference: From the source's outputs; see
+            `paring.converters.savedmodel.serving_trials`. None where it is a copy.
         compared_on: "examples" or "random inputs".
     """
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paring.artifacts import SERVING_DIR, Model, Servable
+from paring.artifacts import SERVING_DIR, Servable
 from paring.errors import ModelError, ParameterError, UnsupportedError, nearest
 
 SIGNATURE = "serving_default"
@@ -75,6 +75,7 @@ class Runtime(Protocol):
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for one batch, by the signature's output names.
 
+        Calls are independent: a model that holds state starts each of them from none.
         Integers that stand for floats are turned back into those.
 
         Args:
@@ -130,10 +131,10 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
 
         return OpenVinoRuntime(file, threads=threads)
 
+    from paring.models.loading import saved_model_dir
     from paring.runtimes.savedmodel import SavedModelRuntime
-    from paring.tf.loading import saved_model_dir
 
-    folder = saved_model_dir(Model(artifact.path))
+    folder = saved_model_dir(artifact)
     return SavedModelRuntime(folder, threads=threads, gpu_memory_mb=gpu_memory_mb)
 
 
@@ -158,12 +159,12 @@ def import_library(artifact: Servable) -> None:
     """
     file = served_file(artifact.path)
     if file is None:
-        from paring.tf.quiet import quiet_tensorflow
+        from paring.models.quiet import quiet_tensorflow
 
         quiet_tensorflow()
     elif file.suffix == ".engine":
-        from paring.engines.conditions import read_conditions
-        from paring.engines.machine import look
+        from paring.tensorrt.conditions import read_conditions
+        from paring.tensorrt.machine import look
 
         look(read_conditions(file).flavour, needs_gpu=True)
     else:
@@ -181,9 +182,37 @@ def served_path(artifact: Servable) -> Path:
         # OpenVINO's weights lie in a file of their own.
         return file.parent if file.suffix == ".xml" else file
 
-    from paring.tf.loading import saved_model_dir
+    from paring.models.loading import find_saved_model
 
-    return saved_model_dir(Model(artifact.path))
+    return find_saved_model(artifact)
+
+
+def run_rows(runtime: Runtime, features: Features) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs for any number of rows, whatever batch the model takes.
+
+    Args:
+        runtime: The model.
+        features: An array [rows, ...] for each input, at least one row.
+
+    Raises:
+        ModelError, UnsupportedError: See `Runtime.run`.
+    """
+    count = len(next(iter(features.values())))
+    size = runtime.batch_size
+    if size is None or size == count:
+        return runtime.run(features)
+    parts = []
+    for start in range(0, count, size):
+        part = {name: array[start : start + size] for name, array in features.items()}
+        have = min(size, count - start)
+        if have < size:
+            # The last row again and again; those results are dropped.
+            part = {
+                name: np.concatenate([array, np.repeat(array[-1:], size - have, axis=0)])
+                for name, array in part.items()
+            }
+        parts.append({name: array[:have] for name, array in runtime.run(part).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def served_file(path: Path) -> Path | None:

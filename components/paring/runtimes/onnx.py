@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from paring.errors import ModelError
+from paring.errors import ModelError, first_line
 from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 # The fastest first; ONNX Runtime's build decides which there are.
@@ -47,7 +47,7 @@ class OnnxRuntime(SignatureRuntime):
             # Its classes of errors have no public base but Exception.
             raise ModelError(
                 f"{file} can't be loaded as an ONNX file",
-                received=str(error)[:300],
+                received=first_line(error),
                 remedy="export the model again; the file is incomplete or damaged, or has"
                 " operators that ONNX Runtime lacks",
             ) from error

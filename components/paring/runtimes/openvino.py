@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from paring.errors import MissingDependencyError, ModelError
+from paring.errors import MissingDependencyError, ModelError, first_line
 from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 
@@ -38,16 +38,20 @@ class OpenVinoRuntime(SignatureRuntime):
         except RuntimeError as error:
             raise ModelError(
                 f"{file} can't be loaded by OpenVINO",
-                received=str(error)[-300:],
+                received=first_line(error),
                 remedy="convert the model again; the files are incomplete or damaged",
             ) from error
         super().__init__(file, {_name(port): _input(port) for port in self._model.inputs})
         self._outputs = {_name(port): port for port in self._model.outputs}
         self._request: Any = self._model.create_infer_request()
+        self._holds_state = bool(self._request.query_state())
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
         """See `paring.runtimes.Runtime.run`."""
         self.check(features)
+        if self._holds_state:
+            # Each call is a batch of independent sequences.
+            self._request.reset_state()
         found = self._request.infer(dict(features), share_inputs=True)
         return {name: np.array(found[port]) for name, port in self._outputs.items()}
 

@@ -1,14 +1,15 @@
 """SavedModels in TensorFlow, called through a signature of theirs."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paring.errors import ModelError, ParameterError
+from paring.models.arguments import by_name, signature_specs
+from paring.models.gpu_memory import set_gpu_memory
 from paring.runtimes import SIGNATURE, Features, InputTensor, SignatureRuntime, check_threads
-from paring.tf.gpu_memory import set_gpu_memory
+from paring.system.memory import release_memory
 
 
 class SavedModelRuntime(SignatureRuntime):
@@ -24,6 +25,7 @@ class SavedModelRuntime(SignatureRuntime):
 
     Raises:
         ModelError: It can't be loaded, or has no such signature.
+        UnsupportedError: Its outputs depend on the calls before.
         ParameterError: TensorFlow already started with other threads or another limit.
     """
 
@@ -38,8 +40,9 @@ class SavedModelRuntime(SignatureRuntime):
         gpu_memory_mb: int = 0,
     ) -> None:
         check_threads(threads)
-        from paring.tf.quiet import quiet_tensorflow
-        from paring.tf.signature import loading_saved_model
+        from paring.models.quiet import quiet_tensorflow
+        from paring.models.signature import loading_saved_model
+        from paring.models.state import refuse_state
 
         quiet_tensorflow()
         import tensorflow as tf
@@ -51,18 +54,21 @@ class SavedModelRuntime(SignatureRuntime):
         options = tf.saved_model.LoadOptions(
             experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
         )
-        with loading_saved_model(folder):
+        with loading_saved_model(folder) as plain:
             # The signature holds no reference to the variables; the model does.
-            self._model: Any = tf.saved_model.load(str(folder), options=options)
+            self._model: Any = tf.saved_model.load(str(plain), options=options)
         if signature not in self._model.signatures:
             raise ModelError(
                 f"{folder} has no signature {signature!r}",
                 received=", ".join(self._model.signatures) or "no signatures",
                 remedy="export the model with model.save(dir) or model.export(dir)",
             )
+        if self._model.signatures[signature].variables:
+            refuse_state(folder, signature)
         self._tf = tf
-        self._call = self._model.signatures[signature]
-        self._specs: dict[str, Any] = self._call.structured_input_signature[1]
+        function = self._model.signatures[signature]
+        self._call = by_name(function)
+        self._specs = signature_specs(function)
         super().__init__(folder, {name: _input(spec) for name, spec in self._specs.items()})
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
@@ -73,14 +79,14 @@ class SavedModelRuntime(SignatureRuntime):
             name: self._tf.constant(array, dtype=self._specs[name].dtype)
             for name, array in features.items()
         }
-        return {name: tensor.numpy() for name, tensor in self._call(**tensors).items()}
+        return {name: tensor.numpy() for name, tensor in self._call(tensors).items()}
 
     def close(self) -> None:
         """See `paring.runtimes.Runtime.close`."""
         del self._call, self._model
         # Its functions refer to each other in circles, and so hold the variables and
         # the graph until Python next looks for these.
-        gc.collect()
+        release_memory()
 
 
 def _input(spec: Any) -> InputTensor:

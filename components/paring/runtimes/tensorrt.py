@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from paring.engines.conditions import Conditions, check_conditions, read_conditions
-from paring.engines.device import Device
-from paring.engines.driver import Driver
-from paring.engines.library import RTX, Library, Messages
-from paring.engines.machine import look
 from paring.errors import ModelError, UnsupportedError
 from paring.runtimes import Features, InputTensor, check_names, check_threads
+from paring.tensorrt.conditions import Conditions, check_conditions, read_conditions
+from paring.tensorrt.device import Device
+from paring.tensorrt.driver import Driver
+from paring.tensorrt.library import RTX, Library, Messages
+from paring.tensorrt.machine import look
 
 
 class TensorRTRuntime:

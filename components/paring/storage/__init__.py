@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from paring.errors import ParameterError
+from paring.errors import ParameterError, StorageError
 from paring.storage.local import (
     create_locally,
     files_on_disk,
@@ -28,6 +29,7 @@ from paring.storage.local import (
 from paring.storage.stores import (
     asked,
     below,
+    check_bucket,
     check_size,
     create_in_store,
     explained,
@@ -36,9 +38,11 @@ from paring.storage.stores import (
     is_remote,
     key_of,
 )
+from paring.system.trees import copy_tree, tree_files
 
 __all__ = [
     "Entry",
+    "check_bucket",
     "create",
     "delete",
     "exists",
@@ -52,7 +56,9 @@ __all__ = [
     "name_of",
     "put",
     "read_text",
+    "replace",
     "write_text",
+    "written_beside",
 ]
 
 
@@ -120,20 +126,32 @@ def list_below(uri: str) -> Iterator[Entry]:
         )
 
 
-def read_text(uri: str) -> str:
+def read_text(uri: str, *, errors: Literal["strict", "replace"] = "strict") -> str:
     """The text of a small file.
 
+    Args:
+        uri: Where it lies.
+        errors: Whether bytes that are no UTF-8 are an error or are replaced.
+
     Raises:
-        StorageError: It is not there, or can't be read.
+        StorageError: It is not there, can't be read, or is not UTF-8.
     """
-    if not is_remote(uri):
+    if is_remote(uri):
+        with asked(uri) as (store, key):
+            content: bytes = store.cat_file(key)
+    else:
         try:
-            return local_path(uri).read_text(encoding="utf-8")
+            content = local_path(uri).read_bytes()
         except OSError as error:
             raise explained(uri, error) from error
-    with asked(uri) as (store, key):
-        content: bytes = store.cat_file(key)
-    return content.decode("utf-8")
+    try:
+        return content.decode("utf-8", errors=errors)
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            "this file is no text in UTF-8",
+            received=f"{uri} ({error.reason} at byte {error.start})",
+            remedy="delete it, or write it again in UTF-8",
+        ) from error
 
 
 def write_text(uri: str, text: str) -> None:
@@ -155,9 +173,10 @@ def create(uri: str, text: str) -> bool:
     """Write a small file unless there is one, of several writers for one alone.
 
     On S3 by a PUT with `If-None-Match: *`, on Google Cloud Storage with
-    `ifGenerationMatch=0`, locally by a hard link or, where there are none, O_EXCL. A
-    store that ignores the condition is found out: the first object that is created in a
-    bucket is put there twice, and must be refused once.
+    `ifGenerationMatch=0`, locally by a hard link or, where there are none, a rename that
+    replaces nothing. In all of them a reader sees the whole text or no file. A store that
+    ignores the condition is found out: the first object that is created in a bucket is put
+    there twice, and must be refused once.
 
     The answer to a request may be lost and the request repeated, which then finds what
     itself made: a writer that must know writes text that is its own, and reads it back
@@ -167,7 +186,8 @@ def create(uri: str, text: str) -> bool:
         Whether this call wrote it; False if it was there.
 
     Raises:
-        UnsupportedError: The store ignores the condition; nobody was told True.
+        UnsupportedError: The store ignores the condition, or the file system has neither
+            of the two; nobody was told True.
         OutputError, StorageError: It can't be written.
     """
     if is_remote(uri):
@@ -276,12 +296,12 @@ def put(path: Path, uri: str) -> None:
         target = local_path(uri)
         with written_beside(target) as staged:
             if path.is_dir():
-                shutil.copytree(path, staged)
+                copy_tree(path, staged, StorageError)
             else:
                 shutil.copyfile(path, staged)
             replace(staged, target)
         return
-    files = [path] if path.is_file() else [one for one in sorted(path.rglob("*")) if one.is_file()]
+    files = [path] if path.is_file() else [one for _, one in tree_files(path, StorageError)]
     with asked(uri) as (store, key):
         sizes = {
             key if file == path else f"{key}/{file.relative_to(path).as_posix()}": (

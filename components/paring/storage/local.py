@@ -1,19 +1,24 @@
 """Plain paths: what is written appears whole or not at all."""
 
+import ctypes
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from paring.errors import OutputError, ParameterError, StorageError
+from paring.errors import OutputError, ParameterError, StorageError, UnsupportedError
 from paring.storage.stores import is_remote
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What file systems say that have no hard links."""
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 
 
 def local_path(uri: str) -> Path:
@@ -70,7 +75,11 @@ def _unreadable(error: OSError) -> None:
 def create_locally(path: Path, text: str) -> bool:
     """See `paring.storage.create`."""
     with written_beside(path) as staged:
-        staged.write_text(text, encoding="utf-8")
+        with staged.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            # A machine that fails must not leave a name without its content.
+            os.fsync(stream.fileno())
         try:
             path.hardlink_to(staged)
         except FileExistsError:
@@ -78,18 +87,55 @@ def create_locally(path: Path, text: str) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            try:
-                with path.open("x", encoding="utf-8") as stream:
-                    stream.write(text)
-            except FileExistsError:
-                return False
+            return _rename_to_free_name(staged, path)
     return True
 
 
+def _rename_to_free_name(source: Path, target: Path) -> bool:
+    """Rename a file unless there is one at `target`, where there are no hard links.
+
+    Returns:
+        Whether it was renamed.
+
+    Raises:
+        UnsupportedError: The file system has no such rename either. To create the file
+            and to write it then is no way: a reader in between sees no content, and one
+            who writes may be killed in between.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    code = errno.ENOSYS
+    if renameat2 is not None:
+        names = os.fsencode(source), os.fsencode(target)
+        if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return True
+        code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    if code in (errno.EINVAL, *_NO_LINKS):
+        raise UnsupportedError(
+            "this file system has no way to create a file for one of several writers alone",
+            received=f"{target} (neither hard links nor renames that replace nothing)",
+            remedy="use a store with conditional writes, or a volume with hard links",
+        )
+    raise OSError(code, os.strerror(code), str(target))
+
+
 @contextmanager
-def written_beside(target: Path) -> Iterator[Path]:
-    """A free name beside `target`; what is left under it in the end is removed."""
-    staged = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex}")
+def written_beside(target: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a free name beside `target`, to be renamed onto it.
+
+    What is left under the name in the end is removed.
+
+    Args:
+        target: The file or folder to write.
+        suffix: The end of the name, for libraries that go by it.
+
+    Raises:
+        OutputError: A device, a pipe or a socket would be replaced, or the place can't be
+            written.
+    """
+    _check_replaceable(target)
+    staged = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex}{suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield staged
@@ -100,6 +146,30 @@ def written_beside(target: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
         elif staged.exists():
             staged.unlink()
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse a target that a file can't be renamed onto without damage.
+
+    Raises:
+        OutputError: It is the working folder or the root, or neither a file nor a folder.
+    """
+    if target.name in ("", ".."):
+        raise OutputError(
+            "this place can't be replaced", received=target, remedy="give a path with a name"
+        )
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return
+    # /dev/stdout is a link to what the process has open, be it a file.
+    is_open_file = target.is_symlink() and str(target.readlink()).startswith("/proc/")
+    if is_open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OutputError(
+            "this is a device, a pipe or a socket, which a file would replace",
+            received=target,
+            remedy="give the path of a file, and copy it from there",
+        )
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:

@@ -156,6 +156,30 @@ def below(uri: str, key: str, name: str) -> Path:
     return Path(*parts)
 
 
+def check_bucket(what: str, uri: str) -> None:
+    """Refuse the URI of a store without a bucket; a path is let pass.
+
+    Args:
+        what: The option that names it, for the error.
+        uri: A URI or path; "" for none.
+
+    Raises:
+        ParameterError: It has no bucket, or a scheme that Paring does not know.
+    """
+    try:
+        remote = is_remote(uri)
+    except ParameterError as error:
+        raise ParameterError(
+            f"{what}: {error.what}", received=error.received, remedy=error.remedy
+        ) from error
+    if remote and not uri.partition("://")[2].partition("/")[0]:
+        raise ParameterError(
+            f"{what}: a bucket is missing",
+            received=uri,
+            remedy=f"write {uri.partition('://')[0]}://BUCKET/FOLDER",
+        )
+
+
 def check_size(what: str, expected: int, found: int) -> None:
     """Refuse a file that is not as long as it was where it came from."""
     if expected != found:

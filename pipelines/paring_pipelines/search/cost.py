@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from paring_pipelines.dag import Node
+from paring_pipelines.pipeline.dag import Node
 
 _PASSES = 3
 """A step of training costs about three times the model's forward pass."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 from paring.catalog import find
 from paring.errors import OutputError
-from paring.metrics import Metric
-from paring.pareto import Measured
-from paring_pipelines.optimize import Settings
-from paring_pipelines.recipes import Link, Recipe
+from paring.evaluation.metrics import Metric
+from paring.selection.pareto import Measured
+from paring.storage import write_text
+from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.recipes import Link, Recipe
 from paring_pipelines.search.cost import Work
 from paring_pipelines.search.results import Done, Result, Round
 
@@ -68,9 +68,7 @@ class Journal:
                 for name, one in self.nodes.items()
             },
         }
-        staged = self.file.with_name(f".{self.file.name}.partial-{os.getpid()}")
-        staged.write_text(json.dumps(content))
-        staged.replace(self.file)
+        write_text(str(self.file), json.dumps(content))
 
 
 def search_key(

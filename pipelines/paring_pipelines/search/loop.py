@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from paring.artifacts import Examples
 from paring.errors import ParameterError
-from paring.pareto import SOURCE
-from paring_pipelines.dag import Dag
-from paring_pipelines.optimize import Sample, Settings, build
-from paring_pipelines.places import Destination
-from paring_pipelines.recipes import Recipe
-from paring_pipelines.running import Outcome, Place, Progress, Runner, completed, opened
+from paring.selection.candidates import SelectionResult
+from paring.selection.pareto import SOURCE
+from paring_pipelines.pipeline.dag import Dag
+from paring_pipelines.pipeline.optimize import Sample, Settings, build
+from paring_pipelines.pipeline.recipes import Recipe
+from paring_pipelines.runners.places import Destination
+from paring_pipelines.runners.session import (
+    Place,
+    Progress,
+    PublishedRun,
+    Runner,
+    completed,
+    opened,
+)
 from paring_pipelines.search.cost import predict, work_of
 from paring_pipelines.search.journal import Journal, open_journal, search_key
 from paring_pipelines.search.plan import Planner
@@ -23,7 +31,7 @@ from paring_pipelines.search.results import Done, Round, results_of
 
 if TYPE_CHECKING:
     from paring.adapters.tfx import NodeEvent
-    from paring_pipelines.on_tfx import RunResult
+    from paring_pipelines.runners.tfx import RunResult
 
 JOURNAL = "search.json"
 """Below the pipeline's folder."""
@@ -73,19 +81,19 @@ def search(
     *,
     runner: Runner = "local",
     progress: SearchProgress = SearchProgress(),
-) -> Outcome:
+) -> PublishedRun:
     """Try recipes on `model` in the order of expected gain, until the time is up.
 
-    Each round on the whole data leaves its results in `out`, as `running.run` does;
+    Each round on the whole data leaves its results in `out`, as `session.run` does;
     `paring_pipelines.search.plan` has what the rounds are. The same call takes an
     interrupted search up where it was, with what is left of the budget.
 
     Args:
-        model: See `running.run`.
-        examples: See `running.run`.
+        model: See `session.run`.
+        examples: See `session.run`.
         recipes: What may be tried as it stands.
         settings: The gate and all else that shapes the pipeline.
-        out: See `running.run`.
+        out: See `session.run`.
         budget_minutes: Time for all; no round starts that is not expected to end in it,
             but the first.
         runner: TFX's local runner, or its Beam runner in this process.
@@ -140,7 +148,7 @@ class _Search:
         self._progress = progress
         self._spent_before = journal.seconds
 
-    def run(self) -> Outcome:
+    def run(self) -> PublishedRun:
         """All rounds that there is time for; then the results, with how it went."""
         while True:
             planner = Planner(self._recipes, self._settings.gate, self._journal.train_count)
@@ -158,15 +166,13 @@ class _Search:
         """Run a round, note what came of it, and put it in place if it may be chosen."""
         start = time.monotonic()
         result = self._run(self._dag(coming), self._train_count(coming))
-        selection = json.loads(
-            (result.outputs["select"]["selection"] / "selection.json").read_text()
-        )
+        selection = SelectionResult.read(result.outputs["select"]["selection"] / "selection.json")
         if not self._journal.train_count:
             imported = Examples.load(result.outputs["import_examples"]["examples"])
             self._journal.train_count = imported.train_count
             self._journal.eval_count = imported.eval_count
         if not coming.train_limit:
-            self._journal.best = self._place.publish(result).selection["verdict"]
+            self._journal.best = self._place.publish(result).selection.verdict
         results = results_of(selection, (one.name for one in coming.recipes))
         self._journal.done.append(Done(coming, results, time.monotonic() - start))
         self._save()

@@ -12,10 +12,9 @@ left out gets its turn.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from paring.import_examples import import_examples
-from paring.pareto import SOURCE
-from paring_pipelines.optimize import Gate
-from paring_pipelines.recipes import Recipe
+from paring.selection.pareto import SOURCE, Gate
+from paring.steps.import_examples import import_examples
+from paring_pipelines.pipeline.recipes import Recipe
 from paring_pipelines.search.results import Done, Result, Round, is_better, ranking
 from paring_pipelines.search.space import draw, space, trains
 

@@ -3,11 +3,20 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from paring.pareto import BYTES_PER_MB, SIZE_TIE, SOURCE, Measured, as_fast, choose, loss
-from paring_pipelines.optimize import Gate
-from paring_pipelines.recipes import Recipe
+from paring.selection.candidates import Outcome, SelectionResult
+from paring.selection.pareto import (
+    BYTES_PER_MB,
+    SIZE_TIE,
+    SOURCE,
+    Gate,
+    Measured,
+    as_fast,
+    choose,
+    loss,
+)
+from paring_pipelines.pipeline.recipes import Recipe
 
 Stage = Literal["post-training", "screening", "narrowing", "whole"]
 
@@ -67,17 +76,16 @@ class Done:
     seconds: float
 
 
-def results_of(selection: Mapping[str, Any], names: Iterable[str]) -> dict[str, Result]:
-    """The results of `names` and of the source in the content of a `selection.json`."""
+def results_of(selection: SelectionResult, names: Iterable[str]) -> dict[str, Result]:
+    """The results of `names` and of the source in a selection."""
     wanted = {SOURCE, *names}
+    passed = (Outcome.SELECTED, Outcome.PASSED)
     return {
-        row["id"]: Result(
-            "passed" if row["outcome"] == "selected" else row["outcome"],
-            tuple(row["reasons"]) if row["outcome"] not in ("selected", "passed") else (),
-            Measured.of_row(row),
-        )
-        for row in selection["candidates"]
-        if row["id"] in wanted
+        row.id: Result("passed", (), row.measured)
+        if row.outcome in passed
+        else Result(str(row.outcome), row.reasons, row.measured)
+        for row in selection.candidates
+        if row.id in wanted
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from paring.catalog import find
 from paring.errors import ParameterError, nearest
 from paring.step import Scalar
-from paring_pipelines.recipes import Link, Recipe
+from paring_pipelines.pipeline.recipes import Link, Recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -22,7 +22,7 @@ from paring.artifacts import (
 )
 from paring.catalog import STEPS
 from paring.step import InputSpec, Step
-from paring_pipelines.dag import Dag
+from paring_pipelines.pipeline.dag import Dag
 
 KEYS = ("source", "tflite-int8")
 RUNTIME = Path(__file__).parents[3] / "k8s" / "runtime.toml"
@@ -201,7 +201,7 @@ def _by_tfx(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str,
     from tfx import v1
 
     from paring.adapters import tfx
-    from paring_pipelines import on_tfx
+    from paring_pipelines.runners import tfx as on_tfx
 
     dag, paths = _dag(families)
     importers = {
@@ -228,8 +228,8 @@ def _by_tfx(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str,
 
 
 def _by_kfp(families: Mapping[str, Mapping[str, Path]], root: Path) -> dict[str, Path]:
-    from paring_pipelines.on_kfp import compile_dag
-    from paring_pipelines.runtime import place
+    from paring_pipelines.kubeflow.compile import compile_dag
+    from paring_pipelines.kubeflow.placement_rules import place
 
     dag, paths = _dag(families)
     placements = place(dag, [RUNTIME], target="cpu-server")

@@ -87,7 +87,7 @@ def _told(root: Path, output: str) -> dict[str, Any]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.keras"
+    path = tmp_path / "model.bin"
     path.write_bytes(b"weights")
     return path
 
@@ -102,6 +102,7 @@ def test_a_component_has_the_steps_inputs_outputs_and_defaults() -> None:
         "rounds": "Integer",
         "thorough": "Boolean",
         "mode": "String",
+        "trust_model": "Boolean",
         "source_digest": "String",
     }
     assert {name for name, one in spec.inputs.items() if not one.optional} == {"model"}
@@ -243,7 +244,7 @@ def test_a_view_that_cannot_be_made_fails_the_task(tmp_path: Path, model: Path) 
 def test_family_members_get_their_keys_back_and_the_report_is_a_page_too(
     tmp_path: Path, model: Path
 ) -> None:
-    other = tmp_path / "other.keras"
+    other = tmp_path / "other.bin"
     other.write_bytes(b"other")
     members = {"models__a_b": "a-b", "models__a_b_2": "a_b"}
     given = _executor_input(
@@ -254,7 +255,7 @@ def test_family_members_get_their_keys_back_and_the_report_is_a_page_too(
         note="seen",
     )
     run_executor_input(gather, given)
-    assert _told(tmp_path, "selection")["selected"] == "a-b=model.keras,a_b=other.keras"
+    assert _told(tmp_path, "selection")["selected"] == "a-b=model.bin,a_b=other.bin"
     assert (tmp_path / "store" / "report_html").read_text() == "<html>seen</html>"
 
 

@@ -60,14 +60,15 @@ def test_a_selection_is_the_verdict_the_gate_and_every_candidate(selection: Sele
     assert text.startswith("**int8 is 5.0× faster and 4.0× smaller than the source,")
     assert "a loss of 0.01 by accuracy, 4.0 MB at most; the best by latency is selected" in text
     rows = _rows(text)
-    assert {len(row) for row in rows} == {9}
+    assert {len(row) for row in rows} == {10}
     by_id = {row[0]: row for row in rows}
-    assert by_id["`int8`"][1:7] == ["**selected**", "97.5%", "−0.5", "2.00 ms", "5.0×", "250 KB"]
+    assert by_id["`int8`"][1:6] == ["**selected**", "97.5%", "−0.5", "5.0×", "2.00 ms"]
+    assert by_id["`int8`"][8] == "250 KB"
     assert by_id["`poor`"][1] == "rejected"
-    assert "drops accuracy" in by_id["`poor`"][8]
+    assert "drops accuracy" in by_id["`poor`"][9]
     # Neither a tag, nor a cell or a line of its own.
     assert by_id["`odd`"][1:4] == ["unsupported", "–", "–"]
-    assert by_id["`odd`"][8] == r"&lt;b&gt;Rescaling&lt;/b&gt; \| and others"
+    assert by_id["`odd`"][9] == r"&lt;b&gt;Rescaling&lt;/b&gt; \| and others"
 
 
 def test_a_selections_chart_is_a_page_of_its_own(selection: Selection) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from paring.artifacts import Servable
-from paring.convert_openvino import convert_openvino
 from paring.errors import ModelError, ParameterError, ParingError, UnsupportedError
 from paring.execution import Call, execute
-from paring.export_onnx import export_onnx
 from paring.runtimes import InputTensor, Runtime, blank_batch, open_runtime
+from paring.steps.convert_openvino import convert_openvino
+from paring.steps.export_onnx import export_onnx
 
 
 def convert(saved_model: Path, file: Path, *, batch: int | None = None) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.convert_openvino import convert_openvino
 from paring.execution import Call, execute
-from paring.export_onnx import export_onnx
+from paring.steps.convert_openvino import convert_openvino
+from paring.steps.export_onnx import export_onnx
 
 WIDTH = 1536
 WEIGHT_BYTES = 4 * WIDTH * WIDTH

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.components.engines import graphs
+from tests.components.tensorrt import graphs
 
 from paring.artifacts import Servable, TRTEngine
-from paring.benchmark import benchmark
-from paring.build_tensorrt import build_tensorrt
-from paring.engines.driver import find_gpu
-from paring.engines.library import load_library
-from paring.engines.rtx import CAPABILITIES
 from paring.errors import MissingDependencyError, ModelError, UnsupportedError
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
-from paring.versions import Version, publish, versions
+from paring.serving.versions import Version, publish, versions
+from paring.steps.benchmark import benchmark
+from paring.steps.build_tensorrt import build_tensorrt
+from paring.tensorrt.driver import find_gpu
+from paring.tensorrt.library import load_library
+from paring.tensorrt.rtx import CAPABILITIES
 
 
 def built(model: Path, out: Path, **parameters: Any) -> TRTEngine:

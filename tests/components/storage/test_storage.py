@@ -1,5 +1,6 @@
 """Files and folders on paths, an S3 server and Google's API, with the same calls."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -183,6 +184,15 @@ def test_a_text_is_written_whole_and_read_again(place: str) -> None:
     assert len(list(list_below(place))) == 1
 
 
+def test_bytes_that_are_no_text_are_replaced_if_so_wished(place: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\xff end")
+    uri = join(place, "log")
+    put(tmp_path / "log", uri)
+    with pytest.raises(StorageError, match="UTF-8"):
+        read_text(uri)
+    assert read_text(uri, errors="replace") == "\ufffd end"
+
+
 def test_a_text_that_is_not_there_can_not_be_read(place: str) -> None:
     with pytest.raises(StorageError) as raised:
         read_text(join(place, "none"))
@@ -216,6 +226,62 @@ def test_of_many_writers_at_once_one_creates(tmp_path: Path) -> None:
     winners = [name for name, created in told if created]
     assert [read_text(uri)] == winners
     assert len(list((tmp_path / "claims").iterdir())) == 1
+
+
+def _without_links(script: str, *arguments: Path) -> str:
+    """What a process prints that the kernel refuses hard links."""
+    start = "import sys\nfrom pathlib import Path\nfrom paring.storage import create\n"
+    start += "from tests.conformance.no_links import LINKS, RENAMES, refuse\nrefuse(LINKS)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", start + script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    return done.stdout
+
+
+def test_without_hard_links_only_the_first_creates_and_no_reader_sees_half(tmp_path: Path) -> None:
+    script = """
+import threading
+text = "a" * 100_000
+for number in range(50):
+    file = Path(sys.argv[1], str(number))
+    told, read, start = [], set(), threading.Barrier(5)
+    def write(one):
+        start.wait()
+        told.append(create(str(file), f"{one}{text}"))
+    def look():
+        start.wait()
+        while len(told) < 4:
+            if file.exists():
+                read.add(len(file.read_text()))
+    threads = [threading.Thread(target=write, args=(one,)) for one in range(4)]
+    threads.append(threading.Thread(target=look))
+    [one.start() for one in threads]
+    [one.join() for one in threads]
+    assert sum(told) == 1, told
+    assert read <= {len(text) + 1}, read
+print("all")
+"""
+    assert _without_links(script, tmp_path) == "all\n"
+    assert len(list(tmp_path.iterdir())) == 50
+
+
+def test_a_file_system_without_any_atomic_create_is_refused(tmp_path: Path) -> None:
+    script = """
+from paring.errors import UnsupportedError
+refuse(RENAMES)
+try:
+    create(sys.argv[1], "text")
+except UnsupportedError as error:
+    print(error)
+"""
+    said = _without_links(script, tmp_path / "file")
+    assert str(tmp_path / "file") in said
+    assert "use a store with conditional writes" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_or_folder_is_removed_and_nothing_else(place: str) -> None:
@@ -351,6 +417,23 @@ def test_a_store_that_ignores_the_condition_is_found_out(
     for uri in (f"s3://{careless_bucket}/claim", "gs://careless/claim"):
         with pytest.raises(UnsupportedError, match="overwrites"):
             create(uri, "first")
+
+
+def test_a_pipe_is_never_replaced_by_a_file(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "pipes"
+    folder.mkdir()
+    pipe, link = folder / "pipe", folder / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        for call in (put, lambda path, uri: write_text(uri, path.name)):
+            with pytest.raises(OutputError, match="a device, a pipe or a socket") as raised:
+                call(model, str(target))
+            assert str(target) in raised.value.received
+        with pytest.raises(OutputError, match="a device, a pipe or a socket"):
+            create(str(target), "text")
+    assert pipe.is_fifo()
+    assert sorted(folder.iterdir()) == [link, pipe]
 
 
 def test_a_path_that_can_not_be_written_is_named(tmp_path: Path, model: Path) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from paring_pipelines.optimize import Sample, Settings, build
-from paring_pipelines.recipes import load_recipes
+from paring_pipelines.pipeline.optimize import Sample, Settings, build
+from paring_pipelines.pipeline.recipes import load_recipes
 from paring_pipelines.search.cost import Work, predict, work_of
 
 

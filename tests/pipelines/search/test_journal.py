@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from paring.errors import OutputError
-from paring.pareto import SOURCE, Measured
-from paring_pipelines.optimize import Gate, Settings
-from paring_pipelines.recipes import load_recipes
+from paring.selection.pareto import SOURCE, Gate, Measured
+from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.recipes import load_recipes
 from paring_pipelines.search.cost import Work
 from paring_pipelines.search.journal import Journal, open_journal, search_key
 from paring_pipelines.search.results import Done, Result, Round

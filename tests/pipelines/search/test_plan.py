@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from paring.pareto import SOURCE, Measured
-from paring_pipelines.optimize import Gate
-from paring_pipelines.recipes import Recipe, load_recipes
+from paring.selection.pareto import SOURCE, Gate, Measured
+from paring_pipelines.pipeline.recipes import Recipe, load_recipes
 from paring_pipelines.search.plan import Planner
 from paring_pipelines.search.results import Done, Result, Round, is_better, ranking
 

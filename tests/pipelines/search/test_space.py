@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from paring.errors import ParameterError
-from paring_pipelines.optimize import Sample, Settings, build
-from paring_pipelines.recipes import DEFAULT_FILE, Recipe, load_recipes
+from paring_pipelines.pipeline.optimize import Sample, Settings, build
+from paring_pipelines.pipeline.recipes import DEFAULT_FILE, Recipe, load_recipes
 from paring_pipelines.search import space as module
 from paring_pipelines.search.space import RANGES, Range, check_ranges, draw, space, trains
 

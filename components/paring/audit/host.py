@@ -1,0 +1,88 @@
+"""Operators that run on the host between others that an accelerator runs."""
+
+from typing import Any
+
+from paring.audit.finding import Finding, counted, places
+from paring.audit.subject import HEAVY, Subject
+from paring.graphs.graph import tensor_bytes
+from paring.graphs.kernels import GPU, has_kernel
+from paring.graphs.names import place
+
+PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"})
+
+
+def python_functions(subject: Subject) -> list[Finding]:
+    """Calls into Python, which is there at training and not where the model is served."""
+    found = [where for where, node in subject.nodes() if node.op in PYTHON]
+    if not found:
+        return []
+    return [
+        Finding(
+            rule="python_function",
+            severity="high",
+            place=places(found),
+            cost=f"{counted(len(found), 'call')} into Python at each inference, under its lock,"
+            " with a copy to the host and back; TensorFlow Serving and TFLite can't run them",
+            fix="write the function with TensorFlow's own operators, or call it before the model",
+        )
+    ]
+
+
+def host_copies(subject: Subject) -> list[Finding]:
+    """Operators without a kernel for GPUs, strings above all, amid computation."""
+    before = _heavy_before(subject)
+    after = _heavy_after(subject)
+    found = [
+        op
+        for op in subject.live
+        if op.name in before
+        and op.name in after
+        and op.type not in PYTHON | {"Placeholder"}
+        and not has_kernel(op.node_def, GPU, "DEFAULT")
+    ]
+    if not found or not _knows_gpus():
+        return []
+    names = {op.name for op in found}
+    size = sum(
+        tensor_bytes(tensor.shape, tensor.dtype)
+        for op in found
+        for tensor in op.inputs
+        if tensor.op.name not in names
+    )
+    strings = any(tensor.dtype.name == "string" for op in found for tensor in op.outputs)
+    return [
+        Finding(
+            rule="host_copies",
+            severity="medium",
+            place=places([place(op) for op in found]),
+            cost=f"{counted(len(found), 'operator')} without a kernel for GPUs: at least {size:,}"
+            " bytes an example go to the host, and the accelerator waits for what comes back",
+            fix="do this before or behind the model"
+            + (", and keep strings out of what computes" if strings else "")
+            + ", or use operators that have a kernel",
+        )
+    ]
+
+
+def _heavy_before(subject: Subject) -> set[str]:
+    found: set[str] = set()
+    for op in subject.live:
+        if any(t.op.name in found or t.op.type in HEAVY for t in op.inputs):
+            found.add(op.name)
+    return found
+
+
+def _heavy_after(subject: Subject) -> set[str]:
+    found: set[str] = set()
+    for op in reversed(subject.live):
+        users: list[Any] = subject.users[op.name]
+        if any(one.name in found or one.type in HEAVY for one in users):
+            found.add(op.name)
+    return found
+
+
+def _knows_gpus() -> bool:
+    """Whether this TensorFlow was built with kernels for GPUs, used or not."""
+    import tensorflow as tf
+
+    return bool(tf.sysconfig.get_build_info().get("is_cuda_build"))

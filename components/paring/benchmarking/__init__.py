@@ -1,0 +1,1 @@
+"""Latency and memory measurements in processes of their own."""

@@ -1,0 +1,395 @@
+"""The child process of a measurement: `python -m paring.benchmarking.measure SPEC`.
+
+A process of its own keeps out what the parent has loaded and started. The
+tasks: "latency" times a candidate and its source alternately, "solo" loads the
+candidate alone, for its cold load, first inference and peak memory, "throughput"
+times the candidate at the same time as other such processes do, and "inspect" only
+says which batch the candidate takes. The results are files in the spec's `folder`;
+an expected error is one as well.
+"""
+
+import faulthandler
+import gc
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from paring.artifacts import Servable
+from paring.benchmarking.statistics import is_steady
+from paring.errors import ParingError
+from paring.runtimes import Features, Runtime, import_library, open_runtime
+from paring.system.distributions import installed_version
+
+_log = logging.getLogger("paring.benchmarking.measure")
+
+# When warming up ends at the latest, for each side: in the first round, which
+# also raises the CPU's clock and fills the process's caches, and in the others.
+_FIRST_WARM_UP_SECONDS = 2.0
+_WARM_UP_SECONDS = 0.5
+_WARM_UP_WINDOW_SECONDS = 0.02
+_MAX_CALLS = 1 << 16
+
+# Of "throughput": calls that are timed at least, and how often it looks at the clock.
+_MIN_CALLS = 10
+_WINDOWS = 10
+
+# The first that Linux ends where memory runs out.
+_FIRST_TO_END = "1000"
+
+_PARENT = os.getppid()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the child shall do; written as JSON.
+
+    Attributes:
+        task: "latency", "solo", "throughput" or "inspect".
+        source, candidate: Paths of the artifacts.
+        inputs: An .npz file whose array `i` [batches, batch, ...] belongs to
+            the input `names[i]`.
+        names: The signature's inputs.
+        folder: Where the results go.
+        threads: Threads for one call.
+        gpu_memory_mb: MiB of each GPU that TensorFlow may take; 0 for what it needs.
+        rounds: How often both models are loaded and timed.
+        windows: Window pairs in a round.
+        window_seconds: What a window lasts at least; of "throughput", the whole time.
+        seed: Which side comes first, in each round and pair, hangs on it.
+        trusted: Whether operators of the models that touch files or processes may run.
+    """
+
+    task: Literal["latency", "solo", "throughput", "inspect"]
+    source: str
+    candidate: str
+    inputs: str
+    names: list[str]
+    folder: str
+    threads: int
+    rounds: int = 0
+    windows: int = 0
+    window_seconds: float = 0.0
+    seed: int = 0
+    gpu_memory_mb: int = 0
+    trusted: bool = False
+
+    @property
+    def result(self) -> Path:
+        """JSON: what was found, or `error`, the fields of a ParingError."""
+        return Path(self.folder) / f"{self.task}.json"
+
+    @property
+    def latencies(self) -> Path:
+        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls].
+
+        Of "throughput": `candidate` alone, [calls].
+        """
+        return Path(self.folder) / "latencies.npz"
+
+    @property
+    def ready(self) -> Path:
+        """Of "throughput": there once the candidate is loaded and warm."""
+        return Path(self.folder) / "ready"
+
+    @property
+    def start(self) -> Path:
+        """Of "throughput": once this is there, all with the same parent folder begin."""
+        return Path(self.folder).parent / "start"
+
+    def write(self) -> Path:
+        """Write the spec into its folder; returns the file."""
+        file = Path(self.folder) / f"{self.task}-spec.json"
+        file.write_text(json.dumps(asdict(self)))
+        return file
+
+
+class _Side:
+    """One model under test: its runtime, and its place in the list of inputs."""
+
+    def __init__(self, path: str, batches: list[Features], spec: Spec) -> None:
+        self.path = Path(path)
+        self.batches = batches
+        self.spec = spec
+        self.runtime: Runtime | None = None
+        self.encoded: list[Features] = []
+        self.calls = 0
+        self._next = 0
+
+    def open(self) -> None:
+        self.runtime = _open(self.path, self.spec)
+        self.encoded = [self.runtime.encode(batch) for batch in self.batches]
+
+    def close(self) -> None:
+        if self.runtime is not None:
+            self.runtime.close()
+        self.runtime = None
+
+    def time_calls(self, calls: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Seconds of each of so many calls, one after another."""
+        if self.runtime is None:
+            raise RuntimeError(f"{self.path} is not open")
+        run, batches, first = self.runtime.run, self.encoded, self._next
+        clock = time.perf_counter
+        seconds = np.empty(calls)
+        # One call that is not counted brings this side back into the caches
+        # and lets the other side's threads go to sleep.
+        run(batches[first % len(batches)])
+        gc.disable()
+        try:
+            for index in range(calls):
+                batch = batches[(first + index) % len(batches)]
+                start = clock()
+                run(batch)
+                seconds[index] = clock() - start
+        finally:
+            gc.enable()
+        self._next = (first + calls) % len(batches)
+        return seconds
+
+    def warm_up(self, seconds: float) -> bool:
+        """Call until the medians of successive windows agree; whether they did.
+
+        Args:
+            seconds: When to stop at the latest, after three windows though.
+        """
+        end = time.perf_counter() + seconds
+        calls = 1
+        while (
+            self.time_calls(calls).sum() < _WARM_UP_WINDOW_SECONDS
+            and calls < _MAX_CALLS
+            and time.perf_counter() < end
+        ):
+            calls *= 2
+        medians: list[float] = []
+        while not is_steady(medians):
+            if time.perf_counter() > end and len(medians) >= 3:
+                return False
+            medians.append(float(np.median(self.time_calls(calls))))
+            _stop_if_orphaned()
+        return True
+
+    def calibrate(self, window_seconds: float) -> None:
+        """Choose how many calls make a window of at least `window_seconds`."""
+        one = float(np.median(self.time_calls(5)))
+        self.calls = min(_MAX_CALLS, max(1, int(np.ceil(window_seconds / max(one, 1e-9)))))
+
+
+def time_latency(spec: Spec) -> dict[str, Any]:
+    """Time the two sides alternately; writes `spec.latencies`."""
+    batches = _read_batches(spec)
+    source = _Side(spec.source, batches, spec)
+    candidate = _Side(spec.candidate, batches, spec)
+    sides = {"source": source, "candidate": candidate}
+    rows: dict[str, list[Any]] = {"source": [], "candidate": []}
+    steady = {"source": 0, "candidate": 0}
+    # Which side goes first is drawn once and alternates from there, so that
+    # each is first equally often.
+    swap = int(np.random.default_rng(spec.seed).integers(2))
+    for number in range(spec.rounds):
+        order = _order(number + swap)
+        for name in order:
+            sides[name].open()
+        for name in order:
+            limit = _WARM_UP_SECONDS if number else _FIRST_WARM_UP_SECONDS
+            steady[name] += sides[name].warm_up(limit)
+            if not sides[name].calls:
+                sides[name].calibrate(spec.window_seconds)
+        windows: dict[str, list[Any]] = {"source": [], "candidate": []}
+        for pair in range(spec.windows):
+            for name in _order(pair + number + swap):
+                windows[name].append(sides[name].time_calls(sides[name].calls))
+                _stop_if_orphaned()
+        for name, side in sides.items():
+            rows[name].append(windows[name])
+            side.close()
+        gc.collect()
+        _log.info("round %d of %d", number + 1, spec.rounds)
+    arrays: dict[str, Any] = {name: np.array(row, dtype=np.float64) for name, row in rows.items()}
+    np.savez(spec.latencies, **arrays)
+    return {
+        "steady_rounds": steady,
+        "libraries": _libraries(),
+        "accelerators": _accelerators(),
+    }
+
+
+def run_solo(spec: Spec) -> dict[str, Any]:
+    """Load and run the candidate alone; times in ms, memory in bytes."""
+    batches = _read_batches(spec)
+    baseline = peak_memory_bytes()
+    artifact = Servable(Path(spec.candidate))
+    moments = [time.perf_counter()]
+    import_library(artifact)
+    moments.append(time.perf_counter())
+    runtime = _open(artifact.path, spec)
+    moments.append(time.perf_counter())
+    runtime.run(batches[0])
+    moments.append(time.perf_counter())
+    for batch in batches:
+        runtime.run(batch)
+    import_ms, load_ms, first_ms = (1e3 * float(gap) for gap in np.diff(moments))
+    return {
+        "import_ms": import_ms,
+        "load_ms": load_ms,
+        "first_ms": first_ms,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "baseline_memory_bytes": baseline,
+        "runtime": runtime.name,
+        "imports_tensorflow": "tensorflow" in sys.modules,
+        "libraries": _libraries(),
+    }
+
+
+def time_throughput(spec: Spec) -> dict[str, Any]:
+    """Time the candidate once `spec.start` is there; writes `spec.latencies`.
+
+    Those that run at the same time begin together, each loaded and warm, and go on for
+    `spec.window_seconds`, or longer where that is less than 10 calls.
+    """
+    side = _Side(spec.candidate, _read_batches(spec), spec)
+    side.open()
+    side.warm_up(_FIRST_WARM_UP_SECONDS)
+    side.calibrate(spec.window_seconds / _WINDOWS)
+    spec.ready.touch()
+    while not spec.start.exists():
+        time.sleep(0.002)
+        _stop_if_orphaned()
+    end = time.perf_counter() + spec.window_seconds
+    windows: list[Any] = []
+    while time.perf_counter() < end or len(windows) * side.calls < _MIN_CALLS:
+        windows.append(side.time_calls(side.calls))
+        _stop_if_orphaned()
+    seconds: Any = np.concatenate(windows)
+    np.savez(spec.latencies, candidate=seconds)
+    return {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "runtime": side.runtime.name if side.runtime else "",
+        "libraries": _libraries(),
+        "accelerators": _accelerators(),
+    }
+
+
+def inspect(spec: Spec) -> dict[str, Any]:
+    """Load the candidate, and say which batch it takes; None for any."""
+    runtime = _open(Path(spec.candidate), spec)
+    return {"batch_size": runtime.batch_size, "runtime": runtime.name}
+
+
+def peak_memory_bytes() -> int:
+    """The highest resident memory of this process so far.
+
+    On Linux VmHWM, since ru_maxrss there also counts what the parent had in
+    memory when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> int:
+    """Do what the spec in the first argument says; returns the exit code."""
+    # A crash in native code leaves Python's stack on stderr, for the parent; also
+    # while descriptor 2 itself is silenced, as it is when TensorFlow is imported.
+    faulthandler.enable(os.dup(2))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    _log.info("%s of %s", spec.task, spec.candidate)
+    # The parent goes on without a child that memory runs out for. Some containers have
+    # no such file, or no right to write it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_END)
+    code = 0
+    try:
+        found = _TASKS[spec.task](spec)
+    except ParingError as error:
+        found = {
+            "error": {
+                "type": type(error).__name__,
+                "what": error.what,
+                "received": error.received,
+                "remedy": error.remedy,
+            }
+        }
+        code = error.exit_code
+    spec.result.write_text(json.dumps(found))
+    return code
+
+
+def _open(path: Path, spec: Spec) -> Runtime:
+    artifact = Servable(path, trusted=spec.trusted)
+    return open_runtime(artifact, threads=spec.threads, gpu_memory_mb=spec.gpu_memory_mb)
+
+
+def _order(number: int) -> tuple[str, str]:
+    return ("candidate", "source") if number % 2 else ("source", "candidate")
+
+
+def _read_batches(spec: Spec) -> list[Features]:
+    with np.load(spec.inputs, allow_pickle=False) as arrays:
+        columns = {name: arrays[str(index)] for index, name in enumerate(spec.names)}
+    count = len(next(iter(columns.values())))
+    return [{name: column[i] for name, column in columns.items()} for i in range(count)]
+
+
+def _stop_if_orphaned() -> None:
+    """End where the parent was killed: nobody will read the result."""
+    if os.getppid() != _PARENT:
+        raise SystemExit("the parent process is gone")
+
+
+def _accelerators() -> list[str]:
+    """The models of the GPUs and TPUs that TensorFlow sees, and so runs models on."""
+    if "tensorflow" not in sys.modules:
+        return []
+    import tensorflow as tf
+
+    return [
+        str(tf.config.experimental.get_device_details(one).get("device_name", one.device_type))
+        for one in tf.config.list_physical_devices()
+        if one.device_type != "CPU"
+    ]
+
+
+def _libraries() -> dict[str, str]:
+    """The versions of the libraries that were really used."""
+    modules = {
+        "numpy": "numpy",
+        "tensorflow": "tensorflow",
+        "ai-edge-litert": "ai_edge_litert",
+        "onnxruntime": "onnxruntime",
+        "openvino": "openvino",
+        "tensorrt": "tensorrt",
+        "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
+    }
+    return {
+        name: installed_version(name) or "absent"
+        for name, module in modules.items()
+        if module in sys.modules
+    }
+
+
+_TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
+    "latency": time_latency,
+    "solo": run_solo,
+    "throughput": time_throughput,
+    "inspect": inspect,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Converters from SavedModels to other model formats."""

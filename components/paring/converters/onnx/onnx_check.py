@@ -1,0 +1,90 @@
+"""Write an ONNX graph into its artifact, if it computes what its source does."""
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from paring.artifacts import ONNXModel
+from paring.converters.comparison import (
+    allowed_difference,
+    largest_difference,
+    refuse_broken,
+    run_all,
+    same_outputs,
+)
+from paring.converters.onnx.onnx_export import check
+from paring.converters.onnx.onnx_precision import layers_in_float
+from paring.errors import UnsupportedError
+from paring.graphs.full_precision import precision_of
+from paring.runtimes import Features
+from paring.runtimes.onnx import OnnxRuntime
+from paring.runtimes.savedmodel import SavedModelRuntime
+
+# Of the largest output, for the same computation in another order.
+_LARGEST_ERROR = 1e-3
+# The same of a source in half precision, whose own rounding it is.
+_LARGEST_HALF_ERROR = 0.1
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def store(
+    graph: onnx.ModelProto,
+    exported: ONNXModel,
+    folder: Path,
+    batches: Sequence[Features],
+    precision: Precision,
+    max_difference: float,
+) -> None:
+    """Write `graph` into `exported`, with the facts that are measured in it.
+
+    The outputs are those of the graph as it is: what ONNX Runtime makes of it for a
+    processor may round otherwise.
+
+    Args:
+        graph: The ONNX graph.
+        exported: Gets the file and its facts.
+        folder: The SavedModel that it was made of.
+        batches: What both are run on.
+        precision: Of the graph.
+        max_difference: Largest `paring.converters.comparison.difference` of the outputs.
+
+    Raises:
+        UnsupportedError: It is no valid ONNX, can't be run, or gives other outputs.
+    """
+    check(graph)
+    exported.serving_dir.mkdir()
+    onnx.save(graph, exported.file)
+    made = run_all(OnnxRuntime(exported.file, optimized=False), batches)
+    source = run_all(SavedModelRuntime(folder), batches)
+    numbers = same_outputs(source, made)
+    same_types = {name: made[name].astype(array.dtype) for name, array in numbers.items()}
+    error = largest_difference([numbers], [same_types])
+    largest = _LARGEST_HALF_ERROR if precision_of(folder) else _LARGEST_ERROR
+    if precision == "fp32" and error > largest:
+        raise UnsupportedError(
+            "the fp32 ONNX file does not compute what its source does",
+            received=f"outputs that are {error:.3g} of the largest output off",
+            remedy="take another runtime for this model",
+        )
+    if precision != "fp32":
+        refuse_broken(
+            numbers,
+            made,
+            batches,
+            lambda nudged: run_all(SavedModelRuntime(folder), nudged),
+            form="half" if precision == "fp16" else "integer",
+            what=f"the {precision} ONNX file",
+        )
+    exported.difference = allowed_difference(
+        numbers, made, max_difference, f"the {precision} ONNX file differs from its source"
+    )
+    exported.precision = precision
+    content = exported.file.read_bytes()
+    exported.size_bytes = len(content)
+    exported.gzip_bytes = len(gzip.compress(content, compresslevel=9, mtime=0))
+    if precision == "int8":
+        exported.in_float = ",".join(layers_in_float(graph))

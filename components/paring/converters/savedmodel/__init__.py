@@ -1,0 +1,1 @@
+"""Graph variants of a SavedModel for serving."""

@@ -1,0 +1,66 @@
+"""What of a TFLite file must not round inputs whose channels have unlike scales."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from numpy.typing import NDArray
+
+from paring.data.scales import MEASURED_CALLS, Scales
+from paring.models.signature import SERVING_KEY
+
+# What comes behind these has scales of its own.
+_HEAVY = frozenset(
+    {
+        "BATCH_MATMUL",
+        "CONV_2D",
+        "CONV_3D",
+        "DEPTHWISE_CONV_2D",
+        "EMBEDDING_LOOKUP",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "TRANSPOSE_CONV",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        "UNIDIRECTIONAL_SEQUENCE_RNN",
+        "WHILE",
+    }
+)
+
+
+def nodes_in_float(content: bytes, batches: Iterator[Mapping[str, NDArray[Any]]]) -> list[str]:
+    """Return the names of the operators up to the first heavy one that unlike scales pass.
+
+    They are those between the inputs and the first convolution or product on the way, which
+    read or give a tensor of unlike scales; and that one as well, if it reads one.
+
+    Args:
+        content: The TFLite file, in float.
+        batches: What it is run on, by signature name.
+    """
+    interpreter = Interpreter(
+        model_content=content,
+        # Kernels that are run by a delegate leave nothing between them.
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    runner = interpreter.get_signature_runner(SERVING_KEY)
+    details = {one["index"]: one for one in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    front = {int(one["index"]) for one in interpreter.get_input_details()}
+    for one in operators:
+        if one["op_name"] not in _HEAVY and front & set(map(int, one["inputs"])):
+            front |= set(map(int, one["outputs"]))
+    scales = {index: Scales() for index in front if details[index]["dtype"] == np.float32}
+    for features in islice(batches, MEASURED_CALLS):
+        runner(**features)
+        for index, seen in scales.items():
+            seen.add(interpreter.get_tensor(index))
+        interpreter.reset_all_variables()
+    unlike = {index for index, seen in scales.items() if seen.unlike()}
+    return [
+        str(details[int(one["outputs"][0])]["name"])
+        for one in operators
+        if unlike & {*map(int, one["inputs"]), *map(int, one["outputs"])}
+    ]

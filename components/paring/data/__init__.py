@@ -1,0 +1,1 @@
+"""Examples: file formats, columns, splits and record readers."""

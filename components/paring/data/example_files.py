@@ -1,0 +1,302 @@
+"""Where the columns of a user's examples lie, in each form that is read.
+
+    FOLDER/Split-train/NAME.npy, FOLDER/Split-eval/NAME.npy    Paring's form
+    FOLDER/Split-train/*.gz, FOLDER/Split-eval/*.gz            TFX's Examples
+    FOLDER/*train*.tfrecord, FOLDER/*eval*.tfrecord[.gz]       TFRecords
+    FILE.npz with NAME_train, NAME_eval for each NAME          NumPy
+    FOLDER/NAME.npy, FOLDER/*.tfrecord, FILE.tfrecord[.gz], FILE.npz with NAME:
+                                                               without splits
+
+NAME is an input of the model, the label, or an output that has labels of its
+own; `validation`, `val` and `test` are other names for eval, and are taken in
+that order where several are there. A file may be a shard, *.tfrecord-00000-of-00002.
+"""
+
+import lzma
+import re
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from numpy.typing import NDArray
+
+from paring.data.columns import map_array
+from paring.errors import ExamplesError
+from paring.models.signature import TensorSpec
+from paring.system.trees import tree_files
+
+WHOLE = "all"
+
+_SPLITS = {
+    "train": "train",
+    "eval": "eval",
+    "validation": "eval",
+    "val": "eval",
+    "test": "eval",
+}
+# Also one shard of several, as TFX and TensorFlow Datasets name them.
+_RECORDS = re.compile(r"(\.tfrecords?|\.gz|-\d+-of-\d+)$")
+_ARRAY = ".npy"
+# Besides what is broken: encrypted members, and ways to compress that this Python lacks.
+_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+)
+_ALWAYS_UNPACKED_BYTES = 1 << 30
+_MAX_RATIO = 200
+
+
+@dataclass(frozen=True)
+class Group:
+    """The files of one split: arrays, members of an archive, or records.
+
+    Attributes:
+        where: What messages call it.
+        arrays: A `.npy` file for each column.
+        archive: The `.npz` file, and its member for each column.
+        records: TFRecord files in order.
+        folder: Where their feature_spec.json may be looked for.
+    """
+
+    where: str
+    arrays: Mapping[str, Path] | None = None
+    archive: tuple[Path, Mapping[str, str]] | None = None
+    records: tuple[Path, ...] = ()
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The mapped arrays [count, ...] of one split, and what to call it.
+
+    Attributes:
+        where: What messages call it.
+        arrays: The columns.
+        unread: Features of TFRecords that nothing takes, and that were not read.
+    """
+
+    where: str
+    arrays: Mapping[str, NDArray[Any]]
+    unread: tuple[str, ...] = ()
+
+
+def column_file(name: str) -> str:
+    """The file's name for a column, whatever characters its name has."""
+    return quote(name, safe=" ") + _ARRAY
+
+
+def locate(path: Path) -> dict[str, Group]:
+    """The groups of files at `path`: train and eval, or `WHOLE` alone.
+
+    Raises:
+        ExamplesError: There is nothing that can be read as examples.
+    """
+    if not path.exists():
+        raise ExamplesError(
+            f"{path}: there is nothing at this path",
+            remedy="give an .npz file, TFRecords, or a folder with Split-train and Split-eval",
+        )
+    if path.is_file():
+        if path.suffix == ".npz":
+            return _archive_groups(path)
+        if _RECORDS.search(path.name):
+            return {WHOLE: Group(str(path), records=(path,), folder=path.parent)}
+        raise ExamplesError(
+            f"{path}: not a file of examples",
+            received=path.suffix or "a name without a suffix",
+            remedy="give an .npz, .tfrecord or .tfrecord.gz file, or a shard of one, such as"
+            " train.tfrecord-00000-of-00002",
+        )
+    # Refuses links that lead out of it.
+    tree_files(path, ExamplesError)
+    folders = {
+        one.name.removeprefix("Split-"): one
+        for one in sorted(path.iterdir())
+        if one.is_dir() and one.name.startswith("Split-")
+    }
+    if folders:
+        return {
+            split: _folder_group(folders[name], path)
+            for split, name in _choose_splits(folders).items()
+        }
+    return _flat_groups(path)
+
+
+def _choose_splits(names: Iterable[str]) -> dict[str, str]:
+    """The name that stands for each of train and eval."""
+    found = set(names)
+    chosen: dict[str, str] = {}
+    for name, split in _SPLITS.items():
+        if name in found:
+            chosen.setdefault(split, name)
+    if not chosen:
+        raise ExamplesError(
+            "none of the splits has a known name",
+            received=", ".join(sorted(found)),
+            remedy=f"name them train and eval (or {', '.join(list(_SPLITS)[2:])})",
+        )
+    return chosen
+
+
+def _folder_group(folder: Path, root: Path) -> Group:
+    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
+    arrays = {unquote(one.stem): one for one in files if one.suffix == _ARRAY}
+    if arrays:
+        return Group(str(folder), arrays=arrays)
+    records = _record_files(files)
+    if records:
+        beside = folder if _spec_file(folder).exists() else root
+        return Group(str(folder), records=records, folder=beside)
+    raise ExamplesError(
+        f"{folder}: holds no examples",
+        received=f"files {', '.join(one.name for one in files) or 'none'}",
+        remedy="put one .npy file for each input there, or TFRecords",
+    )
+
+
+def _flat_groups(folder: Path) -> dict[str, Group]:
+    """A folder without `Split-` folders."""
+    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
+    by_split: dict[str, list[Path]] = {}
+    for one in _record_files(files):
+        match = re.search(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", one.name)
+        by_split.setdefault(match[1] if match else WHOLE, []).append(one)
+    if by_split and WHOLE not in by_split:
+        return {
+            split: Group(f"{folder}/{name}*", records=tuple(by_split[name]), folder=folder)
+            for split, name in _choose_splits(by_split).items()
+        }
+    archives = [one for one in files if one.suffix == ".npz"]
+    if len(archives) == 1 and not by_split:
+        return _archive_groups(archives[0])
+    return {WHOLE: _folder_group(folder, folder)}
+
+
+def _record_files(files: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(one for one in files if _RECORDS.search(one.name))
+
+
+def _spec_file(folder: Path) -> Path:
+    return folder / "feature_spec.json"
+
+
+def _archive_groups(file: Path) -> dict[str, Group]:
+    """The groups in an `.npz` file, split by the suffixes of its keys."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {
+                name.removesuffix(_ARRAY): name
+                for name in archive.namelist()
+                if name.endswith(_ARRAY)
+            }
+    except _ARCHIVE_ERRORS as error:
+        raise _broken_archive(file, error) from error
+    if not members:
+        raise ExamplesError(f"{file}: holds no arrays", remedy="write it with numpy.savez")
+    by_split: dict[str, dict[str, str]] = {}
+    for key, member in members.items():
+        name, _, suffix = key.rpartition("_")
+        if name and suffix in _SPLITS:
+            by_split.setdefault(suffix, {})[name] = member
+        else:
+            by_split.setdefault(WHOLE, {})[key] = member
+    if WHOLE in by_split:
+        if len(by_split) == 1:
+            return {WHOLE: Group(str(file), archive=(file, members))}
+        raise ExamplesError(
+            f"{file}: some keys name a split and some do not",
+            received=", ".join(sorted(members)),
+            remedy="use keys such as x_train, y_train, x_eval, y_eval, or x and y alone",
+        )
+    return {
+        split: Group(f"{file}, keys *_{name}", archive=(file, by_split[name]))
+        for split, name in _choose_splits(by_split).items()
+    }
+
+
+def _broken_archive(file: Path, error: Exception) -> ExamplesError:
+    return ExamplesError(
+        f"{file}: not a readable .npz file",
+        received=f"{type(error).__name__}: {error}",
+        remedy="write it anew with numpy.savez; it may have been cut off",
+    )
+
+
+def read_columns(
+    group: Group,
+    inputs: Mapping[str, TensorSpec],
+    labels: Mapping[str, TensorSpec],
+    scratch: Path,
+) -> Columns:
+    """Map the columns of `group`; what must be unpacked goes to `scratch`.
+
+    Of TFRecords, whose records name their features, only the model's inputs
+    and the labels are read.
+
+    Raises:
+        ExamplesError: Something can't be read.
+    """
+    if group.records:
+        # Imported here since the other forms need no TensorFlow.
+        from paring.data.tfrecords import read_records
+
+        spec = _spec_file(group.folder)
+        scratch.mkdir(parents=True, exist_ok=True)
+        arrays, unread = read_records(group.records, spec, inputs, labels, scratch)
+        return Columns(group.where, arrays, unread)
+    if group.archive is not None:
+        file, members = group.archive
+        unpacked = _unpack(file, members.values(), scratch)
+        files = {name: unpacked[member] for name, member in members.items()}
+    else:
+        files = dict(group.arrays or {})
+    mapped = {name: map_array(file, f"{group.where}, {name}") for name, file in files.items()}
+    return Columns(group.where, mapped)
+
+
+def _unpack(file: Path, members: Collection[str], scratch: Path) -> dict[str, Path]:
+    """Copy members out of the archive, which can't be mapped in place."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    unpacked: dict[str, Path] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_size(file, archive, members, scratch)
+            for number, member in enumerate(members):
+                # A number, since a member's own name may lead anywhere.
+                unpacked[member] = scratch / f"member-{number}.npy"
+                with (
+                    archive.open(member) as source,
+                    unpacked[member].open("wb") as target,
+                ):
+                    shutil.copyfileobj(source, target)
+    except _ARCHIVE_ERRORS as error:
+        raise _broken_archive(file, error) from error
+    return unpacked
+
+
+def _check_size(
+    file: Path, archive: zipfile.ZipFile, members: Collection[str], scratch: Path
+) -> None:
+    """Refuse an archive that would fill the disk, or that can't hold what it says."""
+    size = sum(archive.getinfo(member).file_size for member in members)
+    # Deflate can make 1 byte of 1,032; members that share their bytes can make more.
+    bomb = size > _ALWAYS_UNPACKED_BYTES and size > _MAX_RATIO * file.stat().st_size
+    if bomb or size > shutil.disk_usage(scratch).free:
+        raise ExamplesError(
+            f"{file}: its arrays take more than can be unpacked",
+            received=f"{size:,} bytes of a file of {file.stat().st_size:,}",
+            remedy="write it again with numpy.savez, or free disk space for temporary files",
+        )

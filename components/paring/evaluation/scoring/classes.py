@@ -1,0 +1,305 @@
+"""The classes that two models choose, tallied into sums."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paring.errors import ExamplesError, ParameterError, UnsupportedError
+from paring.evaluation.scoring.means import Z_95, Interval
+from paring.evaluation.scoring.ranks import Ranks, score_keys
+
+_MOST_CONFUSED = 20
+_CONFUSION_CLASSES = 1024
+
+
+@dataclass
+class ClassTally:
+    """Sums over rows of scores; its size does not depend on how many there were.
+
+    Attributes:
+        threshold: Of a model with one value for each row: class 1 is what lies over it.
+        top_k: A label among the k highest scores is right, in `top_sums`; 0 to
+            count none.
+        ranked: Whether `ranks` are counted, of two classes.
+        count: Rows.
+        labelled: Rows with a label.
+        sums: int64 [6]: both right, source right alone, candidate right alone,
+            agreeing, NaN from the source, NaN from the candidate.
+        class_sums: int64 [3, classes]: rows of the class, those that the source,
+            and that the candidate got right.
+        confusion: How often the candidate took one class for another, by
+            label * classes + class; none above 1,024 classes, where it would
+            outgrow memory.
+        top_sums: As the first three of `sums`, int64 [3].
+        ranks: The source's scores and the candidate's.
+        single: Whether there is one value for each row.
+    """
+
+    threshold: float = 0.5
+    top_k: int = 0
+    ranked: bool = False
+    count: int = 0
+    labelled: int = 0
+    sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros(6, np.int64))
+    class_sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 0), np.int64))
+    confusion: dict[int, int] = field(default_factory=dict)
+    top_sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    ranks: tuple[Ranks, Ranks] = field(default_factory=lambda: (Ranks(), Ranks()))
+    single: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many there are; 0 before the first row."""
+        return int(self.class_sums.shape[1])
+
+    def add(
+        self,
+        source: NDArray[Any],
+        candidate: NDArray[Any],
+        labels: NDArray[np.int64] | None,
+    ) -> NDArray[np.int64] | None:
+        """Count rows in.
+
+        Args:
+            source: Scores [rows, classes], or [rows, 1] for two classes.
+            candidate: Scores of the same shape.
+            labels: Class ids [rows], or None.
+
+        Returns:
+            What the candidate lost of each row, int64 [rows]: 1 where the source
+            alone is right, -1 where the candidate alone is. None without labels.
+
+        Raises:
+            ExamplesError: A label is not one of the classes.
+            ParameterError: top_k is no fewer than there are classes.
+            UnsupportedError: Ranks are asked for of more than two classes.
+        """
+        classes = 2 if source.shape[1] == 1 else source.shape[1]
+        if self.count == 0:
+            self.single = source.shape[1] == 1
+            self.class_sums = np.zeros((3, classes), np.int64)
+        self._check(classes, labels)
+        self.count += len(source)
+        top, other = self._top_1(source), self._top_1(candidate)
+        self.sums[3] += np.count_nonzero((top == other) & (top >= 0))
+        self.sums[4] += np.count_nonzero(top < 0)
+        self.sums[5] += np.count_nonzero(other < 0)
+        if labels is None:
+            return None
+        self.labelled += len(labels)
+        self._judge(top, other, labels)
+        if self.top_k:
+            self.top_sums += _right(
+                _in_top_k(source, labels, self.top_k), _in_top_k(candidate, labels, self.top_k)
+            )
+        if self.ranked:
+            positive = labels == 1
+            for ranks, scores in zip(self.ranks, (source, candidate), strict=True):
+                ranks.add(score_keys(_score_of_class_1(scores), positive), positive)
+        lost: NDArray[np.int64] = (top == labels).astype(int) - (other == labels)
+        return lost
+
+    def merge(self, other: "ClassTally") -> None:
+        """Count all of `other` in."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.single, self.class_sums = other.single, np.zeros_like(other.class_sums)
+        self.count += other.count
+        self.labelled += other.labelled
+        self.sums += other.sums
+        self.class_sums += other.class_sums
+        self.top_sums += other.top_sums
+        for pair, number in other.confusion.items():
+            self.confusion[pair] = self.confusion.get(pair, 0) + number
+        for ranks, more in zip(self.ranks, other.ranks, strict=True):
+            ranks.merge(more)
+
+    def _check(self, classes: int, labels: NDArray[np.int64] | None) -> None:
+        if labels is not None and labels.size and int(labels.max()) >= classes:
+            raise ExamplesError(
+                "a label is not one of the model's classes",
+                received=int(labels.max()),
+                remedy=f"give class ids of 0 to {classes - 1}",
+            )
+        if self.top_k >= classes:
+            raise ParameterError(
+                f"top_k: of {classes} classes each is among the highest {self.top_k}",
+                received=self.top_k,
+                remedy=f"give a top_k of 1 to {classes - 1}, or metric top_1",
+            )
+        if self.ranked and classes != 2:
+            raise UnsupportedError(
+                "metric auc is that of two classes",
+                received=f"{classes} classes",
+                remedy="take top_1 or top_k, or a function of your own",
+            )
+
+    def _judge(
+        self, top: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> None:
+        """Count in what each model got right."""
+        source_right, right = top == labels, other == labels
+        self.sums[:3] += _right(source_right, right)
+        for row, chosen in enumerate((labels, labels[source_right], labels[right])):
+            self.class_sums[row] += np.bincount(chosen, minlength=self.classes)
+        if self.classes > _CONFUSION_CLASSES:
+            return
+        wrong = ~right & (other >= 0)
+        pairs, numbers = np.unique(labels[wrong] * self.classes + other[wrong], return_counts=True)
+        for pair, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
+            self.confusion[pair] = self.confusion.get(pair, 0) + number
+
+    def _top_1(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """Class ids [rows]; -1 for NaN."""
+        if scores.shape[1] == 1:
+            top = (scores[:, 0] > self.threshold).astype(np.int64)
+        else:
+            top = scores.argmax(axis=1).astype(np.int64)
+        top[_broken(scores)] = -1
+        return top
+
+    def scores(self, metric: str) -> tuple[float, float, Interval | None]:
+        """The source's and the candidate's score, and the interval of the drop.
+
+        Args:
+            metric: top_1, auc, or top_ and `top_k`.
+
+        Raises:
+            ExamplesError: All labels are of one class, and auc is asked for.
+        """
+        if metric == "auc":
+            areas = [ranks.area() for ranks in self.ranks]
+            found = [area[0] for area in areas if area is not None]
+            if len(found) != 2:
+                raise ExamplesError(
+                    "metric auc needs labels of both classes in the eval split",
+                    received="labels of one class alone",
+                    remedy="give examples of both, or take metric top_1",
+                )
+            return found[0], found[1], None
+        sums = self.sums[:3] if metric == "top_1" else self.top_sums
+        both, source_only, candidate_only = (int(value) for value in sums)
+        return (
+            (both + source_only) / self.labelled,
+            (both + candidate_only) / self.labelled,
+            accuracy_interval(source_only, candidate_only, self.labelled),
+        )
+
+    def area_error(self) -> float:
+        """By how much an area may be off; see `Ranks`."""
+        return max(area[1] for area in (ranks.area() for ranks in self.ranks) if area)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of evaluation.json that are of classes; see the step `evaluate`."""
+        agree, source_nan, nan = (int(value) for value in self.sums[3:])
+        found: dict[str, Any] = {
+            "agreement": agree / self.count,
+            "threshold": self.threshold if self.single else None,
+            "nan_predictions": nan,
+            "source_nan_predictions": source_nan,
+        }
+        if self.labelled:
+            source, candidate, interval = self.scores("top_1")
+            found |= {"accuracy": candidate, "source_accuracy": source}
+            found |= {
+                "accuracy_drop": self._accuracy_drop(),
+                **interval_ends("accuracy_drop", interval),
+            }
+            found |= {"classes": self._classes(), "most_confused": self._most_confused()}
+        return found
+
+    def _accuracy_drop(self) -> float:
+        _, source_only, candidate_only = (int(value) for value in self.sums[:3])
+        return (source_only - candidate_only) / self.labelled
+
+    def _classes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "class": number,
+                "count": int(count),
+                "accuracy": int(right) / int(count) if count else None,
+                "source_accuracy": int(source_right) / int(count) if count else None,
+            }
+            for number, (count, source_right, right) in enumerate(self.class_sums.T)
+        ]
+
+    def _most_confused(self) -> list[dict[str, int]] | None:
+        if self.classes > _CONFUSION_CLASSES:
+            return None
+        counted = self.confusion
+        order = sorted(counted, key=lambda pair: (-counted[pair], pair))
+        return [
+            {
+                "label": pair // self.classes,
+                "predicted": pair % self.classes,
+                "count": counted[pair],
+            }
+            for pair in order[:_MOST_CONFUSED]
+        ]
+
+
+def interval_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """The figures NAME_low and NAME_high of evaluation.json, null without an interval."""
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _broken(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows hold NaN."""
+    if scores.dtype.kind != "f":
+        return np.zeros(len(scores), bool)
+    broken: NDArray[np.bool_] = np.isnan(scores).any(axis=1)
+    return broken
+
+
+def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Whether the label's score is among the k highest; of equals the first come first."""
+    own = scores[np.arange(len(scores)), labels][:, np.newaxis]
+    earlier = np.arange(scores.shape[1]) < labels[:, np.newaxis]
+    place = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
+    found: NDArray[np.bool_] = (place < k) & ~_broken(scores)
+    return found
+
+
+def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """What puts rows in the order of how sure the model is of class 1."""
+    values = scores.astype(np.float64)
+    if values.shape[1] == 1:
+        return values[:, 0]
+    # Of probabilities and of logits alike.
+    difference: NDArray[np.float64] = values[:, 1] - values[:, 0]
+    return difference
+
+
+def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]:
+    """Both, the source alone, the candidate alone."""
+    return [
+        int(np.count_nonzero(which))
+        for which in (source & candidate, source & ~candidate, candidate & ~source)
+    ]
+
+
+def accuracy_interval(source_only: int, candidate_only: int, count: int) -> Interval:
+    """95% confidence interval for the drop in accuracy, source less candidate.
+
+    Both models saw the same examples, so only those that one of them alone got
+    right bear on the difference. The interval is the adjusted Wald interval of
+    D. G. Bonett and R. M. Price, "Adjusted Wald Confidence Interval for a
+    Difference of Binomial Proportions Based on Paired Data", Journal of
+    Educational and Behavioral Statistics 37(4), 2012, which keeps its coverage
+    with few discordant pairs, and has a width even with none.
+
+    Args:
+        source_only: Examples that the source alone got right.
+        candidate_only: Examples that the candidate alone got right.
+        count: All examples, at least 1.
+    """
+    lost = (source_only + 1) / (count + 2)
+    won = (candidate_only + 1) / (count + 2)
+    centre = lost - won
+    half = Z_95 * math.sqrt((lost + won - centre**2) / (count + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,141 @@
+"""The class ids, counts or flags that two models give, compared by equality."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paring.evaluation.scoring.classes import accuracy_interval, interval_ends
+from paring.evaluation.scoring.means import Interval
+
+_MOST_CLASSES = 1024
+_MOST_CONFUSED = 20
+
+
+@dataclass
+class IdentifierTally:
+    """Sums over integer predictions; its size is bounded however many there are.
+
+    Attributes:
+        count: Predictions.
+        labelled: Predictions with a label.
+        agreeing: Predictions that are equal in both models.
+        both, source_only, candidate_only: Predictions that equal their label.
+        classes: For each label: its count, and those that the source, and that the
+            candidate predicted.
+        confusion: How often the candidate predicted another than the label, by both.
+        is_bounded: Whether there are few enough labels to keep `classes` and
+            `confusion`; both are empty otherwise.
+    """
+
+    count: int = 0
+    labelled: int = 0
+    agreeing: int = 0
+    both: int = 0
+    source_only: int = 0
+    candidate_only: int = 0
+    classes: dict[int, list[int]] = field(default_factory=dict)
+    confusion: dict[tuple[int, int], int] = field(default_factory=dict)
+    is_bounded: bool = True
+
+    def add(
+        self, source: NDArray[Any], candidate: NDArray[Any], labels: NDArray[Any] | None
+    ) -> NDArray[np.int64] | None:
+        """Count predictions in; all [predictions], labels or None.
+
+        Returns:
+            1 where the source alone equals the label, -1 where the candidate alone does,
+            int64 [predictions]; None without labels.
+        """
+        self.count += len(source)
+        self.agreeing += int(np.count_nonzero(source == candidate))
+        if labels is None:
+            return None
+        self.labelled += len(labels)
+        source_right, right = source == labels, candidate == labels
+        self.both += int(np.count_nonzero(source_right & right))
+        self.source_only += int(np.count_nonzero(source_right & ~right))
+        self.candidate_only += int(np.count_nonzero(right & ~source_right))
+        self._count_classes(labels, source_right, right)
+        wrong = ~right
+        pairs = np.stack([labels[wrong], candidate[wrong]], axis=1).astype(np.int64)
+        for pair, number in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+            self._add_confusion((int(pair[0]), int(pair[1])), int(number))
+        self._keep_bounded()
+        lost: NDArray[np.int64] = source_right.astype(int) - right
+        return lost
+
+    def merge(self, other: "IdentifierTally") -> None:
+        """Count all of `other` in."""
+        for name in ("count", "labelled", "agreeing", "both", "source_only", "candidate_only"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.is_bounded &= other.is_bounded
+        for label, counts in other.classes.items():
+            self._add_class(label, counts)
+        for pair, number in other.confusion.items():
+            self._add_confusion(pair, number)
+        self._keep_bounded()
+
+    def scores(self) -> tuple[float, float, Interval]:
+        """The source's and the candidate's accuracy, and the interval of the drop."""
+        return (
+            (self.both + self.source_only) / self.labelled,
+            (self.both + self.candidate_only) / self.labelled,
+            accuracy_interval(self.source_only, self.candidate_only, self.labelled),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of evaluation.json that are of classes; see the step `evaluate`."""
+        found: dict[str, Any] = {
+            "agreement": self.agreeing / self.count,
+            "nan_predictions": 0,
+            "source_nan_predictions": 0,
+        }
+        if self.labelled:
+            source, candidate, interval = self.scores()
+            found |= {"accuracy": candidate, "source_accuracy": source}
+            found |= {"accuracy_drop": (self.source_only - self.candidate_only) / self.labelled}
+            found |= interval_ends("accuracy_drop", interval)
+        if self.labelled and self.is_bounded:
+            found["classes"] = [
+                {
+                    "class": label,
+                    "count": count,
+                    "accuracy": right / count,
+                    "source_accuracy": source_right / count,
+                }
+                for label, (count, source_right, right) in sorted(self.classes.items())
+            ]
+            order = sorted(self.confusion.items(), key=lambda item: (-item[1], item[0]))
+            found["most_confused"] = [
+                {"label": label, "predicted": predicted, "count": count}
+                for (label, predicted), count in order[:_MOST_CONFUSED]
+            ]
+        return found
+
+    def _count_classes(
+        self, labels: NDArray[Any], source_right: NDArray[Any], right: NDArray[Any]
+    ) -> None:
+        ids, places = np.unique(labels, return_inverse=True)
+        columns = [
+            np.bincount(places, weights, minlength=len(ids))
+            for weights in (None, source_right, right)
+        ]
+        for label, *counts in zip(ids, *columns, strict=True):
+            self._add_class(int(label), [int(one) for one in counts])
+
+    def _add_class(self, label: int, counts: list[int]) -> None:
+        known = self.classes.get(label, [0, 0, 0])
+        self.classes[label] = [one + more for one, more in zip(known, counts, strict=True)]
+
+    def _add_confusion(self, pair: tuple[int, int], number: int) -> None:
+        self.confusion[pair] = self.confusion.get(pair, 0) + number
+
+    def _keep_bounded(self) -> None:
+        """Drop what would outgrow memory, as for counts, whose values are many."""
+        if len(self.classes) > _MOST_CLASSES or len(self.confusion) > _MOST_CLASSES**2:
+            self.is_bounded = False
+        if not self.is_bounded:
+            self.classes.clear()
+            self.confusion.clear()

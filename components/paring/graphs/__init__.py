@@ -1,0 +1,1 @@
+"""Analysis and editing of TensorFlow graphs."""

@@ -1,0 +1,1 @@
+"""Signatures, loading and checks of user-provided models."""

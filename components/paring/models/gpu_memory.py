@@ -1,0 +1,53 @@
+"""How much of the GPUs' memory TensorFlow takes in this process."""
+
+from typing import Any
+
+from paring.errors import ParameterError
+from paring.models.quiet import quiet_tensorflow
+
+
+def set_gpu_memory(limit_mb: int) -> None:
+    """Let TensorFlow take what it needs of each GPU, or `limit_mb` at the most.
+
+    By itself it takes nearly all of every GPU as soon as it starts, and leaves nothing
+    to a TensorRT engine or another process beside it. This is possible before it starts
+    alone. Without a GPU nothing happens.
+
+    Args:
+        limit_mb: MiB; with 0 its share grows as it needs more, and is never given back
+            before the process ends. Where TensorFlow has started, 0 changes nothing.
+
+    Raises:
+        ParameterError: The limit is negative, or TensorFlow has started with another.
+    """
+    if limit_mb < 0:
+        raise ParameterError(
+            "gpu_memory_mb: must be 0 or more", received=limit_mb, remedy="0 takes what is needed"
+        )
+    quiet_tensorflow()
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        _set_one(tf, gpu, limit_mb)
+
+
+def _set_one(tf: Any, gpu: Any, limit_mb: int) -> None:
+    config = tf.config
+    known = config.get_logical_device_configuration(gpu)
+    if limit_mb and known and [one.memory_limit for one in known] == [limit_mb]:
+        return
+    try:
+        if limit_mb:
+            limit = config.LogicalDeviceConfiguration(memory_limit=limit_mb)
+            config.set_logical_device_configuration(gpu, [limit])
+        elif not known:
+            # TensorFlow takes no growth beside logical devices, which a caller has set.
+            config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError as error:
+        # Started: what it holds now it keeps, so that only a limit was promised too much.
+        if limit_mb:
+            raise ParameterError(
+                "gpu_memory_mb: TensorFlow has already started with another limit",
+                received=limit_mb,
+                remedy="use a fresh process, or leave gpu_memory_mb at 0",
+            ) from error

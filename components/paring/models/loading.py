@@ -1,0 +1,315 @@
+"""Bring models in and out of memory, whatever form they are stored in."""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paring.artifacts import Model, QuantizedModel, Servable, content_bytes
+from paring.errors import ModelError, ParingError, UnsupportedError, first_line
+from paring.models.arguments import argument_specs, rename_inputs
+from paring.models.operators import refuse_operators
+from paring.models.plain_paths import plain_path
+from paring.models.precision import in_float32
+from paring.models.quiet import quiet_tensorflow
+from paring.models.signature import read_signature
+from paring.models.trust import (
+    names_optimization_classes,
+    own_classes,
+    read_contents,
+    refuse_code,
+)
+from paring.system.trees import tree_files
+
+__all__ = [
+    "KERAS_SUFFIXES",
+    "Loaded",
+    "Written",
+    "as_tf_keras",
+    "export",
+    "find_saved_model",
+    "keras_source",
+    "load_as_written",
+    "load_keras",
+    "load_whole",
+    "optimization_classes",
+    "save_keras",
+    "save_model",
+    "saved_model_dir",
+]
+
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def saved_model_dir(model: Servable) -> Path:
+    """Return the folder of `model` that holds saved_model.pb, once it may be loaded.
+
+    Everything that loads or converts a SavedModel gets its folder here, so that its
+    operators are looked at before (`paring.models.operators`), unless it is trusted.
+
+    Raises:
+        ModelError: There is none, it is broken, or a link in it leads out of it; the
+            message says what was found.
+        UntrustedModelError: It has operators that may touch files, processes or the
+            network.
+    """
+    folder = find_saved_model(model)
+    tree_files(folder)
+    if not model.trusted:
+        refuse_operators(folder)
+    return folder
+
+
+def find_saved_model(model: Servable) -> Path:
+    """Return the folder of `model` that holds saved_model.pb, without looking into it.
+
+    It is `Format-Serving/` in Paring's and TFX's layouts, else the folder itself.
+
+    Raises:
+        ModelError: There is none; the message says what was found.
+    """
+    for folder in (model.serving_dir, model.path):
+        if (folder / "saved_model.pb").is_file():
+            return folder
+    raise ModelError(
+        f"{model.path} holds no SavedModel",
+        received=_describe(model.path),
+        remedy="give the folder that holds saved_model.pb, or bring a Keras file in with"
+        " import_model",
+    )
+
+
+def keras_source(model: Model) -> Path | None:
+    """What Keras can load: a file, or a SavedModel with Keras metadata.
+
+    None for a bare SavedModel, and where import_model found that Keras can't
+    take the model (`model.keras` is "none").
+
+    Raises:
+        ModelError: `model.path` holds no model at all.
+    """
+    if model.path.is_file():
+        if model.path.suffix.lower() in KERAS_SUFFIXES:
+            return model.path
+        raise ModelError(
+            f"{model.path} is no model file",
+            received=_describe(model.path),
+            remedy="give a .keras or .h5 file, or the folder of a SavedModel",
+        )
+    if model.keras == "none":
+        return None
+    if model.keras_file.is_file():
+        return model.keras_file
+    folder = find_saved_model(model)
+    return folder if (folder / "keras_metadata.pb").is_file() else None
+
+
+def load_keras(model: Model, *, trust: bool = False) -> Any:
+    """The tf_keras model of `model`, not compiled, in float32.
+
+    Args:
+        model: A `.keras` or `.h5` file, an artifact with `Format-Keras/`, or a
+            SavedModel with Keras metadata. What Keras 3 wrote is rebuilt.
+        trust: Run code that the model carries, as `model.trusted` does too.
+
+    Returns:
+        A `tf_keras.Model`.
+
+    Raises:
+        UnsupportedError: It is a bare SavedModel, or one of Keras 3 that can't be
+            rebuilt in tf_keras.
+        UntrustedModelError: It carries code and is not trusted.
+        ModelError: It is missing, broken, or needs classes that are not here.
+    """
+    return load_whole(model, trust=trust).model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A Keras model, and what was done to load it.
+
+    Attributes:
+        model: A `tf_keras.Model`, not compiled, that computes in float32.
+        rebuilt_difference: Largest absolute difference from the Keras 3 model that it was
+            rebuilt from; None where it is one of tf_keras.
+        source_precision: The dtype policies in half precision that it was stored with,
+            separated by commas; None where there are none.
+    """
+
+    model: Any
+    rebuilt_difference: float | None
+    source_precision: str | None
+
+
+def load_whole(model: Model, *, trust: bool = False) -> Loaded:
+    """As `load_keras`; with what was done to load it."""
+    return as_tf_keras(load_as_written(model, trust=trust))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A Keras model of the library that wrote it.
+
+    Attributes:
+        model: A model of tf_keras or of Keras 3 that computes in float32.
+        is_keras_3: Whether it is one of Keras 3.
+        source_precision: See `Loaded`.
+    """
+
+    model: Any
+    is_keras_3: bool
+    source_precision: str | None
+
+
+def as_tf_keras(written: Written) -> Loaded:
+    """Return the model as one of tf_keras, rebuilt where it is one of Keras 3.
+
+    Raises:
+        UnsupportedError: It can't be rebuilt.
+    """
+    if not written.is_keras_3:
+        return Loaded(written.model, None, written.source_precision)
+    from paring.models.bridge import rebuild
+
+    rebuilt = rebuild(written.model)
+    return Loaded(rebuilt.model, rebuilt.difference, written.source_precision)
+
+
+def load_as_written(model: Model, *, trust: bool = False) -> Written:
+    """As `load_keras`, but a model of Keras 3 stays one."""
+    source = keras_source(model)
+    if source is None:
+        raise UnsupportedError(
+            f"{model.path} is a bare SavedModel, and training steps need the Keras form",
+            received=model.not_trainable or "a SavedModel without keras_metadata.pb",
+            remedy="give a .keras file, or a SavedModel written by tf_keras' model.save(DIR);"
+            " conversion works on this one as it is",
+        )
+    contents = read_contents(source)
+    trusted = trust or model.trusted
+    if not trusted:
+        refuse_code(source, contents.configs)
+    quiet_tensorflow()
+    if source.is_dir():
+        # Keras reads the graph too; a cut-off one is reported by name. Layers may call
+        # any of its functions.
+        read_signature(source)
+        if not trusted:
+            refuse_operators(source, all_functions=True)
+    scope: AbstractContextManager[Any] = nullcontext()
+    if isinstance(model, QuantizedModel) or names_optimization_classes(contents.configs):
+        scope = optimization_classes()
+    try:
+        with scope:
+            if contents.is_keras_3:
+                import keras as library
+            else:
+                import tf_keras as library
+            path = plain_path(source) if source.is_dir() else source
+            loaded = library.models.load_model(path, compile=False, safe_mode=not trusted)
+            loaded, precision = in_float32(loaded)
+    except ParingError:
+        raise
+    except Exception as error:
+        # Keras raises bare ValueError, TypeError, KeyError, OSError and
+        # TensorFlow's own errors for broken files and unknown classes alike.
+        own = ", ".join(own_classes(contents.configs))
+        raise ModelError(
+            f"{source} can't be loaded as a Keras model",
+            received=f"classes of its own: {own}" if own else first_line(error),
+            remedy="save it anew; where it needs classes of your own, export it as a"
+            " SavedModel without Keras metadata (model.export(DIR))",
+        ) from error
+    return Written(loaded, contents.is_keras_3, precision)
+
+
+def save_model(keras_model: Any, output: Model) -> None:
+    """Write a tf_keras model into `output` and set its `size_bytes` and `keras`.
+
+    `Format-Serving/` becomes a SavedModel whose signature serving_default takes
+    and gives one tensor for each of the model's inputs and outputs, under their
+    Keras names, at inference (training=False); `Format-Keras/model.keras` holds
+    what training steps go on from.
+
+    Raises:
+        UnsupportedError: The model has no declared inputs (it is subclassed).
+    """
+    export(keras_model, output.serving_dir)
+    output.size_bytes = content_bytes(output.serving_dir)
+    save_keras(keras_model, output.keras_file)
+    output.keras = "tf_keras"
+
+
+def save_keras(keras_model: Any, file: Path) -> None:
+    """Write the Keras form alone, in a file that `load_keras` can read again."""
+    file.parent.mkdir(parents=True)
+    if names_optimization_classes([keras_model.get_config()]):
+        # The zip format can't be loaded again for the wrappers of
+        # tensorflow-model-optimization (they are built twice); HDF5 can, and
+        # tf_keras tells the two apart by content.
+        hdf5 = file.with_suffix(".h5")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*legacy", category=UserWarning)
+            keras_model.save(hdf5, save_format="h5", include_optimizer=False)
+        hdf5.rename(file)
+    else:
+        keras_model.save(file, save_format="keras")
+
+
+def export(keras_model: Any, folder: Path) -> None:
+    """Write the SavedModel alone; see `save_model`."""
+    import tensorflow as tf
+    import tf_keras
+
+    if not keras_model.inputs:
+        raise UnsupportedError(
+            f"model {keras_model.name} has no declared inputs",
+            received=type(keras_model).__name__,
+            remedy="build it with the functional or sequential API of tf_keras",
+        )
+    structure = keras_model.input
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype)
+        for name, tensor in zip(keras_model.input_names, keras_model.inputs, strict=True)
+    }
+
+    def serve(*tensors: Any) -> dict[str, Any]:
+        packed = tf.nest.pack_sequence_as(structure, list(tensors))
+        outputs = tf.nest.flatten(keras_model(packed, training=False))
+        return dict(zip(keras_model.output_names, outputs, strict=True))
+
+    archive = tf_keras.export.ExportArchive()
+    archive.track(keras_model)
+    archive.add_endpoint("serve", serve, input_signature=argument_specs(specs))
+    # write_out prints the endpoints unless Keras is told not to be interactive.
+    interactive = tf_keras.utils.is_interactive_logging_enabled()
+    tf_keras.utils.disable_interactive_logging()
+    try:
+        archive.write_out(str(folder))
+    finally:
+        if interactive:
+            tf_keras.utils.enable_interactive_logging()
+    rename_inputs(folder, specs)
+
+
+def optimization_classes() -> AbstractContextManager[Any]:
+    """Within it, tf_keras knows the classes of quantization-aware models."""
+    import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
+
+    # The library leaves this one out of its own scope.
+    output_only = default_8bit.default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
+    scope: AbstractContextManager[Any] = tfmot.quantization.keras.quantize_scope(
+        {output_only.__name__: output_only}
+    )
+    return scope
+
+
+def _describe(path: Path) -> str:
+    if not path.exists():
+        return "nothing at this path"
+    if path.is_file():
+        return f"a file of {path.stat().st_size} bytes"
+    names = sorted(one.name for one in path.iterdir())
+    return f"a folder with {', '.join(names[:6]) or 'nothing in it'}"

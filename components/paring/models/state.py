@@ -1,0 +1,276 @@
+"""State that a SavedModel's signature keeps from one call to the next."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from paring.errors import UnsupportedError
+from paring.models.signature import SERVING_KEY, read_meta_graph
+
+WRITES: Final = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply")
+"""How the names of operators begin that write to a variable."""
+
+_VARIABLES: Final = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+_LOOPS: Final = frozenset({"While", "StatelessWhile"})
+# Bodies are walked until nothing new is read; a value crosses one iteration each time.
+_MOST_ITERATIONS: Final = 16
+
+
+def refuse_state(folder: Path, key: str = SERVING_KEY) -> None:
+    """Refuse a SavedModel whose outputs depend on the calls before.
+
+    Examples are compared and timed in any order and from several processes, so that the
+    figures of such a model would be those of another one.
+
+    Args:
+        folder: The folder of the SavedModel.
+        key: The signature.
+
+    Raises:
+        ModelError: It can't be read.
+        UnsupportedError: The signature keeps state.
+    """
+    kept = state_variables(read_meta_graph(folder), key)
+    if kept:
+        raise UnsupportedError(
+            f"{folder} keeps state from call to call, and examples are judged one by one",
+            received=f"variables that each call reads and changes: {', '.join(kept[:5])}",
+            remedy="build it with stateful=False, or make the state an input and an output of"
+            " the signature",
+        )
+
+
+def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
+    """Return the variables that carry something from one call of a signature to the next.
+
+    These are the variables that the signature writes and that its outputs depend on.
+    Counters and statistics that no output depends on are not among them, nor are the
+    states of random generators.
+
+    Args:
+        meta_graph: A MetaGraphDef.
+        key: The signature; without it there are no such variables.
+
+    Returns:
+        Their names, sorted.
+    """
+    if key not in meta_graph.signature_def:
+        return []
+    outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
+    reached = _reached(meta_graph.graph_def.node, outputs)
+    library = {one.signature.name: one for one in meta_graph.graph_def.library.function}
+    if not any(_writes(node.op) for node in _all_nodes(reached, library)):
+        return []
+    walk = _Walk(library)
+    values = walk.nodes(reached, {})
+    read = {name for tensor in outputs for name in _get(values, tensor).reads}
+    return sorted(read & walk.written)
+
+
+def called_nodes(meta_graph: Any, key: str = SERVING_KEY) -> Iterable[Any]:
+    """Yield the nodes that a signature runs, each function's once.
+
+    Args:
+        meta_graph: A MetaGraphDef.
+        key: A signature that it has.
+    """
+    outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
+    library = {one.signature.name: one for one in meta_graph.graph_def.library.function}
+    return _all_nodes(_reached(meta_graph.graph_def.node, outputs), library)
+
+
+def without_writes(graph_def: Any) -> Any:
+    """Return a copy of a GraphDef without the operators that write to variables.
+
+    Of a signature without `state_variables`, they change nothing that its outputs need.
+    """
+    copy = type(graph_def)()
+    copy.CopyFrom(graph_def)
+    for nodes in (copy.node, *(one.node_def for one in copy.library.function)):
+        gone = {node.name for node in nodes if _writes(node.op)}
+        kept = [node for node in nodes if node.name not in gone]
+        for node in kept:
+            inputs = [one for one in node.input if one.lstrip("^") not in gone]
+            del node.input[:]
+            node.input.extend(inputs)
+        if gone:
+            # Through a copy, since these are parts of what is cleared.
+            saved = [type(node).FromString(node.SerializeToString()) for node in kept]
+            del nodes[:]
+            nodes.extend(saved)
+    for function in copy.library.function:
+        left = {node.name for node in function.node_def}
+        for name in [key for key, node in function.control_ret.items() if node not in left]:
+            del function.control_ret[name]
+        controls = [one for one in function.signature.control_output if one in function.control_ret]
+        del function.signature.control_output[:]
+        function.signature.control_output.extend(controls)
+    return copy
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a tensor may be: handles of variables, and the variables it was computed of."""
+
+    handles: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+
+    def joined(self, other: "_Value") -> "_Value":
+        return _Value(self.handles | other.handles, self.reads | other.reads)
+
+
+_NOTHING: Final = _Value()
+_Values = dict[str, list[_Value]]
+
+
+@dataclass
+class _Walk:
+    """Follows variables through a graph and the functions that it calls.
+
+    Attributes:
+        library: The functions by name.
+        written: The variables that were written so far.
+    """
+
+    library: Mapping[str, Any]
+    written: set[str] = field(default_factory=set)
+
+    def nodes(self, nodes: Sequence[Any], arguments: _Values) -> _Values:
+        """Return the values of each node's outputs; of other than calls, one for all."""
+        values = dict(arguments)
+        ordered, has_cycles = _in_order(nodes)
+        for _ in range(2 if has_cycles else 1):
+            for node in ordered:
+                given = [_get(values, one) for one in node.input if not one.startswith("^")]
+                values[node.name] = self._node(node, given)
+        return values
+
+    def _node(self, node: Any, given: Sequence[_Value]) -> list[_Value]:
+        if node.op in _VARIABLES:
+            name = node.attr["shared_name"].s.decode() or node.name
+            return [_Value(handles=frozenset({name}))]
+        called = self._called(node)
+        if called:
+            return self._call(node, called, given)
+        handles = frozenset().union(*(one.handles for one in given))
+        if _writes(node.op):
+            self.written |= given[0].handles if given else frozenset()
+            return [_Value(handles)]
+        if node.op == "Identity":
+            return list(given)
+        # What random numbers are drawn from is no memory of earlier examples.
+        if "Random" in node.op or node.op.startswith("Rng"):
+            return [_NOTHING]
+        return [_Value(reads=handles.union(*(one.reads for one in given)))]
+
+    def _called(self, node: Any) -> list[str]:
+        """Return the names of the functions that the node calls."""
+        names = [node.op] if node.op in self.library else []
+        for _, attribute in sorted(node.attr.items()):
+            names += [one.name for one in (attribute.func, *attribute.list.func) if one.name]
+        return [name for name in names if name in self.library]
+
+    def _call(self, node: Any, called: Sequence[str], given: Sequence[_Value]) -> list[_Value]:
+        if node.op in _LOOPS:
+            return self._loop(node, given)
+        # All but calls choose by their first input among several functions.
+        chosen = given[:1] if len(called) > 1 else []
+        results: list[_Value] = []
+        for name in called:
+            count = len(self.library[name].signature.input_arg)
+            found = self._function(name, given[len(given) - count :] if count else [])
+            results = _joined(results, found)
+        reads = frozenset().union(*(one.reads for one in chosen))
+        return [_Value(one.handles, one.reads | reads) for one in results]
+
+    def _loop(self, node: Any, given: Sequence[_Value]) -> list[_Value]:
+        values = list(given)
+        for _ in range(_MOST_ITERATIONS):
+            (going,) = self._function(node.attr["cond"].func.name, values) or [_NOTHING]
+            found = self._function(node.attr["body"].func.name, values)
+            grown = [_Value(one.handles, one.reads | going.reads) for one in _joined(values, found)]
+            if grown == values:
+                break
+            values = grown
+        return values
+
+    def _function(self, name: str, given: Sequence[_Value]) -> list[_Value]:
+        function = self.library[name]
+        names = [one.name for one in function.signature.input_arg]
+        arguments = {one: [value] for one, value in zip(names, given, strict=False)}
+        values = self.nodes(function.node_def, arguments)
+        return [_get(values, function.ret[one.name]) for one in function.signature.output_arg]
+
+
+def _joined(one: Sequence[_Value], other: Sequence[_Value]) -> list[_Value]:
+    size = max(len(one), len(other))
+    padded = [[*values, *[_NOTHING] * (size - len(values))] for values in (one, other)]
+    return [first.joined(second) for first, second in zip(*padded, strict=True)]
+
+
+def _get(values: _Values, tensor: str) -> _Value:
+    """Return the value of `node`, `node:1` or, within functions, `node:output:1`."""
+    name, *rest = tensor.split(":")
+    outputs = values.get(name, [])
+    index = int(rest[-1]) if rest and rest[-1].isdecimal() else 0
+    if index < len(outputs):
+        return outputs[index]
+    return outputs[0] if len(outputs) == 1 else _NOTHING
+
+
+def _writes(op: str) -> bool:
+    return op.startswith(WRITES)
+
+
+def _reached(nodes: Iterable[Any], outputs: Iterable[str]) -> list[Any]:
+    """Return the nodes that the outputs need: a SavedModel's graph also restores it."""
+    known = {node.name: node for node in nodes}
+    found: dict[str, Any] = {}
+    waiting = [tensor.split(":")[0] for tensor in outputs]
+    while waiting:
+        name = waiting.pop()
+        if name in known and name not in found:
+            found[name] = known[name]
+            waiting += [one.lstrip("^").split(":")[0] for one in known[name].input]
+    return list(found.values())
+
+
+def _all_nodes(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterable[Any]:
+    """Yield the nodes, and those of all functions that they call."""
+    seen: set[str] = set()
+    waiting = list(nodes)
+    walk = _Walk(library)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for name in walk._called(node):
+            if name not in seen:
+                seen.add(name)
+                waiting += library[name].node_def
+
+
+def _in_order(nodes: Sequence[Any]) -> tuple[list[Any], bool]:
+    """Return the nodes so that each comes after its inputs, and whether there are cycles."""
+    known = {node.name: node for node in nodes}
+    inputs = {
+        node.name: {name for one in node.input if (name := one.lstrip("^").split(":")[0]) in known}
+        for node in nodes
+    }
+    readers: dict[str, list[str]] = {}
+    for name, read in inputs.items():
+        for one in read:
+            readers.setdefault(one, []).append(name)
+    missing = {name: len(read) for name, read in inputs.items()}
+    ready = [name for name, count in missing.items() if not count]
+    ordered: dict[str, Any] = {}
+    while ready:
+        name = ready.pop()
+        ordered[name] = known[name]
+        for reader in readers.get(name, []):
+            missing[reader] -= 1
+            if not missing[reader]:
+                ready.append(reader)
+    # Frames of TensorFlow 1's loops lead back to where they began.
+    left = [node for node in nodes if node.name not in ordered]
+    return [*ordered.values(), *left], bool(left)

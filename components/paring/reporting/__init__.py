@@ -1,0 +1,1 @@
+"""Charts, figures and templates of the report."""

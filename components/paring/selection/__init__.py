@@ -1,0 +1,1 @@
+"""Pareto front and explanations of a selection."""

@@ -1,0 +1,253 @@
+"""The gate, the Pareto front and the choice among candidates, as pure functions.
+
+Two measurements of the same thing never agree exactly, so differences that are
+within the noise count as none where a candidate is held against the source:
+a latency whose speed-up's interval holds 1, peak memory within a few per cent,
+and an accuracy above the source's. Sizes are exact; peak memory counts in steps
+among all. That keeps "nothing beats
+the source" a result which a lucky run does not overturn.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from paring.evaluation.metrics import ACCURACY, Metric, apart
+
+SOURCE = "source"
+
+Objective = Literal["latency", "size", "memory"]
+
+MEMORY_NOISE = 0.05
+"""Share by which two peaks of the same program's memory may differ by chance."""
+
+SIZE_TIE = 0.02
+"""Sizes that differ by less than this share don't decide between tied candidates."""
+
+SPEED_TIE = 0.05
+"""Speed-ups that differ by more than this share decide, though noise may explain it."""
+
+_ROUNDING = 1e-9
+"""0.98 - 0.97 is a little more than 0.01 in binary; this much is let pass."""
+
+BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one candidate; None where it was not.
+
+    Attributes:
+        id: The candidate's id; `SOURCE` is the model all others are held against.
+        drop: Loss against the source by the gate's metric; below 0 is a gain.
+        metric: That metric.
+        others: Of a model with several outputs, name, metric and loss of each
+            other one that the gate is on.
+        p50_ms: Median latency of one call.
+        speedup: The source's median latency over this one's, in one run.
+        speedup_low, speedup_high: The speed-up's confidence interval.
+        size_bytes: Size of the served files.
+        peak_memory_bytes: Peak resident memory.
+    """
+
+    id: str
+    drop: float | None = None
+    p50_ms: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    metric: Metric = ACCURACY
+    others: tuple[tuple[str, Metric, float], ...] = ()
+
+    @property
+    def is_source(self) -> bool:
+        """Whether this is the source model."""
+        return self.id == SOURCE
+
+    @property
+    def pace(self) -> float:
+        """Latency as a multiple of the source's, 1.0 where noise may explain it.
+
+        From the speed-up, not from `p50_ms`: the speed-up compares calls of one
+        run that alternate, so a machine that was busy in one run and idle in the
+        next does not change it. Infinite where it was not measured.
+        """
+        if self.is_source:
+            return 1.0
+        if self.speedup is None or self.speedup_low is None or self.speedup_high is None:
+            return math.inf
+        if self.speedup_low <= 1 <= self.speedup_high:
+            return 1.0
+        return 1 / self.speedup
+
+    @property
+    def size(self) -> float:
+        """Size in bytes, infinite where unknown."""
+        return math.inf if self.size_bytes is None else self.size_bytes
+
+    def memory(self, source: "Measured") -> float:
+        """Peak memory in bytes, the source's where noise may explain the difference."""
+        if self.peak_memory_bytes is None:
+            return math.inf
+        reference = source.peak_memory_bytes
+        if reference and abs(self.peak_memory_bytes / reference - 1) <= MEMORY_NOISE:
+            return reference
+        return self.peak_memory_bytes
+
+    def memory_level(self, source: "Measured") -> float:
+        """Peak memory in steps of twice the noise, 0 around the source's.
+
+        Steps, unlike tolerances, keep dominance transitive; two measurements of
+        the same memory fall on one of them unless it lies at their border.
+        """
+        if not self.peak_memory_bytes or not source.peak_memory_bytes:
+            return math.inf
+        ratio = self.peak_memory_bytes / source.peak_memory_bytes
+        return round(math.log(ratio) / (2 * math.log1p(MEMORY_NOISE)))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate must keep to, and what the best of them is best at.
+
+    Attributes:
+        max_accuracy_drop: Largest loss against the source by the candidates'
+            metric: 0.01 for one point, of an error for a growth by 1%.
+        max_latency_ms: Limit on the median latency of one call; 0 for none.
+        max_size_mb: Limit on the served size, in 10**6 bytes; 0 for none.
+        max_memory_mb: Limit on peak memory, in 10**6 bytes; 0 for none.
+        objective: What the choice among those that pass is by.
+    """
+
+    max_accuracy_drop: float = 0.01
+    max_latency_ms: float = 0.0
+    max_size_mb: float = 0.0
+    max_memory_mb: float = 0.0
+    objective: Objective = "latency"
+
+    def objections(self, one: Measured) -> list[str]:
+        """Why `one` does not pass, a sentence each; empty if it passes."""
+        found = [] if one.is_source else self._accuracy_objections(one)
+        if one.p50_ms is None:
+            found.append("its latency was not measured")
+        else:
+            found += _over("p50 latency", one.p50_ms, self.max_latency_ms, "ms")
+        for name, value, budget in (
+            ("size", one.size_bytes, self.max_size_mb),
+            ("peak memory", one.peak_memory_bytes, self.max_memory_mb),
+        ):
+            if value is not None:
+                found += _over(name, value / BYTES_PER_MB, budget, "MB")
+            elif budget:
+                found.append(f"its {name} was not measured, the budget is {budget:g} MB")
+        return found
+
+    def _accuracy_objections(self, one: Measured) -> list[str]:
+        if one.drop is None:
+            return [f"its {one.metric.label} was not measured"]
+        allowed = self.max_accuracy_drop
+        found = []
+        if one.drop > allowed + _ROUNDING:
+            found.append(one.metric.objection(one.drop, allowed))
+        return found + [
+            f"output {name}: {metric.objection(drop, allowed)}"
+            for name, metric, drop in one.others
+            if drop > allowed + _ROUNDING
+        ]
+
+
+def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
+    if not budget or value <= budget:
+        return []
+    shown, limit = apart(value, budget)
+    return [f"its {name} is {shown} {unit}, the budget is {limit} {unit}"]
+
+
+def dominates(one: Measured, other: Measured, source: Measured) -> bool:
+    """Whether `one` is nowhere worse than `other` and somewhere better.
+
+    An accuracy above the source's is no advantage over the source: fine-tuning
+    moves accuracy both ways by a few examples. It is one over other candidates,
+    and keeps the source from dominating; so this is a strict partial order.
+    """
+    gain_counts = not other.is_source
+
+    def costs(which: Measured) -> tuple[float, float, float, float]:
+        drop = loss(which) if gain_counts else max(loss(which), 0.0)
+        return drop, which.pace, which.size, which.memory_level(source)
+
+    pairs = list(zip(costs(one), costs(other), strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured]:
+    """Those that none of the others dominates, in the order they came.
+
+    Over accuracy drop, latency, size and peak memory. `source` gives the figures
+    that noise is judged by, whether or not it is among `passing`.
+    """
+    everyone = list(passing)
+    return [a for a in everyone if not any(dominates(b, a, source) for b in everyone)]
+
+
+def choose(passing: Sequence[Measured], source: Measured, objective: Objective) -> Measured | None:
+    """The best one on the front of `passing` by `objective`; None if it is empty.
+
+    Those that can't be told from the best on latency or memory count as tied with
+    it. Of them the smallest is taken; of those about as small as it the source,
+    else the most accurate. Where the source passes, only what beats it on latency,
+    size or memory comes into question.
+    """
+    front = pareto_front(passing, source)
+    if any(one.is_source for one in passing):
+        front = [one for one in front if one.is_source or _beats(one, source)]
+    if not front:
+        return None
+
+    def by_size(one: Measured) -> tuple[float | bool | str, ...]:
+        return (one.size, one.pace, one.memory(source), not one.is_source, loss(one), one.id)
+
+    def by_accuracy(one: Measured) -> tuple[float | bool | str, ...]:
+        return (not one.is_source, loss(one), *by_size(one))
+
+    if objective == "size":
+        return min(front, key=by_size)
+    if objective == "memory":
+        least = min(one.memory(source) for one in front)
+        tied = [one for one in front if one.memory(source) <= least * (1 + MEMORY_NOISE)]
+    else:
+        best = min(front, key=lambda one: (one.pace, *by_size(one)))
+        tied = [one for one in front if as_fast(one, best)]
+    smallest = min(one.size for one in tied)
+    return min((one for one in tied if one.size <= smallest * (1 + SIZE_TIE)), key=by_accuracy)
+
+
+def _beats(one: Measured, source: Measured) -> bool:
+    lighter = one.memory(source) < source.memory(source)
+    return one.pace < source.pace or one.size < source.size or lighter
+
+
+def loss(one: Measured) -> float:
+    """The accuracy drop, infinite where it was not measured."""
+    if one.is_source:
+        return 0.0
+    return math.inf if one.drop is None else one.drop
+
+
+def as_fast(one: Measured, best: Measured) -> bool:
+    """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
+
+    That is, they differ by 5% at most, and one of the two lies within the other's
+    interval: a machine that is busy in only one of their runs widens that one's. Where
+    `best` is no faster than the source, only those that can't be told from the source are.
+    """
+    if one.pace <= best.pace or best.pace == 1.0:
+        return one.pace <= best.pace
+    if one.pace > best.pace * (1 + SPEED_TIE):
+        return False
+    within_best = best.speedup_low is not None and 1 / one.pace >= best.speedup_low
+    within_one = one.speedup_high is not None and 1 / best.pace <= one.speedup_high
+    return within_best or within_one

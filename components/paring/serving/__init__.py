@@ -1,0 +1,1 @@
+"""Versioned publication of models for serving."""

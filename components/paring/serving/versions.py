@@ -1,0 +1,380 @@
+"""A destination's versions, in the layout that TF Serving serves from.
+
+    DESTINATION/1/saved_model.pb ...
+    DESTINATION/2/model.tflite
+    DESTINATION/3/model.engine
+    DESTINATION/.paring/2.json
+
+TF Serving serves the folder with the highest number, and overlooks names that are no
+numbers. So a version appears by one rename when all of it is there and was loaded; in an
+object store, which has none, saved_model.pb is copied last. Nothing is ever removed or
+renumbered: going back publishes an older version's bytes under a new number.
+
+A number is claimed by creating its record, which also tells of what it holds. So writers
+at the same time get numbers of their own, and one that is killed leaves a gap; one that
+finds the same content claimed a moment ago waits for that version, and makes none.
+"""
+
+import json
+import math
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paring import storage
+from paring.artifacts import Servable, content_digest
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, ParingError, StorageError
+from paring.runtimes import SERVED_FILES, blank_batch, open_runtime
+from paring.system.documents import parse_json
+
+RECORDS = ".paring"
+"""Below a destination: the versions' records, and what is not yet a version."""
+
+_MARKERS = ("saved_model.pb", *SERVED_FILES)
+"""The file that says that a version is complete; one of them is in each."""
+
+# How long a writer may take from its claim to the complete version, before it is taken to
+# have been killed; and the time between two looks.
+_PUTTING_SECONDS = 300
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version, and how it came about.
+
+    Attributes:
+        number: Its folder's name; 0 while it has none.
+        digest: The content digest of its folder; "" where another tool made it.
+        action: push or rollback; "" where another tool made it.
+        of: Of a rollback: the version that was first pushed with these bytes.
+        withdrawn: Of a rollback: the digest of the later version that it took back; ""
+            where it brought a later one back.
+        candidate: The id of the candidate.
+        source: The digest of the source model that the candidate was made from.
+        run: What started the run.
+        host: The machine, or the pod.
+        when: The time in UTC, as ISO 8601 has it.
+        model: The digest of the served files alone, where settings lie beside them; "" where
+            there are none.
+        writer: Random name of the push or rollback that made it.
+    """
+
+    number: int = 0
+    digest: str = ""
+    action: str = ""
+    of: int = 0
+    withdrawn: str = ""
+    candidate: str = ""
+    source: str = ""
+    run: str = ""
+    host: str = ""
+    when: str = ""
+    model: str = ""
+    writer: str = ""
+
+
+def versions(destination: str) -> list[Version]:
+    """The complete versions at `destination`, oldest first; none if there is nothing.
+
+    Raises:
+        StorageError: The store can't be asked.
+        ArtifactTypeError: A version's record can't be read.
+    """
+    there = _look(destination)
+    return [
+        _read(destination, number) if number in there.recorded else Version(number)
+        for number in sorted(there.complete)
+    ]
+
+
+def existing_versions(destination: str) -> list[Version]:
+    """As `versions`, where there must be some.
+
+    Raises:
+        ParameterError: There are none.
+        ParingError: As `versions`.
+    """
+    known = versions(destination)
+    if not known:
+        raise ParameterError(
+            "there are no versions here",
+            received=destination,
+            remedy="give what was pushed to: the folder above the versions",
+        )
+    return known
+
+
+def rolled_back(known: Sequence[Version]) -> dict[str, int]:
+    """The digests that were rolled back and not brought back, with a version of each.
+
+    The version is 0 where its folder is gone.
+    """
+    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    for one in known:
+        numbers.setdefault(one.digest, one.number)
+        if one.action == "rollback":
+            if one.withdrawn:
+                found[one.withdrawn] = numbers.get(one.withdrawn, 0)
+            found.pop(one.digest, None)
+    return found
+
+
+def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int | None:
+    """A version with this content that was rolled back; None if there is none.
+
+    One of the same model with other settings counts too, unless that model is served
+    now: then it was the settings that were rolled back.
+
+    Args:
+        known: The versions.
+        digest: Of a version's folder.
+        model: Of the served files alone.
+
+    Returns:
+        Its number; 0 where its folder is gone.
+    """
+    withdrawn = rolled_back(known)
+    if digest in withdrawn:
+        return withdrawn[digest]
+    if not known or _model(known[-1]) == model:
+        return None
+    if model in withdrawn:
+        return withdrawn[model]
+    found = (
+        withdrawn[one.digest] for one in known if one.digest in withdrawn and _model(one) == model
+    )
+    return next(found, None)
+
+
+def _model(version: Version) -> str:
+    return version.model or version.digest
+
+
+def publish(destination: str, folder: Path, about: Version, *, trusted: bool = False) -> Version:
+    """Make `folder` the newest version, unless the newest has the same content.
+
+    It is written below `RECORDS`, read back, loaded and run once, and only then given
+    the next number.
+
+    Args:
+        destination: A path or URI.
+        folder: What the version's folder shall be.
+        about: All but number, digest, host and time.
+        trusted: Whether operators that touch files or processes may run.
+
+    Returns:
+        The version that was made, or the newest one where it has the same content.
+
+    Raises:
+        ModelError, UnsupportedError: The model can't be loaded or run.
+        OutputError, StorageError: The destination can't be written.
+    """
+    digest = content_digest(folder)
+    known = versions(destination)
+    if known and known[-1].digest == digest:
+        return known[-1]
+    staged = storage.join(destination, RECORDS, "staged", uuid.uuid4().hex)
+    try:
+        storage.put(folder, staged)
+        with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
+            read_back = storage.fetch(staged, Path(temporary))
+            if content_digest(read_back) != digest:
+                raise StorageError(
+                    "what was read back from the destination is not what was written there",
+                    received=destination,
+                    remedy="push again; if it stays so, look at the store",
+                )
+            run_once(read_back, trusted=trusted)
+        made, is_own = _claim(destination, replace(about, digest=digest))
+        if not is_own:
+            return made
+        marker = next(name for name in _MARKERS if (folder / name).is_file())
+        storage.move(staged, storage.join(destination, str(made.number)), last=marker)
+    finally:
+        # What is left there does no harm, and the error that led here says more.
+        with suppress(ParingError):
+            storage.delete(staged)
+    return made
+
+
+def roll_back(
+    destination: str, to: int | None = None, run: str = "", *, trusted: bool = False
+) -> Version:
+    """Publish an older version's bytes again, as the newest version.
+
+    Args:
+        destination: A path or URI.
+        to: The older version; by default the newest that has another content than what
+            is served now, and was not rolled back itself.
+        run: What started this.
+        trusted: Whether operators that touch files or processes may run.
+
+    Returns:
+        The version that was made, or the newest one where it has the same content.
+
+    Raises:
+        ParameterError: There is no such version.
+        StorageError: It can't be read, or is not what it was when it was pushed.
+        ParingError: As `publish`.
+    """
+    known = existing_versions(destination)
+    served, wanted = known[-1], _wanted(destination, known, to)
+    with tempfile.TemporaryDirectory(prefix="paring-rollback-") as temporary:
+        folder = storage.fetch(storage.join(destination, str(wanted.number)), Path(temporary))
+        if wanted.digest and content_digest(folder) != wanted.digest:
+            raise StorageError(
+                f"version {wanted.number} is not what it was when it was pushed",
+                received=destination,
+                remedy="go back to another version with --to",
+            )
+        older = _origin(wanted) < _origin(served)
+        about = replace(
+            wanted,
+            action="rollback",
+            of=_origin(wanted),
+            withdrawn=served.digest if older else "",
+            run=run,
+        )
+        return publish(destination, folder, about, trusted=trusted)
+
+
+def _origin(version: Version) -> int:
+    return version.of or version.number
+
+
+def run_once(folder: Path, *, trusted: bool = False) -> None:
+    """Load a version's folder, and run a batch of zeros where its signature has a shape.
+
+    Raises:
+        ModelError, UnsupportedError: It can't be loaded, or not run.
+    """
+    runtime = open_runtime(Servable(folder, trusted=trusted))
+    try:
+        batch = blank_batch(runtime)
+        if batch is not None:
+            runtime.run(batch)
+    except ParingError:
+        raise
+    except Exception as error:
+        # TensorFlow has errors of its own for what goes wrong in a graph, LiteRT raises
+        # RuntimeError or ValueError.
+        raise ModelError(
+            "the model was loaded from the destination, but can't be run on a batch of zeros",
+            received=f"{type(error).__name__}: {str(error)[:300]}",
+            remedy="run it on a batch of its signature's shape to see why",
+        ) from error
+    finally:
+        runtime.close()
+
+
+def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Version:
+    by_number = {one.number: one for one in known}
+    if to is not None:
+        if to not in by_number:
+            raise ParameterError(
+                f"{destination} has no version {to}",
+                remedy=f"its versions: {', '.join(map(str, by_number))}",
+            )
+        return by_number[to]
+    passed_over = {known[-1].digest, *rolled_back(known)} - {""}
+    for one in reversed(known[:-1]):
+        if one.digest not in passed_over:
+            return one
+    raise ParameterError(
+        "there is no earlier version to go back to that was not rolled back itself",
+        received=f"{destination}, versions {', '.join(map(str, by_number))}",
+        remedy="name one with --to",
+    )
+
+
+def _claim(destination: str, about: Version) -> tuple[Version, bool]:
+    """`about` with a number that nobody else has and its record written, and True.
+
+    Where somebody else has just put the same content there, the version that this made,
+    and False.
+    """
+    while True:
+        there = _look(destination)
+        newest = max(there.folders | there.recorded, default=0)
+        if newest in there.recorded:
+            other = _read(destination, newest)
+            if other.digest == about.digest:
+                if newest in there.complete:
+                    return other, False
+                if _seconds_since(other.when) < _PUTTING_SECONDS:
+                    time.sleep(_LOOK_SECONDS)
+                    continue
+        claimed = replace(
+            about,
+            number=newest + 1,
+            host=socket.gethostname(),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        text = json.dumps(asdict(claimed), indent=2) + "\n"
+        if storage.create(_record(destination, claimed.number), text):
+            return claimed, True
+
+
+def _seconds_since(when: str) -> float:
+    """Seconds since a record was written; infinitely many where it does not say when."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
+    except (TypeError, ValueError):
+        return math.inf
+
+
+@dataclass
+class _There:
+    """The numbers of the folders at a destination, of the complete ones, and the records."""
+
+    folders: set[int] = field(default_factory=set)
+    complete: set[int] = field(default_factory=set)
+    recorded: set[int] = field(default_factory=set)
+
+
+def _look(destination: str) -> _There:
+    root = destination
+    if not storage.is_remote(destination):
+        root = str(storage.local_path(destination))
+    there = _There()
+    for entry in storage.list_below(destination):
+        below = entry.uri.removeprefix(root.rstrip("/")).lstrip("/")
+        first, _, rest = below.partition("/")
+        if _is_number(first):
+            there.folders.add(int(first))
+            if rest in _MARKERS:
+                there.complete.add(int(first))
+        elif first == RECORDS and _is_number(rest.removesuffix(".json")):
+            there.recorded.add(int(rest.removesuffix(".json")))
+    return there
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a name is a version's; other scripts have digits too."""
+    return text.isascii() and text.isdecimal()
+
+
+def _record(destination: str, number: int) -> str:
+    return storage.join(destination, RECORDS, f"{number}.json")
+
+
+def _read(destination: str, number: int) -> Version:
+    place = _record(destination, number)
+    try:
+        content = parse_json(storage.read_text(place))
+        known = {one.name for one in fields(Version)}
+        return Version(**{name: value for name, value in content.items() if name in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArtifactTypeError(
+            f"{place} is not readable",
+            received=error,
+            remedy="remove it; the version stays, and counts as made by another tool",
+        ) from error

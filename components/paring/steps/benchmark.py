@@ -1,0 +1,223 @@
+"""Measure a candidate beside its source model, on this machine, in one run."""
+
+import json
+import logging
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from paring.artifacts import (
+    BenchmarkMetrics,
+    Examples,
+    RuntimeConfiguration,
+    Servable,
+    content_bytes,
+)
+from paring.benchmarking.measure import Spec
+from paring.benchmarking.process import measure
+from paring.benchmarking.statistics import Array, percentiles, speedup
+from paring.errors import ParameterError
+from paring.runtimes import served_path
+from paring.step import Input, Output, step
+from paring.system.hardware import describe
+
+_log = logging.getLogger(__name__)
+
+# Different inputs, so that no data-dependent path is timed alone.
+_BATCHES = 16
+_MIN_WINDOW_SECONDS = 0.02
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+@step(version="3", measures=True)
+def benchmark(
+    source: Input[Servable],
+    candidate: Input[Servable | None],
+    examples: Input[Examples],
+    configuration: Input[RuntimeConfiguration | None],
+    metrics: Output[BenchmarkMetrics],
+    *,
+    batch_size: Annotated[int, Ge(0), Le(65536)] = 0,
+    threads: Annotated[int, Ge(0), Le(4096)] = 0,
+    gpu_memory_mb: Annotated[int, Ge(0)] = 0,
+    rounds: Annotated[int, Ge(2), Le(1000)] = 8,
+    windows: Annotated[int, Ge(1), Le(1000)] = 4,
+    min_seconds: Annotated[float, Ge(0), Le(3600)] = 3.0,
+    timeout_seconds: Annotated[float, Gt(0)] = 1800.0,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Time `candidate` against `source` on held-out inputs, and its memory and size.
+
+    One fresh process loads the candidate alone, for its cold load, first
+    inference and peak memory. A second one alternates the two: in each of
+    `rounds` both are loaded anew and called until steady, then timed in pairs of
+    windows, the order swapped from pair to pair. The speed-up is the ratio of
+    the pooled medians, with a 95% interval that resamples rounds and pairs
+    (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
+
+    Args:
+        source: The model that candidates are compared with: a SavedModel.
+        candidate: The model to time, in any form that a runtime takes; the source itself
+            if left out.
+        examples: Inputs are drawn from its eval split.
+        configuration: What `tune_batch` found, whose batch size, threads and GPU memory
+            are taken then. Both sides have one process, whatever instances it names.
+        metrics: Gets `benchmark.json`; times in ms, memory and sizes in bytes.
+        batch_size: Examples in one call; 0 for the configuration's, or 1 without one.
+        threads: Threads for one call; 0 for the configuration's, or without one for one
+            for each usable core.
+        gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take, on both sides;
+            0 for the configuration's, or without one for what it needs.
+        rounds: How often both models are loaded and timed.
+        windows: Pairs of windows in a round.
+        min_seconds: Time to spend in timed windows, at least; a window also
+            lasts 20 ms or one call.
+        timeout_seconds: When either process is given up.
+        seed: Of the drawn inputs, the order of the sides, and the resampling.
+
+    Raises:
+        ParameterError: A parameter is given that the configuration states too.
+        UnsupportedError: The candidate does not take a batch of this size.
+        ModelError: The two don't take the same inputs, or can't be loaded.
+        StepFailedError: A process crashed, was killed or ran out of time.
+    """
+    from paring.benchmarking.timed_inputs import draw_inputs
+
+    if configuration is not None:
+        _refuse_given(batch_size=batch_size, threads=threads, gpu_memory_mb=gpu_memory_mb)
+        configuration.check()
+        batch_size, threads = configuration.batch_size, configuration.threads
+        gpu_memory_mb = configuration.gpu_memory_mb
+    batch_size = batch_size or 1
+    candidate = candidate or source
+    served = served_path(candidate)
+    cores = int(describe()["cores"])
+    used_threads = threads or cores
+    environment: dict[str, Any] = {
+        **describe(),
+        "threads": used_threads,
+        "load_average": list(os.getloadavg()),
+        "cpu_governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
+    }
+    with tempfile.TemporaryDirectory(prefix="paring-benchmark-") as folder:
+        inputs = Path(folder) / "inputs.npz"
+        names = draw_inputs(source, examples, batch_size, _BATCHES, seed, inputs)
+        common: dict[str, Any] = {
+            "source": str(source.path.absolute()),
+            "candidate": str(candidate.path.absolute()),
+            "inputs": str(inputs),
+            "names": names,
+            "folder": folder,
+            "threads": used_threads,
+            "gpu_memory_mb": gpu_memory_mb,
+            "trusted": source.trusted,
+        }
+        # The cheap one first: a candidate that can't be run is found at once.
+        solo = measure(Spec("solo", **common), timeout_seconds=timeout_seconds)
+        latency = Spec(
+            "latency",
+            **common,
+            rounds=rounds,
+            windows=windows,
+            window_seconds=max(_MIN_WINDOW_SECONDS, min_seconds / (2 * rounds * windows)),
+            seed=seed,
+        )
+        timed = measure(latency, timeout_seconds=timeout_seconds)
+        with np.load(latency.latencies, allow_pickle=False) as arrays:
+            source_ms, candidate_ms = 1e3 * arrays["source"], 1e3 * arrays["candidate"]
+    ratio = speedup(source_ms, candidate_ms, seed=seed)
+    own, base = percentiles(candidate_ms), percentiles(source_ms)
+    metrics.p50_ms, metrics.p90_ms, metrics.p99_ms = own.p50, own.p90, own.p99
+    metrics.source_p50_ms = base.p50
+    metrics.speedup = ratio.estimate
+    metrics.speedup_low, metrics.speedup_high = ratio.low, ratio.high
+    metrics.throughput = _throughput(candidate_ms, batch_size)
+    metrics.peak_memory_bytes = solo["peak_memory_bytes"]
+    metrics.load_ms, metrics.first_ms = solo["load_ms"], solo["first_ms"]
+    metrics.size_bytes = content_bytes(served)
+    metrics.gzip_bytes = gzip_size(served)
+    details = {
+        **{name: value for name, value in metrics.facts().items() if name != "digest"},
+        "batch_size": batch_size,
+        "gpu_memory_mb": gpu_memory_mb,
+        "source": _side(source_ms, batch_size, timed["steady_rounds"]["source"]),
+        "candidate": _side(candidate_ms, batch_size, timed["steady_rounds"]["candidate"]),
+        "solo": solo,
+        "method": {
+            "rounds": rounds,
+            "windows": windows,
+            "window_seconds": latency.window_seconds,
+            "seed": seed,
+            "interval": "95%, paired two-level bootstrap over rounds and window pairs",
+            "throughput": "examples a second of one caller: batch_size / mean latency",
+            "gzip_bytes": "each served file by itself, gzip level 9, summed",
+            "peak_memory_bytes": "VmHWM of a process that loads the candidate alone",
+            "load_ms": "in a fresh process, after the import of the runtime's library",
+        },
+        "environment": {
+            **environment,
+            "accelerators": timed["accelerators"],
+            "libraries": timed["libraries"],
+        },
+    }
+    metrics.file.write_text(json.dumps(details, indent=2) + "\n")
+    _log.info(
+        "%.3f ms a call, %.2f times the source's speed (%.2f to %.2f)",
+        own.p50,
+        ratio.estimate,
+        ratio.low,
+        ratio.high,
+    )
+
+
+def _refuse_given(**parameters: int) -> None:
+    """Refuse what stands in the configuration: it would say two things."""
+    for name, value in parameters.items():
+        if value:
+            raise ParameterError(
+                f"{name}: the configuration states it",
+                received=value,
+                remedy=f"leave out {name}, or the configuration",
+            )
+
+
+def gzip_size(path: Path) -> int:
+    """The bytes of each file at or below `path` after gzip -9, summed.
+
+    Each file by itself, without a name or time, so that it depends on nothing
+    but the files' bytes.
+    """
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    total = 0
+    for file in files:
+        # 31: a window of 2^15 bytes, in gzip's format.
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total += len(packer.compress(block))
+        total += len(packer.flush())
+    return total
+
+
+def _throughput(milliseconds: Array, batch_size: int) -> float:
+    return batch_size * 1e3 / float(milliseconds.mean())
+
+
+def _side(milliseconds: Array, batch_size: int, steady_rounds: int) -> dict[str, Any]:
+    """What is recorded of one side, times in ms."""
+    found = percentiles(milliseconds)
+    return {
+        "p50_ms": found.p50,
+        "p90_ms": found.p90,
+        "p99_ms": found.p99,
+        "mean_ms": float(milliseconds.mean()),
+        "throughput": _throughput(milliseconds, batch_size),
+        "calls": int(milliseconds.size),
+        "steady_rounds": steady_rounds,
+        "window_p50_ms": np.median(milliseconds, axis=2).tolist(),
+    }

@@ -1,0 +1,177 @@
+"""The step `build_tensorrt`."""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from paring.artifacts import Examples, ONNXModel, TRTEngine, content_bytes
+from paring.errors import MissingDependencyError, ParameterError
+from paring.step import Input, Output, step
+
+_log = logging.getLogger(__name__)
+
+
+@step(version="2", measures=True)
+def build_tensorrt(
+    model: Input[ONNXModel],
+    examples: Input[Examples | None],
+    earlier: Input[TRTEngine | None],
+    engine: Output[TRTEngine],
+    *,
+    flavour: Literal["server", "rtx"] = "server",
+    compute_capability: Literal["current", "7.5", "8.0", "8.6", "8.9", "12.0", "12.1"] = "current",
+    tf32: bool = True,
+    min_batch: Annotated[int, Ge(1)] = 1,
+    opt_batch: Annotated[int, Ge(1)] = 1,
+    max_batch: Annotated[int, Ge(1)] = 64,
+    workspace_mb: Annotated[int, Ge(0)] = 0,
+    version_compatible: bool = False,
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none",
+    on_unavailable: Literal["fail", "onnx_only"] = "fail",
+) -> None:
+    """Build a TensorRT engine of an ONNX model.
+
+    Precision is in the model: `export_onnx` writes float32, float16 and int8 graphs, and
+    a graph in bfloat16 is taken as well. The network is strongly typed, as TensorRT 11
+    has it alone (https://docs.nvidia.com/deeplearning/tensorrt/latest/).
+
+    - server: TensorRT 10.12 and later, for GPUs of data centres. It measures kernels
+      while it builds, on the GPU that the engine is for.
+    - rtx: TensorRT for RTX, for the GPUs of desktops and laptops too. It builds without a
+      GPU for a stated `compute_capability`. That it takes a graph shows that NVIDIA's
+      parser and builder do, and nothing about the server's kernels.
+
+    `engine.json` beside the engine says what it was built with and for, and a runtime
+    that is not the same refuses it. `layers.json` lists the engine's layers: `name`,
+    `type`, `precision`, and `nodes`, those of the ONNX graph that were fused into it.
+    `inspector.json` is the engine inspector's own output, where there is a GPU. The fact
+    `compared` says what the engine was compared on, or why it could not be run here.
+
+    Args:
+        model: What export_onnx wrote, a .onnx file, or a folder with model.onnx.
+        examples: An engine that runs on the GPU here is compared with the ONNX file on 32 of
+            the train split; without them, on random numbers.
+        earlier: An engine whose timing cache the build starts from, for server.
+        engine: The engine, with the timing cache beside it for server.
+        flavour: See above.
+        compute_capability: Which GPUs the engine is for. `current` is the GPU here, and
+            what server builds for.
+        tf32: Let float32 products be computed in TF32, where the GPU has it.
+        min_batch: The smallest batch, where the graph's batch varies.
+        opt_batch: The batch that kernels are chosen for, likewise.
+        max_batch: The largest batch, likewise.
+        workspace_mb: Memory of the GPU that a layer may work in, in MiB; 0 for all.
+        version_compatible: Later versions of the same major version load it; for server.
+            The engine then carries code of TensorRT's that is run on loading.
+        hardware_compatibility: Whether other GPUs of the same compute capability, or all
+            from Ampere on, load it; for server.
+        on_unavailable: `onnx_only` hands the ONNX model on where the library or the GPU
+            is missing, and says so in the fact `note`.
+
+    Raises:
+        MissingDependencyError: The library is missing, or the GPU that it needs.
+        ParameterError: Parameters are for the other flavour, or the batches don't rise.
+        ModelError: The ONNX file is missing or damaged.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: TensorRT refuses the model; the node and its reason are given. Or
+            the engine does not compute what the ONNX file does.
+    """
+    from paring.converters.engine_check import compare_engine, compared_elsewhere
+    from paring.tensorrt.building import Request, build_engine
+    from paring.tensorrt.conditions import Conditions
+    from paring.tensorrt.layers import count_precisions
+    from paring.tensorrt.machine import look
+    from paring.tensorrt.onnx_file import check_onnx, onnx_file
+
+    given = {
+        "compute_capability": compute_capability != "current",
+        "version_compatible": version_compatible,
+        "hardware_compatibility": hardware_compatibility != "none",
+        "earlier": earlier is not None,
+    }
+    for name, is_given in given.items():
+        wanted = "rtx" if name == "compute_capability" else "server"
+        if is_given and flavour != wanted:
+            raise ParameterError(
+                f"{name} goes with flavour {wanted} alone",
+                received=f"flavour {flavour}",
+                remedy=f"leave {name} out, or take flavour {wanted}",
+            )
+    if earlier is not None and not earlier.timing_cache.is_file():
+        raise ParameterError(
+            "earlier: this engine has no timing cache",
+            received=earlier.path,
+            remedy="give an engine of flavour server, or leave earlier out",
+        )
+    file = onnx_file(model)
+    engine.serving_dir.mkdir()
+    try:
+        library, gpu = look(flavour, needs_gpu=compute_capability == "current")
+    except MissingDependencyError as error:
+        if on_unavailable == "fail":
+            raise
+        for part in check_onnx(file):
+            beside = part.relative_to(file.parent)
+            place = engine.serving_dir / ("model.onnx" if part == file else beside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part, place)
+        engine.size_bytes = content_bytes(engine.serving_dir)
+        engine.note = f"no engine, but the ONNX model: {error.what} ({error.received})"
+        return
+
+    check_onnx(file)
+    stated = compute_capability != "current"
+    capability = compute_capability if stated or gpu is None else gpu.compute_capability
+    cache = b"" if earlier is None else earlier.timing_cache.read_bytes()
+    request = Request(
+        file,
+        (min_batch, opt_batch, max_batch),
+        tf32,
+        workspace_mb,
+        capability,
+        version_compatible,
+        hardware_compatibility,
+        cache,
+    )
+    runs_here = gpu is not None and gpu.compute_capability == capability
+    built = build_engine(library, request, inspect=runs_here)
+
+    low, preferred, high = built.batches
+    conditions = Conditions(
+        flavour,
+        library.version,
+        capability,
+        "" if gpu is None or stated else gpu.name,
+        "" if gpu is None or stated else gpu.driver_version,
+        version_compatible,
+        hardware_compatibility,
+        low,
+        preferred,
+        high,
+    )
+    engine.file.write_bytes(built.content)
+    conditions.write(engine.serving_dir)
+    for name, value in asdict(conditions).items():
+        setattr(engine, name, int(value) if isinstance(value, bool) else value)
+    compared = (
+        compare_engine(engine.file, file, batch_size=low, examples=examples)
+        if runs_here
+        else compared_elsewhere(model)
+    )
+    engine.compared, engine.difference = compared.on, compared.difference
+    engine.tf32 = int(tf32)
+    engine.network_layers = count_precisions(built.node_precisions)
+    if built.layers:
+        rows = [asdict(layer) for layer in built.layers]
+        engine.layer_table.write_text(json.dumps(rows, indent=2) + "\n")
+        engine.engine_layers = count_precisions(layer.precision for layer in built.layers)
+    if built.inspection:
+        engine.inspection.write_text(built.inspection)
+    if built.timing_cache:
+        engine.timing_cache.write_bytes(built.timing_cache)
+    engine.size_bytes = content_bytes(engine.serving_dir)
+    _log.info("%s: %s", library.title, engine.engine_layers or engine.network_layers)

@@ -1,0 +1,122 @@
+"""The step `convert_mixed`."""
+
+import json
+import logging
+from itertools import islice
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from paring.artifacts import CalibrationSet, Examples, Model, TFLiteModel
+from paring.errors import UnsupportedError
+from paring.step import Input, Output, step
+
+# Of examples that were not drawn for the purpose.
+_CALIBRATION_SIZE = 200
+# Calls that the file and the source are compared on, besides the choice of layers.
+_CHECKED = 32
+
+_log = logging.getLogger(__name__)
+
+
+@step(version="3")
+def convert_mixed(
+    model: Input[Model],
+    examples: Input[Examples],
+    calibration: Input[CalibrationSet | None],
+    converted: Output[TFLiteModel],
+    *,
+    max_difference: Annotated[float, Ge(0), Le(1)] = 0.01,
+    calibration_size: Annotated[int, Ge(0)] = 0,
+    comparison_size: Annotated[int, Ge(1)] = 300,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Convert a model to a TFLite file of int8, with the layers in float that int8 hurts.
+
+    Each layer's error is measured on calibration examples: what rounding its output
+    to int8 costs, relative to how much that output varies, channel by channel. The
+    layers with the worst errors compute in float, as few as it takes for the file's
+    outputs to be within `max_difference` of the float model's on other examples of
+    the train split. The eval split is not looked at.
+
+    `layers.json`, beside the served file, lists the layers, the worst first: `name`,
+    `operator`, `error` and `in_float`.
+
+    Args:
+        model: Any model with a SavedModel.
+        examples: The train split is what models are compared on, and calibrated on
+            where there is no `calibration`.
+        calibration: What `draw_calibration` drew.
+        converted: The TFLite file, and `layers.json`.
+        max_difference: Largest share of the compared examples whose class may be
+            another than the float model's; for outputs that are no class scores,
+            the largest root mean square of the difference over their standard
+            deviation.
+        calibration_size: How many examples to calibrate on, drawn with each class in
+            its share; 0 for all of `calibration`, or 200 of `examples`.
+        comparison_size: How many examples to compare on. None of them is among those
+            that are calibrated on, unless there are no others.
+        seed: Of the draws.
+
+    Raises:
+        ModelError: The SavedModel is missing or broken.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: TFLite can't take the model, no layer has an int8 form, or
+            the model was trained for quantization.
+    """
+    import numpy as np
+
+    from paring.converters.comparison import difference
+    from paring.converters.tflite.calibration import calls_of, draw
+    from paring.converters.tflite.conversion import has_fake_quantization, store
+    from paring.data.examples import draw_rows, open_split
+    from paring.models.loading import saved_model_dir
+    from paring.models.quiet import quiet_tensorflow
+    from paring.models.signature import read_signature
+
+    quiet_tensorflow()
+    from paring.converters.tflite.mixed_precision import Quantizer, fewest, outputs
+
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    if has_fake_quantization(folder):
+        raise UnsupportedError(
+            "a model from quantization-aware training brings the ranges of all its layers",
+            remedy="convert it with convert_tflite and quantization int8",
+        )
+    train = open_split(examples, "train", signature)
+    given = train if calibration is None else open_split(calibration, "train", signature)
+    whole = _CALIBRATION_SIZE if calibration is None else given.count
+    size = calibration_size or whole
+    fitted = given.take(draw_rows(given.labels, np.arange(given.count), size, seed))
+    compared = train.take(draw(train, fitted, comparison_size, seed).rows)
+
+    quantizer = Quantizer(folder, calls_of(fitted, signature))
+    calls = calls_of(compared, signature)
+    reference = outputs(quantizer.in_float(), calls)
+
+    def differs(count: int) -> float:
+        found = difference(reference, outputs(quantizer.without(quantizer.layers[:count]), calls))
+        _log.info("%d layers in float: %.4f", count, found)
+        return found
+
+    kept = fewest(len(quantizer.layers), lambda count: differs(count) <= max_difference)
+    content = quantizer.without(quantizer.layers[:kept])
+
+    batches = list(islice(calls(), _CHECKED))
+    store(content, converted, folder, batches, form="integer", drawn=True)
+    rows = [
+        {
+            "name": layer.name,
+            "operator": layer.operator,
+            "error": layer.error,
+            "in_float": index < kept,
+        }
+        for index, layer in enumerate(quantizer.layers)
+    ]
+    converted.layer_table.write_text(json.dumps(rows, indent=2) + "\n")
+    converted.quantization = "mixed"
+    converted.layers = len(rows)
+    converted.layers_in_float = kept
+    if calibration is not None:
+        converted.note = calibration.warning

@@ -1,0 +1,58 @@
+"""Convert an ONNX model to OpenVINO's files."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from paring.artifacts import Examples, ONNXModel, OpenVINOModel
+from paring.step import Input, Output, step
+
+_COMPARED = 300
+
+
+@step(version="2")
+def convert_openvino(
+    model: Input[ONNXModel],
+    examples: Input[Examples | None],
+    converted: Output[OpenVINOModel],
+    *,
+    max_difference: Annotated[float, Ge(0), Le(1)] = 1.0,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Convert an ONNX file to OpenVINO's, which Intel's and AMD's processors run fast.
+
+    The precision is the ONNX file's, and so are the names of its inputs and outputs.
+    OpenVINO (https://docs.openvino.ai) reads the file itself; its telemetry has no
+    part in that. The result is compared with the ONNX file in ONNX Runtime.
+
+    Args:
+        model: What `export_onnx` made; int8 should be for onnxruntime, which rounds
+            between all operators.
+        examples: Both are compared on examples of the train split; without them, on
+            random numbers.
+        converted: `model.xml` and `model.bin`.
+        max_difference: Largest share of the compared examples whose class may be
+            another than the ONNX file's; for outputs that are no class scores, the
+            largest root mean square of the difference over their standard deviation. With
+            1, it is the accuracy gate that judges; a file that is broken is refused in any
+            case, see `paring.converters.comparison`.
+        seed: Of the draw.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        ModelError: The ONNX file is missing or broken.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: OpenVINO lacks operators of it, or computes something else.
+    """
+    from paring.runtimes.openvino import import_openvino
+
+    import_openvino()
+    from paring.converters.onnx.onnx_export import read_onnx_signature
+    from paring.converters.onnx.openvino_conversion import store
+    from paring.converters.tflite.calibration import drawn_batches
+
+    signature = read_onnx_signature(model.file)
+    batches = drawn_batches(examples, signature, _COMPARED, seed)
+    store(model.file, converted, batches, max_difference, model.precision)
+    converted.precision = model.precision
+    converted.note = model.note

@@ -1,0 +1,129 @@
+"""Convert a model to a TFLite file, quantized or not."""
+
+from itertools import islice
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from paring.artifacts import CalibrationSet, Examples, Model, QuantizedModel, TFLiteModel
+from paring.errors import ParameterError, UnsupportedError
+from paring.step import Input, Output, step
+
+# Of examples that were not drawn for the purpose.
+_CALIBRATION_SIZE = 200
+# Calls that the file and its source are compared on.
+_COMPARED = 32
+
+
+@step(version="4")
+def convert_tflite(
+    model: Input[Model],
+    examples: Input[Examples | None],
+    calibration: Input[CalibrationSet | None],
+    converted: Output[TFLiteModel],
+    *,
+    quantization: Literal["none", "fp16", "dynamic", "int8", "int16x8"] = "none",
+    integer_io: bool = False,
+    calibration_size: Annotated[int, Ge(0)] = 0,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Convert a model to one TFLite file, compared with its source.
+
+    The file takes and gives what the SavedModel's signature does, under the same
+    names and, unless `integer_io`, in the same dtypes; with an LSTM in it, one
+    example at a time, and the fact `batch_size` says so. The same model and
+    parameters give the same bytes. The quantizations are TensorFlow's
+    post-training ones
+    (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization):
+
+    - none: float32, also where the model computes in half precision;
+    - fp16: weights stored as float16, computed in float32;
+    - dynamic: weights int8, activations quantized as they come;
+    - int8: weights and activations int8, ranges from calibration examples;
+    - int16x8: weights int8, activations int16, ranges likewise.
+
+    A model from quantization-aware training brings the ranges for int8 itself
+    and needs no examples; the other quantizations would discard them.
+
+    Args:
+        model: Any model with a SavedModel.
+        examples: Where int8 and int16x8 are calibrated, on the train split. On 32 of its
+            examples the file is also compared with its source; without examples on
+            random numbers.
+        calibration: What `draw_calibration` drew; then `examples` are not looked at.
+        converted: The TFLite file, with the facts `weight_count`, `sparsity` and
+            `distinct_weights`, measured in the file itself.
+        quantization: See above.
+        integer_io: Take and give int8 (int16 for int16x8) where the signature has
+            floats: for devices without floating point. A float is the integer less
+            the tensor's zero point, times its scale; both stand in the file.
+        calibration_size: How many examples to calibrate on, drawn with each
+            class in its share; 0 for all of `calibration`, or 200 of `examples`.
+        seed: Of that draw.
+
+    Raises:
+        ParameterError: int8 or int16x8 without examples to calibrate on, or
+            `integer_io` with another quantization.
+        ModelError: The SavedModel is missing or broken.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: TFLite has no such operators, the file does not compute what
+            its source does, or the model was trained for another quantization.
+    """
+    from paring.models.quiet import quiet_tensorflow
+
+    quiet_tensorflow()
+    from paring.converters.tflite.calibration import calibration_calls
+    from paring.converters.tflite.conversion import (
+        convert,
+        form_of,
+        has_fake_quantization,
+        random_features,
+        store,
+    )
+    from paring.data.examples import open_split
+    from paring.graphs.full_precision import precision_of
+    from paring.models.loading import saved_model_dir
+    from paring.models.signature import read_signature
+
+    if integer_io and quantization not in ("int8", "int16x8"):
+        raise ParameterError(
+            "integer_io goes with quantization int8 or int16x8 alone",
+            received=f"quantization {quantization}",
+            remedy="take one of them, or leave integer_io out",
+        )
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    trained = isinstance(model, QuantizedModel) or has_fake_quantization(folder)
+    if trained and quantization not in ("none", "int8"):
+        raise UnsupportedError(
+            f"a model from quantization-aware training can't become {quantization}",
+            received=f"quantization {quantization}",
+            remedy="convert it with quantization int8, for which it was trained",
+        )
+    calibrated = quantization in ("int8", "int16x8") and not trained
+    given = calibration or examples
+    if calibrated and given is None:
+        raise ParameterError(
+            f"quantization {quantization} is calibrated on examples, and there are none",
+            received=f"quantization {quantization}",
+            remedy="give --examples, or take quantization dynamic, which needs none",
+        )
+    calls, batches = None, [random_features(signature, seed)]
+    if given is not None:
+        split = open_split(given, "train", signature)
+        whole = split.count if given is calibration else _CALIBRATION_SIZE
+        calls = calibration_calls(split, signature, calibration_size or whole, seed)
+        batches = list(islice(calls(), _COMPARED))
+    made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
+    store(
+        made.content,
+        converted,
+        folder,
+        batches,
+        form=form_of(quantization, rounded=trained or bool(precision_of(folder))),
+        drawn=given is not None,
+    )
+    converted.quantization = quantization
+    converted.batch_size = made.batch_size
+    if calibrated and calibration is not None:
+        converted.note = calibration.warning

@@ -1,0 +1,117 @@
+"""The step `convert_tftrt`."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from paring.artifacts import CalibrationSet, Examples, Model, TFTRTModel, content_bytes
+from paring.errors import ParameterError, UnsupportedError
+from paring.step import Input, Output, step
+
+# Of examples that were not drawn for the purpose.
+_CALIBRATION_SIZE = 200
+# Examples that the result and its source are compared on.
+_COMPARED = 32
+
+
+@step(version="2", measures=True)
+def convert_tftrt(
+    model: Input[Model],
+    examples: Input[Examples | None],
+    calibration: Input[CalibrationSet | None],
+    converted: Output[TFTRTModel],
+    *,
+    precision: Literal["fp32", "fp16", "int8"] = "fp16",
+    max_batch: Annotated[int, Ge(1)] = 64,
+    workspace_mb: Annotated[int, Ge(0)] = 0,
+    calibration_size: Annotated[int, Ge(0)] = 0,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Make engines of the parts of a SavedModel that TensorRT takes, and leave the rest.
+
+    That is TF-TRT
+    (https://docs.nvidia.com/deeplearning/frameworks/tf-trt-user-guide/), for a TensorFlow
+    that was built with TensorRT and the GPU that it is built on. TensorFlow's packages
+    have been built without it since 2.18; `build_tensorrt` needs none.
+
+    Args:
+        model: Any model with a SavedModel whose batch varies.
+        examples: Where int8 is calibrated, on the train split, without `calibration`. On
+            32 examples the result is also compared with its source; without any on random
+            numbers.
+        calibration: What `draw_calibration` drew.
+        converted: The SavedModel, under the same signature.
+        precision: What the engines compute in.
+        max_batch: The largest batch that they take; of others TensorFlow computes all.
+        workspace_mb: Memory of the GPU that an engine may work in, in MiB; 0 for all.
+        calibration_size: How many examples to calibrate on, drawn with each class in its
+            share; 0 for all of `calibration`, or 200 of `examples`.
+        seed: Of that draw.
+
+    Raises:
+        MissingDependencyError: There is no GPU, or TensorFlow was built without TensorRT.
+        ParameterError: int8 without examples to calibrate on.
+        ModelError: The SavedModel is missing or broken.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: The batch is fixed, TensorRT takes no part of the model, or the
+            result does not compute what its source does.
+        StepFailedError: The converter failed.
+    """
+    given = calibration or examples
+    if precision == "int8" and given is None:
+        raise ParameterError(
+            "int8 is calibrated on examples, and there are none",
+            received=f"precision {precision}",
+            remedy="give --examples, or take fp16, which needs none",
+        )
+    from paring.converters import tftrt
+
+    tftrt.require()
+
+    import numpy as np
+
+    from paring.converters.tflite.calibration import calibration_calls, drawn_batches
+    from paring.converters.tflite.conversion import Calls, Features, random_features
+    from paring.data.examples import open_split
+    from paring.models.loading import saved_model_dir
+    from paring.models.signature import read_signature
+
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    if any(spec.shape[:1] != (None,) for spec in signature.inputs.values()):
+        raise UnsupportedError(
+            "TF-TRT is given models whose batch varies",
+            received=", ".join(f"{name} {one.shape}" for name, one in signature.inputs.items()),
+            remedy="export the model with a batch dimension of None",
+        )
+    calls: Calls | None = None
+    if precision == "int8" and given is not None:
+        split = open_split(given, "train", signature)
+        whole = split.count if given is calibration else _CALIBRATION_SIZE
+        calls = calibration_calls(split, signature, calibration_size or whole, seed)
+
+    def shapes() -> Iterator[Features]:
+        one = random_features(signature, seed)
+        yield one
+        yield {name: np.repeat(array, max_batch, axis=0) for name, array in one.items()}
+
+    converted.engines = tftrt.convert(
+        folder,
+        converted.serving_dir,
+        precision=precision,
+        workspace_mb=workspace_mb,
+        shapes=shapes,
+        calibration=calls,
+    )
+    batches = drawn_batches(given, signature, _COMPARED, seed)
+    compared = tftrt.check_outputs(
+        folder, converted.serving_dir, batches, precision=precision, drawn=given is not None
+    )
+    converted.compared, converted.difference = compared.on, compared.difference
+    converted.keras = "none"
+    converted.precision = precision
+    converted.max_batch = max_batch
+    converted.size_bytes = content_bytes(converted.serving_dir)
+    if calibration is not None and calls is not None:
+        converted.note = calibration.warning

@@ -1,0 +1,89 @@
+"""The step `draw_calibration`."""
+
+import json
+from typing import Annotated
+
+from annotated_types import Ge
+
+from paring.artifacts import CalibrationSet, Examples, Model
+from paring.step import Input, Output, step
+
+MAX_RANGE_DIFFERENCE = 0.1
+"""On the letters of benchmarks/, two halves of 2 examples differ by more, of 4 by less."""
+
+
+@step(version="2")
+def draw_calibration(
+    model: Input[Model],
+    examples: Input[Examples],
+    calibration: Output[CalibrationSet],
+    *,
+    size: Annotated[int, Ge(1)] = 200,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Draw the examples that quantization after training takes its ranges from.
+
+    They come from the train split, each class in its share. An example that also
+    stands in the eval split, byte for byte, is passed over where there are others,
+    so that no model is judged on what its ranges were fitted to.
+
+    Whether they are enough is measured: the model is quantized to int8 on one half
+    of them and on the other, and the ranges of each activation are compared.
+    If the median difference is over a tenth, the fact `too_small` is 1.
+
+    `manifest.json` holds the digest of the examples, the rows that were drawn, how
+    many of each class, and what the comparison gave.
+
+    Args:
+        model: Any model with a SavedModel; the halves are compared on it.
+        examples: Labelled or not.
+        calibration: The examples, in Paring's form, and the manifest.
+        size: How many to draw; all, if there are fewer.
+        seed: Of the draw and of the halves.
+
+    Raises:
+        ModelError: The SavedModel is missing or broken.
+        ExamplesError: The examples are missing or not what the model takes.
+        UnsupportedError: The model takes something else than numeric tensors.
+    """
+    from paring.converters.tflite.calibration import compare_halves, draw
+    from paring.data.columns import copy_column
+    from paring.data.example_files import column_file
+    from paring.data.examples import LABEL, class_ids, open_split
+    from paring.models.loading import saved_model_dir
+    from paring.models.signature import read_signature
+
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    train = open_split(examples, "train", signature)
+    drawn = draw(train, open_split(examples, "eval", signature), size, seed)
+    chosen = train.take(drawn.rows)
+    difference, why_not = compare_halves(folder, chosen, signature, seed)
+
+    split = calibration.path / "Split-train"
+    split.mkdir()
+    for name, array in train.features.items():
+        copy_column(array, split / column_file(name), drawn.rows)
+    # Labels that are no class ids say nothing about which examples to take.
+    labels = class_ids(train.labels)
+    if labels is not None:
+        copy_column(labels, split / column_file(LABEL), drawn.rows)
+    calibration.train_count = chosen.count
+    calibration.labelled = int(labels is not None)
+    calibration.also_in_eval = drawn.also_in_eval
+    calibration.range_difference = difference
+    calibration.too_small = int(chosen.count < 2 or (difference or 0) > MAX_RANGE_DIFFERENCE)
+    manifest = {
+        "examples": examples.digest,
+        "split": "train",
+        "available": train.count,
+        "asked": size,
+        "seed": seed,
+        "count": chosen.count,
+        "rows": drawn.rows.tolist(),
+        "classes": drawn.classes,
+        "also_in_eval": drawn.also_in_eval,
+        "range_difference": difference,
+        "not_compared": why_not,
+    }
+    calibration.manifest.write_text(json.dumps(manifest, indent=2) + "\n")

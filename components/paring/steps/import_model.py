@@ -1,0 +1,136 @@
+"""Bring a model from outside into Paring's layout."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paring.artifacts import Model, content_bytes
+from paring.errors import ModelError, UnsupportedError, first_line
+from paring.step import Input, Output, step
+from paring.system.trees import copy_tree
+
+if TYPE_CHECKING:
+    from paring.models.loading import Loaded
+
+_LOG = logging.getLogger(__name__)
+
+
+@step(version="3", imports_models=True)
+def import_model(
+    original: Input[Model],
+    model: Output[Model],
+) -> None:
+    """Bring a trained model into Paring's layout, checked to be whole.
+
+    A SavedModel (bare, written by tf_keras, or in the `Format-Serving/` of TFX's
+    Trainer) is copied byte by byte into `Format-Serving/`; a `.keras` or `.h5`
+    file is exported to it. Where tf_keras can load the model, its Keras form is
+    kept beside it for the training steps. A file of Keras 3 is rebuilt in
+    tf_keras and checked to give the same outputs (`paring.models.bridge`). What can't
+    be rebuilt is exported by Keras 3 itself: it can be converted, and the fact
+    `not_trainable` says why it can't be trained.
+
+    A Keras model that computes in half precision, as mixed_float16 has it, becomes
+    the same model in float32, in both forms, and the fact `source_precision` says
+    what it was. A bare SavedModel stays as it is.
+
+    Args:
+        original: The file or folder that the user has.
+        model: The imported model.
+
+    Raises:
+        ModelError: There is no model at the path, or it is broken.
+        UntrustedModelError: It carries code, and trust_model is off.
+        UnsupportedError: A Keras file whose model has no declared inputs, or one
+            of Keras 3 that can neither be rebuilt in tf_keras nor exported; or a model
+            whose outputs depend on the calls before, as recurrent layers with
+            stateful=True do.
+    """
+    from paring.models.checking import check_saved_model
+    from paring.models.importing import import_keras_file
+    from paring.models.loading import keras_source, load_whole, saved_model_dir
+    from paring.models.state import refuse_state
+    from paring.models.trust import read_contents, refuse_code
+
+    if not original.path.exists():
+        raise ModelError(
+            f"{original.path} does not exist",
+            remedy="give a .keras or .h5 file, or the folder of a SavedModel",
+        )
+    source = keras_source(original)
+    if original.path.is_file():
+        import_keras_file(original, model)
+        return
+
+    folder = saved_model_dir(original)
+    check_saved_model(folder)
+    refuse_state(folder)
+    model.keras = "none"
+    if source is None:
+        model.not_trainable = original.not_trainable
+    if source is not None and source.is_dir():
+        contents = read_contents(source)
+        if not original.trusted:
+            refuse_code(source, contents.configs)
+        model.keras = _add_keras_form(original, folder, model)
+    elif source is not None:
+        loaded = load_whole(original)
+        if loaded.source_precision:
+            _save_in_float32(loaded, folder, model)
+        else:
+            model.keras_file.parent.mkdir()
+            shutil.copyfile(source, model.keras_file)
+            model.keras = "tf_keras"
+            model.source_precision = original.source_precision
+    if not model.serving_dir.exists():
+        copy_tree(folder, model.serving_dir)
+        model.size_bytes = content_bytes(model.serving_dir)
+
+
+def _save_in_float32(loaded: "Loaded", folder: Path, model: Model) -> None:
+    """Write both forms of a SavedModel whose Keras form was in half precision."""
+    from paring.models.loading import save_model
+    from paring.models.signature import read_signature
+    from paring.training.training import keep_signature
+
+    keep_signature(loaded.model, read_signature(folder))
+    save_model(loaded.model, model)
+    model.source_precision = loaded.source_precision
+
+
+def _add_keras_form(original: Model, folder: Path, model: Model) -> str:
+    """Write the Keras form of a tf_keras SavedModel; "none" where it has none.
+
+    Keras brings classes that it does not know back as stand-ins, which can't be
+    stored in its own format or trained: such a model is served as it is.
+    """
+    from paring.models.loading import load_keras, load_whole, save_keras
+
+    try:
+        loaded = load_whole(original)
+        if loaded.source_precision:
+            _save_in_float32(loaded, folder, model)
+        else:
+            save_keras(loaded.model, model.keras_file)
+        model.keras = "tf_keras"
+        if not load_keras(model).inputs:
+            raise ModelError(f"{original.path} has no declared inputs")
+    except (
+        ModelError,
+        UnsupportedError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        AttributeError,
+    ) as error:
+        _LOG.warning(
+            "%s has no Keras form that can be trained, so it can only be converted: %s",
+            original.path,
+            first_line(error),
+        )
+        model.source_precision = None
+        shutil.rmtree(model.keras_file.parent, ignore_errors=True)
+        shutil.rmtree(model.serving_dir, ignore_errors=True)
+        return "none"
+    return "tf_keras"

@@ -1,0 +1,87 @@
+"""Say what a model is made of, what it costs, and what is wrong with its graph."""
+
+import json
+import logging
+
+from paring.artifacts import Model, ModelProfile, content_digest
+from paring.step import Input, Output, step
+
+_log = logging.getLogger(__name__)
+
+LARGEST = 10
+
+
+@step(version="2")
+def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
+    """Count a model's weights, operations and memory, and audit its graph.
+
+    Everything is read from the inference graph of the SavedModel, with its
+    variables frozen, so a model without a Keras form is profiled the same way.
+    `profile.json` holds, for one example:
+
+    - `source`: the digest of the model's bytes;
+    - `signature`: inputs and outputs with shape (null where it varies) and dtype;
+    - `batch_size`: the batch it was profiled at: 1, or the model's fixed one;
+    - `parameters`, `weight_bytes`: elements and bytes of all weights;
+    - `flops`: floating-point operations, a multiply-add being 2;
+    - `uncounted`: operators that `flops` leaves out (loops, unknown shapes);
+    - `activation_bytes`: peak of the live tensors in topological order, inputs
+      and outputs included, weights not, and nothing computed in place;
+    - `operators`: how often each TensorFlow operator occurs;
+    - `largest_weights`: the ten largest, with name, shape, dtype and size_bytes;
+    - `findings`: what a specialist would change in the graph, the most severe
+      first: rule, severity (high, medium, low), place, cost and fix.
+
+    Where the model leaves a dimension other than the batch open, 32 stands in.
+
+    Args:
+        model: Any model with a SavedModel.
+        profile: The profile.
+
+    Raises:
+        ModelError: The SavedModel is missing or broken.
+        UnsupportedError: Its graph can't be frozen.
+    """
+    from paring.audit import Subject, audit
+    from paring.graphs import graph
+    from paring.models.loading import saved_model_dir
+    from paring.models.signature import TensorSpec, read_meta_graph, read_signature
+
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    function = graph.load_function(folder)
+    frozen = graph.frozen_graph(function, signature)
+    cost = graph.cost(frozen)
+    weights = graph.weights(function, frozen)
+    findings = audit(Subject(read_meta_graph(folder), signature, frozen))
+    batch_size = max(
+        (graph.concrete_shape(spec)[0] for spec in signature.inputs.values() if spec.shape),
+        default=1,
+    )
+    profile.parameters = sum(weight.count for weight in weights)
+    profile.flops = cost.flops // batch_size
+    profile.activation_bytes = cost.activation_bytes // batch_size
+    profile.findings = len(findings)
+
+    def described(specs: dict[str, TensorSpec]) -> dict[str, object]:
+        return {name: {"shape": spec.shape, "dtype": spec.dtype} for name, spec in specs.items()}
+
+    content = {
+        "source": model.digest or content_digest(model.path),
+        "signature": {
+            "inputs": described(signature.inputs),
+            "outputs": described(signature.outputs),
+        },
+        "batch_size": batch_size,
+        "parameters": profile.parameters,
+        "weight_bytes": sum(weight.size_bytes for weight in weights),
+        "flops": profile.flops,
+        "uncounted": list(cost.uncounted),
+        "activation_bytes": profile.activation_bytes,
+        "operators": cost.operators,
+        "largest_weights": [vars(weight) for weight in weights[:LARGEST]],
+        "findings": [vars(finding) for finding in findings],
+    }
+    profile.file.write_text(json.dumps(content, indent=2) + "\n")
+    for one in findings:
+        _log.info("%s: %s at %s: %s; %s", one.severity, one.rule, one.place, one.cost, one.fix)

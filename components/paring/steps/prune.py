@@ -1,0 +1,132 @@
+"""The step `prune`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from paring.artifacts import Examples, Model, PrunedModel
+from paring.errors import ParameterError
+from paring.step import Input, Output, step
+from paring.system.workers import StrategyName
+
+
+@step(version="4", imports_models=True)
+def prune(
+    model: Input[Model],
+    examples: Input[Examples],
+    pruned: Output[PrunedModel],
+    *,
+    sparsity: Annotated[float, Ge(0), Lt(1)] = 0.5,
+    pattern: Literal["unstructured", "1x4", "2:4"] = "unstructured",
+    allocation: Literal["uniform", "sensitivity"] = "uniform",
+    epochs: Annotated[int, Ge(1)] = 2,
+    batch_size: Annotated[int, Ge(1)] = 32,
+    learning_rate: Annotated[float, Gt(0)] = 1e-3,
+    seed: Annotated[int, Ge(0)] = 0,
+    strategy: StrategyName = "auto",
+) -> None:
+    """Set the smallest weights of `model` to zero and fine-tune the rest.
+
+    Magnitude pruning of each kernel on the gradual schedule of Zhu and Gupta
+    (2017, arXiv:1710.01878), by tensorflow-model-optimization. Layers that it
+    can't prune stay dense and are named in the facts. The best epoch among those at the
+    full sparsity is kept, by the loss on a tenth of the train split; the eval
+    split is not looked at. Batch-normalization statistics are re-estimated.
+
+    The zeros can be held to a pattern, in convolutions and dense layers; the others then
+    stay dense:
+
+    - unstructured: none;
+    - 1x4: blocks of four neighbouring output channels (Elsen et al. 2019,
+      arXiv:1911.09723), on the same schedule;
+    - 2:4: two of four neighbouring input channels (Mishra et al. 2021,
+      arXiv:2104.08378), all of them from the first step; the sparsity is 0.5.
+
+    The zeros can also go to the layers where they cost least. For that,
+    each layer alone is pruned to several sparsities, and the loss on up to 128 of the
+    held-out examples is taken (Han et al. 2015, arXiv:1506.02626); then the budget goes
+    where the loss rises least.
+
+    Args:
+        model: A model in Keras form, with class scores or values as outputs.
+        examples: Labelled examples; its train split is used.
+        pruned: The same architecture under the same signature names, with the
+            facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
+            prunable kernels, `left_dense`, and `not_reached`, the layers that have fewer
+            zeros than was asked for.
+        sparsity: The share of zeros: of each prunable kernel, or with allocation
+            sensitivity, of all prunable weights together.
+        pattern: See above.
+        allocation: uniform, or sensitivity; see above. The latter writes what it saw
+            to `sensitivity.json`.
+        epochs: Passes over the train split.
+        batch_size: Examples in a training step.
+        learning_rate: Adam's.
+        seed: Everything random follows from it.
+        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
+
+    Raises:
+        ParameterError: Pattern 2:4 with another sparsity than 0.5, or with allocation
+            sensitivity.
+        UnsupportedError: No layer can be pruned or none was, the examples lack labels, or
+            the model is not in Keras form, or no loss goes with its outputs.
+        ModelError: `model` is missing or broken.
+        ExamplesError: `examples` are missing or not what the model takes.
+        StepFailedError: The training diverged.
+        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+    """
+    if pattern == "2:4" and sparsity != 0.5:
+        raise ParameterError(
+            "pattern 2:4 makes half of the weights zero",
+            received=f"sparsity {sparsity}",
+            remedy="leave sparsity out, or take pattern 1x4 or unstructured",
+        )
+    if pattern == "2:4" and allocation == "sensitivity":
+        raise ParameterError(
+            "pattern 2:4 leaves nothing to allocate: it makes half of every kernel zero",
+            received=f"allocation {allocation}",
+            remedy="leave allocation out, or take pattern 1x4 or unstructured",
+        )
+    from paring.models.quiet import quiet_tensorflow
+
+    quiet_tensorflow()
+    from paring.training.pruning.pruning import Pruning, prunable_layers
+    from paring.training.pruning.sensitivity import allocate, scan
+    from paring.training.training import open_training
+
+    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    with training.devices.scope():
+        layers = prunable_layers(training.model, pattern)
+        shares = [sparsity] * len(layers)
+        if allocation == "sensitivity":
+            found = scan(training, layers, sparsity, pattern)
+            shares = allocate(found, sparsity)
+            table = [
+                asdict(one) | {"asked": share} for one, share in zip(found, shares, strict=True)
+            ]
+            pruned.sensitivity_file.write_text(json.dumps(table, indent=2) + "\n")
+        pruning = Pruning(
+            training.model,
+            sparsities=dict(zip(layers, shares, strict=True)),
+            steps=epochs * training.steps_per_epoch,
+            pattern=pattern,
+        )
+        training.fine_tune(
+            pruning.model,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            callbacks=[pruning.callback()],
+            may_keep=pruning.reached,
+        )
+        stripped = pruning.strip()
+    training.save(stripped, model, pruned)
+    pruned.not_reached = "; ".join(pruning.shortfalls())
+    pruned.sparsity = pruning.sparsity()
+    pruned.layer_sparsities = ", ".join(
+        f"{name} {share:.3f}" for name, share in pruning.layer_sparsities()
+    )
+    pruned.pattern = pruning.pattern()
+    pruned.left_dense = ", ".join(pruning.left_out)

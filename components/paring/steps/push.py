@@ -1,0 +1,225 @@
+"""Push the selected model to where it is served, as a new version."""
+
+import json
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from paring.artifacts import (
+    RECORD,
+    PushedModel,
+    RuntimeConfiguration,
+    SelectedModel,
+    Selection,
+    content_digest,
+    read_record,
+)
+from paring.errors import ArtifactTypeError, ParameterError
+from paring.runtimes.tflite import holds_state
+from paring.selection.pareto import SOURCE
+from paring.serving.versions import Version, publish, versions, withdrawn_version
+from paring.step import Attempted, Input, Output, step
+from paring.system.documents import read_json
+from paring.system.trees import copy_tree
+
+SETTINGS = "runtime.json"
+"""Beside the served files: the settings of a configuration."""
+
+BATCHING = "batching_parameters.txt"
+"""Beside a SavedModel: the same for TF Serving."""
+
+
+@step(version="2", acts=True)
+def push(
+    selection: Input[Selection],
+    selected: Input[SelectedModel],
+    configuration: Attempted[RuntimeConfiguration | None],
+    pushed: Output[PushedModel],
+    *,
+    destination: str = "",
+    push_source: bool = False,
+    run: str = "",
+) -> None:
+    """Push the selected model to a versioned destination, if it passed the gate.
+
+    The layout is that of TF Serving: `DESTINATION/VERSION/saved_model.pb` and what
+    belongs to it, or in that file's place `model.tflite`, `model.onnx`, OpenVINO's
+    `model.xml` or TensorRT's `model.engine`; VERSION is the newest one's number plus 1.
+    `paring.json` beside it holds the lineage and, as `figures`, the model's row of
+    `selection.json`. The version is written beside its place, read back, loaded, run on
+    a batch of zeros where the signature says its shape, and then put in place
+    (`paring.serving.versions`).
+
+    Nothing is pushed, which is no error, and `note` says why:
+
+    - if nothing passes the gate and the budgets;
+    - if the source is kept, since it is what is served already, unless `push_source`;
+    - if the configuration could not be made: no setting keeps to the limits;
+    - if the model was pushed before and rolled back; `paring rollback --to` brings it
+      back.
+
+    A model that is the newest version already gets no second one.
+
+    With a configuration its settings lie beside the served files as `runtime.json`, for a
+    SavedModel as TF Serving's `batching_parameters.txt` too, and are part of the version:
+    other settings make another one. `paring.json` has its figures as `configuration`.
+    Beside a TFLite file with variable tensors, `runtime.json` also states `holds_state`:
+    whoever serves it resets them before each sequence.
+
+    Args:
+        selection: Of `select`.
+        selected: Of the same `select`.
+        configuration: Of `tune_batch`, for this model.
+        pushed: `push.json`: what became of it.
+        destination: A path, or a URI below gs://, s3:// or file://.
+        push_source: Push the source model too, where it passes and nothing beats it.
+        run: What started this, kept in the version's record.
+
+    Raises:
+        ParameterError: There is no destination, the inputs are of two selections, or
+            the configuration is another model's.
+        ArtifactTypeError: `selection.json` or a version's record can't be read, the
+            configuration states none, or what was selected has been changed since.
+        ModelError, UnsupportedError: The model can't be loaded or run from there.
+        OutputError, StorageError: The destination can't be read or written.
+    """
+    if not destination:
+        raise ParameterError(
+            "push: there is no destination", remedy="give a folder, gs://, s3:// or file://"
+        )
+    for judged in (selection, selected):
+        judged.verify(thoroughly=True)
+    chosen = _chosen(selection)
+    if selected.candidate != chosen["selected"]:
+        raise ParameterError(
+            "selected: this is not what was selected",
+            received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
+            remedy="give both outputs of one run of select",
+        )
+    if configuration is not None and configuration.failure is None:
+        configuration.check()
+        _check_tuned(configuration, selected)
+    pushed.destination = destination
+    pushed.note = _objection(selection, configuration, push_source)
+    if pushed.note is None:
+        with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
+            folder = Path(temporary) / "version"
+            copy_tree(selected.serving_dir, folder)
+            settings = _settings(configuration, folder)
+            about = Version(
+                action="push",
+                candidate=selected.candidate,
+                source=chosen["source"]["digest"],
+                run=run,
+                model=content_digest(folder) if settings else "",
+                writer=uuid.uuid4().hex,
+            )
+            if settings:
+                _write_settings(settings, folder)
+            _lay_out(selected, configuration, folder, chosen)
+            _push(folder, about, pushed, trusted=selected.trusted)
+    facts = {name: value for name, value in pushed.facts().items() if name != "digest"}
+    pushed.file.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _chosen(selection: Selection) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = read_json(selection.file)
+        content["row"] = next(
+            row for row in content["candidates"] if row["id"] == content["selected"]
+        )
+        content["source"]["digest"]
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
+        raise ArtifactTypeError(
+            f"{selection.file} can't be read", received=error, remedy="make the artifact anew"
+        ) from error
+    return content
+
+
+def _objection(
+    selection: Selection, configuration: RuntimeConfiguration | None, push_source: bool
+) -> str | None:
+    """Why the selected model is not to be pushed, if there is a reason."""
+    if not selection.passed:
+        return "nothing passes the gate and the budgets"
+    if selection.selected == SOURCE and not push_source:
+        return "the source is kept, and push_source is off"
+    if configuration is not None and configuration.failure is not None:
+        # The list of what was tried stands in the configuration and the report.
+        return f"it could not be tuned: {configuration.failure.reason.splitlines()[0]}"
+    return None
+
+
+def _check_tuned(configuration: RuntimeConfiguration, selected: SelectedModel) -> None:
+    """Refuse a configuration whose record says that it is another model's."""
+    inputs = configuration.lineage.get("inputs", {})
+    tuned = (inputs.get("candidate") or inputs.get("source", {})).get("digest")
+    copied = selected.lineage.get("copy_of", {}).get("digest")
+    if tuned and tuned not in (selected.digest, copied):
+        raise ParameterError(
+            "configuration: it was found for another model",
+            received=tuned,
+            remedy="run tune_batch on what was selected",
+        )
+
+
+def _lay_out(
+    selected: SelectedModel,
+    configuration: RuntimeConfiguration | None,
+    folder: Path,
+    chosen: dict[str, Any],
+) -> None:
+    """Add to the served files what else a version's folder holds, and a record of all."""
+    added: dict[str, Any] = {
+        "figures": {name: value for name, value in chosen["row"].items() if name != "artifact"}
+    }
+    if configuration is not None:
+        added["configuration"] = configuration.facts()
+    content = SelectedModel(
+        folder,
+        candidate=selected.candidate,
+        size_bytes=selected.size_bytes,
+        note=selected.note,
+        lineage=selected.lineage,
+    )
+    content.save()
+    record = (read_record(folder) or {}) | added
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _settings(configuration: RuntimeConfiguration | None, folder: Path) -> dict[str, Any]:
+    """Return what a server needs to know, without figures, which differ from run to run."""
+    settings: dict[str, Any] = {}
+    if configuration is not None:
+        names = ("batch_size", "threads", "instances", "gpu_memory_mb")
+        settings = {name: getattr(configuration, name) for name in names}
+    file = folder / "model.tflite"
+    if file.is_file() and holds_state(file):
+        settings["holds_state"] = True
+    return settings
+
+
+def _write_settings(settings: dict[str, Any], folder: Path) -> None:
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    if (folder / "saved_model.pb").is_file():
+        (folder / BATCHING).write_text(
+            "# tensorflow_model_server --enable_batching --batching_parameters_file=THIS_FILE"
+            f" --tensorflow_intra_op_parallelism={settings['threads']}\n"
+            f"max_batch_size {{ value: {settings['batch_size']} }}\n"
+            f"num_batch_threads {{ value: {settings['instances']} }}\n"
+        )
+
+
+def _push(folder: Path, about: Version, pushed: PushedModel, *, trusted: bool) -> None:
+    known = versions(pushed.destination)
+    digest = content_digest(folder)
+    number = withdrawn_version(known, digest, about.model or digest)
+    if number is not None:
+        pushed.note = "this model was pushed before and rolled back"
+        if number:
+            pushed.note += f"; paring rollback {pushed.destination} --to {number} brings it back"
+        return
+    made = publish(pushed.destination, folder, about, trusted=trusted)
+    pushed.version, pushed.model_digest = made.number, made.digest
+    pushed.made = int(made.writer == about.writer)

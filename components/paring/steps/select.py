@@ -1,0 +1,304 @@
+"""Choose the best candidate that passes the gate, and say why not the others."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from paring.artifacts import (
+    Artifact,
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    Failure,
+    SelectedModel,
+    Selection,
+    Servable,
+    content_bytes,
+)
+from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError, nearest
+from paring.evaluation.metrics import Metric
+from paring.selection.candidates import CandidateRow, Outcome, OutputScore, SelectionResult
+from paring.selection.pareto import SOURCE, Gate, Objective, choose, pareto_front
+from paring.selection.reasons import verdict, why, why_not
+from paring.step import Inputs, Output, step
+from paring.system.documents import parse_json, read_json
+from paring.system.trees import copy_tree
+
+
+@step(version="3", opens_models=False)
+def select(
+    candidates: Inputs[Servable],
+    benchmarks: Inputs[BenchmarkMetrics],
+    evaluations: Inputs[EvaluationMetrics],
+    selection: Output[Selection],
+    selected: Output[SelectedModel],
+    *,
+    max_accuracy_drop: Annotated[float, Ge(0)] = 0.01,
+    max_latency_ms: Annotated[float, Ge(0)] = 0.0,
+    max_size_mb: Annotated[float, Ge(0)] = 0.0,
+    max_memory_mb: Annotated[float, Ge(0)] = 0.0,
+    objective: Literal["latency", "size", "memory"] = "latency",
+    recipes: str = "{}",
+    search: str = "{}",
+) -> None:
+    """Choose the best candidate on the Pareto front of those that pass the gate.
+
+    The three families have the same ids; `source` is the model itself, always a
+    candidate, and kept where nothing beats it. `selection.json` gets every
+    candidate with its figures, its outcome, the reasons, and notes on how it was
+    made; null is unmeasured.
+
+    Args:
+        candidates: What could be served, by id.
+        benchmarks: Latency, memory and size of each, by the same ids.
+        evaluations: The gate's metric, accuracy and agreement of each, by the
+            same ids.
+        selection: `selection.json`.
+        selected: A copy of the chosen candidate's served form.
+        max_accuracy_drop: Largest loss against the source by the metric of the
+            evaluations: 0.01 is one point of accuracy, a growth of an error by
+            1%, or, without labels, a disagreement on 1% of the examples. Each
+            output of the model keeps to it, unless the evaluations are of one.
+        max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
+        max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
+        max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
+        objective: What the choice is best at. A candidate counts as faster than
+            the source only if its speed-up's whole interval is above 1; those
+            within 5% that can't be told from the fastest are tied, and the smallest
+            of them is taken, or the most accurate where sizes are within 2%.
+        recipes: JSON that maps a candidate's id to the text of its recipe.
+        search: JSON about the search that the candidates come from, kept as
+            `search` in `selection.json`; `{}` where there was none.
+
+    Raises:
+        ParameterError: The families don't hold the same ids, there is no
+            `source`, or `recipes` or `search` can't be read.
+        StepFailedError: The source could not be measured.
+        ModelError: The chosen candidate has no served form.
+        ArtifactTypeError: The file of an evaluation of several outputs is broken.
+    """
+    _check_ids(candidates, benchmarks, evaluations)
+    texts = _read_recipes(recipes, candidates)
+    searched = _read_search(search)
+    for artifact in (candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE]):
+        if artifact.failure is not None:
+            raise StepFailedError(
+                f"the source model could not be measured: {artifact.failure.reason}",
+                remedy=f"look at step {artifact.failure.step}; all others are held against it",
+            )
+    gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective)
+    metric = _metric(evaluations[SOURCE])
+    _check_metrics(evaluations, metric)
+    source = _Trio(candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE])
+    made = [
+        _row(
+            name,
+            texts.get(name, ""),
+            _Trio(candidates[name], benchmarks[name], evaluations[name]),
+            source,
+        )
+        for name in candidates
+    ]
+    rows, passed = _decide(made, gate)
+    chosen = next(row for row in rows if row.is_selected)
+    winner = candidates[chosen.id]
+    served = winner.serving_dir
+    if not served.is_dir():
+        raise ModelError(
+            f"candidate {chosen.id} has no served form",
+            received=served,
+            remedy="give candidates that import_model or an optimizing step made",
+        )
+    winner.verify(thoroughly=True)
+    copy_tree(served, selected.serving_dir)
+    selected.copied_from(winner)
+    selected.candidate = chosen.id
+    selected.size_bytes = content_bytes(selected.serving_dir)
+    ordered = _ordered(rows, objective)
+    SelectionResult(
+        verdict=verdict(chosen, ordered[0], passed),
+        source_digest=candidates[SOURCE].digest,
+        selected=chosen.id,
+        gate=gate,
+        metric=metric,
+        candidates=tuple(ordered),
+        search=searched,
+    ).write(selection.file)
+    selection.selected = chosen.id
+    selection.candidates = len(rows)
+    selection.passed = passed
+
+
+_BENCHMARK_FIGURES = {one.name for one in fields(CandidateRow)} & (
+    {one.name for one in fields(BenchmarkMetrics)} - {one.name for one in fields(Artifact)}
+) - {"size_bytes"}
+"""What a row takes from the facts of a benchmark as it is."""
+
+
+@dataclass(frozen=True)
+class _Trio:
+    candidate: Servable
+    benchmark: BenchmarkMetrics
+    evaluation: EvaluationMetrics
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.candidate.failure or self.evaluation.failure or self.benchmark.failure
+
+    @property
+    def size_bytes(self) -> int | None:
+        # A candidate that can't be run still has a size.
+        return self.benchmark.size_bytes or self.candidate.size_bytes or None
+
+
+def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) -> None:
+    if SOURCE not in candidates:
+        raise ParameterError(
+            f"candidates: the source model is missing, its id is {SOURCE!r}",
+            received=", ".join(candidates) or "no candidates",
+            remedy=f"add the model that the others were made from as {SOURCE!r}",
+        )
+    for name, family in zip(("benchmarks", "evaluations"), others, strict=True):
+        odd = sorted(set(family) ^ set(candidates))
+        if odd:
+            where = "candidates" if odd[0] in family else name
+            raise ParameterError(
+                f"{where}: {odd[0]!r} is missing",
+                received=", ".join(candidates if where == "candidates" else family) or "none",
+                remedy="give candidates, benchmarks and evaluations the same ids",
+            )
+
+
+def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, OutputScore]:
+    """Score of each output that is gated besides the first."""
+    if evaluation.gated_outputs < 2:
+        return {}
+    try:
+        others = read_json(evaluation.file)["other_outputs"]
+        return {name: OutputScore.from_json(one) for name, one in others.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactTypeError(
+            f"{evaluation.file} can't be read", received=error, remedy="make the artifact anew"
+        ) from error
+
+
+def _metric(evaluation: EvaluationMetrics) -> Metric:
+    return Metric(evaluation.metric, bool(evaluation.higher_is_better))
+
+
+def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric) -> None:
+    for name, one in evaluations.items():
+        if one.failure is None and (not one.metric or one.metric != metric.name):
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged by the source's metric",
+                received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
+                remedy="run evaluate with the same metric for all of them",
+            )
+
+
+def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, str]:
+    remedy = 'give JSON such as {"tflite-int8": "convert_tflite(quantization=int8)"}'
+    try:
+        texts = parse_json(recipes)
+    except ValueError as error:
+        raise ParameterError(
+            f"recipes: this is not JSON ({error})", received=recipes, remedy=remedy
+        ) from error
+    if not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
+        raise ParameterError("recipes: must map ids to texts", received=recipes, remedy=remedy)
+    for name in texts:
+        if name not in candidates:
+            raise ParameterError(
+                f"recipes: there is no candidate {name!r}", remedy=nearest(name, candidates)
+            )
+    return texts
+
+
+def _read_search(search: str) -> dict[str, Any]:
+    try:
+        found = parse_json(search)
+    except ValueError as error:
+        raise ParameterError(
+            f"search: this is not JSON ({error})", received=search, remedy="leave it out"
+        ) from error
+    if not isinstance(found, dict):
+        raise ParameterError("search: must be an object", received=search, remedy="leave it out")
+    return found
+
+
+def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
+    """Return a candidate's row, not yet judged unless it failed."""
+    failure = own.failure
+    judged, reference = own.evaluation, source.evaluation
+    metric = _metric(reference)
+    # Where there are no labels, what differs from the source counts as lost.
+    whole, kept = reference.accuracy, judged.accuracy
+    if not metric.labelled:
+        whole, kept = 1.0, judged.agreement
+    sizes = own.size_bytes, source.size_bytes
+    return CandidateRow(
+        id=name,
+        recipe=recipe,
+        artifact=str(own.candidate.path),
+        outcome=Outcome(failure.outcome) if failure else Outcome.PASSED,
+        reasons=(failure.reason,) if failure else (),
+        notes=(own.candidate.note,) if own.candidate.note else (),
+        metric=metric,
+        score=judged.score,
+        drop=0.0 if name == SOURCE else judged.drop,
+        accuracy=judged.accuracy,
+        accuracy_drop=None if whole is None or kept is None else whole - kept,
+        agreement=judged.agreement,
+        other_outputs=_other_outputs(judged),
+        size_bytes=own.size_bytes,
+        size_ratio=sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
+        **{figure: getattr(own.benchmark, figure) for figure in _BENCHMARK_FIGURES},
+    )
+
+
+def _decide(rows: Sequence[CandidateRow], gate: Gate) -> tuple[list[CandidateRow], int]:
+    """Return the rows with outcome, reasons and front, and how many of them passed."""
+    measured = {row.id: row.measured for row in rows if row.outcome is Outcome.PASSED}
+    source = measured[SOURCE]
+    objections = {name: gate.objections(one) for name, one in measured.items()}
+    passing = [one for name, one in measured.items() if not objections[name]]
+    front = {one.id for one in pareto_front(passing, source)}
+    best = choose(passing, source, gate.objective) or source
+    reasons = objections | {
+        one.id: [
+            why(one, passing, source, gate.objective)
+            if one is best
+            else why_not(one, best, source, gate.objective)
+        ]
+        for one in passing
+    }
+    if not passing:
+        reasons[best.id].append("nothing meets the gate and the budgets, so the source is kept")
+    decided = []
+    for row in rows:
+        outcome = row.outcome
+        if row.id == best.id:
+            outcome = Outcome.SELECTED
+        elif objections.get(row.id):
+            outcome = Outcome.REJECTED
+        told = tuple(reasons.get(row.id, row.reasons))
+        decided.append(replace(row, outcome=outcome, reasons=told, pareto=row.id in front))
+    return decided, len(passing)
+
+
+def _ordered(rows: Sequence[CandidateRow], objective: Objective) -> list[CandidateRow]:
+    """The source first, then by the objective, then what was not measured."""
+    source = next(row.measured for row in rows if row.is_source)
+
+    def key(row: CandidateRow) -> tuple[bool, float, str]:
+        one = row.measured
+        value = {
+            "latency": 1 / one.speedup if one.speedup else math.inf,
+            "size": one.size,
+            "memory": one.memory(source),
+        }[objective]
+        return not one.is_source, value, one.id
+
+    return sorted(rows, key=key)

@@ -1,0 +1,179 @@
+"""The step `split_model`."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from paring.artifacts import Examples, Model, SplitModel, content_bytes
+from paring.converters.partition.stage_layout import (
+    Workload,
+    best_cuts,
+    largest_stage,
+    stages_within,
+)
+from paring.errors import UnsupportedError
+from paring.step import Input, Output, step
+
+_MIB = 1 << 20
+
+
+@step(version="1")
+def split_model(
+    model: Input[Model],
+    examples: Input[Examples | None],
+    split: Output[SplitModel],
+    *,
+    devices: Annotated[int, Ge(2), Le(64)] = 2,
+    device_type: Literal["GPU", "CPU"] = "GPU",
+    batch_size: Annotated[int, Ge(0), Le(65536)] = 0,
+    device_memory_mb: Annotated[int, Ge(0)] = 0,
+    max_difference: Annotated[float, Ge(0), Le(1)] = 1e-4,
+    comparison_size: Annotated[int, Ge(1)] = 64,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> None:
+    """Spread a SavedModel that one device can't hold over several, stage by stage.
+
+    The operations of the serving signature, in the order in which the outputs need them,
+    are cut into as many runs as there are devices. A stage needs the bytes of the weights
+    that it reads and of the tensors that are live at once in it; those are measured by
+    running the model. Of all ways to cut, the one whose largest stage is smallest is taken,
+    and of those the one with the fewest bytes across its cuts: see
+    `paring.converters.partition.stage_layout`. What several stages read is in each of them.
+
+    Stages run one after another, so that a call takes no less time than before.
+
+    The result keeps the signature `serving_default`, and has no Keras form. Its outputs are
+    compared with the source's, with each stage on a logical CPU device of its own.
+    `stages.json` has for each stage:
+
+    - `device`: the device it is put on;
+    - `operations`, `first`, `last`: how many, and the names of the two ends;
+    - `weight_bytes`, `activation_bytes`: what they take of it;
+    - `crossing_bytes`: of the tensors made up to its end that are read after it.
+
+    Args:
+        model: Any model with a SavedModel.
+        examples: What is run and compared, from the train split; random numbers without
+            them, and zeros where the model takes integers.
+        split: The SavedModel, and `stages.json`.
+        devices: How many devices there are.
+        device_type: Their kind; the result runs on the first so many of it. They need not
+            be here.
+        batch_size: Examples in the call that is measured; 0 for 1, or the model's fixed
+            batch.
+        device_memory_mb: MiB that a stage may need; 0 for no limit.
+        max_difference: Largest absolute difference of an output, over the largest
+            absolute value of that output.
+        comparison_size: How many examples outputs are compared on.
+        seed: Of the drawn examples.
+
+    Raises:
+        ParameterError: The model's own batch is fixed, and another was asked for.
+        ModelError: The SavedModel is missing or broken.
+        ExamplesError: The examples are not what the model takes.
+        UnsupportedError: The model takes text, has lookup tables, fewer operations than
+            there are devices, or stages that don't fit into `device_memory_mb`.
+    """
+    from paring.models.quiet import quiet_tensorflow
+
+    quiet_tensorflow()
+    from paring.converters.partition.splitting import Source, compare, write_stages
+    from paring.converters.partition.stage_files import place_stages
+    from paring.converters.savedmodel.trial_inputs import (
+        check_batches,
+        check_repeatable,
+        draw_trial_inputs,
+    )
+    from paring.models.gpu_memory import set_gpu_memory
+    from paring.models.loading import saved_model_dir
+    from paring.models.signature import read_signature
+
+    folder = saved_model_dir(model)
+    signature = read_signature(folder)
+    own = check_batches(signature, batch_size=batch_size)
+    # A GPU that is here is not asked to hold the whole model.
+    set_gpu_memory(0)
+    inputs = draw_trial_inputs(examples, signature, comparison_size, own or 1, seed)
+    batch = own or batch_size or 1
+    source = Source(folder, inputs)
+    check_repeatable(source.own_difference, max_difference)
+    graph = source.measure(inputs.batch_of(batch))
+    work = graph.work
+    if work.count < devices:
+        raise UnsupportedError(
+            f"this model has fewer operations than the {devices} devices",
+            received=f"operations {', '.join(graph.places)}",
+            remedy=f"give devices = {max(2, work.count)} at the most",
+        )
+    cuts = best_cuts(work, devices)
+    rows = _rows(work, cuts, graph.places, device_type)
+    if device_memory_mb:
+        _check_fits(work, rows, device_memory_mb, batch)
+    write_stages(graph, cuts, split.serving_dir)
+    split.difference = compare(source, split.serving_dir, devices, inputs, max_difference)
+    place_stages(split.serving_dir, device_type)
+
+    split.keras = "none"
+    split.size_bytes = content_bytes(split.serving_dir)
+    split.applied = f"split into {devices} stages"
+    split.variables = "kept"
+    split.compared_on = inputs.drawn_from
+    split.source_operators = graph.inlined.source_operators
+    split.devices, split.device_type, split.batch_size = devices, device_type, batch
+    split.largest_stage_bytes = largest_stage(work, cuts)
+    split.single_device_bytes = work.stage_bytes(0, work.count)
+    split.crossing_bytes = sum(row["crossing_bytes"] for row in rows)
+    split.note = (
+        f"made for {device_type}:0 to {device_type}:{devices - 1}; where one of them is missing,"
+        " TensorFlow runs its stage on another device"
+    )
+    content = {
+        "batch_size": batch,
+        "largest_stage_bytes": split.largest_stage_bytes,
+        "single_device_bytes": split.single_device_bytes,
+        "stages": rows,
+    }
+    split.stages_file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _rows(
+    work: Workload, cuts: Sequence[int], places: Sequence[str], device_type: str
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "device": f"/device:{device_type}:{number}",
+            "operations": end - start,
+            "first": places[start],
+            "last": places[end - 1],
+            "weight_bytes": work.weight_bytes(start, end),
+            "activation_bytes": work.activation_bytes(start, end),
+            "crossing_bytes": work.crossing_bytes(end),
+        }
+        for number, (start, end) in enumerate(pairwise(cuts))
+    ]
+
+
+def _check_fits(work: Workload, rows: list[dict[str, Any]], limit_mb: int, batch: int) -> None:
+    """Refuse stages that need more than the limit."""
+    limit = limit_mb * _MIB
+    largest = max(rows, key=lambda row: int(row["weight_bytes"] + row["activation_bytes"]))
+    needed = largest["weight_bytes"] + largest["activation_bytes"]
+    if needed <= limit:
+        return
+    enough = stages_within(work, limit)
+    weights, activations = (
+        f"{largest[name] / _MIB:.3f}" for name in ("weight_bytes", "activation_bytes")
+    )
+    raise UnsupportedError(
+        f"the best layout on {len(rows)} devices does not fit: {largest['device']} needs"
+        f" {needed / _MIB:.3f} MiB, {weights} for weights and {activations} for activations in"
+        f" a batch of {batch}",
+        received=f"device_memory_mb {limit_mb}",
+        remedy="give a smaller batch_size, or devices with more memory; one operation alone"
+        " needs more than that"
+        if enough is None
+        else f"give devices = {enough}, a smaller batch_size, or devices with more memory",
+    )

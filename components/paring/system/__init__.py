@@ -1,0 +1,1 @@
+"""Logging, tracing, interrupts, hardware and packages."""

@@ -1,0 +1,37 @@
+"""What this machine has for engines: a library, a GPU, both or neither."""
+
+from paring.errors import MissingDependencyError
+from paring.tensorrt.driver import Gpu, find_gpu
+from paring.tensorrt.library import TITLES, Library, load_library
+
+
+def look(flavour: str, *, needs_gpu: bool) -> tuple[Library, Gpu | None]:
+    """The library of a flavour and the GPU.
+
+    The GPU is looked for first, and by the driver alone: TensorRT's own objects crash
+    without one. All that is missing is named at once.
+
+    Args:
+        flavour: "server" or "rtx".
+        needs_gpu: Whether to fail without a GPU.
+
+    Raises:
+        MissingDependencyError: The library is missing, or the GPU where it is needed.
+    """
+    gpu, library, missing = None, None, []
+    try:
+        gpu = find_gpu()
+    except MissingDependencyError as error:
+        if needs_gpu:
+            missing.append(error)
+    try:
+        library = load_library(flavour)
+    except MissingDependencyError as error:
+        missing.append(error)
+    if library is None or missing:
+        raise MissingDependencyError(
+            f"{TITLES[flavour]} can't be used here: " + ", and ".join(one.what for one in missing),
+            received="; ".join(one.received for one in missing),
+            remedy="; ".join(one.remedy for one in missing),
+        )
+    return library, gpu

@@ -1,1 +1,0 @@
-"""Functions on live TensorFlow objects, shared by the steps."""

@@ -1,0 +1,1 @@
+"""Fine-tuning of Keras models, shared by the training steps."""

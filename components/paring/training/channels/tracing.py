@@ -1,0 +1,125 @@
+"""Follow the channels of a model through its graph of layers."""
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from paring.training.channels.coupling import Channels, Coupling
+from paring.training.channels.rules import Call, NotFollowedError, describe, follow
+
+
+def trace(model: Any) -> Coupling:
+    """The channels of `model`, a sequential or functional tf_keras model.
+
+    Models inside it are followed as if their layers stood in it. What goes into the
+    model and what it gives is kept whole.
+    """
+    coupling = Coupling()
+    tracer = _Tracer(coupling)
+    inputs = [coupling.new(_width(tensor)) for tensor in model.inputs]
+    for name, channels in zip(model.input_names, inputs, strict=True):
+        coupling.keep_whole(channels, f"added to {name}, the model's input")
+    outputs = tracer.walk(model, inputs)
+    for tensor, channels in zip(model.outputs, outputs, strict=True):
+        by = describe(tensor._keras_history.layer)
+        coupling.keep_whole(channels, f"{by} gives the model's output")
+    return coupling
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether `layer` is a sequential or functional model, whose layers can be followed."""
+    return isinstance(layer, tf_keras.Model) and bool(getattr(layer, "_is_graph_network", False))
+
+
+class _Tracer:
+    def __init__(self, coupling: Coupling) -> None:
+        self._coupling = coupling
+        # What went in and came out at the first call of each layer with weights or
+        # numbers of channels in its config: all its calls share them.
+        self._first: dict[int, tuple[list[Channels], Channels]] = {}
+
+    def walk(self, model: Any, inputs: list[Channels]) -> list[Channels]:
+        """The channels of the model's outputs, from those of its inputs."""
+        known = {id(t): one for t, one in zip(model.inputs, inputs, strict=True)}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                given = [known[id(tensor)] for tensor in node.keras_inputs]
+                results = tf.nest.flatten(node.outputs)
+                for tensor, made in zip(results, self._call(node, given, results), strict=True):
+                    known[id(tensor)] = made
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    def _call(self, node: Any, given: list[Channels], results: list[Any]) -> list[Channels]:
+        layer = node.layer
+        try:
+            if is_graph(layer):
+                return self._inner(node, given)
+            if len(results) != 1:
+                raise NotFollowedError("gives several tensors")
+            return [self._layer(node, given, results[0])]
+        except NotFollowedError as error:
+            # With a kernel it makes channels, which are to be named too.
+            maker = layer if any(one.shape.rank > 1 for one in layer.weights) else None
+            made = [self._coupling.new(_width(tensor), maker) for tensor in results]
+            for channels in [*given, *made]:
+                self._coupling.keep_whole(channels, f"{describe(layer)} {error}")
+            return made
+
+    def _inner(self, node: Any, given: list[Channels]) -> list[Channels]:
+        model = node.layer
+        if any(isinstance(one, dict) for one in node.call_args) or len(given) != len(model.inputs):
+            raise NotFollowedError("takes its inputs by name")
+        for tensor, channels in zip(model.inputs, given, strict=True):
+            layer = tensor._keras_history.layer
+            if self._again(layer, [channels]) is None:
+                self._coupling.add_width(layer, "batch_input_shape", channels)
+                self._first[id(layer)] = [channels], channels
+        return self.walk(model, given)
+
+    def _layer(self, node: Any, given: list[Channels], result: Any) -> Channels:
+        layer = node.layer
+        made = self._again(layer, given)
+        if made is None:
+            noted = len(self._coupling.parts), len(self._coupling.widths)
+            shapes = [tuple(tensor.shape) for tensor in node.keras_inputs]
+            call = Call(layer, given, shapes, tuple(result.shape), _constants(node))
+            made = follow(self._coupling, call)
+            if noted != (len(self._coupling.parts), len(self._coupling.widths)):
+                self._first[id(layer)] = given, made
+        return made
+
+    def _again(self, layer: Any, given: list[Channels]) -> Channels | None:
+        """For a layer that was called before, what came out; ties what goes in."""
+        if id(layer) not in self._first:
+            return None
+        before, made = self._first[id(layer)]
+        for one, other in zip(before, given, strict=True):
+            self._coupling.tie(one, other)
+        return made
+
+
+def _constants(node: Any) -> dict[str, Any]:
+    """The arguments of a call that are no tensors of the model, by name.
+
+    Raises:
+        NotFollowedError: One argument holds tensors of the model and others.
+    """
+    names = node.layer._call_spec.arg_names
+    given = {**dict(zip(names, node.call_args, strict=False)), **node.call_kwargs}
+    constants: dict[str, Any] = {}
+    for name, value in given.items():
+        own = [hasattr(one, "_keras_history") for one in tf.nest.flatten(value)]
+        if any(own) and not all(own):
+            raise NotFollowedError("takes numbers beside tensors of the model")
+        if value is not None and not any(own):
+            constants[name] = value
+    return constants
+
+
+def _width(tensor: Any) -> int:
+    """The size of the last axis; 1 where it is not fixed, for it is not followed."""
+    shape = tensor.shape
+    return int(shape[-1] or 1) if shape.rank else 1

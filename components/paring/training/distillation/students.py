@@ -1,0 +1,275 @@
+"""Build the student of a distillation: one of the mobile families, or the user's own."""
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras
+
+from paring.data.examples import Split
+from paring.errors import ParameterError, UnsupportedError, first_line, nearest
+from paring.models.signature import TensorSpec
+from paring.models.trust import embedded_code
+from paring.training.distillation.families import FAMILIES, features
+from paring.training.feeding import Rows
+from paring.training.losses import last_activation
+
+layers = tf_keras.layers
+
+SMALLEST_IMAGE = 32
+"""Smaller images are enlarged to it: the families halve them five times."""
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a student must take and give.
+
+    Attributes:
+        input: The signature's input.
+        units: Values in the output [batch, units].
+        activation: The output's: softmax, sigmoid or linear.
+    """
+
+    input: TensorSpec
+    units: int
+    activation: str
+
+
+def check_student(student: str, *, width: float, compound: float) -> None:
+    """Refuse a name that is no student's, and a scale that it has no use for.
+
+    Raises:
+        ParameterError: It is so.
+    """
+    if ":" not in student and student not in FAMILIES:
+        raise ParameterError(
+            f"student: there is none called {student!r}",
+            remedy=f"{nearest(student, FAMILIES)}; or name a function of yours, MODULE:FUNCTION",
+        )
+    if width != 1 and not _is_mobilenet(student):
+        raise ParameterError(
+            f"width: scales a MobileNet, and the student is {student}",
+            received=width,
+            remedy="give compound for efficientnet; a function of yours has its own width",
+        )
+    if compound != 0 and student != "efficientnet":
+        raise ParameterError(
+            f"compound: scales an EfficientNet, and the student is {student}",
+            received=compound,
+            remedy="give width for a MobileNet; a function of yours has its own size",
+        )
+
+
+def build_student(
+    student: str, wanted: Wanted, split: Split, rows: Rows, *, width: float, compound: float
+) -> Any:
+    """The untrained student; call `seed_everything` before it.
+
+    Args:
+        student: A family's name, or `module:function`; see `check_student`.
+        wanted: What it must take and give.
+        split: Its `rows` give the images' mean and deviation of each channel, by
+            which the families standardize; so any range of pixels can be learned from.
+        rows: Row numbers of the split.
+        width: Times the channels of a MobileNet.
+        compound: The coefficient phi of an EfficientNet: 1.1^phi times the channels,
+            1.2^phi the blocks, 1.15^phi the resolution.
+
+    Returns:
+        A functional `tf_keras.Model` with one input and one output.
+
+    Raises:
+        UnsupportedError: A family's student is wanted for what is no image.
+        ParameterError: The function can't be had, or makes something else.
+    """
+    # Layers get numbered names, which end up in converted files; they must not depend
+    # on what this process made before.
+    tf_keras.backend.reset_uids()
+    if ":" in student:
+        return _by_function(student, wanted)
+    images = split.features[wanted.input.name]
+    shape = wanted.input.shape
+    if len(shape) != 4 or not 1 <= images.shape[3] <= images.shape[1]:
+        raise UnsupportedError(
+            f"student {student} takes images [batch, height, width, channels], and the"
+            " source does not",
+            received=f"input {wanted.input.name!r} of shape {list(shape)}",
+            remedy="name a function that builds a student for it: student = MODULE:FUNCTION",
+        )
+    scale = width if _is_mobilenet(student) else 1.1**compound
+    size = _image_size(images.shape[1], images.shape[2], 1.15**compound)
+
+    image = tf_keras.Input(batch_shape=shape, dtype=wanted.input.dtype)
+    mean, deviation = _channel_statistics(images, rows)
+    values = layers.Rescaling(
+        (1 / deviation).tolist(), offset=(-mean / deviation).tolist(), name="standardize"
+    )(image)
+    if size != shape[1:3]:
+        values = layers.Resizing(*size, name="resize")(values)
+    values = features(student, values, width=scale, depth=1.2**compound)
+    ending = None if wanted.activation == "linear" else wanted.activation
+    scores = layers.Dense(wanted.units, activation=ending, name="scores")(values)
+    return tf_keras.Model(image, scores, name=student)
+
+
+@functools.cache
+def count_parameters(
+    student: str, channels: int, units: int, *, width: float = 1.0, compound: float = 0.0
+) -> int:
+    """Elements of all weights that a family's student would have.
+
+    Args:
+        student: The family's name.
+        channels: Of its images, whose size does not matter.
+        units: Of its output.
+        width: See `build_student`.
+        compound: Likewise.
+    """
+    image = tf_keras.Input((SMALLEST_IMAGE, SMALLEST_IMAGE, channels))
+    scale = width if _is_mobilenet(student) else 1.1**compound
+    values = features(student, image, width=scale, depth=1.2**compound)
+    scores = layers.Dense(units)(values)
+    return int(tf_keras.Model(image, scores).count_params())
+
+
+def _is_mobilenet(student: str) -> bool:
+    return student in FAMILIES and student.startswith("mobilenet")
+
+
+def _image_size(height: int, width: int, resolution: float) -> tuple[int, int]:
+    """Enlarged to `SMALLEST_IMAGE` on the shorter side, after scaling, if need be."""
+    short = min(height, width)
+    ratio = max(SMALLEST_IMAGE, max(SMALLEST_IMAGE, short) * resolution) / short
+    return round(height * ratio), round(width * ratio)
+
+
+def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
+    """Mean and standard deviation of each channel; 1 where a channel is constant."""
+    count, total, squares = 0, np.zeros(images.shape[3]), np.zeros(images.shape[3])
+    for start in range(0, len(rows), _CHUNK):
+        pixels = np.asarray(images[rows[start : start + _CHUNK]], np.float64)
+        pixels = pixels.reshape(-1, images.shape[3])
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    return mean, np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
+
+
+def _by_function(name: str, wanted: Wanted) -> Any:
+    """What the user's function makes, checked, with the wanted activation at its end."""
+    function = _user_function(name)
+    try:
+        with _working_directory_importable():
+            made = function(wanted.input.shape[1:], wanted.units)
+    except Exception as error:
+        # It is the user's own code; anything may come out of it.
+        raise ParameterError(
+            f"student: {name} failed",
+            received=f"{type(error).__name__}: {error}",
+            remedy=f"mend it; it was called with {wanted.input.shape[1:]} and {wanted.units}",
+        ) from error
+    if any(kind.__module__.startswith("keras.src") for kind in type(made).__mro__):
+        from paring.models.bridge import rebuild
+
+        made = rebuild(made).model
+    if not isinstance(made, tf_keras.Model) or not getattr(made, "_is_graph_network", False):
+        raise ParameterError(
+            f"student: {name} made no functional or sequential model",
+            received=type(made).__name__,
+            remedy="build it with the functional API, or with Sequential and an Input",
+        )
+    _check_tensors(name, made, wanted)
+    _check_layers(name, made)
+    activation = last_activation(made.outputs[0])
+    if activation == wanted.activation:
+        return made
+    if activation != "linear":
+        raise ParameterError(
+            f"student: {name} made a model that ends in {activation}, and the source's"
+            f" ends in {wanted.activation}",
+            remedy="leave the last activation off; the source's is added",
+        )
+    ending = layers.Activation(wanted.activation)(made.output)
+    return tf_keras.Model(made.input, ending, name=made.name)
+
+
+def _user_function(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    try:
+        with _working_directory_importable():
+            module = importlib.import_module(module_name)
+    except Exception as error:
+        # Importing runs the user's module, and anything may come out of that.
+        raise ParameterError(
+            f"student: module {module_name!r} of {name} can't be imported",
+            received=f"{type(error).__name__}: {error}",
+            remedy="start paring in the module's folder, or install it",
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [one for one, value in vars(module).items() if callable(value)]
+        raise ParameterError(
+            f"student: module {module_name} has no function {function_name!r}",
+            remedy=nearest(function_name, known),
+        )
+    found: Callable[..., Any] = function
+    return found
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    # A command that was installed does not look for modules there.
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
+    spec = wanted.input
+    if len(made.inputs) != 1 or len(made.outputs) != 1:
+        raise ParameterError(
+            f"student: {name} made a model of several inputs or outputs",
+            received=f"{len(made.inputs)} inputs, {len(made.outputs)} outputs",
+            remedy="make one that takes and gives what the source does",
+        )
+    (taken,), (given,) = made.inputs, made.outputs
+    fits = taken.shape[0] in (None, spec.shape[0]) and tuple(taken.shape[1:]) == spec.shape[1:]
+    if not fits or taken.dtype.name != spec.dtype:
+        raise ParameterError(
+            f"student: {name} made a model that does not take what the source takes",
+            received=f"{taken.dtype.name} {list(taken.shape)}",
+            remedy=f"give it an Input of {list(spec.shape[1:])}, dtype {spec.dtype!r}",
+        )
+    if tuple(given.shape[1:]) != (wanted.units,) or given.dtype.name != "float32":
+        raise ParameterError(
+            f"student: {name} made a model that does not give what the source gives",
+            received=f"{given.dtype.name} {list(given.shape)}",
+            remedy=f"end it in float32 [batch, {wanted.units}]",
+        )
+
+
+def _check_layers(name: str, made: Any) -> None:
+    try:
+        own = embedded_code([made.get_config()])
+    except (NotImplementedError, TypeError) as error:
+        own = [first_line(error)]
+    if own:
+        raise ParameterError(
+            f"student: {name} made a model with layers that are not of tf_keras, which no"
+            " later step could load",
+            received="; ".join(own[:5]),
+            remedy="use the layers of tf_keras, without Lambda",
+        )

@@ -1,0 +1,182 @@
+"""Feed the rows of a split to a tf_keras model in batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from paring.data.examples import Split, stratified_split
+from paring.errors import UnsupportedError
+
+_VALIDATION = 0.1
+
+# Of what tf.data holds of the batches at once, where it has a choice.
+_MEMORY_BYTES = 512 * 2**20
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Portions:
+    """Row numbers of the train split, so that nothing is copied to divide it.
+
+    Attributes:
+        train: Rows to train on, int64 [n], sorted.
+        validation: Rows to choose the best epoch by, int64 [m], sorted.
+    """
+
+    train: Rows
+    validation: Rows
+
+
+def hold_out(split: Split, seed: int) -> Portions:
+    """Keep a tenth of each class for validation; all of it where there is one example."""
+    if split.count < 2:
+        rows = np.arange(split.count)
+        return Portions(rows, rows)
+    train, validation = stratified_split(split.labels, split.count, _VALIDATION, seed)
+    return Portions(train, validation)
+
+
+def features_at(model: Any, split: Split, rows: Rows) -> Any:
+    """The features at `rows`, in the form that the tf_keras model takes.
+
+    Raises:
+        UnsupportedError: There are several inputs, and the model has other
+            names for them than its signature.
+    """
+    features = {name: np.asarray(array[rows]) for name, array in split.features.items()}
+    if len(features) == 1:
+        return next(iter(features.values()))
+    if set(features) != set(model.input_names):
+        raise UnsupportedError(
+            "the signature's inputs are not the Keras model's, and which is which is unclear",
+            received=f"signature: {', '.join(features)}; Keras: {', '.join(model.input_names)}",
+            remedy="export the model under its Keras names, as model.save(DIR) does",
+        )
+    return features
+
+
+def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> Iterator[Any]:
+    """The features at `rows` in order, once; the last batch may be smaller."""
+    for start in range(0, len(rows), batch_size):
+        yield features_at(model, split, rows[start : start + batch_size])
+
+
+def labelled_batches(
+    model: Any, split: Split, rows: Rows, batch_size: int, targets: NDArray[Any] | None = None
+) -> Iterator[Any]:
+    """Like `feature_batches`, with the labels [batch, ...], a tuple of several outputs'.
+
+    With `targets`, an array [count, ...] over the split, those stand in the labels' place.
+    """
+    for start in range(0, len(rows), batch_size):
+        yield labelled_at(model, split, rows[start : start + batch_size], targets)
+
+
+def labelled_at(
+    model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None = None
+) -> tuple[Any, Any]:
+    """The features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
+
+    Raises:
+        UnsupportedError: As `features_at`, or there are no labels.
+    """
+    answers = list(split.labels_by_output.values()) if targets is None else [targets]
+    labels = tuple(np.asarray(array[rows]) for array in answers)
+    if not labels:
+        raise UnsupportedError(
+            "fine-tuning needs labels, and the examples have none",
+            remedy="give examples with a label, or use a recipe without training steps",
+        )
+    return features_at(model, split, rows), as_outputs(model, labels)
+
+
+def shuffled_batches(
+    model: Any,
+    split: Split,
+    rows: Rows,
+    batch_size: int,
+    seed: int,
+    targets: NDArray[Any] | None = None,
+) -> tf.data.Dataset:
+    """Features and labels without end, with the next batches ready; see `shuffled_rows`.
+
+    The batches, of [batch, ...] as `labelled_at` gives them, come in the same order each
+    time, though several may be copied from the mapped columns at once.
+
+    Raises:
+        UnsupportedError: As `labelled_at`.
+    """
+    return prefetched(
+        lambda: shuffled_rows(rows, batch_size, seed),
+        lambda chosen: labelled_at(model, split, chosen, targets),
+    )
+
+
+def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
+    """The rows of each batch without end, each pass over `rows` in an order of its own.
+
+    Every batch is full: what is left over in a pass is skipped, since a very
+    small batch would upset the batch normalization. Fewer rows than one are one batch.
+    """
+    batch_size = min(batch_size, len(rows))
+    generator = np.random.default_rng(seed)
+    while True:
+        order = generator.permutation(rows)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            # Within a batch the order is of no matter, and mapped files are
+            # read fastest forwards.
+            yield np.sort(order[start : start + batch_size])
+
+
+def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) -> tf.data.Dataset:
+    """What `read` gives for each of `rows`, as a dataset that has the next ones ready.
+
+    They come in the order of `rows`. Several are read at a time, on threads beside the
+    caller's; TensorFlow chooses how many, and how many to hold, by how fast they are taken
+    and within `_MEMORY_BYTES`.
+
+    Args:
+        rows: Starts the iterator over rows, each time as many.
+        read: Gives arrays, in a structure, shapes and dtypes that are always the same.
+    """
+    first = next(rows())
+    batch = read(first)
+    specs = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), batch)
+    flat_specs = tf.nest.flatten(specs)
+
+    def gathered(chosen: Any) -> Any:
+        arrays = tf.numpy_function(
+            lambda taken: tf.nest.flatten(read(taken)),
+            [chosen],
+            [spec.dtype for spec in flat_specs],
+            stateful=False,
+        )
+        for array, spec in zip(arrays, flat_specs, strict=True):
+            array.set_shape(spec.shape)
+        return tf.nest.pack_sequence_as(specs, arrays)
+
+    dataset = tf.data.Dataset.from_generator(
+        rows, output_signature=tf.TensorSpec(first.shape, first.dtype)
+    )
+    dataset = dataset.map(gathered, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.ram_budget = _MEMORY_BYTES
+    # What it starts with, before it knows how large a batch is, is not held to the budget.
+    options.autotune.initial_parallelism = 1
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def as_outputs(model: Any, values: Sequence[Any]) -> Any:
+    """`values`, one for each output of the tf_keras model in order, in the outputs' form.
+
+    That is a dict where the model gives a dict, else a tuple, or an only value.
+    """
+    if isinstance(model.output, dict):
+        return tf.nest.pack_sequence_as(model.output, list(values))
+    return values[0] if len(values) == 1 else tuple(values)

@@ -1,0 +1,152 @@
+"""The loss that a model is fine-tuned by, from how it ends and what its labels are."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from paring.data.columns import are_flags
+from paring.errors import UnsupportedError
+
+_SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
+
+
+def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
+    """The loss that fits the model's labels and its last activation.
+
+    Of floats it is the mean squared error, but of zeros and ones under a sigmoid
+    binary cross-entropy. Of class ids softmax gives cross-entropy on
+    probabilities, no activation the same on logits; with a single unit, sigmoid
+    or none give binary cross-entropy, and so they do where labels of the output's
+    own shape say which of several apply. Of class ids of tokens or pixels it is
+    the same cross-entropy, without those that are padding.
+
+    Args:
+        model: A tf_keras model.
+        labels: Those of each output, in order; without any, the only output has
+            class ids.
+
+    Returns:
+        A tf_keras loss; a list of them for several outputs, which add up.
+
+    Raises:
+        UnsupportedError: An output is none that labels of that kind go with.
+    """
+    ids = np.zeros(0, np.int64)
+    given = labels or (ids,)
+    if len(given) != len(model.outputs):
+        raise UnsupportedError(
+            f"model {model.name} has other outputs than there are labels for",
+            received=f"{len(model.outputs)} outputs, {len(given)} with labels",
+            remedy="give labels for all of them; conversion works on this model as it is",
+        )
+    losses = [
+        _loss(model, output, wanted) for output, wanted in zip(model.outputs, given, strict=True)
+    ]
+    return losses[0] if len(losses) == 1 else losses
+
+
+def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
+    activation = last_activation(output)
+    if labels.dtype.kind == "f":
+        if activation == "sigmoid" and are_flags(labels):
+            return tf_keras.losses.BinaryCrossentropy()
+        return tf_keras.losses.MeanSquaredError()
+    of_tokens = labels.ndim > 1
+    units = output.shape[-1]
+    single = activation in ("sigmoid", "linear")
+    several = labels.ndim == 2 and labels.shape[1:] == tuple(output.shape[1:])
+    if several and units != 1 and single:
+        return tf_keras.losses.BinaryCrossentropy(from_logits=activation == "linear")
+    if output.shape.rank != labels.ndim + 1:
+        wanted = "[batch, ..., classes]" if of_tokens else "[batch, classes]"
+        raise UnsupportedError(
+            f"an output of model {model.name} is not a classifier's {wanted}",
+            received=f"an output of shape {tuple(output.shape)}",
+            remedy="give integers of the output's shape without its last axis, or floats of its"
+            " shape; conversion works on this model as it is",
+        )
+    if units == 1 and single:
+        kind = TokenCrossentropy if of_tokens else tf_keras.losses.BinaryCrossentropy
+        return kind(from_logits=activation == "linear")
+    if units != 1 and activation in ("softmax", "linear"):
+        return tf_keras.losses.SparseCategoricalCrossentropy(
+            from_logits=activation == "linear", ignore_class=-1 if of_tokens else None
+        )
+    raise UnsupportedError(
+        f"model {model.name} ends in an activation that no loss for class labels goes with",
+        received=f"{activation} over {units} units",
+        remedy="end it in softmax or no activation over several units, or in sigmoid or no"
+        " activation over one; conversion works on this model as it is",
+    )
+
+
+def total_loss(loss: Any, labels: Any, outputs: Any) -> Any:
+    """The loss of a batch as `fit` computes it, for whoever has to call it by hand.
+
+    A tf_keras loss compares labels [batch] with outputs [batch, 1] by broadcasting them to
+    [batch, batch], unless it is called through `fit` or `evaluate`; and only these add
+    several outputs up.
+
+    Args:
+        loss: From `loss_for`.
+        labels: Those of a batch, in the structure of the model's outputs.
+        outputs: What the model gives, [batch, ...].
+
+    Returns:
+        A scalar tensor.
+    """
+    losses = loss if isinstance(loss, list) else [loss]
+    total = tf.constant(0.0)
+    pairs = zip(losses, tf.nest.flatten(labels), tf.nest.flatten(outputs), strict=True)
+    for one, given, output in pairs:
+        wanted = tf.convert_to_tensor(given)
+        if wanted.shape.rank == 1 and output.shape.rank == 2:
+            wanted = tf.expand_dims(wanted, -1)
+        total += one(wanted, output)
+    return total
+
+
+class TokenCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]
+    """Binary cross-entropy of each token or pixel, the mean over those that are not padding.
+
+    Args:
+        from_logits: Whether the outputs are logits, not probabilities.
+    """
+
+    def __init__(self, *, from_logits: bool) -> None:
+        super().__init__(name="token_crossentropy")
+        self.from_logits = from_logits
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """The losses of labels [batch, ...] and outputs [batch, ..., 1], padding below 0."""
+        real = labels >= 0
+        wanted = tf.cast(tf.maximum(labels, 0), outputs.dtype)
+        losses = tf_keras.backend.binary_crossentropy(
+            wanted, tf.squeeze(outputs, -1), from_logits=self.from_logits
+        )
+        # What the reduction leaves out, as it does for other losses that ignore a class.
+        losses._keras_mask = real
+        return losses
+
+
+def last_activation(output: Any) -> str:
+    """The name of the activation that an output comes from."""
+    made_by = output._keras_history
+    while isinstance(made_by.layer, _SHAPE_ONLY):
+        made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history
+    layer = made_by.layer
+    if isinstance(layer, tf_keras.Model):
+        return last_activation(layer.outputs[made_by.tensor_index])
+    if isinstance(layer, tf_keras.layers.TimeDistributed):
+        layer = layer.layer
+    if isinstance(layer, tf_keras.layers.Softmax):
+        return "softmax"
+    # A call of tf.nn.softmax in a functional model is a layer of this kind.
+    called = layer.get_config().get("function")
+    if isinstance(called, str):
+        return called.rpartition(".")[2]
+    activation = getattr(layer, "activation", tf_keras.activations.linear)
+    return str(getattr(activation, "__name__", type(activation).__name__))

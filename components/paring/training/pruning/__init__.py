@@ -1,0 +1,1 @@
+"""Magnitude pruning of Keras layers."""

@@ -1,0 +1,239 @@
+"""Magnitude pruning with tensorflow-model-optimization, layer by layer."""
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from numpy.typing import NDArray
+from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import PruneRegistry
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
+    PruneLowMagnitude,
+)
+
+from paring.errors import UnsupportedError
+from paring.training.pruning.patterns import BlockPruning, Pattern, follows, misfit, zero_groups
+from paring.training.wrapping import share_of_zeros, wrap_layers
+
+# Updates of the masks while the sparsity rises; each sorts every kernel.
+_UPDATES = 100
+
+# Of the share of zeros that was asked for; a model none of whose kernels has it was not pruned.
+_LEAST_SHARE = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class PrunedLayer(PruneLowMagnitude):  # type: ignore[misc]
+    """The library's wrapper, with masks that `MaskUpdates` makes.
+
+    The library's own makes masks in calls with training=True alone, and so none in a
+    model that is called with training=False, as a base in transfer learning is; and it
+    counts a step in each call of a layer that is called several times.
+    """
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Call the layer with its kernels masked."""
+        self.add_update(self.pruning_obj.weight_mask_op())
+        if "training" in inspect.getfullargspec(self.layer.call).args:
+            kwargs["training"] = training
+        return self.layer.call(inputs, **kwargs)
+
+
+class MaskUpdates(tf_keras.callbacks.Callback):  # type: ignore[misc]
+    """Makes the masks of wrappers as training goes on.
+
+    Attributes:
+        steps: Training steps that began.
+    """
+
+    def __init__(self, wrappers: Sequence[Any], is_due: Callable[[int], bool]) -> None:
+        """Take the wrappers, and which steps their masks are made anew in."""
+        super().__init__()
+        self._wrappers = wrappers
+        self._is_due = is_due
+        self.steps = 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Count the step, and make the masks where they are due."""
+        self.steps += 1
+        if self._is_due(self.steps):
+            for wrapper in self._wrappers:
+                wrapper.pruning_step.assign(self.steps)
+                wrapper.pruning_obj.conditional_mask_update()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Mask what the last step of the optimizer made of the kernels."""
+        for wrapper in self._wrappers:
+            wrapper.pruning_obj.weight_mask_op()
+
+
+class Pruning:
+    """A model with its prunable layers wrapped, and when the wrappers are done.
+
+    The sparsity rises from 0 to its target over the first half of the steps,
+    as s(t) = s (1 - (1 - t/n)^3) of Zhu and Gupta, "To prune, or not to prune",
+    2017 (arXiv:1710.01878); the other half recovers what that cost. In pattern 2:4
+    all zeros are there from the first step.
+
+    Attributes:
+        model: The wrapped model; it shares its weights with the one given.
+        left_out: Names of layers with weights that can't be pruned.
+    """
+
+    def __init__(
+        self, model: Any, *, sparsities: Mapping[Any, float], steps: int, pattern: Pattern
+    ) -> None:
+        """Wrap the layers of `model`.
+
+        Args:
+            model: A sequential or functional tf_keras model, with weights.
+            sparsities: The share of zeros at the end, in [0, 1), in each kernel of each
+                layer of `prunable_layers`.
+            steps: How many steps the training will take, at least 1.
+            pattern: What the zeros are held to; see `paring.training.pruning.patterns`. In 2:4 the
+                sparsity is that of the pattern.
+
+        Raises:
+            UnsupportedError: No layer can be pruned.
+        """
+        self._pattern = pattern
+        ramp = max(1, steps // 2)
+        self._frequency = max(1, ramp // _UPDATES)
+        # The last update, the one to the target itself, falls on the last step.
+        self._last_step = 1 if pattern == "2:4" else ramp - ramp % self._frequency
+        self._sparsities = sparsities
+        self._wrapped_layers: list[Any] = []
+        wrapped = wrap_layers(model, self._wrap, step="prune", done="pruned")
+        self.model, self.left_out = wrapped.model, wrapped.left_out
+        self._wrappers = wrapped.wrappers
+        self._asked = [sparsities[layer] for layer in self._wrapped_layers]
+        self._masks = MaskUpdates(self._wrappers, self._is_due)
+        if pattern == "1x4":
+            for wrapper in self._wrappers:
+                wrapper.pruning_obj = BlockPruning(
+                    lambda wrapper=wrapper: wrapper.pruning_step,
+                    wrapper.pruning_vars,
+                    wrapper.pruning_schedule,
+                    block_size=(1, 1),
+                    block_pooling_type="AVG",
+                )
+        if self.left_out:
+            _log.info("not pruned, for want of support: %s", ", ".join(self.left_out))
+
+    def callback(self) -> Any:
+        """Return the callback that makes the masks in training."""
+        return self._masks
+
+    def reached(self) -> bool:
+        """Whether the sparsity has risen to its target."""
+        return self._masks.steps >= self._last_step
+
+    def shortfalls(self) -> list[str]:
+        """Return the layers that have fewer zeros than was asked for, each with the reason.
+
+        Raises:
+            UnsupportedError: No kernel has even half of its zeros.
+        """
+        short: list[str] = []
+        least: list[bool] = []
+        for wrapper, asked in zip(self._wrappers, self._asked, strict=True):
+            for kernel in (one.numpy() for one in wrapper.prunable_weights):
+                zeros, groups = zero_groups(kernel, self._pattern)
+                wanted = int(asked * groups)
+                if wanted:
+                    least.append(zeros >= _LEAST_SHARE * wanted)
+                # Rounding the number of weights that stay may take one.
+                if zeros < wanted - 1:
+                    short.append(
+                        f"{wrapper.layer.name}: {zeros / groups:.3f} of {asked:.3f},"
+                        f" {_reason(kernel)}"
+                    )
+        if least and not any(least):
+            raise UnsupportedError(
+                "no kernel of the model has the zeros that were asked for after training",
+                received="; ".join(short[:5]),
+                remedy="use a recipe without prune",
+            )
+        return short
+
+    def sparsity(self) -> float:
+        """The share of zeros among all prunable weights, as they are now."""
+        return share_of_zeros(self._kernels())
+
+    def layer_sparsities(self) -> list[tuple[str, float]]:
+        """The name of each layer, and the share of zeros in its kernels as they are now."""
+        return [
+            (one.layer.name, share_of_zeros(kernel.numpy() for kernel in one.prunable_weights))
+            for one in self._wrappers
+        ]
+
+    def pattern(self) -> Pattern:
+        """The pattern that was asked for, if all kernels follow it as they are now."""
+        if all(follows(kernel, self._pattern) for kernel in self._kernels()):
+            return self._pattern
+        return "unstructured"
+
+    def strip(self) -> Any:
+        """The model without wrappers, as it was given; it shares the weights."""
+        return tfmot.sparsity.keras.strip_pruning(self.model)
+
+    def _kernels(self) -> list[NDArray[Any]]:
+        return [kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights]
+
+    def _is_due(self, step: int) -> bool:
+        if self._pattern == "2:4":
+            return step == 1
+        return step <= self._last_step and step % self._frequency == 0
+
+    def _wrap(self, layer: Any) -> Any | None:
+        kernels = kernels_of(layer)
+        if not kernels:
+            return None
+        reason = misfit(layer, kernels[0], self._pattern)
+        if reason is not None:
+            return reason
+        self._wrapped_layers.append(layer)
+        return PrunedLayer(
+            layer,
+            pruning_schedule=tfmot.sparsity.keras.PolynomialDecay(
+                initial_sparsity=0.0,
+                final_sparsity=self._sparsities[layer],
+                begin_step=0,
+                end_step=self._last_step,
+                power=3,
+                frequency=self._frequency,
+            ),
+            sparsity_m_by_n=(2, 4) if self._pattern == "2:4" else None,
+        )
+
+
+def _reason(kernel: NDArray[Any]) -> str:
+    """Return why a kernel has fewer zeros than its mask was to make."""
+    left = np.abs(kernel[kernel != 0])
+    values = len(np.unique(left))
+    if 2 * values <= left.size:
+        return f"since its other {left.size} weights have {values} magnitudes, and equal ones stay"
+    return "since its mask was not made"
+
+
+def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
+    """The layers of `model`, and of models inside it, that can be pruned to the pattern."""
+    found: dict[Any, None] = {}
+    for layer in model.layers:
+        if isinstance(layer, tf_keras.Model):
+            found |= dict.fromkeys(prunable_layers(layer, pattern))
+        elif (kernels := kernels_of(layer)) and misfit(layer, kernels[0], pattern) is None:
+            found[layer] = None
+    return list(found)
+
+
+def kernels_of(layer: Any) -> list[Any]:
+    """The variables of `layer` that the library can prune."""
+    # The wrapper hands on one input only, and attention takes two.
+    if isinstance(layer, tf_keras.layers.MultiHeadAttention) or not PruneRegistry.supports(layer):
+        return []
+    return list(PruneRegistry.make_prunable(layer).get_prunable_weights())

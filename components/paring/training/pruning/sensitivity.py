@@ -1,0 +1,119 @@
+"""Spread one budget of zeros over the layers, by what each layer's zeros cost.
+
+The scan is that of Han, Pool, Tran and Dally, "Learning both Weights and Connections
+for Efficient Neural Networks", 2015 (arXiv:1506.02626): each layer alone is pruned to
+several sparsities, and the loss is looked at. The budget then goes to where it costs
+least, as if the costs of layers added up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from paring.training.feeding import labelled_batches
+from paring.training.pruning.patterns import Pattern, largest
+from paring.training.pruning.pruning import kernels_of
+from paring.training.training import Training, compile_loss
+
+_LEVELS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
+_HIGHEST = 0.95
+# Examples that the loss is taken of.
+_EXAMPLES = 128
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What zeros in one layer cost.
+
+    Attributes:
+        layer: The layer's name.
+        weights: How many weights of it can be pruned.
+        levels: Sparsities in ascending order, the first of them 0.
+        losses: The model's loss with this layer alone at each of them.
+    """
+
+    layer: str
+    weights: int
+    levels: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def scan(
+    training: Training, layers: Sequence[Any], sparsity: float, pattern: Pattern
+) -> list[Sensitivity]:
+    """Prune each layer alone to several sparsities; the model is left as it was.
+
+    Args:
+        training: Its model, and the rows held out of the train split for validation,
+            up to 128 of which give the loss.
+        layers: Layers of that model, or of models inside it.
+        sparsity: The share of zeros to spread. A layer may get up to 0.95, or where
+            that is near, up to half of what the share leaves.
+        pattern: What the zeros are held to: unstructured or 1x4.
+    """
+    rows = training.portions.validation[:_EXAMPLES]
+    compile_loss(training.model, training.loss)
+
+    def loss() -> float:
+        batches = labelled_batches(training.model, training.split, rows, training.batch_size)
+        return float(training.model.evaluate(batches, verbose=0))
+
+    levels = (*_LEVELS, max(_HIGHEST, (1 + sparsity) / 2))
+    dense = loss()
+    found: list[Sensitivity] = []
+    for layer in layers:
+        before = [(variable, variable.numpy()) for variable in kernels_of(layer)]
+        losses = [dense]
+        for level in levels[1:]:
+            for variable, values in before:
+                variable.assign(values * largest(values, level, pattern))
+            losses.append(loss())
+        for variable, values in before:
+            variable.assign(values)
+        size = sum(values.size for _, values in before)
+        found.append(Sensitivity(layer.name, size, levels, tuple(losses)))
+    return found
+
+
+def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
+    """The sparsity of each layer, so that all of them together have the one asked for.
+
+    Between levels the loss is taken to be linear, and never to fall with more zeros; the
+    lower convex hull of that is what is gone by. The budget is then best spent on the
+    flattest pieces first.
+
+    Args:
+        found: The sensitivity of each layer.
+        sparsity: The share of zeros among the weights of all layers, no more than the
+            last of the levels.
+    """
+    pieces = sorted(
+        (slope, index, start, end)
+        for index, one in enumerate(found)
+        for slope, start, end in _pieces(one)
+    )
+    left = sparsity * sum(one.weights for one in found)
+    shares = [0.0] * len(found)
+    for _, index, start, end in pieces:
+        zeros = min(left, (end - start) * found[index].weights)
+        shares[index] += zeros / found[index].weights
+        left -= zeros
+    return shares
+
+
+def _pieces(one: Sensitivity) -> list[tuple[float, float, float]]:
+    """The pieces of the hull: loss for a weight, and the sparsities between which."""
+    losses = np.maximum.accumulate(one.losses).tolist()
+    hull: list[tuple[float, float]] = []
+    for point in zip(one.levels, losses, strict=True):
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return [(_slope(start, end) / one.weights, start[0], end[0]) for start, end in pairwise(hull)]
+
+
+def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
+    return (end[1] - start[1]) / (end[0] - start[0])

@@ -1,0 +1,198 @@
+"""Which devices a training runs on, by TensorFlow's distribution strategies."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import tensorflow as tf
+import tf_keras
+
+from paring.errors import MissingDependencyError, ParameterError, UnsupportedError, first_line
+from paring.models.loading import optimization_classes, save_keras
+from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
+from paring.training.dtype_policy import with_dtype_policy
+
+# Set where a TPU is reached by name, and on the hosts of a TPU node pool.
+_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a training is spread over.
+
+    Attributes:
+        strategy: one_device, mirrored, multi_worker or tpu.
+        replicas: Copies of the model that train on a part of each batch.
+        dtype_policy: What Keras computes in: float32, or mixed_bfloat16 on a TPU.
+        scope: Enters the context that models must be made or loaded in, and trained.
+    """
+
+    strategy: str
+    replicas: int = 1
+    dtype_policy: str = "float32"
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __str__(self) -> str:
+        """As in `mirrored, 2 replicas, float32`."""
+        counted = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
+        return f"{self.strategy}, {counted}, {self.dtype_policy}"
+
+    def put_on(self, model: Any) -> Any:
+        """A model of a single device as one of these; call it within `scope`."""
+        return self._moved(model, self.dtype_policy)
+
+    def take_off(self, model: Any) -> Any:
+        """A model of these devices as one of a single device; call it outside of `scope`.
+
+        What is saved of it is the same as without a strategy.
+        """
+        return self._moved(model, "float32")
+
+    def _moved(self, model: Any, dtype_policy: str) -> Any:
+        if self.strategy == "one_device":
+            return model
+        moved = _rebuilt(model)
+        return moved if self.dtype_policy == "float32" else with_dtype_policy(moved, dtype_policy)
+
+    def batch_size(self, wanted: int, fixed: int | None = None) -> int:
+        """The largest batch of at most `wanted` that all replicas get an equal part of.
+
+        It has at least one example for each.
+
+        Args:
+            wanted: Examples in a step.
+            fixed: The only batch that the model takes; None where it takes any.
+
+        Raises:
+            UnsupportedError: The model's batch is fixed, and there are several replicas.
+        """
+        if fixed is not None:
+            if self.replicas == 1:
+                return fixed
+            raise UnsupportedError(
+                f"the model takes batches of {fixed} alone, which can't be divided among devices",
+                received=str(self),
+                remedy="give strategy one_device, or a model with a free batch size",
+            )
+        divided = max(1, wanted // self.replicas) * self.replicas
+        if divided != wanted:
+            _log.warning(
+                "a batch of %d can't be divided among %d replicas, so that %d are taken",
+                wanted,
+                self.replicas,
+                divided,
+            )
+        return divided
+
+
+def _rebuilt(model: Any) -> Any:
+    """A copy of `model` in the scope that this is called in."""
+    # By way of a file: configs alone build wrapped layers twice.
+    with tempfile.TemporaryDirectory(prefix="paring-rebuilt-") as folder:
+        file = Path(folder) / "keras" / "model.keras"
+        save_keras(model, file)
+        with optimization_classes():
+            return tf_keras.models.load_model(file, compile=False, safe_mode=False)
+
+
+def open_devices(strategy: StrategyName) -> Devices:
+    """The devices of `strategy`, set up; call it before anything else uses TensorFlow.
+
+    Args:
+        strategy: auto takes the first that the machine offers: a TPU; several workers
+            that TF_CONFIG names; several GPUs; else one device. mirrored takes all GPUs
+            of this machine, or without any, TensorFlow's logical CPU devices.
+
+    Raises:
+        MissingDependencyError: There is no TPU, and tpu was asked for.
+        ParameterError: TF_CONFIG is broken, or lacks where multi_worker was asked for;
+            or TensorFlow has been used in this process before that.
+    """
+    workers = read_workers()
+    if strategy == "auto":
+        strategy = _offered(workers)
+    if strategy == "one_device":
+        # TensorFlow's own choice: the first GPU where there is one.
+        return Devices(strategy)
+    if strategy == "multi_worker" and workers is None:
+        raise ParameterError(
+            "strategy multi_worker: the variable TF_CONFIG, which names the workers, is not set",
+            remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
+        )
+    made = _make(strategy)
+    policy = "mixed_bfloat16" if strategy == "tpu" else "float32"
+    devices = Devices(strategy, int(made.num_replicas_in_sync), policy, made.scope)
+    _log.info("training on %s", devices)
+    return devices
+
+
+def _offered(workers: Workers | None) -> StrategyName:
+    if _has_tpu():
+        return "tpu"
+    if workers is not None and len(workers.addresses) > 1:
+        return "multi_worker"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
+
+
+@cache
+def _make(strategy: StrategyName) -> Any:
+    """TensorFlow's object, one for the whole process.
+
+    A second one would number the exchanges between replicas from the start again, and
+    TensorFlow would take them for those of the first.
+    """
+    match strategy:
+        case "mirrored":
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            return tf.distribute.MirroredStrategy([one.name for one in devices])
+        case "multi_worker":
+            return _multi_worker()
+        case "tpu":
+            return _tpu()
+    raise ParameterError(
+        "strategy: there is no such one",
+        received=strategy,
+        remedy=f"give one of {', '.join(get_args(StrategyName))}",
+    )
+
+
+def _multi_worker() -> Any:
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        # It must set up its servers before anything else starts TensorFlow.
+        raise ParameterError(
+            "strategy multi_worker: TensorFlow has been used in this process before",
+            received=first_line(error),
+            remedy="run the step in a process of its own: paring step NAME, on each worker",
+        ) from error
+
+
+def _has_tpu() -> bool:
+    reachable = any(os.environ.get(name) for name in _TPU_VARIABLES)
+    return reachable and find_spec("libtpu") is not None
+
+
+def _tpu() -> Any:
+    if not _has_tpu():
+        raise MissingDependencyError(
+            "strategy tpu: there is no TPU here",
+            received=f"libtpu {'installed' if find_spec('libtpu') else 'not installed'};"
+            f" {', '.join(_TPU_VARIABLES)} not set",
+            remedy="run on a host of a TPU with the image tpu, or with tensorflow-tpu"
+            " installed; where no variable is set, TPU_NAME=local names the host's own",
+        )
+    name = os.environ.get("TPU_NAME", "local")
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,1 @@
+"""Recipe advice from the facts of a model."""

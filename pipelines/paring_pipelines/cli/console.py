@@ -1,0 +1,367 @@
+"""What the command line shows: progress, tables, lineage, errors."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from paring.artifacts import Artifact, ModelProfile, PushedModel, RuntimeConfiguration
+from paring.errors import ParingError
+from paring.evaluation.metrics import Metric
+from paring.lineage import chain, source_examples
+from paring.reporting.columns import brief_columns, change, score
+from paring.reporting.figures import percent
+from paring.selection.candidates import Outcome
+from paring.serving.versions import Version
+from paring_pipelines.advice.advice import Advice
+from paring_pipelines.pipeline.dag import Dag, Edge
+from paring_pipelines.pipeline.recipes import Recipe
+from paring_pipelines.runners.session import Progress, PublishedRun
+
+if TYPE_CHECKING:
+    from paring.adapters.tfx import NodeEvent
+
+_LOG_WIDTH = 200
+"""Columns where the output is no terminal, which has no width to keep to."""
+
+_OUTCOME_STYLES = {
+    Outcome.SELECTED: "bold green",
+    Outcome.PASSED: "green",
+    Outcome.REJECTED: "yellow",
+    Outcome.UNSUPPORTED: "dim",
+    Outcome.FAILED: "red",
+}
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for logs."""
+    # Without emoji, which would rewrite :a: in a path or a message.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, emoji=False, width=_LOG_WIDTH)
+    )
+
+
+class NodeProgress:
+    """A line for every node as it ends, and a spinner for the one that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+        self._total = 0
+        self._started = 0
+
+    def progress(self) -> Progress:
+        """The callbacks for `paring_pipelines.runners.session.run`."""
+        return Progress(self._planned, self._observed)
+
+    def close(self) -> None:
+        """Stop the spinner."""
+        if self._status is not None:
+            self._status.stop()
+
+    def _planned(self, dag: Dag) -> None:
+        self._total = len(dag.nodes)
+        candidates = sum(name.startswith("benchmark-") for name in dag.nodes)
+        told = f"{candidates} candidates, {self._total} nodes"
+        # A search runs several Dags, and loads TFX for the first.
+        self._started = 0
+        if self._status is not None:
+            self._console.print(told, style="dim")
+            return
+        self._console.print(f"{told}; starting TFX", style="dim")
+        self._status = self._console.status("starting TFX")
+        self._status.start()
+
+    def _observed(self, event: "NodeEvent") -> None:
+        if event.seconds is None:
+            self._started += 1
+            if self._status is not None:
+                self._status.update(f"{self._place} {event.node}")
+            return
+        failure = next((one.failure for one in event.outputs if one.failure), None)
+        if event.error is not None or failure is not None:
+            why = failure.outcome if failure else "failed"
+            mark, note = "[red]✗[/red]", f"[red]{why}[/red]"
+        else:
+            mark, note = "[green]✓[/green]", _told(event.outputs)
+        told = f"{event.node:<34} {event.seconds:>6.1f} s  {note}"
+        self._console.print(f"{mark} {self._place}  {told}")
+
+    @property
+    def _place(self) -> str:
+        return f"{self._started:>3}/{self._total}"
+
+
+def _told(outputs: Sequence[Artifact]) -> str:
+    """The facts worth a glance while a run goes on."""
+    shown = {
+        "sparsity": "{:.0%} zeros",
+        "accuracy": "accuracy {:.2%}",
+        "agreement": "agreement {:.2%}",
+        "p50_ms": "p50 {:.3f} ms",
+        "speedup": "{:.2f} times as fast",
+        "size_bytes": "{:,} bytes",
+        "selected": "{}",
+        "version": "version {}",
+        "findings": "findings: {}",
+        "refused": "a TPU refuses {}",
+        "compute_waste": "{:.0%} of a TPU's operations on padding",
+        "batch_size": "batch {}",
+        "threads": "threads {}",
+        "instances": "processes {}",
+    }
+    facts = {name: value for one in outputs for name, value in one.facts().items()}
+    if facts.get("metric"):
+        metric = Metric(str(facts["metric"]), bool(facts["higher_is_better"]))
+        shown = {"score": f"{metric.label} {metric.shown(float(facts['score']))}"} | shown
+        # The two are one, or the same under another name.
+        shown.pop("accuracy" if metric.labelled else "agreement")
+    # A model with no size is none yet; its zero would mislead.
+    return (
+        "[dim]"
+        + ", ".join(
+            text.format(facts[name])
+            for name, text in shown.items()
+            if facts.get(name) not in (None, 0, "")
+        )
+        + "[/dim]"
+    )
+
+
+def show_outcome(console: Console, outcome: PublishedRun, seconds: float) -> None:
+    """The table of candidates, why each is where it is, and what was chosen."""
+    selection = outcome.selection
+    table = Table(title="Candidates", title_justify="left", header_style="bold")
+    metric, columns = selection.metric, brief_columns()
+    quality = [metric.label, "change", *(["agreement"] if metric.labelled else [])]
+    figures_of = [one.heading.lower() for one in columns]
+    for index, header in enumerate(("candidate", "outcome", *quality, *figures_of)):
+        table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index < 2)
+    for row in selection.candidates:
+        style = _OUTCOME_STYLES[row.outcome]
+        table.add_row(
+            row.id,
+            f"[{style}]{row.outcome}[/{style}]",
+            score(row),
+            change(row),
+            *([percent(row.agreement)] if metric.labelled else []),
+            *(one.text(row) for one in columns),
+        )
+    console.print(table)
+    for row in selection.candidates:
+        for remark in (*row.reasons, *row.notes):
+            console.print(f"  [bold]{row.id}[/bold]: {escape(remark)}")
+    if outcome.cached:
+        console.print(
+            f"{len(outcome.cached)} of {outcome.nodes} nodes were cached: "
+            f"{', '.join(outcome.cached)}",
+            style="dim",
+        )
+    console.print()
+    console.print(f"selected  [bold green]{selection.selected}[/bold green]  {outcome.selected}")
+    console.print(f"report    {outcome.report}")
+    if outcome.uri:
+        console.print(f"both at   {outcome.uri}")
+    if outcome.tuned is not None:
+        show_tuned(console, outcome.tuned)
+    if outcome.pushed is not None:
+        show_pushed(console, outcome.pushed)
+    loading = f"{outcome.import_seconds:.1f} s of it to load TFX and TensorFlow"
+    console.print(f"took      {seconds:.1f} s, {loading}", style="dim")
+
+
+def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
+    """With which settings the model serves the most, or why with none."""
+    if tuned.failure is not None:
+        console.print(f"tuned     not: {escape(tuned.failure.reason)}")
+        return
+    told = (
+        f"batch {tuned.batch_size}, threads {tuned.threads}, processes {tuned.instances}:"
+        f" {_number(tuned.throughput, '{:,.0f}')} examples a second,"
+        f" p99 {_number(tuned.p99_ms, '{:.3f}')} ms"
+    )
+    console.print(f"tuned     {told}  {tuned.path}")
+
+
+def show_pushed(console: Console, pushed: PushedModel) -> None:
+    """Which version the model is now, or why it is none."""
+    place = escape(f"{pushed.destination}/{pushed.version}")
+    if pushed.note:
+        told = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
+    else:
+        told = place if pushed.made else f"{place}, the newest version already"
+    console.print(f"pushed    {told}")
+
+
+def show_versions(console: Console, known: Sequence[Version], withdrawn: Collection[str]) -> None:
+    """The versions of a destination, the newest last.
+
+    Args:
+        console: Where they are shown.
+        known: The versions, oldest first.
+        withdrawn: The digests that were rolled back.
+    """
+    table = Table(header_style="bold")
+    for header in ("version", "when", "digest", "candidate", "what", "run", "on"):
+        table.add_column(header, overflow="fold")
+    for one in known:
+        what = f"rollback to {one.of}" if one.action == "rollback" else one.action
+        if one.digest in withdrawn:
+            what += ", rolled back"
+        if one is known[-1]:
+            what += " [bold green](newest)[/bold green]"
+        table.add_row(
+            str(one.number),
+            one.when,
+            one.digest.removeprefix("sha256:")[:12] or "unknown",
+            escape(one.candidate),
+            what or "by another tool",
+            escape(one.run),
+            escape(one.host),
+        )
+    console.print(table)
+
+
+def _number(value: float | None, text: str) -> str:
+    return "-" if value is None else text.format(value)
+
+
+def show_plan(console: Console, dag: Dag) -> None:
+    """Every node with its step, its parameters and what it reads."""
+    table = Table(
+        header_style="bold", title=f"{dag.name}: {len(dag.nodes)} nodes", title_justify="left"
+    )
+    for header in ("node", "parameters", "reads"):
+        table.add_column(header, overflow="fold")
+    for node in dag.nodes.values():
+        changed = [
+            f"{name}={value}"
+            for name, value in node.parameters.items()
+            if value != node.step.parameters[name].default and len(str(value)) < 80
+        ]
+        reads = [
+            f"{name}={wire.node}" if isinstance(wire, Edge) else f"{name}={len(wire)} nodes"
+            for name, wire in node.inputs.items()
+        ]
+        table.add_row(node.id, escape(" ".join(changed)), escape(" ".join(reads)))
+    console.print(table)
+
+
+def show_recipes(console: Console, recipes: Sequence[Recipe]) -> None:
+    """Every recipe with its chain of steps."""
+    table = Table(header_style="bold")
+    for header in ("recipe", "steps", "targets", "about"):
+        table.add_column(header, overflow="fold")
+    for one in recipes:
+        table.add_row(one.name, escape(str(one)), ", ".join(one.targets), escape(one.about))
+    console.print(table)
+
+
+def show_advice(console: Console, advised: Sequence[Advice]) -> None:
+    """Every recipe, whether it is worth trying, and what was looked at to say so."""
+    table = Table(header_style="bold")
+    for header in ("recipe", "steps", "worth trying", "why"):
+        table.add_column(header, overflow="fold")
+    for one in sorted(advised, key=lambda one: not one.worth):
+        table.add_row(
+            one.recipe.name,
+            escape(str(one.recipe)),
+            "[green]yes[/green]" if one.worth else "[yellow]no[/yellow]",
+            "\n".join(escape(f"{reason.fact}: {reason.because}") for reason in one.reasons)
+            or "nothing that was looked at speaks against it",
+        )
+    console.print(table)
+
+
+def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
+    """What one step made, and the facts measured about it."""
+    for name, output in outputs.items():
+        console.print(f"[bold]{name}[/bold]  {type(output).__name__}  {output.path}")
+        if output.failure:
+            console.print(f"  {output.failure.outcome}: {escape(output.failure.reason)}")
+        for fact, value in output.facts().items():
+            console.print(f"  {fact:<18} {value}")
+        if isinstance(output, ModelProfile) and not output.failure:
+            _show_findings(console, json.loads(output.file.read_text(encoding="utf-8")))
+
+
+def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
+    """What the audit of a graph found, the most severe first."""
+    if not profile["findings"]:
+        return
+    table = Table(header_style="bold")
+    for header in ("finding", "where", "what it costs", "what to do"):
+        table.add_column(header, overflow="fold")
+    for one in profile["findings"]:
+        named = f"{one['rule'].replace('_', ' ')} ({one['severity']})"
+        table.add_row(named, *(escape(one[name]) for name in ("place", "cost", "fix")))
+    console.print(table)
+
+
+def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:
+    """Which bytes, steps, parameters and versions an artifact came from.
+
+    Args:
+        console: Where it is shown.
+        path: The artifact's folder.
+        record: Its record.
+        digest: The digest of what the folder holds now.
+    """
+    recorded, failure = record["facts"].get("digest", ""), record["failure"]
+    described = {"type": record["type"], "digest": recorded, "lineage": record["lineage"]}
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, *lines: str) -> None:
+        table.add_row(name, "\n".join(escape(line) for line in lines if line))
+
+    row(record["type"], str(path))
+    if failure:
+        row("not made", f"{failure['outcome']} in {failure['step']}: {failure['reason']}")
+    elif digest == recorded:
+        row("content", f"{digest}, as it was made")
+    else:
+        row("content", f"{digest}: CHANGED since it was made", f"it was {recorded}")
+    if "copy_of" in record["lineage"]:
+        row("chosen by", _step_text(record["lineage"]), f"as {record['facts'].get('candidate')}")
+    links = chain(described)
+    for link in links:
+        made = f"{link.type} {link.digest}".strip()
+        if link.step:
+            row("step", _step_text(vars(link)), made)
+        else:
+            row("source", made, link.path)
+    examples = source_examples(described)
+    if examples:
+        row("examples", f"{examples['type']} {examples['digest']}", examples.get("path", ""))
+    versions = {name: text for link in links for name, text in link.environment.items()}
+    row("versions", ", ".join(f"{name} {text}" for name, text in versions.items()))
+    console.print(table)
+
+
+def _step_text(lineage: Mapping[str, Any]) -> str:
+    """A step with its parameters; one that holds JSON is for programs to read."""
+    shown = ", ".join(
+        f"{name}={value}"
+        for name, value in lineage["parameters"].items()
+        if not str(value).startswith("{")
+    )
+    return f"{lineage['step']}({shown}), version {lineage['version']}"
+
+
+def show_error(console: Console, error: ParingError) -> None:
+    """An error on one screen: what, the value, the remedy."""
+    console.print(f"[bold red]error:[/bold red] {escape(error.what)}")
+    if error.received:
+        console.print(f"  received:  {escape(error.received)}")
+    if error.remedy:
+        console.print(f"  to fix it: {escape(error.remedy)}")

@@ -1,0 +1,57 @@
+"""`paring versions` and `paring rollback`: what a push has left, and the way back."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+
+import click
+
+from paring_pipelines.cli.options import Command
+
+destination_argument = click.argument("destination", metavar="DESTINATION")
+
+
+@click.command("versions", cls=Command)
+@destination_argument
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def list_versions(destination: str, as_json: bool) -> None:
+    """List the versions at a destination: a path, gs:// or s3://."""
+    from paring.serving.versions import existing_versions, rolled_back
+    from paring_pipelines.cli.console import make_console, show_versions
+
+    known = existing_versions(destination)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in known], indent=2))
+    else:
+        show_versions(make_console(), known, rolled_back(known))
+
+
+@click.command(cls=Command)
+@destination_argument
+@click.option(
+    "--to",
+    type=int,
+    metavar="VERSION",
+    help="The version to go back to; the one before, if not given.",
+)
+@click.option(
+    "--trust-model", is_flag=True, help="Let operators that touch files or processes run."
+)
+def rollback(destination: str, to: int | None, trust_model: bool) -> None:
+    """Serve an older version again: its bytes become the newest version.
+
+    Nothing is removed. What was rolled back is not pushed again, unless it is brought
+    back with --to.
+    """
+    from paring.serving.versions import roll_back, versions
+
+    before = {one.number for one in versions(destination)}
+    command = f"paring {shlex.join(sys.argv[1:])}"
+    made = roll_back(destination, to, command, trusted=trust_model)
+    if made.number in before:
+        click.echo(f"{destination}/{made.number} is the newest version, and holds these bytes")
+    else:
+        click.echo(
+            f"{destination}/{made.number} is the newest version now, of the bytes of {made.of}"
+        )

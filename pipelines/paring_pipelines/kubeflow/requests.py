@@ -1,0 +1,234 @@
+"""Sends one request to Kubeflow Pipelines, again where that can do no harm.
+
+What can be asked twice is, with growing pauses, where Kubeflow is busy or away. What
+makes something is asked again only where it surely was not done; see `idempotency`.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api as api
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from paring.errors import ClusterError, ParameterError
+from paring_pipelines.kubeflow.connection import Connection
+from paring_pipelines.kubeflow.errors import (
+    AbsentError,
+    NotDoneError,
+    RefusedError,
+    TakenError,
+    UnansweredError,
+)
+
+_BUSY = 429
+_PASSING = (_BUSY, 500, 502, 503, 504)
+"""Answers that another attempt may change."""
+
+_LONGEST_WAIT = 30.0
+_REMEDIES = {
+    400: "look at the options; Kubeflow with several users also needs --namespace",
+    401: "set KFP_EXISTING_TOKEN to a token that is still good, or mount a service account's",
+    403: "let this account use the namespace; docs/runs.md names the verbs",
+    404: "look at the name or id, the namespace and --host",
+    409: "choose another name",
+}
+
+
+class Asking:
+    """The API client of one Kubeflow Pipelines.
+
+    Attributes:
+        settings: How it is asked.
+        client: What the API's classes are made with.
+    """
+
+    def __init__(self, settings: Connection) -> None:
+        self.settings = settings
+        self.client = api.ApiClient(_configuration(settings))
+
+    def read(self, path: str, kind: str, **parts: str) -> bytes:
+        """Return what the API answers to a GET that its client does not declare.
+
+        Args:
+            path: Below the host, with {NAME} for each of `parts`.
+            kind: Part of the expected content type, "" for any but HTML.
+            **parts: What stands for each {NAME}.
+
+        Raises:
+            AbsentError: The API has no such path, or nothing there.
+            ClusterError: Kubeflow can't be reached, or refused.
+        """
+
+        def get(**named: Any) -> bytes:
+            told = self.client.call_api(
+                path,
+                "GET",
+                path_params=parts,
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                **named,
+            )
+            content: bytes = told.data
+            return content
+
+        return bytes(self.ask(get, kind=kind))
+
+    def ask(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        again: bool = True,
+        kind: str = "json",
+        **named: Any,
+    ) -> Any:
+        """Call `function`, more than once if that can do no harm.
+
+        Args:
+            function: Of the API client.
+            *arguments: Its own.
+            again: Whether it may be done twice.
+            kind: Part of the expected content type, "" for any but HTML.
+            **named: Its own.
+
+        Raises:
+            NotDoneError: With `again` off, it was not done, and may be later.
+            UnansweredError: With `again` off, it may have been done or not.
+            TakenError: Something has the name already.
+            ClusterError: Kubeflow can't be reached, or refused.
+        """
+        limits = (self.settings.timeout, self.settings.timeout)
+        waits = self.waits()
+        while True:
+            try:
+                told = function(*arguments, _request_timeout=limits, **named)
+                self._check_kind(kind)
+                return told
+            except api.ApiException as error:
+                not_done = error.status == _BUSY
+                passing = error.status in _PASSING
+                problem = self._refused(error)
+                asked_for = min(_retry_after(error), _LONGEST_WAIT)
+            except HTTPError as error:
+                not_done = isinstance(error, NewConnectionError | ConnectTimeoutError)
+                passing = True
+                problem = self._unreachable(error)
+                asked_for = 0.0
+            except AttributeError as error:
+                # The API client's own slip where TLS fails: there is no body to decode.
+                if not isinstance(error.__context__, api.ApiException):
+                    raise
+                raise self._unreachable(error.__context__) from error
+            if passing and not again:
+                raise _uncertain(problem, not_done, asked_for)
+            wait = next(waits, None)
+            if not passing or wait is None:
+                raise problem
+            time.sleep(max(wait, asked_for))
+
+    def server_time(self) -> datetime | None:
+        """Return the time of the last answer by the server's clock, to the second.
+
+        Returns:
+            None where the answer had no date.
+        """
+        text = self.client.last_response.getheader("date")
+        try:
+            return parsedate_to_datetime(text or "")
+        except ValueError:
+            return None
+
+    def waits(self) -> Iterator[float]:
+        """Seconds before each further attempt, growing and spread."""
+        wait = self.settings.first_wait
+        for _ in range(self.settings.attempts - 1):
+            # Spread, so that many that were turned away don't come back at once.
+            yield wait * random.uniform(0.5, 1.0)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _check_kind(self, expected: str) -> None:
+        """Refuse a page for people, which the API client takes for an empty answer."""
+        kind = self.client.last_response.getheader("content-type") or ""
+        if expected not in kind or "html" in kind:
+            raise ClusterError(
+                f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
+                received=kind or "an answer without a type",
+                remedy="it may ask to log in: set KFP_EXISTING_TOKEN; or give --host the API's"
+                " own address",
+            )
+
+    def _refused(self, error: Any) -> ClusterError:
+        kinds: dict[int, type[ClusterError]] = {404: AbsentError, 409: TakenError}
+        kind = kinds.get(error.status, ClusterError if error.status in _PASSING else RefusedError)
+        return kind(
+            f"Kubeflow Pipelines at {self.settings.host} answered {error.status}",
+            received=_reason(error),
+            remedy=_REMEDIES.get(error.status, "look at the log of its API server, ml-pipeline"),
+        )
+
+    def _unreachable(self, error: Exception) -> ClusterError:
+        return ClusterError(
+            f"Kubeflow Pipelines at {self.settings.host} can't be reached",
+            received=f"{type(error).__name__}: {error}",
+            remedy="look at --host, the network, and whether ml-pipeline runs there",
+        )
+
+
+def _uncertain(problem: ClusterError, not_done: bool, wait: float) -> ClusterError:
+    """What a request came to that may not be sent twice."""
+    if not_done:
+        busy = NotDoneError(problem.what, received=problem.received, remedy=problem.remedy)
+        busy.wait = wait
+        return busy
+    return UnansweredError(
+        f"{problem.what}; it may have been done or not",
+        received=problem.received,
+        remedy="run the same command again: it finds what was made",
+    )
+
+
+def _configuration(settings: Connection) -> Any:
+    found = api.Configuration()
+    found.host = settings.host
+    # Those of urllib3 would come on top of ours.
+    found.retries = False
+    if settings.ca_file:
+        found.ssl_ca_cert = settings.ca_file
+    if settings.token or settings.token_file:
+        found.api_key_prefix["authorization"] = "Bearer"
+        found.api_key["authorization"] = settings.token
+    if settings.token_file:
+
+        def read_token(refreshed: Any) -> None:
+            try:
+                refreshed.api_key["authorization"] = Path(settings.token_file).read_text().strip()
+            except OSError as error:
+                raise ParameterError(
+                    "KF_PIPELINES_SA_TOKEN_PATH: this file can't be read",
+                    received=f"{settings.token_file} ({error.strerror})",
+                    remedy="mount a token for the audience pipelines.kubeflow.org there",
+                ) from error
+
+        found.refresh_api_key_hook = read_token
+    return found
+
+
+def _reason(error: Any) -> str:
+    """What Kubeflow says about its refusal, in one line."""
+    try:
+        told = json.loads(error.body or "")
+        text = str(told.get("message") or told.get("error") or error.reason)
+    except (ValueError, AttributeError):
+        text = str(error.body or error.reason or "")
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _retry_after(error: Any) -> float:
+    text = str((error.headers or {}).get("Retry-After", ""))
+    return float(text) if text.isascii() and text.isdigit() else 0.0

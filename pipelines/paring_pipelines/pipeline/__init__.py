@@ -1,0 +1,1 @@
+"""Recipes, settings and the DAG built from them."""

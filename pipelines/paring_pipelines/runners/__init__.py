@@ -1,0 +1,1 @@
+"""Local runners of the pipeline."""

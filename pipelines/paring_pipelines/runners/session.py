@@ -1,0 +1,318 @@
+"""One run of the pipeline on this machine: from two paths to a folder of results."""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from paring import storage
+from paring.artifacts import (
+    RECORD,
+    PushedModel,
+    RuntimeConfiguration,
+    SelectedModel,
+    content_digest,
+)
+from paring.errors import (
+    ExamplesError,
+    MissingDependencyError,
+    ModelError,
+    OutputError,
+    ParameterError,
+    ParingError,
+)
+from paring.evaluation.metrics import Metric, function_digest
+from paring.execution import environment
+from paring.models.quiet import quiet_tensorflow
+from paring.selection.candidates import SelectionResult
+from paring.system import hardware
+from paring.system.trees import copy_tree
+from paring_pipelines.pipeline.dag import Dag
+from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.recipes import Recipe
+from paring_pipelines.runners.places import RESULTS, Destination
+
+if TYPE_CHECKING:
+    from paring.adapters.tfx import NodeEvent
+    from paring_pipelines.runners.tfx import RunResult
+
+Runner = Literal["local", "beam"]
+
+PIPELINE_DIR = "pipeline"
+"""Below --out: the artifacts of every node, and the metadata store."""
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """Results of a run that were put in place.
+
+    Attributes:
+        selection: The selection.
+        selected: The folder of the selected model.
+        report: The report's file.
+        cached: The nodes whose earlier result was taken.
+        nodes: How many nodes there are.
+        import_seconds: How long it took to load TFX and TensorFlow.
+        uri: Where the results were put as well; "" for nowhere.
+        tuned: What became of tuning the selected model; None if that was not asked for.
+        pushed: What became of pushing it; None if that was not asked for.
+    """
+
+    selection: SelectionResult
+    selected: Path
+    report: Path
+    cached: list[str]
+    nodes: int
+    import_seconds: float
+    uri: str = ""
+    tuned: RuntimeConfiguration | None = None
+    pushed: PushedModel | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it goes on.
+
+    Attributes:
+        planned: Called with the Dag before anything runs.
+        observed: Called at each node's start and end.
+    """
+
+    planned: Callable[[Dag], None] = lambda dag: None
+    observed: Callable[["NodeEvent"], None] = lambda event: None
+
+
+def run(
+    model: Path,
+    examples: Path,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    out: Path | Destination,
+    *,
+    runner: Runner = "local",
+    progress: Progress = Progress(),
+) -> PublishedRun:
+    """Try `recipes` on `model`, measure, choose, and write the results to `out`.
+
+    Args:
+        model: A SavedModel or TFX Model folder, or a .keras or .h5 file.
+        examples: An .npz file, a folder or file of TFRecords, or a TFX
+            Examples folder.
+        recipes: What to try.
+        settings: The gate and all else that shapes the pipeline.
+        out: Gets report.html, selection.json, selected/ and pipeline/; of a
+            `Destination` the folder gets them, and the store all but the last.
+        runner: TFX's local runner, or its Beam runner in this process.
+        progress: Told what goes on.
+
+    Raises:
+        ParingError: Of the class that fits; what `out` held before is intact.
+    """
+    dag = build(recipes, completed(settings, model))
+    with opened(model, examples, out, runner) as place:
+        result = place.run(dag, progress)
+        return place.publish(result)
+
+
+def completed(settings: Settings, model: Path) -> Settings:
+    """`settings` with what they leave to be found: a title, and the metric's digest."""
+    if Metric(settings.metric).is_function:
+        settings = replace(settings, metric_digest=function_digest(settings.metric))
+    return replace(settings, title=settings.title or model.name)
+
+
+class Place:
+    """A results folder that is ours for now, and what is run into it.
+
+    Attributes:
+        root: Holds the artifacts of every node and the metadata store.
+        digests: The content digest of each source.
+        machine: A digest of the hardware and libraries that measurements depend on.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], out: Destination, runner: Runner) -> None:
+        self._paths = paths
+        self._out = out
+        self._runner = runner
+        self._import_seconds = 0.0
+        self.root = out.folder / PIPELINE_DIR
+        self.digests = {name: content_digest(path) for name, path in paths.items()}
+        self.machine = _machine()
+
+    def identities(self, dag: Dag) -> dict[str, str]:
+        """What each node's work is; see `Dag.identities`."""
+        return dag.identities(self.digests, self.machine)
+
+    def run(
+        self, dag: Dag, progress: Progress = Progress(), *, retry_failed: bool = True
+    ) -> "RunResult":
+        """Run `dag`; what was there before is not touched.
+
+        Args:
+            dag: Takes the sources `model` and `examples`.
+            progress: Told what goes on.
+            retry_failed: Whether the next run tries again what broke in this one.
+
+        Raises:
+            ParingError: Of the class that fits.
+        """
+        if importlib.util.find_spec("tfx") is None:
+            raise MissingDependencyError(
+                "TFX, which runs pipelines on one machine, is not installed here",
+                remedy="an image runs single steps, and pipelines on a cluster "
+                "(`paring step`, `paring compile`); elsewhere, `make setup` installs it",
+            )
+        identities = self.identities(dag)
+        progress.planned(dag)
+        # TFX takes many seconds to import: all that can fail fast is behind us.
+        start = time.monotonic()
+        quiet_tensorflow()
+        from paring_pipelines.runners import tfx
+
+        self._import_seconds = max(self._import_seconds, time.monotonic() - start)
+        pipeline = tfx.to_pipeline(dag, self._paths, self.digests, identities, self.root)
+        return tfx.run(
+            pipeline, dag, self.root, self._runner, progress.observed, retry_failed=retry_failed
+        )
+
+    def publish(self, result: "RunResult") -> PublishedRun:
+        """Put the results of a run in place, each by a rename; then into the store."""
+        made = {
+            "report.html": result.outputs["report"]["report"] / "report.html",
+            "selection.json": result.outputs["select"]["selection"] / "selection.json",
+            "selected": result.outputs["select"]["selected"],
+        }
+        folder = self._out.folder
+        for name in RESULTS:
+            put(made[name], folder / name)
+        for name in RESULTS:
+            self._out.publish(name)
+        return PublishedRun(
+            selection=SelectionResult.read(folder / "selection.json"),
+            selected=folder / "selected",
+            report=folder / "report.html",
+            cached=result.cached,
+            nodes=result.nodes,
+            import_seconds=self._import_seconds,
+            uri=self._out.uri,
+            tuned=RuntimeConfiguration.load(result.outputs["tune_batch"]["configuration"])
+            if "tune_batch" in result.outputs
+            else None,
+            pushed=PushedModel.load(result.outputs["push"]["pushed"])
+            if "push" in result.outputs
+            else None,
+        )
+
+
+@contextmanager
+def opened(
+    model: Path, examples: Path, out: Path | Destination, runner: Runner = "local"
+) -> Iterator[Place]:
+    """Make `out` ours, for one run or several on the same sources.
+
+    Raises:
+        ModelError: There is nothing at `model`.
+        ExamplesError: There is nothing at `examples`.
+        OutputError: `out` can't be written, is in use, or is not Paring's.
+        ParameterError: There is no such runner.
+        StorageError: The store can't be reached.
+    """
+    if runner not in get_args(Runner):
+        raise ParameterError(
+            f"runner: must be {' or '.join(map(repr, get_args(Runner)))}", received=repr(runner)
+        )
+    given = out if isinstance(out, Destination) else Destination(out)
+    out = replace(given, folder=given.folder.absolute())
+    paths = {"model": model.absolute(), "examples": examples.absolute()}
+    check_sources(model, examples)
+    out.check()
+    with claimed(out.folder):
+        yield Place(paths, out, runner)
+
+
+def check_sources(model: Path, examples: Path) -> None:
+    """Refuse paths that hold nothing, by the option that they were given with.
+
+    Raises:
+        ModelError, ExamplesError: One of them does.
+    """
+    _check_source("--model", model, ModelError, "a SavedModel folder, .keras or .h5 file")
+    _check_source("--examples", examples, ExamplesError, "an .npz file or TFRecords")
+
+
+def _check_source(
+    option: str, path: Path, error: type[ModelError] | type[ExamplesError], wanted: str
+) -> None:
+    if not path.exists():
+        raise error(
+            f"{option}: there is nothing at this path", received=path, remedy=f"give {wanted}"
+        )
+
+
+def _machine() -> str:
+    """A digest of the hardware and libraries that measurements depend on."""
+    facts = json.dumps([hardware.describe(), environment()], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make the folder `out` ours for now.
+
+    Raises:
+        OutputError: It can't be written, is in use, or is not Paring's.
+    """
+    root = out / PIPELINE_DIR
+    taken = [name for name in (*RESULTS, PIPELINE_DIR) if (out / name).exists()]
+    if taken and not (root / "lock").exists() and not _has_results(out):
+        raise OutputError(
+            "--out: this folder holds files that Paring did not write",
+            received=f"{out} ({', '.join(taken)})",
+            remedy="give a new or empty folder",
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / "lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            "--out: this folder can't be written",
+            received=f"{out} ({error.strerror})",
+            remedy="give a folder that you may write to",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                "--out: another run is using this folder",
+                received=out,
+                remedy="wait for it, or give another folder",
+            ) from error
+        yield
+
+
+def _has_results(out: Path) -> bool:
+    """Return whether a run has left its results in `out`, from which pipeline/ was removed."""
+    try:
+        SelectedModel.load(out / "selected").verify(thoroughly=True)
+        SelectionResult.read(out / "selection.json")
+    except ParingError:
+        return False
+    return (out / "selected" / RECORD).is_file()
+
+
+def put(source: Path, target: Path) -> None:
+    """Copy a file or folder beside `target`, then put it in its place."""
+    with storage.written_beside(target) as staged:
+        if source.is_file():
+            shutil.copyfile(source, staged)
+        else:
+            copy_tree(source, staged)
+        storage.replace(staged, target)

@@ -1,0 +1,126 @@
+"""The speed-up's interval holds the truth, also when it is 'no difference'."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paring.benchmarking.statistics import (
+    RESOLUTION,
+    _weighted_medians,
+    is_steady,
+    percentiles,
+    speedup,
+)
+
+seeds = st.integers(min_value=0, max_value=2**32 - 1)
+
+
+def _latencies(
+    random: np.random.Generator, drift: np.ndarray, *, calls: int = 30, scale: float = 1.0
+) -> np.ndarray:
+    """Like real ones: a bias for each load, the machine's drift, a right tail."""
+    rounds, windows = drift.shape
+    load = np.exp(random.normal(0, 0.01, (rounds, 1, 1)))
+    tail = 1 + random.exponential(0.05, (rounds, windows, calls))
+    return scale * load * drift[:, :, None] * tail
+
+
+def _drift(random: np.random.Generator, rounds: int = 8, windows: int = 4) -> np.ndarray:
+    steps = random.normal(0, 0.05, rounds * windows)
+    return np.exp(np.cumsum(steps)).reshape(rounds, windows)
+
+
+def test_interval_holds_one_when_both_sides_are_the_same_model() -> None:
+    held = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        drift = _drift(random)
+        found = speedup(_latencies(random, drift), _latencies(random, drift), seed=seed)
+        held += found.low <= 1 <= found.high
+    assert held >= 57
+
+
+def test_interval_finds_a_real_difference_and_holds_it() -> None:
+    held = 0
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        drift = _drift(random)
+        source = _latencies(random, drift, scale=1.2)
+        found = speedup(source, _latencies(random, drift), seed=seed)
+        assert found.low > 1
+        held += found.low <= 1.2 <= found.high
+    assert held >= 28
+
+
+def test_one_sided_bursts_of_load_make_no_winner() -> None:
+    random = np.random.default_rng(0)
+    source, candidate = (_latencies(random, np.ones((8, 4))) for _ in range(2))
+    source[3] *= 1.6
+    source[6] *= 1.5
+    found = speedup(source, candidate)
+    assert found.low <= 1 <= found.high
+
+
+def test_more_rounds_make_a_narrower_interval() -> None:
+    random = np.random.default_rng(1)
+    many, few = np.ones((32, 4)), np.ones((4, 4))
+    wide = speedup(_latencies(random, few, calls=5), _latencies(random, few, calls=5))
+    narrow = speedup(_latencies(random, many, calls=5), _latencies(random, many, calls=5))
+    assert narrow.high / narrow.low < wide.high / wide.low
+
+
+def test_no_interval_is_narrower_than_the_resolution() -> None:
+    constant = np.full((4, 2, 10), 3.0)
+    found = speedup(2 * constant, constant)
+    assert found.estimate == 2
+    assert found.low == pytest.approx(2 / (1 + RESOLUTION))
+    assert found.high == pytest.approx(2 * (1 + RESOLUTION))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, st.floats(min_value=0.01, max_value=100))
+def test_exchanging_the_sides_reverses_the_interval(seed: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    drift = _drift(random, 5, 3)
+    source = _latencies(random, drift, scale=scale)
+    candidate = _latencies(random, drift, calls=400)
+    one, other = speedup(source, candidate), speedup(candidate, source)
+    assert other.estimate == pytest.approx(1 / one.estimate)
+    assert other.low == pytest.approx(1 / one.high)
+    assert other.high == pytest.approx(1 / one.low)
+    assert one.low < one.estimate < one.high
+
+
+def test_interval_is_the_same_for_the_same_seed_only() -> None:
+    random = np.random.default_rng(2)
+    source, candidate = (_latencies(random, _drift(random)) for _ in range(2))
+    assert speedup(source, candidate, seed=1) == speedup(source, candidate, seed=1)
+    assert speedup(source, candidate, seed=1) != speedup(source, candidate, seed=2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 10), (3, 2, 10)])
+def test_sides_without_pairs_are_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        speedup(np.ones(shape), np.ones((shape[0], 4, 10)))
+
+
+def test_resampled_median_is_that_of_the_repeated_samples() -> None:
+    random = np.random.default_rng(3)
+    samples = random.random((3, 2, 6))
+    weights = random.integers(0, 4, (50, 6)).astype(np.int32)
+    weights[:, 0] += 1
+    expected = [np.median(np.repeat(samples.reshape(6, 6), weight, axis=0)) for weight in weights]
+    assert _weighted_medians(samples, weights) == pytest.approx(expected)
+
+
+def test_percentiles_pool_all_windows() -> None:
+    samples = np.arange(1.0, 102.0).reshape(101, 1, 1)
+    found = percentiles(samples)
+    assert (found.p50, found.p90, found.p99) == pytest.approx((51, 91, 100))
+
+
+def test_steady_needs_three_windows_that_agree() -> None:
+    assert not is_steady([1.0, 1.0])
+    assert not is_steady([1.0, 1.0, 1.2])
+    assert is_steady([9.0, 1.0, 1.05, 1.02])

@@ -1,0 +1,129 @@
+"""Beam's options are read by Beam, and refused before anything is started."""
+
+import pytest
+
+from paring.errors import ParameterError
+from paring.evaluation.beam_options import read_beam_options
+
+SHARED = "s3://bucket/shared"
+
+COMPLETE = {
+    "FlinkRunner": "--runner=FlinkRunner --job_endpoint=localhost:8099 --parallelism=4"
+    " --environment_type=EXTERNAL --environment_config=localhost:50000",
+    "SparkRunner": "--runner SparkRunner --job_endpoint localhost:8099"
+    " --environment_type DOCKER --environment_config registry/paring@sha256:0",
+    "PortableRunner": "--runner=PortableRunner --job_endpoint=localhost:8099"
+    " --environment_type=LOOPBACK",
+    "DataflowRunner": "--runner=DataflowRunner --project=project --region=europe-west1"
+    " --temp_location=gs://bucket/temp --sdk_container_image=registry/paring",
+}
+
+
+def test_without_options_one_worker_runs_in_this_process() -> None:
+    options = read_beam_options("", "")
+    assert options.runner == "FnApiRunner"
+    assert not options.is_remote
+    assert "--direct_num_workers=1" in options.flags
+
+
+def test_processes_on_this_machine_need_no_shared_folder() -> None:
+    text = "--direct_num_workers=2 --direct_running_mode=multi_processing"
+    options = read_beam_options(text, "")
+    assert options.flags == (*text.split(), "--runner=FnApiRunner")
+    with pytest.raises(ParameterError, match="shared_dir: the workers are on this machine"):
+        read_beam_options(text, SHARED)
+
+
+@pytest.mark.parametrize("runner", COMPLETE)
+def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None:
+    options = read_beam_options(COMPLETE[runner], SHARED)
+    assert options.runner == runner
+    assert options.is_remote
+    with pytest.raises(ParameterError, match="shared_dir: the workers of"):
+        read_beam_options(COMPLETE[runner], "")
+    with pytest.raises(ParameterError, match="shared_dir: no store of this kind"):
+        read_beam_options(COMPLETE[runner], "hdfs://host/folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--runner=DirectRunner", "DirectRunner is not used.*Prism"),
+        ("--runner=FlinkRuner", r"no such runner[\s\S]*did you mean 'FlinkRunner'"),
+        ("--direct_num_worker=2", r"no such option[\s\S]*did you mean 'direct_num_workers'"),
+        ("--direct_num_workers=two", "invalid int value: 'two'"),
+        ("--direct_num_workers=2", "in_memory is one worker"),
+        ("--direct_num_workers=-2 --direct_running_mode=multi_processing", "can't be negative"),
+        ("--direct_running_mode=processes", "invalid choice: 'processes'"),
+        ("direct_num_workers=2", "belongs to no option"),
+        ("--runner=FnApiRunner stray", "belongs to no option"),
+        ("--runner='FnApiRunner", "No closing quotation"),
+        ("--s3_secret_access_key=hidden", r"from the environment alone[^=]*s3_secret_access_key"),
+        ("--job_endpoint=localhost:8099", "takes no job server"),
+        ("--quite_unheard_of", r"no such option[\s\S]*quite_unheard_of"),
+        ("--no_wait_until_finish", "there is no result"),
+    ],
+)
+def test_what_cannot_run_here_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as raised:
+        read_beam_options(text, "")
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("runner", "without", "message"),
+    [
+        ("PortableRunner", "--job_endpoint=localhost:8099", "PortableRunner needs a job server"),
+        ("FlinkRunner", "--job_endpoint=localhost:8099", "FlinkRunner needs a job server"),
+        ("SparkRunner", "--job_endpoint localhost:8099", "SparkRunner needs a job server"),
+        ("FlinkRunner", "--environment_config=localhost:50000", "environment that has Paring"),
+        ("SparkRunner", "--environment_config registry/paring@sha256:0", "that has Paring"),
+        ("DataflowRunner", "--project=project", "no project"),
+        ("DataflowRunner", "--region=europe-west1", "no region"),
+        ("DataflowRunner", "--temp_location=gs://bucket/temp", "no temp_location"),
+        ("DataflowRunner", "--sdk_container_image=registry/paring", "no sdk_container_image"),
+    ],
+)
+def test_a_runner_without_an_option_that_it_needs_is_refused(
+    runner: str, without: str, message: str
+) -> None:
+    text = COMPLETE[runner]
+    assert without in text
+    with pytest.raises(ParameterError, match=message):
+        read_beam_options(text.replace(without, ""), SHARED)
+
+
+def test_what_beam_itself_refuses_is_refused() -> None:
+    text = COMPLETE["DataflowRunner"].replace("gs://bucket/temp", "/tmp/here")
+    with pytest.raises(ParameterError, match="Invalid GCS path"):
+        read_beam_options(text, SHARED)
+    text = COMPLETE["DataflowRunner"].replace("=project", "=My.Project")
+    with pytest.raises(ParameterError, match="Invalid Project ID"):
+        read_beam_options(text, SHARED)
+    text = COMPLETE["FlinkRunner"] + " --environment_option=external_service_address=a:1"
+    with pytest.raises(ParameterError, match="environment_config is incompatible"):
+        read_beam_options(text, SHARED)
+
+
+def test_a_cluster_is_reached_without_a_job_server_only_with_its_jar_at_hand() -> None:
+    environment = "--environment_type=EXTERNAL --environment_config=localhost:50000"
+    for cluster, jar in (
+        ("--runner=FlinkRunner --flink_master=flink:8081", "--flink_job_server_jar=flink.jar"),
+        (
+            "--runner=SparkRunner --spark_master_url=spark://spark:7077",
+            "--spark_job_server_jar=spark.jar",
+        ),
+    ):
+        assert read_beam_options(f"{cluster} {jar} {environment}", SHARED).is_remote
+        with pytest.raises(ParameterError, match="needs a job server"):
+            read_beam_options(f"{cluster} {environment}", SHARED)
+
+
+def test_an_option_that_only_the_job_server_may_know_is_passed_on_with_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = COMPLETE["FlinkRunner"] + " --quite_unheard_of=1"
+    assert "--quite_unheard_of=1" in read_beam_options(text, SHARED).flags
+    assert "only if the job server knows it" in caplog.text
+    with pytest.raises(ParameterError, match="did you mean 'parallelism'"):
+        read_beam_options(COMPLETE["FlinkRunner"] + " --paralelism=2", SHARED)

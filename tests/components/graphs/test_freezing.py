@@ -1,0 +1,42 @@
+from collections import Counter
+from typing import Any
+
+import tensorflow as tf
+
+from paring.graphs.freezing import freeze
+
+
+class Counting(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tf.Variable(3.0)
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
+    def scale(self, x: Any) -> Any:
+        return self.weight * x
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
+    def count(self, x: Any) -> Any:
+        self.calls.assign_add(1.0)
+        return self.scale(x) + self.calls
+
+
+def kinds(graph: Any) -> Counter[str]:
+    return Counter(op.type for op in graph.get_operations())
+
+
+def test_variables_that_are_read_become_constants() -> None:
+    module = Counting()
+    found = kinds(freeze(module.scale.get_concrete_function()))
+    assert found["ReadVariableOp"] == 0
+    assert found["Const"] == 1
+
+
+def test_a_variable_that_is_changed_stays_one() -> None:
+    module = Counting()
+    found = kinds(freeze(module.count.get_concrete_function()))
+    # The calls are inlined, and the weight is a constant all the same.
+    assert found["StatefulPartitionedCall"] == found["PartitionedCall"] == 0
+    assert found["AssignAddVariableOp"] == found["ReadVariableOp"] == 1
+    assert found["Const"] == 2

@@ -1,0 +1,325 @@
+"""SavedModels that touch files are refused before they do; ordinary ones pass."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import Model, Servable
+from paring.errors import UntrustedModelError
+from paring.models.allowed import OPERATORS
+from paring.models.loading import load_keras, saved_model_dir
+from paring.models.operators import refuse_operators
+from paring.runtimes import open_runtime
+
+ROW = {"values": np.ones((1, 2), np.float32)}
+
+
+def write(folder: Path, body: Any, **attributes: Any) -> Path:
+    """A SavedModel whose signature takes `values` [batch, 2] and gives what `body` makes."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    spec = tf.TensorSpec([None, 2], tf.float32, name="values")
+    module.serve = tf.function(lambda values: {"scores": body(values)}, input_signature=[spec])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return folder
+
+
+def edit(folder: Path, change: Any) -> None:
+    """Change the MetaGraph in the file."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString(file.read_bytes())
+    change(saved.meta_graphs[0])
+    file.write_bytes(saved.SerializeToString())
+
+
+def writing(witness: Path) -> Any:
+    import tensorflow as tf
+
+    def body(values: Any) -> Any:
+        with tf.control_dependencies([tf.raw_ops.WriteFile(filename=str(witness), contents="x")]):
+            return tf.identity(values)
+
+    return body
+
+
+def test_a_signature_that_writes_a_file_is_refused_before_it_does(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    folder = write(tmp_path / "model", writing(witness))
+    with pytest.raises(UntrustedModelError, match=r"WriteFile[\s\S]*--trust-model"):
+        open_runtime(Servable(folder))
+    assert not witness.exists()
+    # It is what it is refused for.
+    with_trust = open_runtime(Servable(folder, trusted=True))
+    with_trust.run(ROW)
+    assert witness.read_text() == "x"
+
+
+def test_an_initializer_that_writes_a_file_is_refused_before_it_does(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Hostile(tf.saved_model.experimental.TrackableResource):
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+        def _initialize(self) -> None:
+            tf.io.write_file(str(witness), "x")
+
+    witness = tmp_path / "witness"
+    resource = Hostile()
+    folder = write(tmp_path / "model", lambda values: values + 1, resource=resource)
+    witness.unlink(missing_ok=True)
+    with pytest.raises(UntrustedModelError, match="WriteFile"):
+        open_runtime(Servable(folder))
+    assert not witness.exists()
+    open_runtime(Servable(folder, trusted=True))
+    assert witness.exists()
+
+
+def test_operators_deep_in_functions_are_found(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    @tf.function
+    def inner(values: Any) -> Any:
+        while tf.reduce_sum(values) < 10:
+            if tf.reduce_sum(values) > 3:
+                values += tf.strings.to_number(tf.io.read_file("/etc/hostname"))
+            else:
+                values += 1
+        return values
+
+    folder = write(tmp_path / "model", inner)
+    with pytest.raises(UntrustedModelError, match="ReadFile"):
+        saved_model_dir(Servable(folder))
+
+
+def python_code(values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reshape(tf.numpy_function(lambda one: one, [values], tf.float32), [-1, 2])
+
+
+def python_code_with_gradients(values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reshape(tf.py_function(lambda one: one, [values], tf.float32), [-1, 2])
+
+
+def names_of_files(values: Any) -> Any:
+    import tensorflow as tf
+
+    return values + tf.cast(tf.size(tf.io.matching_files("/*")), tf.float32)
+
+
+def lines_of_a_file(values: Any) -> Any:
+    import tensorflow as tf
+
+    lines = tf.data.TextLineDataset("/etc/passwd")
+    return values + tf.cast(lines.reduce(0, lambda total, _: total + 1), tf.float32)
+
+
+def printing_into_a_file(values: Any) -> Any:
+    import tensorflow as tf
+
+    tf.print(values, output_stream="file:///tmp/paring-witness")
+    return values
+
+
+@pytest.mark.parametrize(
+    ("body", "operator"),
+    [
+        (python_code, "PyFunc"),
+        (python_code_with_gradients, "EagerPyFunc"),
+        (names_of_files, "MatchingFiles"),
+        (lines_of_a_file, "TextLineDataset"),
+        (printing_into_a_file, "PrintV2 into file:///tmp/paring-witness"),
+    ],
+)
+def test_what_is_on_no_list_is_named(tmp_path: Path, body: Any, operator: str) -> None:
+    folder = write(tmp_path / "model", body)
+    with pytest.raises(UntrustedModelError, match=operator):
+        saved_model_dir(Servable(folder))
+
+
+def test_saving_belongs_in_the_saver_alone(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    weight = tf.Variable(2.0)
+    folder = write(tmp_path / "model", lambda values: values * weight, weight=weight)
+    refuse_operators(folder)
+
+    def save_while_restoring(graph: Any) -> None:
+        for function in graph.graph_def.library.function:
+            if "traced_restore" in function.signature.name:
+                node = function.node_def.add()
+                node.name, node.op = "hostile", "MergeV2Checkpoints"
+
+    edit(folder, save_while_restoring)
+    with pytest.raises(UntrustedModelError, match="MergeV2Checkpoints"):
+        refuse_operators(folder)
+
+
+def table(folder: Path, vocabulary: Path) -> Path:
+    import tensorflow as tf
+
+    lookup = tf.lookup.StaticHashTable(
+        tf.lookup.TextFileInitializer(
+            str(vocabulary),
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        ),
+        -1,
+    )
+
+    def body(values: Any) -> Any:
+        found = lookup.lookup(tf.strings.lower(tf.as_string(tf.cast(values, tf.int32))))
+        return tf.cast(found, tf.float32)
+
+    return write(folder, body, lookup=lookup)
+
+
+def test_tables_are_read_from_the_models_own_assets_alone(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    vocabulary = tmp_path / "words.txt"
+    vocabulary.write_text("0\n1\n")
+    folder = table(tmp_path / "model", vocabulary)
+    runtime = open_runtime(Servable(folder))
+    np.testing.assert_array_equal(runtime.run(ROW)["scores"], [[1, 1]])
+
+    # Loaded and saved again, one function calls another with the asset.
+    loaded = tf.saved_model.load(str(folder))
+    again = tmp_path / "again"
+    tf.saved_model.save(loaded, str(again), signatures=loaded.signatures)
+    refuse_operators(again)
+
+    def elsewhere(graph: Any) -> None:
+        graph.asset_file_def[0].filename = "../../words.txt"
+
+    for changed in (folder, again):
+        edit(changed, elsewhere)
+        with pytest.raises(UntrustedModelError, match=r"outside of assets/"):
+            refuse_operators(changed)
+
+
+def test_a_table_of_a_named_file_is_refused(tmp_path: Path) -> None:
+    def constant_instead(graph: Any) -> None:
+        for function in graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op == "InitializeTableFromTextFileV2":
+                    constant = function.node_def.add()
+                    constant.name, constant.op = "secret", "Const"
+                    node.input[1] = "secret:output:0"
+
+    vocabulary = tmp_path / "words.txt"
+    vocabulary.write_text("0\n1\n")
+    folder = table(tmp_path / "model", vocabulary)
+    edit(folder, constant_instead)
+    with pytest.raises(UntrustedModelError, match=r"InitializeTableFromTextFileV2 of a file"):
+        refuse_operators(folder)
+
+
+def test_functions_that_nothing_serves_are_looked_at_for_keras_alone(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def read(name: Any) -> Any:
+        return tf.io.read_file(name)
+
+    folder = write(tmp_path / "model", lambda values: values + 1, read=read)
+    refuse_operators(folder)
+    with pytest.raises(UntrustedModelError, match="ReadFile"):
+        refuse_operators(folder, all_functions=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5")
+def test_models_of_keras_pass(tmp_path: Path) -> None:
+    import keras
+    import tf_keras
+
+    for library in (tf_keras, keras):
+        layers = library.layers
+        tokens = library.Input((6,), dtype="int32")
+        values = layers.Embedding(20, 4, mask_zero=True)(tokens)
+        values = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(values)
+        values = layers.MultiHeadAttention(1, 2)(values, values)
+        values = layers.BatchNormalization()(layers.Dropout(0.1)(layers.GRU(3)(values)))
+        text = library.Input((1,), dtype="string")
+        words = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(text)
+        model = library.Model([tokens, text], [layers.Dense(2)(values), words])
+        model.export(str(tmp_path / library.__name__))
+        refuse_operators(tmp_path / library.__name__, all_functions=True)
+        if library is tf_keras:
+            model.save(tmp_path / "saved")
+            refuse_operators(tmp_path / "saved", all_functions=True)
+            load_keras(Model(tmp_path / "saved"))
+
+
+def test_what_tfx_and_jax_write_passes(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weight = tf.Variable([[1.0], [2.0]])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve(examples: Any) -> Any:
+        feature = {
+            "values": tf.io.FixedLenFeature([2], tf.float32),
+            "words": tf.io.VarLenFeature(tf.string),
+        }
+        parsed = tf.io.parse_example(examples, feature)
+        split = tf.strings.split(parsed["words"].values)
+        hashed = tf.strings.to_hash_bucket_fast(split.flat_values, 10)
+        total = tf.cast(tf.reduce_sum(hashed), tf.float32)
+        tf.debugging.assert_all_finite(parsed["values"], "not finite")
+        return {"scores": parsed["values"] @ module.weight + total}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(tmp_path / "tfx"), signatures={"serving_default": serve})
+    refuse_operators(tmp_path / "tfx")
+    assert {"XlaCallModule", "ParseExampleV2", "TRTEngineOp"} <= OPERATORS
+
+
+def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", lambda values: values + 1)
+    refuse_operators(folder)
+    hostile = write(tmp_path / "hostile", writing(tmp_path / "witness"))
+    (hostile / "saved_model.pb").replace(folder / "saved_model.pb")
+    with pytest.raises(UntrustedModelError, match="WriteFile"):
+        refuse_operators(folder)
+
+
+def test_no_listed_operator_touches_files_or_processes() -> None:
+    harmful = (
+        "File",
+        "PyFunc",
+        "Rpc",
+        "Send",
+        "Recv",
+        "RemoteCall",
+        "Reader",
+        "Proto",
+        "Checkpoint",
+    )
+    assert not [name for name in OPERATORS for word in harmful if word in name]
+    assert not {"SaveV2", "RestoreV2", "ImmutableConst", "LoadAndRemapMatrix"} & OPERATORS
+    assert not {"GenerateVocabRemapping", "RecordInput", "Abort", "DumpTensor"} & OPERATORS
+    assert not {"FixedUnigramCandidateSampler", "CalibrationStatisticsSaver"} & OPERATORS
+
+
+def test_every_listed_operator_is_one_of_tensorflow() -> None:
+    import tensorflow as tf  # noqa: F401
+    from tensorflow.python.framework import op_def_registry
+
+    # These come with the builds for NVIDIA's GPUs.
+    absent = {name for name in OPERATORS if op_def_registry.get(name) is None}
+    assert absent <= {"TRTEngineOp", "CreateTRTResourceHandle"}

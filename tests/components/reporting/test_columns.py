@@ -1,0 +1,48 @@
+"""The columns of a selection's figures."""
+
+from typing import Any
+
+import pytest
+from tests.helpers.selections import candidate_row
+
+from paring.adapters.kfp_views import MARKDOWN, views
+from paring.artifacts import Selection
+from paring.execution import Call, execute
+from paring.reporting import columns
+from paring.reporting.columns import COLUMNS, Column, details, stacked_columns
+from paring.steps.report import report
+
+
+def test_a_column_is_shown_in_the_report_and_in_kubeflow(
+    family: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        columns, "COLUMNS", (*COLUMNS, Column("Energy", lambda row: f"{len(row.id)} joules"))
+    )
+    family.add("int8", accuracy=0.975, p50_ms=2.0, speedup=5.0, size_bytes=250_000)
+    family.select()
+    selection = family.root / "selection"
+    inputs = {**family.inputs, "selection": selection}
+    execute(report, Call(inputs, {"report": family.root / "report"}))
+    (view,) = (one for one in views(Selection) if one.suffix == MARKDOWN)
+    page = (family.root / "report" / "report.html").read_text()
+    for text in (page, view.text(Selection.load(selection))):
+        assert all(found in text for found in ("Energy", "4 joules", "6 joules"))
+
+
+def test_each_column_stands_alone_or_under_one_that_does() -> None:
+    alone = [one.heading for one, _ in stacked_columns()]
+    below = [other for _, others in stacked_columns() for other in others]
+    assert len(alone) + len(below) == len(COLUMNS)
+    assert [one.heading for one in below] == ["95% interval", "p90", "p99", "gzip", "first call"]
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    assert {one.text(candidate_row("int8")) for one in COLUMNS} == {"\N{EN DASH}"}
+
+
+def test_a_second_line_has_a_shared_unit_once() -> None:
+    below = next(others for one, others in stacked_columns() if one.heading == "Latency p50")
+    assert details(below, candidate_row("int8", p90_ms=1.5, p99_ms=2.25)) == "1.50, 2.25 ms"
+    assert details(below, candidate_row("int8", p99_ms=2.25)) == "2.25 ms"
+    assert details(below, candidate_row("int8")) == ""

@@ -1,0 +1,192 @@
+"""Candidates are judged as their predictions say, through a real Beam run."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import EvaluationMetrics, Servable, content_digest
+from paring.errors import ExamplesError, ModelError, UnsupportedError
+from paring.execution import Call, execute
+from paring.runtimes import open_runtime
+from paring.steps.evaluate import evaluate
+from paring_pipelines.demo import Digits
+
+
+def judge(
+    source: Path, candidate: Path | None, examples: Path, out: Path, **parameters: object
+) -> tuple[EvaluationMetrics, dict[str, Any]]:
+    inputs = {"source": source, "examples": examples}
+    if candidate is not None:
+        inputs["candidate"] = candidate
+    call = Call(inputs, {"evaluation": out}, parameters)
+    found = execute(evaluate, call)["evaluation"]
+    assert isinstance(found, EvaluationMetrics)
+    return found, json.loads(found.file.read_text())
+
+
+@pytest.fixture(scope="module")
+def worse_model(tmp_path_factory: pytest.TempPathFactory, digits_keras: Path) -> Path:
+    """The digits model with noise on its last layer's weights."""
+    import tf_keras
+
+    network = tf_keras.models.load_model(digits_keras, compile=False)
+    layer = [one for one in network.layers if one.get_weights()][-1]
+    noise = np.random.default_rng(0)
+    layer.set_weights([w + noise.normal(0, w.std(), w.shape) for w in layer.get_weights()])
+    folder = tmp_path_factory.mktemp("worse") / "model"
+    network.save(folder, save_format="tf", include_optimizer=False)
+    return folder
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_the_same_model_agrees_with_itself(
+    left_out: bool,
+    tmp_path: Path,
+    digits: Digits,
+    digits_npz: Path,
+    digits_model: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        candidate = None if left_out else digits_model
+        found, written = judge(digits_model, candidate, digits_npz, tmp_path / "evaluation")
+    assert found.agreement == 1
+    assert found.accuracy == found.source_accuracy
+    assert found.count == len(digits.y_eval)
+    assert written["accuracy_drop_low"] < 0 < written["accuracy_drop_high"]
+    assert written["examples_digest"] == content_digest(digits_npz)
+    assert [one for one in caplog.records if "beam" in one.pathname] == []
+
+
+def test_the_figures_are_those_of_the_predictions(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path, worse_model: Path
+) -> None:
+    tops = {}
+    for name, path in (("source", digits_model), ("worse", worse_model)):
+        runtime = open_runtime(Servable(path))
+        (scores,) = runtime.run({"image": digits.x_eval}).values()
+        runtime.close()
+        tops[name] = scores.argmax(axis=1)
+    # 360 rows in batches of 77 leave a smaller last one.
+    found, written = judge(
+        digits_model, worse_model, digits_npz, tmp_path / "evaluation", batch_size=77
+    )
+    assert found.accuracy == np.mean(tops["worse"] == digits.y_eval)
+    assert found.source_accuracy == np.mean(tops["source"] == digits.y_eval)
+    assert found.agreement == np.mean(tops["worse"] == tops["source"])
+    assert found.accuracy < found.source_accuracy
+    drop = found.source_accuracy - found.accuracy
+    assert written["accuracy_drop"] == pytest.approx(drop)
+    assert written["accuracy_drop_low"] < drop < written["accuracy_drop_high"]
+    assert [row["count"] for row in written["classes"]] == np.bincount(digits.y_eval).tolist()
+
+
+def test_a_tflite_file_of_fixed_batch_is_judged_on_every_row(
+    tmp_path: Path, digits_npz: Path, digits_model: Path, digits: Digits
+) -> None:
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(digits_model))
+    call = model.signatures["serving_default"]
+
+    @tf.function(input_signature=[tf.TensorSpec((7, 32, 32, 1), tf.float32, name="image")])
+    def serve(image: Any) -> Any:
+        return call(image=image)
+
+    module = tf.Module()
+    module.model, module.serve = model, serve
+    tf.saved_model.save(module, str(tmp_path / "fixed"), {"serving_default": serve})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "fixed"))
+    file = tmp_path / "fixed.tflite"
+    file.write_bytes(converter.convert())
+    assert open_runtime(Servable(file)).batch_size == 7
+    found, _ = judge(digits_model, file, digits_npz, tmp_path / "evaluation")
+    assert found.count == len(digits.y_eval)
+    # Float kernels of another library may tip a near tie.
+    assert found.agreement is not None
+    assert found.agreement > 0.99
+
+
+def test_without_labels_only_agreement_is_measured(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "bare.npz"
+    np.savez(file, x_train=digits.x_train[:10], x_eval=digits.x_eval[:50])
+    found, written = judge(digits_model, digits_model, file, tmp_path / "evaluation")
+    assert (found.count, found.agreement) == (50, 1)
+    assert found.accuracy is None
+    assert found.source_accuracy is None
+    assert written["accuracy_drop_low"] is None
+
+
+def test_a_candidate_that_cannot_be_loaded_is_an_error_of_its_own(
+    tmp_path: Path, digits_npz: Path, digits_model: Path
+) -> None:
+    file = tmp_path / "broken.tflite"
+    file.write_bytes(b"no flatbuffer")
+    with pytest.raises(ModelError, match=r"broken\.tflite"):
+        judge(digits_model, file, digits_npz, tmp_path / "evaluation")
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_candidate_with_other_classes_is_refused(
+    tmp_path: Path, digits_npz: Path, digits_model: Path
+) -> None:
+    import tf_keras
+
+    image = tf_keras.Input((32, 32, 1), name="image")
+    digit = tf_keras.layers.Dense(3, name="digit")(tf_keras.layers.Flatten()(image))
+    tf_keras.Model(image, digit).save(tmp_path / "other", save_format="tf")
+    with pytest.raises(UnsupportedError, match=r"\[64, 10\], candidate \[64, 3\]"):
+        judge(digits_model, tmp_path / "other", digits_npz, tmp_path / "evaluation")
+
+
+def test_examples_of_another_shape_are_refused_before_anything_runs(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = tmp_path / "small.npz"
+    np.savez(file, x_train=digits.x_train[:, ::2], x_eval=digits.x_eval[:, ::2])
+    with pytest.raises(ExamplesError, match="wrong shape"):
+        judge(digits_model, digits_model, file, tmp_path / "evaluation")
+
+
+def _export(serve: Any, folder: Path) -> Path:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    return folder
+
+
+def test_a_model_that_gives_class_ids_is_judged_by_them(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    labels = x.argmax(axis=1)
+    np.savez(tmp_path / "x.npz", x=x, label=labels)
+    source = _export(lambda x: {"id": tf.argmax(x, axis=1)}, tmp_path / "source")
+    shift = np.array([0, 0, 0.5], np.float32)
+    worse = _export(lambda x: {"id": tf.argmax(x + shift, axis=1)}, tmp_path / "worse")
+    found, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
+    assert (found.metric, found.source_accuracy) == ("top_1", 1)
+    assert 0 < found.accuracy == found.agreement < 1
+    assert written["accuracy_drop"] == pytest.approx(1 - found.accuracy)
+
+
+def test_logits_that_lie_in_0_to_1_are_not_taken_for_probabilities(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    # The eval split's values all look like probabilities; class 1 is what lies over 0.
+    x, label = np.full((20, 3), 0.1, np.float32), np.ones(20, np.int64)
+    np.savez(tmp_path / "x.npz", x_train=x, label_train=label, x_eval=x, label_eval=label)
+    weights = np.ones((3, 1), np.float32)
+    source = _export(lambda x: {"logit": tf.matmul(x, weights)}, tmp_path / "source")
+    worse = _export(lambda x: {"logit": tf.matmul(x, weights) - 0.4}, tmp_path / "worse")
+    found, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
+    assert (written["threshold"], written["threshold_origin"]) == (0, "the output's layer")
+    assert (found.source_accuracy, found.accuracy, found.drop) == (1, 0, 1)

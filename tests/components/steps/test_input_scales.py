@@ -1,0 +1,99 @@
+"""Regressors of inputs with unlike scales stay regressors in int8.
+
+Rounded to the integers of the largest column, the others would be zero before the
+normalization sees them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paring.artifacts import Servable
+from paring.execution import Call, execute
+from paring.runtimes import open_runtime
+from paring.step import Step
+from paring.steps.convert_mixed import convert_mixed
+from paring.steps.convert_tflite import convert_tflite
+from paring.steps.import_model import import_model
+from paring.steps.quantize import quantize
+
+generator = np.random.default_rng(0)
+UNIT = generator.normal(size=(2000, 3))
+TABLE = (UNIT * [1e-3, 1, 1e4] + [0, 0, 3e3]).astype(np.float32)
+PRICES = (UNIT @ [50, 30, 40] + generator.normal(0, 5, 2000) + 100).astype(np.float32)
+TRAIN, EVAL = slice(0, 1600), slice(1600, 2000)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("examples") / "examples.npz"
+    np.savez(
+        file,
+        x_train=TABLE[TRAIN],
+        y_train=PRICES[TRAIN],
+        x_eval=TABLE[EVAL],
+        y_eval=PRICES[EVAL],
+    )
+    return file
+
+
+def first_layer(kind: str) -> Any:
+    import tf_keras
+
+    if kind == "rescaling":
+        return tf_keras.layers.Rescaling([1e3, 1.0, 1e-4], offset=[0, 0, -0.3])
+    if kind == "batch_normalization":
+        return tf_keras.layers.BatchNormalization(momentum=0.8)
+    layer = tf_keras.layers.Normalization()
+    layer.adapt(TABLE[TRAIN])
+    return layer
+
+
+@pytest.fixture(scope="module", params=["normalization", "batch_normalization", "rescaling"])
+def regressor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    table = tf_keras.Input((3,), name="table")
+    hidden = first_layer(request.param)(table)
+    for _ in range(2):
+        hidden = tf_keras.layers.Dense(32, activation="relu")(hidden)
+    network = tf_keras.Model(table, tf_keras.layers.Dense(1, name="price")(hidden))
+    network.compile(tf_keras.optimizers.Adam(0.01), "mse")
+    network.fit(TABLE[TRAIN], PRICES[TRAIN], epochs=20, batch_size=64, verbose=0)
+    file = tmp_path_factory.mktemp(request.param) / "model.keras"
+    network.save(file)
+    out = file.with_name("imported")
+    execute(import_model, Call({"original": file}, {"model": out}, {}))
+    return out
+
+
+def made(step: Step, model: Path, examples: Path, out: Path, **settings: object) -> Servable:
+    output = next(iter(step.outputs))
+    call = Call({"model": model, "examples": examples}, {output: out}, settings)
+    artifact = execute(step, call)[output]
+    assert isinstance(artifact, Servable)
+    return artifact
+
+
+def error(model: Servable) -> float:
+    """The root mean square error on the eval split."""
+    found = open_runtime(model).run({"table": TABLE[EVAL]})["price"][:, 0]
+    return float(np.sqrt(np.mean(np.square(found - PRICES[EVAL]))))
+
+
+def test_integers_leave_every_column_its_say(
+    regressor: Path, examples: Path, tmp_path: Path
+) -> None:
+    source = error(made(convert_tflite, regressor, examples, tmp_path / "float"))
+    assert source < 15
+    whole = made(convert_tflite, regressor, examples, tmp_path / "int8", quantization="int8")
+    assert error(whole) < 1.3 * source
+    mixed = made(convert_mixed, regressor, examples, tmp_path / "mixed", max_difference=0.05)
+    assert error(mixed) < 1.3 * source
+    trained = made(quantize, regressor, examples, tmp_path / "trained", epochs=2)
+    assert error(trained) < 2 * source
+    integers = made(convert_tflite, trained.path, examples, tmp_path / "qat", quantization="int8")
+    assert error(integers) < 2 * source

@@ -1,0 +1,208 @@
+"""Broken and hostile files of every kind end in an error of ours, or in nothing.
+
+The files are small, the seed is fixed, and TensorFlow is not needed.
+"""
+
+import json
+import random
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from paring.artifacts import Model, PrunedModel, Selection
+from paring.data.columns import map_array
+from paring.data.example_files import locate, read_columns
+from paring.errors import ArtifactTypeError, ExamplesError, ModelError, ParameterError, ParingError
+from paring.models import hdf5
+from paring.models.trust import read_contents, refuse_code
+from paring.steps.push import _chosen
+from paring.steps.report import _load
+from paring.system.documents import parse_json, read_json
+from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.toml_file import read_toml
+
+SEED = 20261128
+ROUNDS = 380
+# Each is read in a process of its own.
+SLOW_ROUNDS = {"h5": 25}
+
+DEEP = b"[" * 200_000
+WORDS: list[bytes] = [
+    *(b"null", b"[]", b"{}", b"-1", b"1e999", b'"\\ud800"', b"\xff\xfe", b"\x00", DEEP[:50_000]),
+    *(b'{"class_name": 1}', b"9" * 5000, b"true", b"__class__", b"'", b"(", b"\n", b""),
+]
+
+
+def examples(folder: Path, file: Path) -> None:
+    for group in locate(file).values():
+        read_columns(group, {}, {}, folder / "scratch")
+
+
+def keras(folder: Path, file: Path) -> None:
+    refuse_code(file, read_contents(file).configs)
+
+
+def record(folder: Path, file: Path) -> None:
+    PrunedModel.load(folder)
+
+
+def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, Path], Any], type[ParingError]]]:
+    """A valid file of each kind, how it is read, and the error that a broken one ends in."""
+    made: dict[str, tuple[Path, Callable[[Path, Path], Any], type[ParingError]]] = {}
+
+    def place(kind: str, name: str) -> Path:
+        (folder / kind).mkdir()
+        return folder / kind / name
+
+    file = place("npz", "x.npz")
+    np.savez(file, x_train=np.ones((3, 2)), y_train=np.arange(3))
+    made["npz"] = (file, examples, ExamplesError)
+    file = place("compressed", "x.npz")
+    np.savez_compressed(file, x=np.ones((3, 2)), y=np.arange(3))
+    made["compressed"] = (file, examples, ExamplesError)
+    file = place("npy", "x.npy")
+    np.save(file, np.ones((3, 2)))
+    made["npy"] = (file, lambda _, one: map_array(one, "x"), ExamplesError)
+    layer = {"class_name": "Dense", "config": {"name": "one", "units": 2}}
+    config = {"class_name": "Sequential", "config": {"name": "model", "layers": [layer]}}
+    file = place("keras", "x.keras")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.21.0"}))
+        archive.writestr("config.json", json.dumps(config))
+    made["keras"] = (file, keras, ModelError)
+    file = place("h5", "x.h5")
+    with h5py.File(file, "w") as stored:
+        stored.attrs["model_config"] = json.dumps(config)
+        stored["model_weights/one"] = np.ones(2)
+    made["h5"] = (file, keras, ModelError)
+    file = place("record", "paring.json")
+    facts = {"size_bytes": 3, "sparsity": 0.5, "note": "x"}
+    content = {"type": "PrunedModel", "facts": facts, "failure": None, "lineage": {"step": "prune"}}
+    file.write_text(json.dumps(content))
+    made["record"] = (file, record, ArtifactTypeError)
+    file = place("selection", "selection.json")
+    rows = [{"id": "source"}]
+    file.write_text(
+        json.dumps({"candidates": rows, "selected": "source", "source": {"digest": "sha256:1"}})
+    )
+    made["selection"] = (file, lambda inner, _: _chosen(Selection(inner)), ArtifactTypeError)
+    file = place("report", "x.json")
+    file.write_text(json.dumps({"a": [1, {"b": None}]}))
+    made["report"] = (file, lambda _, one: _load(one), ArtifactTypeError)
+    file = place("recipes", "x.toml")
+    file.write_text('[recipes.one]\nsteps = [{ step = "prune", sparsity = 0.8 }]\n')
+    made["recipes"] = (file, lambda _, one: load_recipes(one), ParameterError)
+    return made
+
+
+def changed(content: bytes, chance: random.Random) -> bytes:
+    """`content` with something cut off, put in, replaced or repeated."""
+    changed = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        start = chance.randrange(len(changed) + 1)
+        end = min(len(changed), start + chance.choice((0, 1, 4, 40)))
+        change = chance.randrange(4)
+        if change == 0:
+            del changed[start:]
+        elif change == 1:
+            changed[start:end] = chance.choice(WORDS)
+        elif change == 2:
+            changed[start:end] = chance.randbytes(end - start)
+        else:
+            changed[start:start] = changed[start:end] * chance.choice((1, 3))
+    return bytes(changed)
+
+
+def test_changed_files_end_in_the_error_of_their_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(SEED)
+    # Enough for files of a few kB.
+    monkeypatch.setattr(hdf5, "_CPU_SECONDS", 3)
+    refused = tried = 0
+    for kind, (file, read, error) in seeds(tmp_path).items():
+        original = file.read_bytes()
+        read(file.parent, file)
+        for number in range(SLOW_ROUNDS.get(kind, ROUNDS)):
+            content = changed(original, chance)
+            file.write_bytes(content)
+            tried += 1
+            try:
+                read(file.parent, file)
+            except error:
+                refused += 1
+            except Exception as other:
+                pytest.fail(f"{kind} {number}: {type(other).__name__}: {other}"[:400])
+    assert tried >= 3_000
+    assert refused > tried / 4
+    with capsys.disabled():
+        sys.stdout.write(f"\n{tried} inputs, of which {refused} were refused\n")
+
+
+def test_an_archive_that_unpacks_without_limit_is_refused_before_it_does(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as stream,
+    ):
+        for _ in range(1100):
+            stream.write(bytes(1 << 20))
+    with pytest.raises(ExamplesError, match="take more than can be unpacked"):
+        examples(tmp_path, file)
+    assert not list((tmp_path / "scratch").glob("*"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_ways_to_compress_that_are_broken_or_unknown_are_refused(
+    tmp_path: Path, method: int
+) -> None:
+    file = tmp_path / "x.npz"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("x.npy", b"0" * 1000)
+    content = bytearray(file.read_bytes())
+    place = content.rfind(b"PK\x01\x02") + 10
+    for other in (99, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED, 1):
+        # In the directory and before the member: what is there is something else.
+        content[place : place + 2] = content[8:10] = other.to_bytes(2, "little")
+        file.write_bytes(content)
+        with pytest.raises(ExamplesError):
+            examples(tmp_path, file)
+
+
+def test_json_and_toml_are_read_within_limits(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(DEEP)
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps("x" * 100))
+    with pytest.raises(ValueError, match="102 bytes, of which at most 50"):
+        read_json(file, limit=50)
+    file.write_text("x = " + "[" * 50_000)
+    with pytest.raises(ParameterError, match="nested too deeply"):
+        read_toml(file, "--recipes", remedy="mend it")
+    file.write_text("# " + "x" * (5 << 20))
+    with pytest.raises(ParameterError, match="larger than a file that people write"):
+        read_toml(file, "--recipes", remedy="mend it")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"facts": []},
+        {"facts": {"size_bytes": "much"}},
+        {"failure": {"outcome": "failed", "other": 1}},
+        {"failure": 3},
+        {"lineage": []},
+        {"type": ["Model"]},
+    ],
+)
+def test_a_record_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = {"type": "Model", "facts": {}, "failure": None, "lineage": {}} | change
+    (tmp_path / "paring.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactTypeError):
+        Model.load(tmp_path)
