@@ -226,7 +226,7 @@ def test_what_an_image_is_not_for_is_an_error_that_says_so(
 
 RECIPES = """
 [recipes.after-training]
-steps = [{ step = "convert_tflite", quantization = "int8" }]
+steps = [{ step = "convert_tflite", quantization = "fp16" }]
 
 [recipes.trained]
 steps = [
@@ -235,7 +235,7 @@ steps = [
 ]
 """
 
-# By size, since by latency the noise of two short runs might decide.
+# By size, which differs: by latency the noise of two short runs might decide.
 OPTIONS = "--max-accuracy-drop 0.5 --objective size --brief"
 SETTINGS = Settings(gate=Gate(max_accuracy_drop=0.5, objective="size"), brief=True)
 

@@ -198,7 +198,8 @@ def choose(passing: Sequence[Measured], source: Measured, objective: Objective) 
 
     Those that can't be told from the best on latency or memory count as tied with
     it. Of them the smallest is taken; of those about as small as it the source,
-    else the most accurate. Where the source passes, only what beats it on latency,
+    else the most accurate. By size, of those exactly as small as the smallest, the
+    ones that can't be told from the fastest are tied. Where the source passes, only what beats it on latency,
     size or memory comes into question.
     """
     front = pareto_front(passing, source)
@@ -214,7 +215,10 @@ def choose(passing: Sequence[Measured], source: Measured, objective: Objective) 
         return (not one.is_source, loss(one), *by_size(one))
 
     if objective == "size":
-        return min(front, key=by_size)
+        smallest = min(one.size for one in front)
+        equal = [one for one in front if one.size == smallest]
+        best = min(equal, key=by_size)
+        return min((one for one in equal if as_fast(one, best)), key=by_accuracy)
     if objective == "memory":
         least = min(one.memory(source) for one in front)
         tied = [one for one in front if one.memory(source) <= least * (1 + MEMORY_NOISE)]

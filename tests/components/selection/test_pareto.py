@@ -188,6 +188,20 @@ def test_latency_ties_go_to_the_smaller_one() -> None:
     assert choose([SOURCE, fastest, smaller, slower], SOURCE, "size") is slower
 
 
+def test_of_equal_sizes_noise_in_the_latency_does_not_decide() -> None:
+    fast = like_source(
+        "fast", drop=0.01, speedup=3.0, speedup_low=2.8, speedup_high=3.2, size_bytes=500_000
+    )
+    accurate = like_source(
+        "accurate", drop=0.0, speedup=2.9, speedup_low=2.7, speedup_high=3.1, size_bytes=500_000
+    )
+    slow = like_source(
+        "slow", drop=-0.01, speedup=2.0, speedup_low=1.8, speedup_high=2.2, size_bytes=500_000
+    )
+    assert choose([SOURCE, fast, accurate], SOURCE, "size") is accurate
+    assert choose([SOURCE, fast, slow], SOURCE, "size") is fast
+
+
 def test_a_tie_is_within_the_noise_and_within_a_few_per_cent() -> None:
     quick = {"speedup": 63.0, "speedup_low": 62.5, "speedup_high": 63.5}
     noisy = {"speedup_low": 17.0, "speedup_high": 68.0}
