@@ -33,6 +33,7 @@ from paring.execution import environment
 from paring.models.quiet import quiet_tensorflow
 from paring.selection.candidates import SelectionResult
 from paring.system import hardware
+from paring.system.documents import read_json
 from paring.system.trees import copy_tree
 from paring_pipelines.pipeline.dag import Dag
 from paring_pipelines.pipeline.optimize import Settings, build
@@ -302,10 +303,11 @@ def _has_results(out: Path) -> bool:
     """Return whether a run has left its results in `out`, from which pipeline/ was removed."""
     try:
         SelectedModel.load(out / "selected").verify(thoroughly=True)
-        SelectionResult.read(out / "selection.json")
-    except ParingError:
+        # Not as a SelectionResult, since another release may have written other figures.
+        selected = read_json(out / "selection.json")["selected"]
+    except (ParingError, OSError, ValueError, KeyError, TypeError):
         return False
-    return (out / "selected" / RECORD).is_file()
+    return isinstance(selected, str) and (out / "selected" / RECORD).is_file()
 
 
 def put(source: Path, target: Path) -> None:
