@@ -12,8 +12,8 @@ from typing import Any
 from paring.errors import UnsupportedError, first_line
 from paring.graphs.freezing import freeze
 from paring.models.arguments import by_name
-from paring.models.quiet import quiet_tensorflow
-from paring.models.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
+from paring.models.signature import SERVING_KEY, Signature, TensorSpec
+from paring.models.signature_loading import load_signatures
 
 UNKNOWN_DIMENSION = 32
 """What stands in for a dimension other than the batch that a model leaves open."""
@@ -91,11 +91,7 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     Raises:
         ModelError: TensorFlow can't load it.
     """
-    quiet_tensorflow()
-    import tensorflow as tf
-
-    with loading_saved_model(folder) as plain:
-        loaded = tf.saved_model.load(str(plain))
+    loaded = load_signatures(folder)
     function = loaded.signatures[key]
     # Functions hold their variables weakly.
     function._paring_owner = loaded

@@ -17,7 +17,8 @@ from paring.models.arguments import (
     save_signatures,
     signature_specs,
 )
-from paring.models.signature import SERVING_KEY, loading_saved_model, read_signature
+from paring.models.signature import SERVING_KEY, read_signature
+from paring.models.signature_loading import load_signatures
 from paring.models.state import WRITES, without_writes
 
 
@@ -42,8 +43,7 @@ def save_again(folder: Path, out: Path) -> int:
     Raises:
         ModelError: TensorFlow can't load it.
     """
-    with loading_saved_model(folder) as plain:
-        loaded = tf.saved_model.load(str(plain))
+    loaded = load_signatures(folder)
     function = loaded.signatures[SERVING_KEY]
     variables = list(function.variables)
     halved = half_precision(function.graph.as_graph_def())

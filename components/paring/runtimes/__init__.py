@@ -93,7 +93,9 @@ class Runtime(Protocol):
         ...
 
 
-def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0) -> Runtime:
+def open_runtime(
+    artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0, whole: bool = False
+) -> Runtime:
     """Load what `artifact` serves into the runtime for it.
 
     Args:
@@ -104,6 +106,8 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
         gpu_memory_mb: Of a SavedModel: MiB of each GPU's memory that TensorFlow may
             take in this process; with 0 it takes what it needs. The other runtimes have
             no such limit.
+        whole: Whether all functions of a SavedModel are loaded, as by `tf.saved_model.load`,
+            and not just those that its signatures call.
 
     Raises:
         ModelError: The path holds none of them, or it can't be read.
@@ -135,7 +139,7 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
     from paring.runtimes.savedmodel import SavedModelRuntime
 
     folder = saved_model_dir(artifact)
-    return SavedModelRuntime(folder, threads=threads, gpu_memory_mb=gpu_memory_mb)
+    return SavedModelRuntime(folder, threads=threads, gpu_memory_mb=gpu_memory_mb, whole=whole)
 
 
 def blank_batch(runtime: Runtime) -> Features | None:

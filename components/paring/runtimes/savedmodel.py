@@ -22,6 +22,7 @@ class SavedModelRuntime(SignatureRuntime):
         signature: The signature that is called.
         gpu_memory_mb: MiB of each GPU's memory that the whole process may take; with 0
             it takes what it needs, unless TensorFlow has started already.
+        whole: Whether functions are loaded that no signature calls.
 
     Raises:
         ModelError: It can't be loaded, or has no such signature.
@@ -38,10 +39,11 @@ class SavedModelRuntime(SignatureRuntime):
         threads: int = 0,
         signature: str = SIGNATURE,
         gpu_memory_mb: int = 0,
+        whole: bool = False,
     ) -> None:
         check_threads(threads)
         from paring.models.quiet import quiet_tensorflow
-        from paring.models.signature import loading_saved_model
+        from paring.models.signature_loading import load_signatures
         from paring.models.state import refuse_state
 
         quiet_tensorflow()
@@ -54,9 +56,8 @@ class SavedModelRuntime(SignatureRuntime):
         options = tf.saved_model.LoadOptions(
             experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
         )
-        with loading_saved_model(folder) as plain:
-            # The signature holds no reference to the variables; the model does.
-            self._model: Any = tf.saved_model.load(str(plain), options=options)
+        # The signature holds no reference to the variables; the model does.
+        self._model: Any = load_signatures(folder, options, whole=whole)
         if signature not in self._model.signatures:
             raise ModelError(
                 f"{folder} has no signature {signature!r}",

@@ -199,8 +199,8 @@ def choose(passing: Sequence[Measured], source: Measured, objective: Objective) 
     Those that can't be told from the best on latency or memory count as tied with
     it. Of them the smallest is taken; of those about as small as it the source,
     else the most accurate. By size, of those exactly as small as the smallest, the
-    ones that can't be told from the fastest are tied. Where the source passes, only what beats it on latency,
-    size or memory comes into question.
+    ones that can't be told from the fastest are tied. Where the source passes, only what
+    beats it on latency, size or memory comes into question.
     """
     front = pareto_front(passing, source)
     if any(one.is_source for one in passing):

@@ -31,6 +31,7 @@ from paring.models.signature import (
     read_meta_graph,
     read_signature,
 )
+from paring.models.signature_loading import load_signatures
 from paring.models.state import refuse_state
 from paring.runtimes.savedmodel import SavedModelRuntime
 from paring.runtimes.tflite import TFLiteRuntime, has_variable_tensors
@@ -283,8 +284,7 @@ def _fix_batch(folder: Path, out: Path) -> None:
     """Save the SavedModel in `folder` to `out` with a signature for one example."""
     import tensorflow as tf
 
-    with loading_saved_model(folder) as plain:
-        loaded = tf.saved_model.load(str(plain))
+    loaded = load_signatures(folder)
     call = loaded.signatures[SERVING_KEY]
     specs = {
         name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype)
