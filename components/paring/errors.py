@@ -114,7 +114,7 @@ class StorageError(ParingError):
 
 
 class OutOfMemoryError(ParingError):
-    """A step that was ended since its container has no more memory."""
+    """A step that was ended at the limit of its memory, or of its container's."""
 
     exit_code = 19
 
@@ -123,6 +123,16 @@ class ClusterError(ParingError):
     """Kubeflow Pipelines can't be reached, refused, or does not have what was named."""
 
     exit_code = 20
+
+
+class TimeLimitError(ParingError):
+    """A step that was ended at the limit of its time."""
+
+    exit_code = 23
+
+
+class CrashError(StepFailedError):
+    """A step whose process was ended by a signal, or without a result."""
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from paring.artifacts import Artifact, Examples, Failure, Servable, content_dige
 from paring.errors import (
     ExamplesError,
     ModelError,
+    OutOfMemoryError,
     OutputError,
     ParameterError,
     ParingError,
@@ -100,6 +101,19 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
             facts=output.facts(),
         )
     return outputs
+
+
+def failing(step: Step, error: BaseException) -> Step:
+    """Return `step` with a function that raises `error`.
+
+    Executed, it records or raises what has ended another process that executed the step, and
+    removes what that process left unfinished.
+    """
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    return replace(step, function=fail)
 
 
 def _since(start: float) -> float:
@@ -199,6 +213,15 @@ def _attempt(
         if not tolerate:
             raise
         return Failure("failed", step.name, str(error))
+    except MemoryError as error:
+        raised = OutOfMemoryError(
+            f"out of memory: the system refused more ({first_line(error)})",
+            remedy="free memory on this machine, raise the limit on the step's memory, or lower"
+            " batch_size",
+        )
+        if not tolerate:
+            raise raised from error
+        return Failure("failed", step.name, str(raised))
     except Exception as error:
         # Whatever a library throws at one candidate must not end the others;
         # where nothing is tolerated it goes up as it is, for --debug.

@@ -164,6 +164,11 @@ class Step:
         text = inspect.getdoc(self.function) or ""
         return " ".join(text.split("\n\n")[0].split())
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains a model, which takes longer than what other steps do."""
+        return "epochs" in self.parameters
+
     def parse_parameters(self, given: Mapping[str, object]) -> dict[str, Scalar]:
         """All parameters: those given, parsed and checked, and the defaults.
 

@@ -1,7 +1,7 @@
 """A Step as a command: `paring step NAME ...`, which every container runs too."""
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,17 @@ import click
 
 from paring.artifacts import Artifact
 from paring.catalog import STEPS, find
-from paring.errors import ParameterError, ParingError
-from paring.execution import Call, execute
+from paring.errors import ParameterError
+from paring.execution import Call, execute, failing
 from paring.step import TRUST_MODEL, ParameterSpec, Step
 from paring.storage import local_path
-from paring.system.supervision import run_below_limit
+from paring.system.step_limits import (
+    MEMORY_OPTION,
+    TIME_OPTION,
+    TIME_VARIABLE,
+    LimitSettings,
+)
+from paring.system.supervision import run_limited
 
 ShowOutputs = Callable[[Mapping[str, Artifact]], None]
 
@@ -31,11 +37,11 @@ class StepGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """The command of one step; unknown names raise ParameterError."""
-        return command(find(cmd_name), self._show, below_limit=bool(ctx.find_root().obj))
+        return command(find(cmd_name), self._show, limited=bool(ctx.find_root().obj))
 
 
 def command(
-    step: Step, show: ShowOutputs = lambda outputs: None, *, below_limit: bool = False
+    step: Step, show: ShowOutputs = lambda outputs: None, *, limited: bool = False
 ) -> click.Command:
     """`step` as a click command.
 
@@ -46,8 +52,8 @@ def command(
     Args:
         step: The step.
         show: Called with what the step made.
-        below_limit: Run the step as `paring.system.supervision.run_below_limit` does, which ends
-            the process.
+        limited: Run the step as `paring.system.supervision.run_limited` does, which ends the
+            process.
     """
     options: list[click.Parameter] = []
     for name, spec in step.inputs.items():
@@ -80,9 +86,17 @@ def command(
         click.Option(
             ["--tolerate"], is_flag=True, help="Record a failure in the outputs and succeed."
         ),
+        *limit_options(),
     ]
 
-    def run(executor_input: str | None, identity: str, tolerate: bool, **given: Any) -> None:
+    def run(
+        executor_input: str | None,
+        identity: str,
+        tolerate: bool,
+        step_time_limit: str,
+        step_memory_limit: str,
+        **given: Any,
+    ) -> None:
         def execute_as(one: Step) -> None:
             if executor_input is not None:
                 # Imported late: only containers take this way.
@@ -92,10 +106,11 @@ def command(
                 return
             show(execute(one, _call(one, given, identity, tolerate)))
 
-        if not below_limit:
+        limits = _limits(step_time_limit, step_memory_limit, executor_input is not None)
+        if not limited:
             execute_as(step)
             return
-        error = run_below_limit(lambda: execute_as(step))
+        error = run_limited(lambda: execute_as(step), limits.of_step(trains=step.trains))
         if error is not None:
             # Recorded or raised like any failure of the step.
             execute_as(failing(step, error))
@@ -105,13 +120,31 @@ def command(
     )
 
 
-def failing(step: Step, error: ParingError) -> Step:
-    """Return `step` with a function that raises `error`."""
+def limit_options() -> list[click.Option]:
+    """Return new options for the limits of a step."""
+    return [
+        click.Option(
+            [TIME_OPTION],
+            default="",
+            metavar="TIME",
+            help="Longest duration of a step, such as 30m; 0 for no limit. 2h by default, 8h for"
+            " steps that train.",
+        ),
+        click.Option(
+            [MEMORY_OPTION],
+            default="",
+            metavar="SIZE",
+            help="Most memory of a step's processes, such as 12GiB or 75%; 0 for no limit. By"
+            " default 7/8 of the machine's memory, in a container its limit.",
+        ),
+    ]
 
-    def fail(**_: Any) -> None:
-        raise error
 
-    return replace(step, function=fail)
+def _limits(time: str, memory: str, on_kubeflow: bool) -> LimitSettings:
+    """Return the limits of a step; in a Kubeflow task, the time is that of its package."""
+    if not on_kubeflow or time:
+        return LimitSettings.parse(time, memory)
+    return LimitSettings.parse(os.environ.get(TIME_VARIABLE, ""), memory, on_kubeflow=True)
 
 
 def _flag(name: str) -> str:

@@ -1,24 +1,34 @@
-"""Supervision of a child process, which is ended before its container runs out of memory.
+"""Supervision of a child process, which is ended at its limits of time and memory.
 
 Kubernetes has the kernel kill all processes of a container whose limit is reached, and
 nothing is left to write down what happened. So the process that is started stays small,
-does the work in a child, and looks at the container's memory meanwhile.
+does the work in a child, and looks at the clock and at the memory in use meanwhile.
 """
 
 import contextlib
 import ctypes
+import faulthandler
+import math
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
-from paring.errors import OutOfMemoryError
-from paring.system.control_groups import MemoryGroup, memory_groups
+from paring.errors import CrashError, OutOfMemoryError, ParingError, TimeLimitError
+from paring.system.control_groups import memory_groups
+from paring.system.process_memory import descendants, used_bytes
+from paring.system.step_limits import StepLimits
+
+GRACE_SECONDS = 10.0
+"""Time from a signal that ends the child, or from its time limit, until it is killed."""
 
 # Of the limit, what is left for the supervisor and for what a process takes between two
 # looks, and its least value.
@@ -36,88 +46,201 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _SET_PARENT_DEATH_SIGNAL = 1
 _SET_CHILD_SUBREAPER = 36
 
+# In the child's temporary folder: the Python stack of a crash, and the mark of a time limit.
+_CRASH_FILE = "crash"
+_TIME_LIMIT_FILE = "time-limit"
+_FRAME = re.compile(r'  File "([^"]+)", line ([0-9]+) in (.+)')
+
 _supervisors: list[int] = []
 
 
 @dataclass(frozen=True)
-class _Usage:
-    """Memory in use in a group, and its limit."""
+class Ended:
+    """End of a supervised child process.
 
-    used_bytes: int
-    limit_bytes: int
+    Attributes:
+        status: Its status, as `os.waitpid` gives it.
+        error: Limit for which it was ended, or None.
+        interrupted: Whether it was asked to end by a signal that came to the supervisor.
+        crash: Innermost line of Python code in which it crashed; "" where that is unknown.
+    """
 
-    def error(self) -> OutOfMemoryError:
-        """Return the error to report."""
-        used, limit = (f"{size / _GIB:.2f} GiB" for size in (self.used_bytes, self.limit_bytes))
-        return OutOfMemoryError(
-            f"out of memory: {used} of {limit} used",
-            remedy="raise the container's memory limit (memory_limit in the runtime file), or"
-            " lower batch_size",
-        )
+    status: int
+    error: ParingError | None
+    interrupted: bool
+    crash: str
+
+    @property
+    def failure(self) -> ParingError | None:
+        """The error to report; None where the child came to its own end."""
+        if os.WIFEXITED(self.status) and os.WEXITSTATUS(self.status) == 0:
+            # It was faster than its limit.
+            return None
+        if self.error is not None:
+            return self.error
+        if self.interrupted or os.WIFEXITED(self.status):
+            return None
+        return _crash_error(os.WTERMSIG(self.status), self.crash)
 
 
-def run_below_limit(work: Callable[[], None]) -> OutOfMemoryError | None:
-    """Run `work`, in a child process where this process's memory is limited.
+class Supervisor:
+    """Supervision of one child after another, with limits for each.
 
-    Without a limit `work` is simply called. With one, this function returns in the child
-    when `work` is done. In the calling process it returns only if memory ran out, after
-    the child and all that it started are gone; otherwise it ends the process as the child
-    ended, with its exit code or by the same signal.
+    Must be used where the process has no threads that hold locks. What was loaded into it
+    has to work after a fork: TensorFlow does if it was imported only.
+
+    Args:
+        owner: Process by whose number `process_number` calls the child.
+        is_abandoned: Called at each look; True ends the child at once, since nobody waits
+            for it any more.
+    """
+
+    def __init__(
+        self, owner: int | None = None, is_abandoned: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._owner = owner or os.getpid()
+        self._is_abandoned = is_abandoned
+        self._waited = _waited_for()
+        self._groups = memory_groups()
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether control groups limit the memory of this process."""
+        return bool(self._groups)
+
+    def run(self, work: Callable[[], None], limits: StepLimits) -> Ended | None:
+        """Run `work` in a child process within `limits`.
+
+        Returns:
+            How the child ended, once all that it has started is gone; None in the child,
+            after `work`.
+        """
+        scratch = Path(tempfile.mkdtemp(prefix="paring-step-"))
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        supervisor = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with _blocked(self._waited) as before:
+            counted = [(group.kills(), group.refusals()) for group in self._groups]
+            # What the child leaves behind comes to this process, which can then end it.
+            prctl(_SET_CHILD_SUBREAPER, 1)
+            child = os.fork()
+            if child == 0:
+                _supervisors[:] = [self._owner]
+                # Ctrl-C in a terminal then comes to the supervisor alone, which passes it on.
+                os.setsid()
+                prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+                if os.getppid() != supervisor:
+                    os._exit(1)
+                _work_in_child(work, scratch, before)
+                return None
+            ended: Ended | None = None
+            try:
+                ended = self._watch(child, limits, scratch, counted)
+            finally:
+                _end_all()
+                prctl(_SET_CHILD_SUBREAPER, 0)
+                shutil.rmtree(scratch, ignore_errors=True)
+        return ended
+
+    def _watch(
+        self, child: int, limits: StepLimits, scratch: Path, counted: list[tuple[int, int]]
+    ) -> Ended:
+        """Wait until the child has ended, and end it at its limits."""
+        end = time.monotonic() + (limits.seconds or math.inf)
+        kill_at, pause = math.inf, 0.0
+        error: ParingError | None = None
+        interrupted = False
+        while True:
+            received = signal.sigtimedwait(self._waited, pause)
+            # CPython 3.11 gives any number where this process was stopped and has gone on.
+            if received is not None and received.si_signo in self._waited - {signal.SIGCHLD}:
+                os.kill(child, received.si_signo)
+                # A second one is of somebody who won't wait.
+                kill_at = 0.0 if interrupted else time.monotonic() + GRACE_SECONDS
+                interrupted = True
+            status = _reaped_status(child)
+            if status is not None:
+                break
+            now = time.monotonic()
+            if self._is_abandoned():
+                interrupted, kill_at = True, 0.0
+            if error is None and now >= end:
+                error = limits.time_error()
+                # So that it can end what it has started elsewhere, on Beam's workers.
+                (scratch / _TIME_LIMIT_FILE).touch()
+                os.kill(child, signal.SIGTERM)
+                kill_at = min(kill_at, now + GRACE_SECONDS)
+            left, exhausted = self._left(limits)
+            if exhausted is not None:
+                error, kill_at = error or exhausted, 0.0
+            if now >= kill_at:
+                os.kill(child, signal.SIGKILL)
+                _, status = os.waitpid(child, 0)
+                break
+            pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, left / _RATE))
+            pause = max(0.0, min(pause, kill_at - now, end - now if error is None else pause))
+        if error is None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            error = self._kernel_error(counted)
+        return Ended(status, error, interrupted, _crash_place(scratch / _CRASH_FILE))
+
+    def _left(self, limits: StepLimits) -> tuple[float, OutOfMemoryError | None]:
+        """Return the bytes that are left, and the error where none are."""
+        left = math.inf
+        for group in self._groups:
+            used = group.used_bytes()
+            reserve = max(_LEAST_RESERVE, group.limit_bytes * _RESERVE)
+            if group.limit_bytes - used < reserve:
+                return 0.0, _group_error(used, group.limit_bytes)
+            left = min(left, group.limit_bytes - used - reserve)
+        if limits.memory_bytes is not None:
+            used = used_bytes(descendants(os.getpid()), limits.memory_bytes)
+            if used > limits.memory_bytes:
+                return 0.0, limits.memory_error(used)
+            left = min(left, limits.memory_bytes - used)
+        return left, None
+
+    def _kernel_error(self, counted: list[tuple[int, int]]) -> OutOfMemoryError | None:
+        """Return the error of a child that the kernel has killed at a group's limit."""
+        for group, (kills, refusals) in zip(self._groups, counted, strict=True):
+            # Kills alone may be due to a machine that has run out.
+            if group.kills() > kills and group.refusals() > refusals:
+                return _group_error(group.limit_bytes, group.limit_bytes)
+        return None
+
+
+def run_limited(work: Callable[[], None], limits: StepLimits) -> BaseException | None:
+    """Run `work` in a child process within limits, and within those of the container.
+
+    Without any limit `work` is simply called. With one, this function returns in the child
+    when `work` is done. In the calling process it returns only if the child was ended at a
+    limit or by a signal, after all that it started is gone; otherwise it ends the process
+    as the child ended, with its exit code.
 
     Must be called where the process has no threads that hold locks, and before libraries
-    are loaded that don't work after a fork, such as TensorFlow.
+    are loaded that don't work after a fork, such as a TensorFlow that has run something.
 
     Returns:
-        What to report where memory ran out; else None.
+        The exception to raise in place of the work; None where it is done.
 
     Raises:
         SystemExit: With the child's exit code.
     """
-    groups = memory_groups()
-    if not groups:
+    supervisor = Supervisor()
+    if not supervisor.has_groups and limits.seconds is None and limits.memory_bytes is None:
         work()
         return None
-    scratch = tempfile.mkdtemp(prefix="paring-step-")
-    supervisor = os.getpid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    waited = _waited_for()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
-    counted = [(group.kills(), group.refusals()) for group in groups]
-    # What the child leaves behind comes to this process, which can then end it.
-    prctl(_SET_CHILD_SUBREAPER, 1)
-    child = os.fork()
-    if child == 0:
-        _supervisors[:] = [supervisor]
-        # Ctrl-C in a terminal then comes to the supervisor alone, which passes it on.
-        os.setsid()
-        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != supervisor:
-            os._exit(1)
-        os.environ["TMPDIR"] = tempfile.tempdir = scratch
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        work()
+    ended = supervisor.run(work, limits)
+    if ended is None:
         return None
-    ended: int | _Usage | None = None
-    try:
-        ended = _watch(child, groups, waited)
-    finally:
-        if not (isinstance(ended, int) and os.WIFEXITED(ended)):
-            _end_all()
-        prctl(_SET_CHILD_SUBREAPER, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        shutil.rmtree(scratch, ignore_errors=True)
-    if isinstance(ended, _Usage):
-        return ended.error()
-    if os.WIFEXITED(ended):
-        raise SystemExit(os.WEXITSTATUS(ended))
-    number = os.WTERMSIG(ended)
+    if ended.failure is not None:
+        return ended.failure
+    if os.WIFEXITED(ended.status):
+        raise SystemExit(os.WEXITSTATUS(ended.status))
+    number = os.WTERMSIG(ended.status)
     if number == signal.SIGKILL:
-        for group, (kills, refusals) in zip(groups, counted, strict=True):
-            # Kills alone may be due to a machine that has run out.
-            if group.kills() > kills and group.refusals() > refusals:
-                return _Usage(group.limit_bytes, group.limit_bytes).error()
+        # By this process, some time after the user has interrupted.
+        return KeyboardInterrupt()
     _end_by(number)
 
 
@@ -129,6 +252,75 @@ def process_number() -> int:
     return _supervisors[0] if _supervisors else os.getpid()
 
 
+def _work_in_child(work: Callable[[], None], scratch: Path, mask: set[signal.Signals]) -> None:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    faulthandler.enable((scratch / _CRASH_FILE).open("w"))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        work()
+    except KeyboardInterrupt:
+        if (scratch / _TIME_LIMIT_FILE).exists():
+            # The supervisor reports the limit; nobody has interrupted.
+            raise SystemExit(TimeLimitError.exit_code) from None
+        raise
+
+
+@contextmanager
+def _blocked(signals: set[signal.Signals]) -> Iterator[set[signal.Signals]]:
+    """Keep signals in the queue; yields the mask of before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    mask = {one for one in before if isinstance(one, signal.Signals)}
+    owner = os.getpid()
+    try:
+        yield mask
+    finally:
+        if os.getpid() == owner:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _group_error(used: int, limit: int) -> OutOfMemoryError:
+    used_text, limit_text = (f"{size / _GIB:.2f} GiB" for size in (used, limit))
+    return OutOfMemoryError(
+        f"out of memory: {used_text} of {limit_text} used",
+        remedy="raise the container's memory limit (memory_limit in the runtime file), or"
+        " lower batch_size",
+    )
+
+
+def _crash_error(number: int, place: str) -> CrashError:
+    name = signal_name(number)
+    if number == signal.SIGKILL:
+        return CrashError(
+            f"the step's process was killed by {name}, and not by Paring",
+            remedy="most often the machine ran out of memory: free some, set a lower"
+            " --step-memory-limit, or lower batch_size",
+        )
+    return CrashError(
+        f"the step's process was ended by {name}: a library crashed",
+        received=place,
+        remedy="the crash is in a library's own code; try another recipe, or report it to the"
+        " library with the model",
+    )
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, such as SIGSEGV."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _crash_place(file: Path) -> str:
+    """Return the innermost line of Python code in what faulthandler wrote; "" for nothing."""
+    with contextlib.suppress(OSError):
+        text = file.read_text(errors="replace")
+        current = text.partition("Current thread")[2] or text
+        if frame := _FRAME.search(current):
+            return f"{Path(frame[1]).name}:{frame[2]} in {frame[3]}"
+    return ""
+
+
 def _waited_for() -> set[signal.Signals]:
     """Return the signals that the supervisor takes from the queue, not by handlers."""
     # SIGINT stays ignored where it was, as in the background of a shell script.
@@ -136,33 +328,15 @@ def _waited_for() -> set[signal.Signals]:
     return taken | {signal.SIGCHLD}
 
 
-def _watch(child: int, groups: Sequence[MemoryGroup], waited: set[signal.Signals]) -> int | _Usage:
-    """Wait until the child has ended, and end it before memory runs out.
-
-    Returns:
-        The child's status, as `os.waitpid` gives it; or the memory used when it was ended.
-    """
-    pause = 0.0
+def _reaped_status(child: int) -> int | None:
+    """Collect all children that have ended; the status of `child` if it is among them."""
+    found = None
     while True:
-        received = signal.sigtimedwait(waited, pause)
-        # CPython 3.11 gives any number where this process was stopped and has gone on.
-        if received is not None and received.si_signo in waited - {signal.SIGCHLD}:
-            os.kill(child, received.si_signo)
-        while True:
-            number, status = _reaped()
-            if number == child:
-                return status
-            if not number:
-                break
-        pause = _LONGEST_LOOK
-        for group in groups:
-            used = group.used_bytes()
-            left = group.limit_bytes - used - max(_LEAST_RESERVE, group.limit_bytes * _RESERVE)
-            if left < 0:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return _Usage(used, group.limit_bytes)
-            pause = min(pause, max(_SHORTEST_LOOK, left / _RATE))
+        number, status = _reaped()
+        if not number:
+            return found
+        if number == child:
+            found = status
 
 
 def _reaped() -> tuple[int, int]:
@@ -175,12 +349,10 @@ def _reaped() -> tuple[int, int]:
 
 def _end_all() -> None:
     """Kill what the child has started and left, until nothing is left."""
-    import psutil
-
-    while left := psutil.Process().children(recursive=True):
+    while left := descendants(os.getpid()):
         for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         while _reaped()[0]:
             pass
         time.sleep(_SHORTEST_LOOK)

@@ -34,6 +34,11 @@ def fill(
         raise UnsupportedError("this layer can't be filled")
     if mode == "vanish":
         os._exit(1)
+    if mode == "refused":
+        raise MemoryError("no more")
+    if mode == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if mode == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if mode in ("child", "orphan"):
@@ -42,7 +47,7 @@ def fill(
         if mode == "child":
             child.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == "wait":
+    if mode in ("wait", "deaf"):
         (filled.path.parent / "started").write_text(str(os.getpid()))
         time.sleep(300)
     if file_mib:
