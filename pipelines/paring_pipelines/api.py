@@ -16,6 +16,7 @@ from paring.errors import ExamplesError, ModelError, OutputError, ParameterError
 from paring.reporting.columns import COLUMNS, score
 from paring.selection.candidates import CandidateRow, SelectionResult
 from paring.selection.pareto import Gate, Objective
+from paring.system.step_limits import LimitSettings
 from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import DEFAULT_FILE, Recipe, Target, load_recipes
 from paring_pipelines.runners import session
@@ -118,6 +119,8 @@ def optimize(
     brief: bool = False,
     trust_model: bool = False,
     runner: Literal["local", "beam"] = "local",
+    step_time_limit: str = "",
+    step_memory_limit: str = "",
 ) -> Result:
     """Optimize a model, verify and measure every candidate, and choose the best.
 
@@ -159,6 +162,12 @@ def optimize(
         brief: Train and measure briefly, to try things out.
         trust_model: Let code inside the model run.
         runner: TFX's local runner, or its Beam runner in this process.
+        step_time_limit: Longest duration of a step, such as "30m"; "0" for no limit, "" for
+            two hours, or eight of steps that train.
+        step_memory_limit: Most memory of a step's processes, such as "12GiB" or "75%"; "0"
+            for no limit, "" for 7/8 of the machine's memory or all of a container's. With no
+            limit at all, steps run in this process, where Keras layers that are registered
+            only here are known.
 
     Raises:
         ParameterError: An argument is invalid.
@@ -167,6 +176,7 @@ def optimize(
         ParingError: Of the class that fits; what `out` held before is intact.
     """
     chosen = _chosen(recipes, target)
+    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
     settings = Settings(
         gate=Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective),
         trust_model=trust_model,
@@ -180,7 +190,7 @@ def optimize(
     )
     folder = Path(out).absolute() if out is not None else Path(tempfile.mkdtemp(prefix="paring-"))
     try:
-        run = _run(model, examples, chosen, settings, folder, budget_minutes, runner)
+        run = _run(model, examples, chosen, settings, folder, budget_minutes, runner, limits)
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -199,11 +209,12 @@ def _run(
     folder: Path,
     budget_minutes: float | None,
     runner: session.Runner,
+    limits: LimitSettings,
 ) -> session.PublishedRun:
     paths = _sources(model, examples, folder)
     if budget_minutes is None:
-        return session.run(*paths, recipes, settings, folder, runner=runner)
-    return search(*paths, recipes, settings, folder, budget_minutes, runner=runner)
+        return session.run(*paths, recipes, settings, folder, runner=runner, limits=limits)
+    return search(*paths, recipes, settings, folder, budget_minutes, runner=runner, limits=limits)
 
 
 def _chosen(recipes: str | Path | Sequence[str] | None, target: Target) -> list[Recipe]:

@@ -1,10 +1,11 @@
 """A bare SavedModel, which no training step takes, and one run of the pipeline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.step_server import lasting_server
 
 from paring_pipelines.cli.main import main
 from paring_pipelines.pipeline.optimize import Settings
@@ -30,6 +31,13 @@ SETTINGS = Settings(brief=True)
 @pytest.fixture(autouse=True)
 def _warm_measuring(warm_measuring: None) -> None:
     """Whole pipelines measure often; what a measurement is, is tested with its step."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _step_server() -> Iterator[None]:
+    """One server of steps for all runs of these tests."""
+    with lasting_server():
+        yield
 
 
 @pytest.fixture

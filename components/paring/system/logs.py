@@ -8,9 +8,10 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TextIO
@@ -20,6 +21,38 @@ VARIABLE = "PARING_LOG_FORMAT"
 
 _LOGGER = logging.getLogger("paring")
 _about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class SentRecord:
+    """A log record that another process has sent.
+
+    Attributes:
+        logger: Name of its logger.
+        level: See `logging`.
+        created: When it was made, in seconds since the epoch.
+        message: Its text.
+        facts: Those of an event; None of what is none.
+    """
+
+    logger: str
+    level: int
+    created: float
+    message: str
+    facts: Mapping[str, object] | None
+
+
+class _Sender(logging.Handler):
+    def __init__(self, deliver: Callable[[SentRecord], None]) -> None:
+        super().__init__()
+        self._deliver = deliver
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts = getattr(record, "facts", None)
+        known = None if facts is None else {name: _plain(value) for name, value in facts.items()}
+        self._deliver(
+            SentRecord(record.name, record.levelno, record.created, record.getMessage(), known)
+        )
 
 
 class _JsonLine(logging.Formatter):
@@ -53,6 +86,30 @@ def write_json(stream: TextIO | None = None) -> None:
     _LOGGER.setLevel(logging.INFO)
     # Libraries that set up logging of their own would repeat each line.
     _LOGGER.propagate = False
+
+
+def send(deliver: Callable[[SentRecord], None], level: int) -> None:
+    """Deliver all records of a level or above, in place of writing them, from now on."""
+    stop()
+    _LOGGER.addHandler(_Sender(deliver))
+    _LOGGER.setLevel(level)
+    _LOGGER.propagate = False
+
+
+def receive(sent: SentRecord) -> None:
+    """Write what another process has delivered, as if it were from this one."""
+    if sent.facts is not None and not is_json():
+        return
+    record = logging.LogRecord(sent.logger, sent.level, "", 0, sent.message, None, None)
+    record.created = sent.created
+    if sent.facts is not None:
+        record.facts = sent.facts
+    logging.getLogger(sent.logger).handle(record)
+
+
+def level() -> int:
+    """The lowest level of the records that are written."""
+    return _LOGGER.getEffectiveLevel()
 
 
 def stop() -> None:

@@ -85,9 +85,6 @@ class StepLimits:
         )
 
 
-NO_LIMITS = StepLimits()
-
-
 @dataclass(frozen=True)
 class LimitSettings:
     """Limits of every step of a run, as a user gives them.
@@ -155,6 +152,9 @@ class LimitSettings:
             raise_seconds.format(format_duration(2 * (seconds or 0.0)).replace(" ", "")),
             f"raise {MEMORY_OPTION}, or give 0 for no limit",
         )
+
+
+DEFAULT_LIMITS = LimitSettings()
 
 
 def parse_duration(text: str) -> float:

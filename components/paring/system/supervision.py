@@ -104,6 +104,16 @@ class Supervisor:
         self._groups = memory_groups()
 
     @property
+    def signals(self) -> set[signal.Signals]:
+        """Signals that are taken from the queue, and passed on to the child."""
+        return self._waited
+
+    def drop_signals(self) -> None:
+        """Forget the signals that are in the queue; they have to be blocked."""
+        while signal.sigtimedwait(self._waited, 0) is not None:
+            pass
+
+    @property
     def has_groups(self) -> bool:
         """Whether control groups limit the memory of this process."""
         return bool(self._groups)

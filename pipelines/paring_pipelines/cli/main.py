@@ -19,6 +19,7 @@ from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFa
 from paring.evaluation.metrics import check_name
 from paring.storage import is_remote, list_below, local_path, write_text
 from paring.system import interruption, logs
+from paring.system.step_limits import LimitSettings
 from paring_pipelines.advice.advice import AUTO, AdvisedRecipes
 from paring_pipelines.cli.compiling import compile_package, components, recipes_file
 from paring_pipelines.cli.kubeflow import COMMANDS
@@ -33,6 +34,7 @@ from paring_pipelines.cli.options import (
     recipes_option,
     runner_option,
     settings_of,
+    step_limits,
 )
 from paring_pipelines.cli.serving import list_versions, rollback
 from paring_pipelines.pipeline.optimize import Settings, build
@@ -105,6 +107,7 @@ for command in (compile_package, components, list_versions, rollback, *COMMANDS)
     help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
 @runner_option(default="local")
+@step_limits
 @click.option(
     "--budget-minutes",
     type=FiniteFloat(min=0, min_open=True),
@@ -121,6 +124,8 @@ def run(
     target: str,
     recipes: Path | None,
     budget_minutes: float | None,
+    step_time_limit: str,
+    step_memory_limit: str,
     **given: Any,
 ) -> None:
     """Try every recipe on a model; measure, choose, report.
@@ -129,7 +134,8 @@ def run(
     """
     command = f"paring {shlex.join(sys.argv[1:])}"
     place = destination(out, work)
-    _run(model, examples, place, runner, target, recipes, given, command, budget_minutes)
+    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
+    _run(model, examples, place, runner, target, recipes, given, command, limits, budget_minutes)
 
 
 def _run(
@@ -141,6 +147,7 @@ def _run(
     recipes: Path | None,
     given: Mapping[str, Any],
     command: str,
+    limits: LimitSettings,
     minutes: float | None = None,
 ) -> None:
     from paring_pipelines.cli import console
@@ -167,9 +174,10 @@ def _run(
     arguments = (*sources, chosen, settings, place)
     try:
         if minutes is None:
-            outcome = session.run(*arguments, runner=runner, progress=progress.progress())
+            told = progress.progress()
+            outcome = session.run(*arguments, runner=runner, progress=told, limits=limits)
         else:
-            outcome = _search(arguments, minutes, runner, screen, progress)
+            outcome = _search(arguments, minutes, runner, screen, progress, limits)
     finally:
         progress.close()
     reasons = place.folder / "advice.json"
@@ -208,13 +216,14 @@ def _search(
     runner: Literal["local", "beam"],
     screen: "Console",
     progress: "NodeProgress",
+    limits: LimitSettings,
 ) -> "PublishedRun":
     from paring_pipelines.cli.search_console import search_progress
     from paring_pipelines.search.loop import SearchInterrupted, search
 
     told = search_progress(screen, progress)
     try:
-        return search(*arguments, minutes, runner=runner, progress=told)
+        return search(*arguments, minutes, runner=runner, progress=told, limits=limits)
     except SearchInterrupted as stopped:
         click.echo(stopped, err=True)
         sys.exit(INTERRUPTED)
@@ -263,14 +272,23 @@ def advise(
     help="Gets the model, the examples and all results.",
 )
 @runner_option(default="beam")
+@step_limits
 @metric_options[0]
 @metric_options[1]
-def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -> None:
+def demo(
+    out: Path,
+    runner: Literal["local", "beam"],
+    metric: str,
+    top_k: int,
+    step_time_limit: str,
+    step_memory_limit: str,
+) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
     # Before the training, not after it.
     check_name(metric)
+    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
     model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
         click.echo(f"using the model trained before, {model}")
@@ -286,7 +304,7 @@ def demo(out: Path, runner: Literal["local", "beam"], metric: str, top_k: int) -
             options[name] = value
             command += f" --{name.replace('_', '-')} {value}"
     place = Destination(out)
-    _run(str(model), str(examples), place, runner, "cpu-server", None, options, command)
+    _run(str(model), str(examples), place, runner, "cpu-server", None, options, command, limits)
 
 
 @paring.command()

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from paring.adapters.cli import limit_options
 from paring.errors import ParameterError
 from paring.selection.pareto import Gate
 from paring.storage import check_bucket, local_path
@@ -151,6 +152,13 @@ def after_selection(function: Any) -> Any:
     """What becomes of the selected model, for the commands that build all of the pipeline."""
     for option in reversed(after_selection_options):
         function = option(function)
+    return function
+
+
+def step_limits(function: Any) -> Any:
+    """The limits on each step, for the commands that run steps on this machine."""
+    # New ones for each command, in the order of --help.
+    function.__click_params__ = [*reversed(limit_options()), *function.__click_params__]
     return function
 
 

@@ -7,12 +7,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from paring import storage
+from paring.adapters.step_processes import Execute, step_processes
 from paring.artifacts import (
     RECORD,
     PushedModel,
@@ -34,6 +35,7 @@ from paring.models.quiet import quiet_tensorflow
 from paring.selection.candidates import SelectionResult
 from paring.system import hardware
 from paring.system.documents import read_json
+from paring.system.step_limits import DEFAULT_LIMITS, LimitSettings
 from paring.system.trees import copy_tree
 from paring_pipelines.pipeline.dag import Dag
 from paring_pipelines.pipeline.optimize import Settings, build
@@ -99,6 +101,7 @@ def run(
     *,
     runner: Runner = "local",
     progress: Progress = Progress(),
+    limits: LimitSettings = DEFAULT_LIMITS,
 ) -> PublishedRun:
     """Try `recipes` on `model`, measure, choose, and write the results to `out`.
 
@@ -112,12 +115,13 @@ def run(
             `Destination` the folder gets them, and the store all but the last.
         runner: TFX's local runner, or its Beam runner in this process.
         progress: Told what goes on.
+        limits: Limits on the time and memory of each step.
 
     Raises:
         ParingError: Of the class that fits; what `out` held before is intact.
     """
     dag = build(recipes, completed(settings, model))
-    with opened(model, examples, out, runner) as place:
+    with opened(model, examples, out, runner, limits) as place:
         result = place.run(dag, progress)
         return place.publish(result)
 
@@ -138,10 +142,20 @@ class Place:
         machine: A digest of the hardware and libraries that measurements depend on.
     """
 
-    def __init__(self, paths: Mapping[str, Path], out: Destination, runner: Runner) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        out: Destination,
+        runner: Runner,
+        limits: LimitSettings,
+        resources: ExitStack,
+    ) -> None:
         self._paths = paths
         self._out = out
         self._runner = runner
+        self._limits = limits
+        self._resources = resources
+        self._execute: Execute | None = None
         self._import_seconds = 0.0
         self.root = out.folder / PIPELINE_DIR
         self.digests = {name: content_digest(path) for name, path in paths.items()}
@@ -174,13 +188,22 @@ class Place:
         progress.planned(dag)
         # TFX takes many seconds to import: all that can fail fast is behind us.
         start = time.monotonic()
+        if self._execute is None:
+            # Its process imports TensorFlow meanwhile.
+            self._execute = self._resources.enter_context(step_processes(self._limits))
         quiet_tensorflow()
         from paring_pipelines.runners import tfx
 
         self._import_seconds = max(self._import_seconds, time.monotonic() - start)
         pipeline = tfx.to_pipeline(dag, self._paths, self.digests, identities, self.root)
         return tfx.run(
-            pipeline, dag, self.root, self._runner, progress.observed, retry_failed=retry_failed
+            pipeline,
+            dag,
+            self.root,
+            self._runner,
+            progress.observed,
+            execute=self._execute,
+            retry_failed=retry_failed,
         )
 
     def publish(self, result: "RunResult") -> PublishedRun:
@@ -214,7 +237,11 @@ class Place:
 
 @contextmanager
 def opened(
-    model: Path, examples: Path, out: Path | Destination, runner: Runner = "local"
+    model: Path,
+    examples: Path,
+    out: Path | Destination,
+    runner: Runner = "local",
+    limits: LimitSettings = DEFAULT_LIMITS,
 ) -> Iterator[Place]:
     """Make `out` ours, for one run or several on the same sources.
 
@@ -234,8 +261,8 @@ def opened(
     paths = {"model": model.absolute(), "examples": examples.absolute()}
     check_sources(model, examples)
     out.check()
-    with claimed(out.folder):
-        yield Place(paths, out, runner)
+    with claimed(out.folder), ExitStack() as resources:
+        yield Place(paths, out, runner, limits, resources)
 
 
 def check_sources(model: Path, examples: Path) -> None:

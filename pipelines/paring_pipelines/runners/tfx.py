@@ -20,7 +20,8 @@ from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import Pipeline
 
-from paring.adapters.tfx import NodeEvent, component, observers, tfx_type
+from paring.adapters.step_processes import Execute
+from paring.adapters.tfx import NodeEvent, component, executors, observers, tfx_type
 from paring.artifacts import Artifact
 from paring.errors import OutputError, ParingError, StepFailedError
 from paring.system import interruption, logs
@@ -109,6 +110,7 @@ def run(
     runner: Runner = "local",
     observer: Callable[[NodeEvent], None] | None = None,
     *,
+    execute: Execute,
     retry_failed: bool = True,
 ) -> RunResult:
     """Run `pipeline` and say where its outputs lie.
@@ -120,6 +122,7 @@ def run(
         runner: `local`, TFX's LocalDagRunner, or `beam`, its BeamDagRunner on
             Beam's in-process runner. Both run one node after another.
         observer: Told when a node starts and ends.
+        execute: Runs the step of a node.
         retry_failed: Whether the next run tries again what broke in this one.
 
     Raises:
@@ -144,7 +147,7 @@ def run(
             remedy="give a folder that you may write to",
         ) from error
     _forget_changed(root)
-    with _observing(watch), _quiet(), _in_process_beam():
+    with _listed(observers, watch), _listed(executors, execute), _quiet(), _in_process_beam():
         try:
             _RUNNERS[runner]().run(pipeline)
         except Exception as error:
@@ -251,12 +254,12 @@ def _is_as_written(artifact: metadata_store_pb2.Artifact) -> bool:
 
 
 @contextmanager
-def _observing(observer: Callable[[NodeEvent], None]) -> Iterator[None]:
-    observers.append(observer)
+def _listed(ones: list[Any], one: Any) -> Iterator[None]:
+    ones.append(one)
     try:
         yield
     finally:
-        observers.remove(observer)
+        ones.remove(one)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from paring.artifacts import Examples
 from paring.errors import ParameterError
 from paring.selection.candidates import SelectionResult
 from paring.selection.pareto import SOURCE
+from paring.system.step_limits import DEFAULT_LIMITS, LimitSettings
 from paring_pipelines.pipeline.dag import Dag
 from paring_pipelines.pipeline.optimize import Sample, Settings, build
 from paring_pipelines.pipeline.recipes import Recipe
@@ -81,6 +82,7 @@ def search(
     *,
     runner: Runner = "local",
     progress: SearchProgress = SearchProgress(),
+    limits: LimitSettings = DEFAULT_LIMITS,
 ) -> PublishedRun:
     """Try recipes on `model` in the order of expected gain, until the time is up.
 
@@ -98,6 +100,7 @@ def search(
             but the first.
         runner: TFX's local runner, or its Beam runner in this process.
         progress: Told what goes on.
+        limits: Limits on the time and memory of each step.
 
     Raises:
         ParameterError: The budget is no positive number.
@@ -111,7 +114,7 @@ def search(
             remedy="give the minutes that the search may take, 30 for example",
         )
     start = time.monotonic()
-    with opened(model, examples, out, runner) as place:
+    with opened(model, examples, out, runner, limits) as place:
         journal = open_journal(
             place.root / JOURNAL, search_key(recipes, settings, place.digests, place.machine)
         )
