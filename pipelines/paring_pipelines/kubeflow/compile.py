@@ -14,9 +14,13 @@ from paring.adapters.kfp import SOURCE_DIGEST, component, kfp_type, member_input
 from paring.catalog import STEPS
 from paring.errors import OutputError, ParameterError
 from paring.storage import written_beside
+from paring.system.step_limits import TIME_VARIABLE
 from paring_pipelines.kubeflow.placement import STORE_IDENTITY, Placement
 from paring_pipelines.kubeflow.task_graph import task_name
 from paring_pipelines.pipeline.dag import Dag, Edge, Node
+
+# Of a pod's time, what its step has not.
+_LEAST_MARGIN_SECONDS, _MOST_MARGIN_SECONDS = 60, 600
 
 
 def compile_dag(
@@ -236,6 +240,8 @@ def _place(task: Any, placement: Placement) -> None:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", placement.shm)
     if placement.timeout_seconds is not None:
         kubernetes.set_timeout(task, placement.timeout_seconds)
+        # Not as an argument, which Kubeflow's cache would look at.
+        task.set_env_variable(TIME_VARIABLE, f"{_step_seconds(placement.timeout_seconds)}s")
     if placement.retry is not None:
         task.set_retry(
             placement.retry.count,
@@ -247,6 +253,16 @@ def _place(task: Any, placement: Placement) -> None:
         task.set_caching_options(False)
     _set_environment(task, placement)
     _set_pod(task, placement)
+
+
+def _step_seconds(timeout: int) -> int:
+    """Return the time limit of a step whose pod is ended after `timeout` seconds.
+
+    What is left is for the image and the inputs before it, and for its outcome after it.
+    """
+    if timeout <= 2 * _LEAST_MARGIN_SECONDS:
+        return max(1, timeout // 2)
+    return timeout - min(max(timeout // 20, _LEAST_MARGIN_SECONDS), _MOST_MARGIN_SECONDS)
 
 
 def _set_environment(task: Any, placement: Placement) -> None:

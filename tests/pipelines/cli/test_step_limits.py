@@ -1,5 +1,6 @@
 """`paring step` with limits of time and memory, outside of a container."""
 
+import json
 import os
 import signal
 import subprocess
@@ -140,6 +141,36 @@ def test_a_second_interrupt_ends_a_step_that_heeds_none(model: Path) -> None:
     assert workers
     assert not any(one.is_running() for one in workers)
     assert _left(model.parent) == ["model.bin", "scratch", "started"]
+
+
+def test_on_kubeflow_the_limit_is_that_of_the_package(model: Path) -> None:
+    result = model.parent / "executor_output.json"
+    uri = str(model.parent / "out")
+    executor_input = {
+        "inputs": {
+            "parameterValues": {"mode": "wait"},
+            "artifacts": {"model": {"artifacts": [{"name": "model", "uri": str(model)}]}},
+        },
+        "outputs": {
+            "artifacts": {"filled": {"artifacts": [{"name": "filled", "uri": uri}]}},
+            "outputFile": str(result),
+        },
+    }
+    child = subprocess.run(
+        [
+            *(sys.executable, str(_PROGRAM), "step", "fill", "--tolerate"),
+            *("--executor-input", json.dumps(executor_input)),
+        ],
+        env={**os.environ, "PARING_STEP_TIME_LIMIT": "1s"},
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    (told,) = json.loads(result.read_text())["artifacts"]["filled"]["artifacts"]
+    assert told["metadata"]["outcome"] == "failed"
+    assert "limit of 1 s was reached (from timeout_seconds" in told["metadata"]["reason"]
+    assert "raise timeout_seconds in the runtime file" in told["metadata"]["reason"]
 
 
 @pytest.mark.parametrize(

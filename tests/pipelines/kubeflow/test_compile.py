@@ -351,6 +351,17 @@ def test_a_placement_becomes_what_is_asked_of_kubernetes(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(1, 1), (60, 30), (200, 140), (3600, 3420), (28800, 28200)]
+)
+def test_a_step_ends_itself_before_kubernetes_ends_its_pod(
+    tmp_path: Path, timeout: int, seconds: int
+) -> None:
+    spec = _compile(_small_dag(), tmp_path, lite=Placement(timeout_seconds=timeout))
+    container = spec["deploymentSpec"]["executors"]["exec-lite"]["container"]
+    assert container["env"] == [{"name": "PARING_STEP_TIME_LIMIT", "value": f"{seconds}s"}]
+
+
 IN_ITS_POD = Placement(
     env={
         "PLAIN": "a: b",
