@@ -102,6 +102,8 @@ def main() -> None:
             ended = supervisor.run(partial(_serve, request, answers, mask), request.limits)
             answers.close()
             connection.send(ended)
+    # Faster than the interpreter's own end, with all that is loaded.
+    os._exit(0)
 
 
 def _import_libraries() -> None:

@@ -25,7 +25,7 @@ def _interrupt(arguments: list[str], folder: Path) -> None:
     artifacts = folder / "out" / "pipeline" / "artifacts"
     with (folder / "log").open("w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(artifacts.glob("benchmark-*/metrics/*")):
             assert child.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
