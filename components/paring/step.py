@@ -166,7 +166,7 @@ class Step:
 
     @property
     def trains(self) -> bool:
-        """Whether it trains a model, which takes longer than what other steps do."""
+        """True if the step trains a model, which takes longer than what other steps do."""
         return "epochs" in self.parameters
 
     def parse_parameters(self, given: Mapping[str, object]) -> dict[str, Scalar]:

@@ -120,19 +120,23 @@ class _Server:
             tuple(n for n in _LOGGERS if logging.getLogger(n).level >= logging.CRITICAL),
         )
         with self._lock:
-            told, error = self._run(request)
-        if isinstance(told, Raised):
-            told.error.add_note(told.traceback)
+            result, error = self._run(request)
+        if isinstance(result, Raised):
+            result.error.add_note(result.traceback)
             if not call.tolerate:
-                raise told.error
-            error = told.error
+                raise result.error
+            error = result.error
         if error is not None:
             # Recorded or raised; and what the child has left unfinished is removed.
             return execute(failing(step, error), call)
         return {name: kind.load(call.outputs[name]) for name, kind in step.outputs.items()}
 
     def _run(self, request: Request) -> tuple[Made | Raised | None, BaseException | None]:
-        """Run a step in a child process; what it told, and what has ended it before its end."""
+        """Run a step in a child process.
+
+        Returns:
+            Its result, or None; and the error or interrupt that has ended it before that.
+        """
         try:
             self._prepare()
             ours, theirs = socket.socketpair()
@@ -140,7 +144,7 @@ class _Server:
                 with theirs:
                     self._connection.send(request)
                     socket.send_fds(self._channel, [b"."], [theirs.fileno()])
-                told, ended = self._wait(answers)
+                result, ended = self._wait(answers)
         except (EOFError, OSError):
             code = self._process.wait()
             return None, CrashError(
@@ -148,18 +152,23 @@ class _Server:
                 received=f"exit code {code}",
                 remedy="most often the machine ran out of memory: free some",
             )
+        except BaseException:
+            # What comes next needs a server that waits for it.
+            self._process.kill()
+            self._process.wait()
+            raise
         if ended.interrupted:
             return None, KeyboardInterrupt()
         if ended.failure is not None:
             return None, ended.failure
-        if told is None:
+        if result is None:
             code = os.waitstatus_to_exitcode(ended.status)
             return None, CrashError(
                 "the step's process has ended without a result",
                 received=f"exit code {code}",
                 remedy="a library may have ended it: see what it has written above",
             )
-        return told, None
+        return result, None
 
     def _prepare(self) -> None:
         """Wait until the server has imported its libraries; start another if it was killed."""
@@ -175,15 +184,15 @@ class _Server:
 
     def _wait(self, answers: Connection) -> tuple[Made | Raised | None, Ended]:
         """Wait for the end of a step, and write its log records meanwhile."""
-        told: Made | Raised | None = None
+        result: Made | Raised | None = None
         sources: list[Connection] = [self._connection, answers]
         while True:
             try:
-                # It is heard of by this also where it is raised in another thread.
+                # In Beam's thread too, where no signal raises anything.
                 if not self._stopped:
                     interruption.check()
                 ready = wait(sources, _LOOK_SECONDS)
-                # First what the child has said before its end.
+                # The child's messages first, which it has sent before its end.
                 if answers in ready:
                     try:
                         message = answers.recv()
@@ -193,10 +202,10 @@ class _Server:
                     if isinstance(message, logs.SentRecord):
                         logs.receive(message)
                     else:
-                        told = message
+                        result = message
                 elif self._connection in ready:
                     ended: Ended = self._connection.recv()
-                    return told, ended
+                    return result, ended
             except KeyboardInterrupt:
                 # A second one has the child killed.
                 self._stop(again=True)

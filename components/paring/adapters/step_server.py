@@ -1,7 +1,7 @@
-"""The process that forks a child for each step: `python -m paring.adapters.step_server FD`.
+"""Server that forks a child for each step: `python -m paring.adapters.step_server FD`.
 
 It has imported the libraries and runs nothing itself, so that a step starts in a fraction of
-a second, in a process of its own. `paring.adapters.step_processes` is the side that asks.
+a second, in a process of its own. `paring.adapters.step_processes` is its client.
 """
 
 import gc
@@ -40,7 +40,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Request:
-    """One step to run.
+    """Request to run a step.
 
     Attributes:
         step: Its name.
@@ -67,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Raised:
-    """What a step has raised.
+    """Message of a step that has raised an exception.
 
     Attributes:
         error: The exception.
@@ -80,7 +80,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Made:
-    """The step has made its outputs, or recorded a failure in them."""
+    """Message of a step that has written its outputs, or a failure in them."""
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def _import_libraries() -> None:
 
 
 def _serve(request: Request, answers: Connection, mask: Collection[int]) -> NoReturn:
-    """Run the step in this process, a child, tell what became of it, and end."""
+    """Run the step in this process, a child, send its result, and end the process."""
     code = 1
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -131,14 +131,14 @@ def _serve(request: Request, answers: Connection, mask: Collection[int]) -> NoRe
             logging.getLogger(name).setLevel(logging.CRITICAL)
         one_at_a_time = Lock()
 
-        def tell(message: Made | Raised | logs.SentRecord) -> None:
+        def send(message: Made | Raised | logs.SentRecord) -> None:
             with one_at_a_time:
                 answers.send(message)
 
-        logs.send(tell, request.log_level)
-        ended = _execute(request)
+        logs.send(send, request.log_level)
+        result = _execute(request)
         tracing.stop()
-        tell(ended)
+        send(result)
         sys.stdout.flush()
         sys.stderr.flush()
         code = 0

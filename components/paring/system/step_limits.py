@@ -121,7 +121,7 @@ class LimitSettings:
 
     @property
     def are_off(self) -> bool:
-        """Whether both limits are turned off."""
+        """True if both limits are turned off."""
         return self.seconds == 0 and self.memory_bytes == 0
 
     def of_step(self, *, trains: bool) -> StepLimits:
@@ -213,7 +213,7 @@ def format_size(size: int) -> str:
 
 
 def machine_bytes() -> int:
-    """Return the memory of the machine."""
+    """Return the size of the machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

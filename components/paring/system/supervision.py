@@ -72,7 +72,7 @@ class Ended:
 
     @property
     def failure(self) -> ParingError | None:
-        """The error to report; None where the child came to its own end."""
+        """Error to report; None if the child has ended by itself."""
         if os.WIFEXITED(self.status) and os.WEXITSTATUS(self.status) == 0:
             # It was faster than its limit.
             return None
@@ -115,15 +115,15 @@ class Supervisor:
 
     @property
     def has_groups(self) -> bool:
-        """Whether control groups limit the memory of this process."""
+        """True if control groups limit the memory of this process."""
         return bool(self._groups)
 
     def run(self, work: Callable[[], None], limits: StepLimits) -> Ended | None:
         """Run `work` in a child process within `limits`.
 
         Returns:
-            How the child ended, once all that it has started is gone; None in the child,
-            after `work`.
+            End of the child, once all that it has started is gone; None in the child, after
+            `work`.
         """
         scratch = Path(tempfile.mkdtemp(prefix="paring-step-"))
         prctl = ctypes.CDLL(None, use_errno=True).prctl
