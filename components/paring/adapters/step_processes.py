@@ -121,14 +121,15 @@ class _Server:
         )
         with self._lock:
             result, error = self._run(request)
-        if isinstance(result, Raised):
-            result.error.add_note(result.traceback)
-            if not call.tolerate:
-                raise result.error
-            error = result.error
-        if error is not None:
-            # Recorded or raised; and what the child has left unfinished is removed.
-            return execute(failing(step, error), call)
+            if isinstance(result, Raised):
+                result.error.add_note(result.traceback)
+                if not call.tolerate:
+                    raise result.error
+                error = result.error
+            if error is not None:
+                # Recorded or raised; and what the child has left unfinished is removed, before
+                # another thread that closes this server ends the process.
+                return execute(failing(step, error), call)
         return {name: kind.load(call.outputs[name]) for name, kind in step.outputs.items()}
 
     def _run(self, request: Request) -> tuple[Made | Raised | None, BaseException | None]:
