@@ -19,7 +19,7 @@ ShowOutputs = Callable[[Mapping[str, Artifact]], None]
 
 
 class StepGroup(click.Group):
-    """All steps of the catalog as commands, made when they are asked for."""
+    """Group of the commands of all steps, each built when it is requested."""
 
     def __init__(self, *args: Any, show: ShowOutputs, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What Kubeflow's page of a task shows of an artifact, besides its metadata.
+"""Views of artifacts for Kubeflow's page of a task, in Markdown and HTML.
 
 Kubeflow draws artifacts of the types system.Markdown and system.HTML, which must be
 the file itself, while Paring's artifacts are folders. So beside an output stands one
@@ -36,7 +36,7 @@ class View:
     content: Callable[[Any], str]
 
     def text(self, artifact: Artifact) -> str:
-        """What the file holds; of an artifact that could not be made, the reason.
+        """Return the text of the view; for an artifact that could not be built, the reason.
 
         Raises:
             ArtifactTypeError: The artifact's own file can't be read.
@@ -166,7 +166,7 @@ def _read(file: Path, *keys: str) -> dict[str, Any]:
         raise ArtifactTypeError(
             f"{file} can't be read",
             received=f"{type(error).__name__}: {error}",
-            remedy="make the artifact anew",
+            remedy="re-run the step that produced this artifact",
         ) from error
 
 

@@ -51,7 +51,7 @@ _PROPERTY_TYPES = {
 
 @dataclass(frozen=True)
 class NodeEvent:
-    """A node's start or end, told to `observers` in the process that runs it.
+    """Start or end of a node, passed to `observers` in the process that runs it.
 
     Attributes:
         node: The node's id.
@@ -70,7 +70,7 @@ observers: list[Callable[[NodeEvent], None]] = []
 
 
 def _is_standard(kind: type[Artifact]) -> bool:
-    """Whether TFX's own type stands for this one."""
+    """Return whether TFX has its own type for this artifact type."""
     return kind in (Servable, Model, Examples)
 
 
@@ -100,7 +100,7 @@ _MODELS = tuple(
     for name, kind in artifact_types().items()
     if issubclass(kind, Servable) and not _is_standard(kind)
 )
-# TFX's documented way to let other types in where a type is asked for.
+# TFX's documented way to accept other types where a type is required.
 standard_artifacts.Model._compatible_types = (
     *getattr(standard_artifacts.Model, "_compatible_types", ()),
     *_MODELS,

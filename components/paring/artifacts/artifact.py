@@ -1,4 +1,4 @@
-"""What all artifacts have in common: a path, facts, a digest and a record."""
+"""Base class of all artifacts: a path with facts, a digest and a record."""
 
 import hashlib
 import json
@@ -166,7 +166,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise ArtifactTypeError(
             f"{path / RECORD} is not readable",
             received=error,
-            remedy="make the artifact anew; its record was cut off or edited",
+            remedy="re-run the step that produced this artifact; its record was cut off or edited",
         ) from error
     if not isinstance(record, dict):
         raise ArtifactTypeError(f"{path / RECORD} is no artifact's record")

@@ -160,7 +160,7 @@ class TRTEngine(Servable):
 
     @property
     def timing_cache(self) -> Path:
-        """How fast kernels were, for the next build; there for server alone."""
+        """Path of the measured kernel timings, for the next build; exists for server alone."""
         return self.path / "timing.cache"
 
 

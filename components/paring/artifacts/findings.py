@@ -141,7 +141,7 @@ class EvaluationMetrics(Artifact):
 
     Attributes:
         count: Examples looked at.
-        metric: What the gate goes by; see `paring.evaluation.metrics.Metric`.
+        metric: Metric of the accuracy gate; see `paring.evaluation.metrics.Metric`.
         higher_is_better: 0 for errors.
         score: Of that metric.
         source_score: The source's, on the same examples.

@@ -76,7 +76,7 @@ class PrunedModel(Model):
         pattern: What the zeros of every pruned kernel follow, checked: unstructured,
             1x4 or 2:4.
         left_dense: The layers whose weights can't be pruned, separated by commas.
-        not_reached: The layers with fewer zeros than was asked for, each with the share
+        not_reached: The layers with fewer zeros than requested, each with the share
             and the reason, by semicolons.
     """
 
@@ -88,7 +88,7 @@ class PrunedModel(Model):
 
     @property
     def sensitivity_file(self) -> Path:
-        """What zeros in each layer cost, in JSON; there if they were spread by that."""
+        """Path of the layers' sensitivities in JSON; exists if they set the layers' sparsity."""
         return self.path / "sensitivity.json"
 
 
@@ -161,7 +161,7 @@ class QuantizedModel(Model):
             measured; None where none were to be.
         distinct_weights: The most distinct values in any kernel whose clusters were
             preserved, measured; None where none were to be.
-        not_preserved: The layers with kernels that kept not all that was asked for,
+        not_preserved: The layers with kernels that did not keep all that was requested,
             each with the reason, separated by commas.
     """
 

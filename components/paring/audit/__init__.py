@@ -49,6 +49,6 @@ _ORDER = ("high", "medium", "low")
 
 
 def audit(subject: Subject) -> list[Finding]:
-    """What all rules find, the most severe first."""
+    """Return the findings of all rules, the most severe first."""
     found = [finding for rule in RULES for finding in rule(subject)]
     return sorted(found, key=lambda one: _ORDER.index(one.severity))

@@ -46,7 +46,7 @@ def both_branches(subject: Subject) -> list[Finding]:
 
 
 def _only_for(subject: Subject, tensor: Any, select: Any) -> list[Any]:
-    """The operations that nothing but this input of the selection hangs on."""
+    """Return the operations on which nothing but this input of the selection depends."""
     outputs = {one.op.name for one in subject.graph.outputs}
     inside: dict[str, Any] = {}
     position = {op.name: index for index, op in enumerate(subject.live)}

@@ -1,4 +1,4 @@
-"""What the audit of a graph says: one finding for each thing to change."""
+"""Findings of the audit of a graph, one for each change to make."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

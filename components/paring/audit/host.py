@@ -82,7 +82,7 @@ def _heavy_after(subject: Subject) -> set[str]:
 
 
 def _knows_gpus() -> bool:
-    """Whether this TensorFlow was built with kernels for GPUs, used or not."""
+    """Return whether this TensorFlow was built with kernels for GPUs, used or not."""
     import tensorflow as tf
 
     return bool(tf.sysconfig.get_build_info().get("is_cuda_build"))

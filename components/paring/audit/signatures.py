@@ -24,7 +24,7 @@ def fixed_shapes(subject: Subject) -> list[Finding]:
                 severity="low",
                 place=f"input {name} [{shape}]",
                 cost=f"takes batches of {spec.shape[0]} alone: a server can't gather requests,"
-                " and each other size is padded or traced anew",
+                " and each other size is padded or traced again",
                 fix="export it with None for the batch, unless the target wants fixed shapes",
             )
         )
@@ -79,7 +79,7 @@ def _names(objects: Any) -> dict[int, str]:
 
 
 def _arguments(signature: Any) -> tuple[Any, Any, Any]:
-    """What sets two traces apart for good (types, flags, texts), shapes, and numbers."""
+    """Return a trace's types, flags and texts, which no export can merge, shapes and numbers."""
     fixed: list[Any] = []
     shapes: list[Any] = []
     numbers: list[Any] = []

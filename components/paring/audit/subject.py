@@ -37,7 +37,7 @@ class Subject:
 
     @cached_property
     def needed(self) -> list[Any]:
-        """Operations that the outputs hang on, in topological order."""
+        """Operations on which the outputs depend, in topological order."""
         ordered = graph.in_topological_order(self.graph)
         names = {tensor.op.name for tensor in self.graph.outputs}
         for op in reversed(ordered):
@@ -68,19 +68,19 @@ class Subject:
 
     @cached_property
     def total_flops(self) -> int:
-        """Of the whole graph; 1 at least, to divide by."""
+        """Number of floating-point operations of the whole graph; at least 1, to divide by."""
         return max(1, sum(self.flops.values()))
 
     def share(self, flops: int) -> float:
-        """Which share of the model's operations so many are."""
+        """Return the share of `flops` in the operations of the whole graph."""
         return flops / self.total_flops
 
     def unknown(self, ops: Iterable[Any]) -> int:
-        """How many of these products and loops have shapes that the graph leaves open."""
+        """Return the number of these products and convolutions whose cost is unknown."""
         return sum(op.type in HEAVY and not self.flops[op.name] for op in ops)
 
     def cost(self, ops: Sequence[Any]) -> str:
-        """What these operations cost, as a part of a sentence."""
+        """Return the cost of these operations, as a part of a sentence."""
         flops = sum(self.flops[op.name] for op in ops)
         told = [f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"]
         unknown = self.unknown(ops)

@@ -1,4 +1,4 @@
-"""What padding to a TPU's tiles and matrix unit costs a graph.
+"""Cost of padding a graph's arrays to a TPU's tiles and matrix unit.
 
 A TPU keeps arrays in tiles of 8 sublanes by 128 lanes of 32 bits, 16 by 128 in bfloat16,
 and multiplies by a unit of 128 by 128; XLA fills what does not fit with zeros, and lays an
@@ -58,7 +58,7 @@ class Padding:
 
 
 def paddings(subject: Subject, precision: Precision) -> list[Padding]:
-    """What each product and convolution of known shapes costs, in the graph's order."""
+    """Return the padding of each product and convolution of known shapes, in graph order."""
     found = []
     for op in subject.live:
         if op.type in PRODUCTS | CONVOLUTIONS and subject.flops[op.name]:

@@ -1,4 +1,4 @@
-"""What belongs to training and was left in the serving graph."""
+"""Rules on operators of training that were left in the serving graph."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ def batch_statistics(subject: Subject) -> list[Finding]:
         and op.get_attr("is_training")
         and op.inputs[0].op.type != "Reshape"
     ]
-    what = "an example's output hangs on the others of its batch, and nothing can be folded"
+    what = "an example's output depends on the others of its batch, and nothing can be folded"
     fix = "export the model as it infers: call its layers with training=False"
     return _finding("batch_statistics_in_serving", "high", found, what, fix)
 

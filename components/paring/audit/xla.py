@@ -34,7 +34,7 @@ class Refusal:
 
 
 def refusals(subject: Subject, function: Any, batch_size: int) -> list[Refusal]:
-    """What keeps the graph from being compiled whole, with the shapes of one batch.
+    """Return the reasons why XLA can't compile the whole graph, with the shapes of one batch.
 
     First come inputs of text and operators that XLA has no kernel for; without any, what
     TensorFlow's own conversion to XLA's HLO says, which TPUs begin with as well, and
