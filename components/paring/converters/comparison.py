@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Compared:
-    """How a converted model was compared.
+    """Comparison of a converted model with its source.
 
     Attributes:
         on: "32 examples" or "random inputs"; or why it was not compared.

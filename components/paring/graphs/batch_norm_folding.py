@@ -98,7 +98,7 @@ def fold_batch_norms(graph_def: Any, outputs: Iterable[str]) -> Any:
 def _affine(
     editor: GraphEditor, node: Any, layer: _Layer, readers: Mapping[str, list[Any]]
 ) -> _Affine | None:
-    """What `node` does to its first input, if that is the same for all positions."""
+    """Return the affine function of `node`, if it is the same for all positions."""
     if node.op in _BATCH_NORMS:
         return _batch_norm(editor, node, layer, readers)
     if node.op not in _ADDITIONS | {"Mul", "Sub"} or not is_float32(node):
@@ -246,6 +246,6 @@ def _channels_first(node: Any) -> bool:
 
 
 def _keeps_last_axis(node: Any) -> bool:
-    """Whether the squeezed axes are named and none of them is the last of four."""
+    """Return whether the squeezed axes are named and none of them is the last of four."""
     axes = list(attribute(node, "squeeze_dims").list.i)
     return bool(axes) and all(axis in (1, 2, -2, -3) for axis in axes)

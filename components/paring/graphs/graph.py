@@ -64,7 +64,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What one inference of one example costs.
+    """Cost of the inference of one example.
 
     Attributes:
         flops: Floating-point operations; a multiply-add counts as 2.
@@ -198,7 +198,7 @@ def weights(function: Any, graph: Any) -> list[Weight]:
 
 
 def cost(graph: Any) -> GraphCost:
-    """What running the frozen `graph` costs; see `GraphCost`."""
+    """Compute the cost of running the frozen `graph`; see `GraphCost`."""
     ordered = in_topological_order(graph)
     constant = constant_operations(ordered)
     computed = [op for op in ordered if op.name not in constant]
@@ -256,7 +256,7 @@ def _einsum_flops(equation: str, operands: Sequence[tuple[int, ...]]) -> int:
 
 
 def has_known_shapes(op: Any) -> bool:
-    """Whether the shapes that `flops` looks at are known."""
+    """Return whether the shapes that `flops` needs are known."""
     return all(t.shape.is_fully_defined() for t in [*op.inputs, *op.outputs[:1]])
 
 

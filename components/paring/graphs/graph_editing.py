@@ -16,7 +16,7 @@ def node_name(tensor: str) -> str:
 
 
 def is_first_output(tensor: str) -> bool:
-    """Whether `tensor` is the first result of its node, and no control edge."""
+    """Return whether `tensor` is the first output of its node, and no control edge."""
     return not tensor.startswith("^") and tensor.partition(":")[2] in ("", "0")
 
 
@@ -124,7 +124,7 @@ def attribute(node: Any, name: str) -> Any:
 
 
 def is_float32(node: Any) -> bool:
-    """Whether the node's type attribute is float32."""
+    """Return whether the node's type attribute is float32."""
     return bool(attribute(node, "T").type == tf.float32.as_datatype_enum)
 
 

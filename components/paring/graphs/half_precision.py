@@ -119,7 +119,7 @@ def _float_inputs(node: Any) -> list[int]:
 
 
 def _holds(dtype: tf.DType, value: NDArray[Any]) -> bool:
-    """Whether the array's values are within the type's range."""
+    """Return whether the array's values are within the type's range."""
     return bool(np.all(np.abs(value) <= float(dtype.max)))
 
 

@@ -23,7 +23,7 @@ CONTROL_FLOW = frozenset({"Case", "If", "StatelessCase", "StatelessIf", "Statele
 
 @dataclass(frozen=True)
 class InlinedGraph:
-    """What a signature computes.
+    """Graph of a signature with its functions inlined.
 
     Attributes:
         graph_def: The GraphDef of what its outputs need, without control edges.
@@ -33,7 +33,7 @@ class InlinedGraph:
         captured: What the graph reads besides, by placeholder: handles of variables, and
             tensors.
         variables: The tf.Variables.
-        source_operators: How many operators the signature runs before anything is done.
+        source_operators: Number of operators of the signature before anything is changed.
     """
 
     graph_def: Any
@@ -131,7 +131,7 @@ def _rename_functions(graph_def: Any) -> None:
 
 
 def count_operators(graph_def: Any) -> int:
-    """How many operators it runs, with those within loops, without constants."""
+    """Return the number of operators, with those within loops, without constants."""
     return sum(node.op not in ("Const", "Placeholder") for node in all_nodes(graph_def))
 
 
@@ -157,7 +157,7 @@ def run_grappler(graph_def: Any, kept: Iterable[str], optimizers: Iterable[str])
 
 
 def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
-    """What the inference graph reads besides its inputs, by placeholder.
+    """Return the values that the inference graph reads besides its inputs, by placeholder.
 
     They are handles of variables, and tensors that a function closes over.
 

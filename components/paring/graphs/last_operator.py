@@ -89,7 +89,7 @@ class _Walk:
                 return node, scope
 
     def is_layer(self, node: Any, scope: _Scope | None) -> bool:
-        """Whether the node is a matrix product or a convolution, or adds a bias to one."""
+        """Return whether the node is a matrix product or a convolution, or adds a bias to one."""
         if node.op in _LAYERS:
             return True
         if node.op not in _SUMS:
@@ -102,6 +102,6 @@ class _Walk:
 
 
 def _index(tensor: str) -> int:
-    """Which of its node's outputs a tensor is: "node", "node:1" or "node:output:1"."""
+    """Return a tensor's index among its node's outputs: "node", "node:1" or "node:output:1"."""
     last = tensor.rpartition(":")[2]
     return int(last) if ":" in tensor else 0

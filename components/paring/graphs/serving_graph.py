@@ -46,14 +46,14 @@ _SIMPLIFYING = ("debug_stripper", "function", "constfold", "arithmetic", "depend
 
 @dataclass(frozen=True)
 class ServingGraph:
-    """What a signature computes, without variables.
+    """Graph of a signature with its functions inlined, without variables.
 
     Attributes:
         graph_def: The GraphDef.
         inputs: The placeholder of each input, by its name in the signature.
         outputs: The tensor of each output.
         specs: tf.TensorSpec of each input.
-        source_operators: How many operators the signature runs before anything is done.
+        source_operators: Number of operators of the signature before anything is changed.
     """
 
     graph_def: Any
@@ -64,7 +64,7 @@ class ServingGraph:
 
     @property
     def operators(self) -> int:
-        """How many operators it runs, with those within loops, without constants."""
+        """Number of operators of the graph, with those within loops, without constants."""
         return count_operators(self.graph_def)
 
 
@@ -96,7 +96,7 @@ def inference_graph(function: Any) -> ServingGraph:
             remedy="serve it as it is",
         ) from error
     for node in all_nodes(done.graph_def):
-        # TensorFlow runs them so unless told otherwise, as `_inlined` did to keep them whole.
+        # TensorFlow runs them so by default; `_inlined` turned that off to keep them whole.
         if node.op in CONTROL_FLOW:
             node.attr["_lower_using_switch_merge"].b = True
     return done

@@ -205,7 +205,7 @@ _DECOMPOSED: dict[Any, Callable[[Any, str], Any]] = {
 
 
 def _operation(source: Any) -> Callable[..., Any]:
-    """What stands for an operation between layers, such as `x + 3.0`."""
+    """Return the replacement of an operation between layers, such as `x + 3.0`."""
     kind = type(source).__name__
     if kind in _ARITHMETIC:
         return _guarded(source, _arithmetic(source))

@@ -1,4 +1,4 @@
-"""How much of the GPUs' memory TensorFlow takes in this process."""
+"""Limit on the GPU memory that TensorFlow takes in this process."""
 
 from typing import Any
 

@@ -81,7 +81,7 @@ def find_saved_model(model: Servable) -> Path:
 
 
 def keras_source(model: Model) -> Path | None:
-    """What Keras can load: a file, or a SavedModel with Keras metadata.
+    """Return the path that Keras can load: a file, or a SavedModel with Keras metadata.
 
     None for a bare SavedModel, and where import_model found that Keras can't
     take the model (`model.keras` is "none").
@@ -218,7 +218,7 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
         raise ModelError(
             f"{source} can't be loaded as a Keras model",
             received=f"classes of its own: {own}" if own else first_line(error),
-            remedy="save it anew; where it needs classes of your own, export it as a"
+            remedy="save it again; where it needs classes of your own, export it as a"
             " SavedModel without Keras metadata (model.export(DIR))",
         ) from error
     return Written(loaded, contents.is_keras_3, precision)
@@ -282,7 +282,7 @@ def export(keras_model: Any, folder: Path) -> None:
     archive = tf_keras.export.ExportArchive()
     archive.track(keras_model)
     archive.add_endpoint("serve", serve, input_signature=argument_specs(specs))
-    # write_out prints the endpoints unless Keras is told not to be interactive.
+    # write_out prints the endpoints unless Keras is set not to be interactive.
     interactive = tf_keras.utils.is_interactive_logging_enabled()
     tf_keras.utils.disable_interactive_logging()
     try:

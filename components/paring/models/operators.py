@@ -102,7 +102,7 @@ class _Reached:
         return kinds.union(*({n.op for n in one.node_def} for one in self._functions.values()))
 
     def findings(self, all_functions: bool) -> Iterator[str]:
-        """What is reached and on no list."""
+        """Yield the operators that are reached and on no list."""
         objects = list(self._meta.object_graph_def.nodes)
         saver = self._meta.saver_def
         saved, restored = set[str](), set[str]()
@@ -226,7 +226,7 @@ class _Reached:
             yield f"{node.op} ({node.name})"
 
     def _names_asset(self, tensor: str, function: Any) -> bool:
-        """Whether a tensor is the path of an asset, which TensorFlow puts there on loading."""
+        """Return whether a tensor is the path of an asset, which TensorFlow sets on loading."""
         name = tensor.partition(":")[0]
         nodes = self._nodes if function is None else _nodes_of(function)
         for _ in range(len(nodes)):
@@ -244,7 +244,7 @@ class _Reached:
         return (function.signature.name, arguments.index(name)) in self._asset_arguments
 
     def _is_asset_variable(self, node: Any) -> bool:
-        """Whether a node of the graph reads a variable that is only ever set to an asset's path.
+        """Return whether a node reads a variable that is only ever set to an asset's path.
 
         TensorFlow writes an initializer's call so, for loaders of TensorFlow 1.
         """
@@ -327,7 +327,7 @@ def _data_inputs(node: Any) -> list[str]:
 
 
 def _is_inside(filename: str) -> bool:
-    """Whether an asset of this name lies in the folder `assets`."""
+    """Return whether an asset of this name is in the folder `assets`."""
     return bool(filename) and "/" not in filename and filename not in (".", "..")
 
 

@@ -1,4 +1,4 @@
-"""What a SavedModel takes and gives, read from its file without loading it."""
+"""Signature of a SavedModel, read from its file without loading it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
         raise ModelError(
             f"{file} is broken: it is no SavedModel, or was cut off",
             received=f"{len(content)} bytes",
-            remedy="export or copy the model anew",
+            remedy="export or copy the model again",
         ) from error
     serving = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]
     if not serving:
@@ -92,7 +92,7 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
         raise ModelError(
             f"{file} holds no graph for serving",
             received=f"{len(content)} bytes, graphs tagged {tags}",
-            remedy="export or copy the model anew",
+            remedy="export or copy the model again",
         )
     return serving[0]
 
@@ -115,7 +115,7 @@ def loading_saved_model(folder: Path) -> Iterator[Path]:
         raise ModelError(
             f"{folder} can't be loaded as a SavedModel",
             received=first_line(error),
-            remedy="export or copy the model anew; the folder is incomplete or damaged",
+            remedy="export or copy the model again; the folder is incomplete or damaged",
         ) from error
 
 

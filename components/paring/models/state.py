@@ -111,7 +111,7 @@ def without_writes(graph_def: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Value:
-    """What a tensor may be: handles of variables, and the variables it was computed of."""
+    """Possible values of a tensor: variables' handles, and the variables it is computed from."""
 
     handles: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()

@@ -254,7 +254,7 @@ def _is_type_spec(value: dict[str, Any]) -> bool:
 
 
 def _called_symbol(config: dict[str, Any]) -> str | None:
-    """What a TFOpLambda calls, if that is on no list."""
+    """Return the symbol that a TFOpLambda calls, if it is on no list."""
     symbol = config.get("function")
     if not isinstance(symbol, str):
         return "something that is no name"
@@ -280,7 +280,7 @@ def _called_attribute(config: dict[str, Any]) -> str | None:
 
 
 def _called_operator(config: dict[str, Any]) -> str | None:
-    """What the operator of a model of TensorFlow 2.0 to 2.3 is, if it is on no list."""
+    """Return the operator of a layer of TensorFlow 2.0 to 2.3, if it is on no list."""
     node = config.get("node_def")
     if isinstance(node, str):
         node = _parsed_node(node)

@@ -1,4 +1,4 @@
-"""How far outputs lie apart, and what is refused for it."""
+"""Differences of outputs, and the conversions that are refused for them."""
 
 from collections.abc import Callable
 from typing import Any

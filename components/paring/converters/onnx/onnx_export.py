@@ -226,10 +226,10 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def read_onnx_signature(file: Path) -> Signature:
-    """What the ONNX file takes and gives.
+    """Return the signature of an ONNX file.
 
     Raises:
-        ModelError: It can't be read.
+        ModelError: The file can't be read.
     """
     try:
         graph = onnx.load(file).graph
@@ -304,7 +304,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """What the node reads, and what it loops over, of this graph or of outer ones."""
+    """Return the names of all tensors that a node and its inner graphs read."""
     inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     reads = [name for graph in inner for one in graph.node for name in _reads(one)]
     return [*node.input, *reads, *(one.name for graph in inner for one in graph.output)]

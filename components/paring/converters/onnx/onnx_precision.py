@@ -229,7 +229,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
 
 
 def _was_rounded(weights: NDArray[Any], axis: int) -> bool:
-    """Whether some output channel holds multiples of its largest value over 127.
+    """Return whether some output channel holds multiples of its largest value over 127.
 
     Not all do where training had one scale for the whole tensor.
     """

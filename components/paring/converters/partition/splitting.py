@@ -78,7 +78,7 @@ def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path) -> None:
 def compare(
     source: Source, folder: Path, devices: int, inputs: TrialInputs, max_difference: float
 ) -> float:
-    """How far a split model's outputs are from the source's, its stages on CPU devices.
+    """Compare a split model's outputs with the source's, its stages on CPU devices.
 
     Returns:
         The difference; see `paring.converters.comparison.largest_difference`.
@@ -105,7 +105,7 @@ def compare(
 
 
 def _or_refuse(action: Callable[[], _T]) -> _T:
-    """What `action` gives; what TensorFlow can't do is the model's."""
+    """Return the result of `action`; raise TensorFlow's error as one about the model."""
     try:
         return action()
     except (

@@ -30,7 +30,7 @@ STAGE = re.compile(r"paring_stage_(\d+)/")
 
 @dataclass
 class _Free:
-    """What a node that no input changes is made of.
+    """Weights and computed nodes of a node that no input changes.
 
     Attributes:
         weights: The variables and constants, by the nodes that stand for them.
@@ -62,7 +62,7 @@ class StagedGraph:
 
 
 def stage_name(stage: int, name: str) -> str:
-    """What node `name` is called in a stage; see `STAGE`."""
+    """Return the name of node `name` in a stage; see `STAGE`."""
     return f"paring_stage_{stage}/{name}"
 
 
@@ -145,7 +145,7 @@ class StageGraph:
             return new
 
         def moved(tensor: str, stage: int) -> str:
-            """What stands for `tensor` in this stage."""
+            """Return the tensor that replaces `tensor` in this stage."""
             source, _, index = _full_name(tensor).partition(":")
             if source in self._free:
                 return f"{copied(source, stage)}:{index}"
@@ -266,7 +266,7 @@ class StageGraph:
         )
 
     def _hands_on(self, name: str) -> bool:
-        """Whether the operation's one tensor is stored where its first input is."""
+        """Return whether the operation's output shares the memory of its first input."""
         node = self._nodes[name]
         return (
             node.op in ALIASES and bool(node.input) and node_name(node.input[0]) not in self._free
@@ -316,7 +316,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
         for name in ("_class", "_output_shapes"):
             node.attr.pop(name, None)
         if node.op in CONTROL_FLOW:
-            # TensorFlow runs them so unless told otherwise, as `inlined_graph` did.
+            # TensorFlow runs them so by default, as `inlined_graph` did.
             node.attr["_lower_using_switch_merge"].b = True
     editor = GraphEditor(plain)
     for name, tensor in graph.captured.items():
@@ -332,7 +332,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
 
 
 def _behind_identities(tensor: str, editor: GraphEditor) -> str:
-    """What `tensor` is, if identities only hand it on."""
+    """Return the tensor that identities pass on as `tensor`."""
     node = editor.nodes[node_name(tensor)]
     while node.op in ("Identity", "IdentityN"):
         tensor = node.input[int(tensor.partition(":")[2] or 0)]

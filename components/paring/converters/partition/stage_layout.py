@@ -41,7 +41,7 @@ class Operation:
 
 
 class Workload:
-    """What the memory of a stage is computed from.
+    """Operations and sizes from which the memory of a stage is computed.
 
     Args:
         operations: In the order they run.
@@ -106,7 +106,7 @@ class Workload:
 
 
 class _Uses:
-    """Which of some numbered things each operation reads, as two arrays in its order."""
+    """Numbered values that each operation reads, as two arrays in the operations' order."""
 
     def __init__(self, used: Iterable[Iterable[int]]) -> None:
         pairs = [(place, one) for place, ones in enumerate(used) for one in ones]
@@ -119,7 +119,7 @@ class _Uses:
 
 
 def best_cuts(work: Workload, stages: int) -> list[int]:
-    """Where to cut: each stage's first operation, and the number of operations at the end.
+    """Return the first operation of each stage, and the number of operations at the end.
 
     The largest stage is as small as can be; of such layouts, the fewest bytes cross the
     cuts, each counted where it crosses; of those, the last cut is the earliest.
@@ -133,7 +133,7 @@ def best_cuts(work: Workload, stages: int) -> list[int]:
 
 
 def stages_within(work: Workload, bound: int) -> int | None:
-    """How few stages of at most `bound` bytes there can be.
+    """Return the smallest number of stages of at most `bound` bytes each.
 
     None where an operation alone needs more.
     """
@@ -159,7 +159,7 @@ def _smallest_bound(work: Workload, stages: int) -> int:
 
 
 def _end_within(work: Workload, start: int, bound: int) -> int:
-    """Where the longest stage from `start` ends that keeps to the bound."""
+    """Return the end of the longest stage from `start` that is within the bound."""
     low, high = start, work.count
     while low < high:
         middle = (low + high + 1) // 2

@@ -15,10 +15,10 @@ _HALVES: tuple[HalfPrecision, ...] = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Form:
-    """How a serving graph is written.
+    """Variant of a serving graph: its precision and compilation.
 
     Attributes:
-        precision: What its convolutions and products of matrices compute in.
+        precision: Type in which convolutions and products of matrices compute.
         compiled: Whether XLA compiles it.
     """
 
@@ -26,7 +26,7 @@ class Form:
     compiled: bool = False
 
     def __str__(self) -> str:
-        """What was done to the source, by commas."""
+        """Return the changes to the source, separated by commas."""
         half = [] if self.precision == "float32" else [self.precision]
         return ", ".join(["inference graph", *half, *(["xla"] if self.compiled else [])])
 
@@ -58,7 +58,7 @@ class Forms:
     def changes(
         self, precision: Literal["auto", "float32", "float16", "bfloat16"], xla: bool
     ) -> dict[str, dict[str, Any]]:
-        """What to try one after another: fields of `Form`, by what that is called."""
+        """Return the changes to try one after another: fields of `Form`, by the change's name."""
         found: dict[str, dict[str, Any]] = {"inference graph": {}}
         if self.graph is None:
             # The others are made of it.

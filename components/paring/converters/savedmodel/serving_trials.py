@@ -31,7 +31,7 @@ _MIN_WINDOW_SECONDS = 0.02
 
 @dataclass
 class TrialOutcome:
-    """What became of one form.
+    """Result of the trial of one form.
 
     Attributes:
         tried: What was added to the form before it.
@@ -56,14 +56,14 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `choose` found.
+    """Form that `choose` selected.
 
     Attributes:
         folder: The SavedModel of the best form, the source's if there is no better one.
         form: The form; None for the source.
         difference: Its difference from the source; None for the source.
         speedup: Of the form, over the source; None for the source.
-        outcomes: What became of each form.
+        outcomes: Results of all forms tried.
     """
 
     folder: Path
@@ -74,14 +74,14 @@ class Choice:
 
 
 class Judge(Protocol):
-    """What `choose` asks; see `Trial`."""
+    """Measurements that `choose` needs; see `Trial`."""
 
     def difference(self, folder: Path) -> float:
-        """How far the outputs are from the source's."""
+        """Return the difference of the outputs from the source's."""
         ...
 
     def speedup(self, base: Path, folder: Path) -> Interval:
-        """How much faster `folder` is than `base`."""
+        """Return the speedup of `folder` over `base`."""
         ...
 
 
@@ -272,7 +272,7 @@ class Trial:
         """How far the source's outputs for one example are from those for another."""
 
     def difference(self, folder: Path) -> float:
-        """How far the outputs are from the source's; see `largest_difference`."""
+        """Return the difference of the outputs from the source's; see `largest_difference`."""
         return max(
             largest_difference(self._expected[key], _outputs(folder, calls, key))
             for key, calls in self._compared.items()

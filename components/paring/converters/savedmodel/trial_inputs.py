@@ -1,4 +1,4 @@
-"""What two models are compared and timed on: drawn examples, or random numbers."""
+"""Inputs on which two models are compared and timed: drawn examples or random numbers."""
 
 from dataclasses import dataclass
 
@@ -62,14 +62,14 @@ def fixed_batch_of(signature: Signature) -> int | None:
 
 
 def check_batches(signature: Signature, **asked: int) -> int | None:
-    """`fixed_batch_of`, with what was asked for held against it.
+    """Return `fixed_batch_of`, and check the requested batch sizes against it.
 
     Args:
         signature: The model's.
         asked: Batches by the names of their parameters; 0 leaves it to the model.
 
     Raises:
-        ParameterError: Another batch than the only one is asked for.
+        ParameterError: Another batch size than the only one is requested.
         UnsupportedError: As `fixed_batch_of`.
     """
     own = fixed_batch_of(signature)

@@ -47,7 +47,7 @@ Calls = Callable[[], Iterator[Features]]
 
 
 def has_fake_quantization(folder: Path) -> bool:
-    """Whether the SavedModel carries ranges from quantization-aware training."""
+    """Return whether the SavedModel has ranges from quantization-aware training."""
     graph = read_meta_graph(folder).graph_def
     functions = (node for function in graph.library.function for node in function.node_def)
     return any(
@@ -72,7 +72,7 @@ def form_of(quantization: Quantization, *, rounded: bool) -> Form:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What `convert` was asked for."""
+    """Arguments of `convert`."""
 
     quantization: Quantization
     representative: Calls | None

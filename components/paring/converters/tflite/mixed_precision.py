@@ -129,7 +129,7 @@ def fewest(layers: int, passes: Callable[[int], bool]) -> int:
 
 
 def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
-    """What the TFLite file gives for all calls, by name, along the first axis."""
+    """Return the TFLite file's outputs for all calls, by name, along the first axis."""
     with silent_stderr():
         interpreter = Interpreter(model_content=content)
         runner = interpreter.get_signature_runner(SERVING_KEY)

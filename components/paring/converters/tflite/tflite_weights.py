@@ -1,4 +1,4 @@
-"""What the weights in a TFLite file are like, read from the file itself.
+"""Statistics of the weights in a TFLite file, read from the file itself.
 
 The file is a flatbuffer of operators, tensors and buffers
 (https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.fbs).
