@@ -1,4 +1,4 @@
-"""Batch-normalization statistics, taken anew after the weights have changed.
+"""Batch-normalization statistics, computed again after the weights have changed.
 
 The moving averages that training keeps lag behind the weights; after a short
 fine-tuning they can be far off what the layers see at inference. So they are

@@ -134,7 +134,7 @@ def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
 
 
 def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) -> tf.data.Dataset:
-    """What `read` gives for each of `rows`, as a dataset that has the next ones ready.
+    """Return the results of `read` for each of `rows`, as a dataset that prefetches them.
 
     They come in the order of `rows`. Several are read at a time, on threads beside the
     caller's; TensorFlow chooses how many, and how many to hold, by how fast they are taken

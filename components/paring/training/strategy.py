@@ -1,4 +1,4 @@
-"""Which devices a training runs on, by TensorFlow's distribution strategies."""
+"""Devices that a training runs on, by TensorFlow's distribution strategies."""
 
 import logging
 import os
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training is spread over.
+    """Devices over which a training is distributed.
 
     Attributes:
         strategy: one_device, mirrored, multi_worker or tpu.
         replicas: Copies of the model that train on a part of each batch.
-        dtype_policy: What Keras computes in: float32, or mixed_bfloat16 on a TPU.
+        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 on a TPU.
         scope: Enters the context that models must be made or loaded in, and trained.
     """
 
@@ -113,8 +113,8 @@ def open_devices(strategy: StrategyName) -> Devices:
             of this machine, or without any, TensorFlow's logical CPU devices.
 
     Raises:
-        MissingDependencyError: There is no TPU, and tpu was asked for.
-        ParameterError: TF_CONFIG is broken, or lacks where multi_worker was asked for;
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        ParameterError: TF_CONFIG is broken, or missing where multi_worker was requested;
             or TensorFlow has been used in this process before that.
     """
     workers = read_workers()

@@ -322,7 +322,7 @@ def keep_signature(model: Any, source: Signature) -> None:
     """Have `model` saved with the signature names of the model it was made from.
 
     Wrapping renames layers, and a SavedModel may have been exported under names
-    that its Keras form does not know; what calls the model goes by the source's.
+    that its Keras form does not know; callers of the model use the source's names.
 
     Raises:
         UnsupportedError: The names can't be matched to the model's tensors.

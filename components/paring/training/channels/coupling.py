@@ -16,7 +16,7 @@ Channels = NDArray[np.int64]
 
 
 class Role(Enum):
-    """What an axis of a weight has to do with the channels along it.
+    """Relation of an axis of a weight to the channels along it.
 
     MAKES: slices are the filters that make the channels.
     READS: slices are what the layer multiplies the channels by to mix them.

@@ -1,4 +1,4 @@
-"""How much each channel of a model matters, by three published measures."""
+"""Importance of each channel of a model, by three published measures."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""What each kind of layer does with channels.
+"""Rules on how each kind of layer relates its outputs' channels to its inputs'.
 
 Only exact kinds have a rule: a subclass may compute something else. A layer without
 one, or used in a way that its rule does not know, keeps the channels around it whole.

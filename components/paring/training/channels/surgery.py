@@ -15,10 +15,10 @@ from paring.training.channels.tracing import is_graph
 
 @dataclass(frozen=True)
 class Cut:
-    """Which channels stay.
+    """Channels that are kept.
 
     Attributes:
-        coupling: What `trace` found of the model.
+        coupling: Result of `trace` for the model.
         kept: bool [channels].
         left_whole: The groups of channels that lose none, each with the reason.
     """
@@ -29,7 +29,7 @@ class Cut:
 
     @property
     def removed(self) -> int:
-        """How many filters and units go."""
+        """Number of filters and units that are removed."""
         return int(np.count_nonzero(~self.kept[self.coupling.made()]))
 
     def stay(self, channels: Channels) -> Channels:
@@ -43,7 +43,7 @@ def choose(
     """In each group of channels, let those with the lowest scores go.
 
     Args:
-        coupling: What `trace` found of the model.
+        coupling: Result of `trace` for the model.
         scores: As `importance` gives them; a group with nan among its scores is left
             whole.
         ratio: Share of each group that goes, rounded down.
@@ -116,7 +116,7 @@ class _Copies:
         self._narrowed: list[tuple[Any, Any]] = []
 
     def of(self, layer: Any) -> Any:
-        """What stands for `layer`: itself, where it loses nothing."""
+        """Return the replacement of `layer`: the layer itself if it loses no channels."""
         if id(layer) not in self._made:
             self._made[id(layer)] = self._make(layer)
         return self._made[id(layer)]

@@ -28,7 +28,7 @@ def trace(model: Any) -> Coupling:
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether `layer` is a sequential or functional model, whose layers can be followed."""
+    """Return whether `layer` is a sequential or functional model, with traceable layers."""
     return isinstance(layer, tf_keras.Model) and bool(getattr(layer, "_is_graph_network", False))
 
 

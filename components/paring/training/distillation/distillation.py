@@ -62,7 +62,7 @@ class Teacher:
 
     @property
     def input(self) -> TensorSpec:
-        """What it takes."""
+        """Input of the model."""
         return next(iter(self.signature.inputs.values()))
 
 
@@ -122,14 +122,14 @@ def _check_signature(signature: Signature) -> None:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the teacher says of every example of a split, and the labels.
+    """Teacher's outputs for every example of a split, and the labels.
 
     Attributes:
         table: float32 [count, 1 + units + features], mapped from a file: the class id,
             0 without labels; the scores as logits; the features with mean 0, and
             deviation 1 over all of them.
         wanted: What a student must take and give.
-        features: How many there are; 0 where none were asked for.
+        features: Number of features; 0 where none were requested.
     """
 
     table: NDArray[np.float32]
@@ -137,7 +137,7 @@ class Lessons:
     features: int
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
-        """The teacher's scores at `rows`, as logits [rows, units]."""
+        """Return the teacher's scores at `rows`, as logits [rows, units]."""
         return np.asarray(self.table[rows, 1 : 1 + self.wanted.units])
 
 
@@ -199,7 +199,7 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
 
 
 def _activation_of(scores: NDArray[np.float32]) -> str:
-    """Which activation such scores come from."""
+    """Return the activation that gives such scores."""
     if scores.min() < 0 or scores.max() > 1:
         return "linear"
     if scores.shape[1] == 1:
@@ -343,7 +343,7 @@ def _certain(labels: Any, units: int) -> Any:
 
 
 def _cross_entropy(probabilities: Any, logits: Any, units: int) -> Any:
-    """Of each example, [batch]; of a single unit, with what remains for the other class."""
+    """Compute the cross entropy of each example, [batch]; one unit stands for two classes."""
     if units == 1:
         return tf.nn.sigmoid_cross_entropy_with_logits(probabilities, logits)[:, 0]
     return tf.nn.softmax_cross_entropy_with_logits(probabilities, logits)

@@ -30,12 +30,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a student must take and give.
+    """Input and output that a student must have.
 
     Attributes:
         input: The signature's input.
         units: Values in the output [batch, units].
-        activation: The output's: softmax, sigmoid or linear.
+        activation: Activation of the output: softmax, sigmoid or linear.
     """
 
     input: TensorSpec
@@ -166,7 +166,7 @@ def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
 
 
 def _by_function(name: str, wanted: Wanted) -> Any:
-    """What the user's function makes, checked, with the wanted activation at its end."""
+    """Return the checked model of the user's function, with the wanted activation at its end."""
     function = _user_function(name)
     try:
         with _working_directory_importable():

@@ -21,7 +21,7 @@ from paring.training.wrapping import share_of_zeros, wrap_layers
 # Updates of the masks while the sparsity rises; each sorts every kernel.
 _UPDATES = 100
 
-# Of the share of zeros that was asked for; a model none of whose kernels has it was not pruned.
+# Of the requested share of zeros; a model none of whose kernels has it was not pruned.
 _LEAST_SHARE = 0.5
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class MaskUpdates(tf_keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     def __init__(self, wrappers: Sequence[Any], is_due: Callable[[int], bool]) -> None:
-        """Take the wrappers, and which steps their masks are made anew in."""
+        """Take the wrappers, and the steps in which their masks are computed again."""
         super().__init__()
         self._wrappers = wrappers
         self._is_due = is_due
@@ -129,11 +129,11 @@ class Pruning:
         return self._masks
 
     def reached(self) -> bool:
-        """Whether the sparsity has risen to its target."""
+        """Return whether the sparsity has risen to its target."""
         return self._masks.steps >= self._last_step
 
     def shortfalls(self) -> list[str]:
-        """Return the layers that have fewer zeros than was asked for, each with the reason.
+        """Return the layers that have fewer zeros than requested, each with the reason.
 
         Raises:
             UnsupportedError: No kernel has even half of its zeros.
@@ -154,7 +154,7 @@ class Pruning:
                     )
         if least and not any(least):
             raise UnsupportedError(
-                "no kernel of the model has the zeros that were asked for after training",
+                "no kernel of the model has the requested zeros after training",
                 received="; ".join(short[:5]),
                 remedy="use a recipe without prune",
             )
@@ -172,7 +172,7 @@ class Pruning:
         ]
 
     def pattern(self) -> Pattern:
-        """The pattern that was asked for, if all kernels follow it as they are now."""
+        """Return the requested pattern, if all kernels follow it as they are now."""
         if all(follows(kernel, self._pattern) for kernel in self._kernels()):
             return self._pattern
         return "unstructured"

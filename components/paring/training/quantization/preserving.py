@@ -54,8 +54,8 @@ class Preserving:
     """The kernels of a model with fake quantization that keep what they have.
 
     Attributes:
-        not_preserved: The layers with kernels that do not keep all that was asked
-            for, each with the reason.
+        not_preserved: The layers with kernels that do not keep all that was
+            requested, each with the reason.
     """
 
     def __init__(self, model: Any, *, sparsity: bool, clusters: bool) -> None:
@@ -147,7 +147,7 @@ class _Quantizer:
             limit = tf.where(limit > 0, limit, 1)
             for name, bound in (("min_var", -limit), ("max_var", limit)):
                 weights[name].assign(tf.broadcast_to(bound, weights[name].shape))
-        # Not in training the quantizer goes by the range as it is.
+        # Not in training the quantizer uses the range as it is.
         return self._rounding(inputs, False, weights)
 
 

@@ -357,15 +357,15 @@ def _in_float(model: Any, registry: Any) -> dict[str, str]:
 
 
 def _registry() -> Any:
-    """What the library knows of layers' quantized forms."""
+    """Return the library's registry of layers' quantized forms."""
     scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
     return scheme.get_quantize_registry()
 
 
 def _is_folded(layer: Any, model: Any) -> bool:
-    """Whether it is a batch normalization that becomes part of the layer before it.
+    """Return whether `layer` is a batch normalization that is folded into the layer before it.
 
-    Of that layer, nothing else may read the output.
+    Nothing else may read the output of that layer.
     """
     if not isinstance(layer, tf_keras.layers.BatchNormalization):
         return False
