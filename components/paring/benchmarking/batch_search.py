@@ -16,7 +16,7 @@ _REFINEMENTS = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is run.
+    """Setting in which a model is run.
 
     Attributes:
         batch_size: Examples in one call.
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a setting came to.
+    """Measured values of one setting.
 
     Attributes:
         setting: The setting.
@@ -51,7 +51,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is not exceeded.
+    """Bounds of a search's settings.
 
     Attributes:
         min_batch, max_batch: Of the batch size; equal for a model of a fixed batch.
@@ -65,7 +65,7 @@ class Bounds:
     cores: int
 
     def hold(self, setting: Setting) -> bool:
-        """Whether `setting` is within."""
+        """Return whether `setting` is within these bounds."""
         return (
             self.min_batch <= setting.batch_size <= self.max_batch
             and setting.threads >= 1
@@ -115,7 +115,7 @@ class Search:
 
     Attributes:
         trials: All that were tried, in order, by their setting.
-        ended: Why the search came to its end.
+        ended: Why the search ended.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Search:
 
 
 def _rules_out(trial: Trial, setting: Setting) -> bool:
-    """Whether `setting` asks for more of the same than one that did not fit."""
+    """Return whether `setting` needs no less than a trial's setting that did not fit."""
     tried = trial.setting
     return bool(
         trial.why_not

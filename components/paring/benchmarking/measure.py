@@ -50,7 +50,7 @@ _PARENT = os.getppid()
 
 @dataclass(frozen=True)
 class Spec:
-    """What the child shall do; written as JSON.
+    """Task of the measuring child process, passed to it as JSON.
 
     Attributes:
         task: "latency", "solo", "throughput" or "inspect".
@@ -64,7 +64,7 @@ class Spec:
         rounds: How often both models are loaded and timed.
         windows: Window pairs in a round.
         window_seconds: What a window lasts at least; of "throughput", the whole time.
-        seed: Which side comes first, in each round and pair, hangs on it.
+        seed: Seed of the draw of the side that comes first in each round and pair.
         trusted: Whether operators of the models that touch files or processes may run.
     """
 
@@ -97,12 +97,12 @@ class Spec:
 
     @property
     def ready(self) -> Path:
-        """Of "throughput": there once the candidate is loaded and warm."""
+        """Path of the file that "throughput" writes once the candidate is loaded and warm."""
         return Path(self.folder) / "ready"
 
     @property
     def start(self) -> Path:
-        """Of "throughput": once this is there, all with the same parent folder begin."""
+        """Path of the file on which all "throughput" children of one parent folder wait."""
         return Path(self.folder).parent / "start"
 
     def write(self) -> Path:

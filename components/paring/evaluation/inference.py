@@ -169,7 +169,7 @@ class _Loaded:
         self._lock = threading.Lock()
 
     def tally(self, rows: Range) -> Tally:
-        """What both models say about these rows."""
+        """Run both models on these rows, and return the tally of their outputs."""
         with self._lock:
             return self._tally(slice(*rows))
 

@@ -1,4 +1,4 @@
-"""What a gate may go by: the names of the metrics, and how each is told.
+"""Metrics of the accuracy gate: their names, and the wording of their changes.
 
 Scores between 0 and 1, where more is better, drop by points. Errors, where less
 is better, grow by a share of the source's, since their size depends on the unit
@@ -18,7 +18,7 @@ from paring.artifacts import content_digest
 from paring.errors import ParameterError, nearest
 
 NAMES = ("auto", "top_1", "top_k", "auc", "mae", "rmse", "token_accuracy")
-"""What may be asked for, besides MODULE:FUNCTION."""
+"""Metrics that a user can request, besides MODULE:FUNCTION."""
 
 AGREEMENT = "agreement"
 TOKEN_AGREEMENT = "token_agreement"
@@ -124,17 +124,17 @@ class Metric:
 
     @property
     def labelled(self) -> bool:
-        """Whether it compares with labels; otherwise with the source alone."""
+        """True if the metric compares with labels; otherwise it compares with the source alone."""
         return self.name not in _UNLABELLED
 
     @property
     def is_function(self) -> bool:
-        """Whether it is the user's own."""
+        """True if the metric is a user's function."""
         return ":" in self.name
 
     @property
     def label(self) -> str:
-        """What tables and sentences call it."""
+        """Name of the metric in tables and sentences."""
         if self.name.startswith("top_") and self.name != "top_1":
             return f"top-{self.name.removeprefix('top_')} accuracy"
         return _LABELS.get(self.name, self.name.rpartition(":")[2])
@@ -146,21 +146,21 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share, and shown in per cent."""
+        """True if the metric is a share, which is shown in per cent."""
         return self.higher_is_better and not self.is_function and self.name != "auc"
 
     @property
     def is_relative(self) -> bool:
-        """Whether its drop is a share of the source's score."""
+        """True if the metric's drop is a share of the source's score."""
         return not self.higher_is_better
 
     @property
     def in_points(self) -> bool:
-        """Whether its drop is told in points, hundredths of the whole range."""
+        """True if the metric's drop is stated in points, hundredths of the whole range."""
         return self.higher_is_better and not self.is_function
 
     def drop(self, source: float, candidate: float) -> float:
-        """How much worse the candidate is; below 0 if it is better.
+        """Return the candidate's loss against the source; below 0 if the candidate is better.
 
         Args:
             source: The source's score; not 0 where the drop is relative.
@@ -194,13 +194,13 @@ class Metric:
 
     @property
     def change_unit(self) -> str:
-        """What `change` is told in, after "the change is"."""
+        """Unit of `change`, as it follows "the change is"."""
         if self.is_relative:
             return "in per cent of the source's"
         return "in points" if self.in_points else "in its own unit"
 
     def objection(self, drop: float, allowed: float) -> str:
-        """What is wrong with a drop above what the gate allows."""
+        """Return the reason why a drop above the gate's limit is rejected."""
         scale = 1 if self.is_function and not self.is_relative else 100
         told, limit = apart(scale * drop, scale * allowed)
         if not self.labelled:

@@ -64,7 +64,7 @@ def find_thresholds(
 
 
 def _is_single(spec: TensorSpec, labels: NDArray[Any] | None) -> bool:
-    """Whether each value of the output, or of its last axis, is by itself."""
+    """Return whether each value of the output is a score of its own, not one of several classes."""
     if spec.dtype == "object" or np.dtype(spec.dtype).kind != "f":
         return False
     of_its_shape = labels is not None and labels.ndim == len(spec.shape)

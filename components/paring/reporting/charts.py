@@ -60,7 +60,7 @@ class Box:
         return max(width, 0.0) * max(height, 0.0)
 
     def within(self, outer: "Box") -> bool:
-        """Whether no part of it is outside `outer`."""
+        """Return whether no part of the box is outside `outer`."""
         across = outer.x0 <= self.x0 and self.x1 <= outer.x1
         return across and outer.y0 <= self.y0 and self.y1 <= outer.y1
 
@@ -124,7 +124,7 @@ def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
     """Horizontal bars from zero, each under its name.
 
     Args:
-        name: Told apart from the page's other charts by this; an identifier.
+        name: Identifier of the chart, unique in the page.
         title: What assistive technology reads first.
         bars: From top to bottom; `upper` is drawn as a thin line.
 

@@ -14,7 +14,7 @@ from paring.system.documents import read_json
 
 
 class Outcome(StrEnum):
-    """What became of a candidate, the best first."""
+    """Outcome of a candidate, the best first."""
 
     SELECTED = "selected"
     PASSED = "passed"
@@ -109,12 +109,12 @@ class CandidateRow:
 
     @property
     def is_source(self) -> bool:
-        """Whether this is the source model."""
+        """True if this is the source model."""
         return self.id == SOURCE
 
     @property
     def is_selected(self) -> bool:
-        """Whether this one was chosen."""
+        """True if this candidate was selected."""
         return self.outcome is Outcome.SELECTED
 
     @property
@@ -219,7 +219,7 @@ class SelectionResult:
             raise ArtifactTypeError(
                 f"{file} can't be read",
                 received=f"{type(error).__name__}: {error}",
-                remedy="make the artifact anew",
+                remedy="re-run the step that produced this artifact",
             ) from error
         return made
 

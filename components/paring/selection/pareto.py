@@ -36,7 +36,7 @@ BYTES_PER_MB = 1_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one candidate; None where it was not.
+    """Measured values of one candidate; None where a value was not measured.
 
     Attributes:
         id: The candidate's id; `SOURCE` is the model all others are held against.
@@ -64,7 +64,7 @@ class Measured:
 
     @property
     def is_source(self) -> bool:
-        """Whether this is the source model."""
+        """True if this is the source model."""
         return self.id == SOURCE
 
     @property
@@ -111,7 +111,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate must keep to, and what the best of them is best at.
+    """Constraints on candidates, and the objective among those that pass.
 
     Attributes:
         max_accuracy_drop: Largest loss against the source by the candidates'
@@ -119,7 +119,7 @@ class Gate:
         max_latency_ms: Limit on the median latency of one call; 0 for none.
         max_size_mb: Limit on the served size, in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory, in 10**6 bytes; 0 for none.
-        objective: What the choice among those that pass is by.
+        objective: Ranking criterion among the candidates that pass.
     """
 
     max_accuracy_drop: float = 0.01
@@ -167,7 +167,7 @@ def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
 
 
 def dominates(one: Measured, other: Measured, source: Measured) -> bool:
-    """Whether `one` is nowhere worse than `other` and somewhere better.
+    """Return whether `one` is nowhere worse than `other` and somewhere better.
 
     An accuracy above the source's is no advantage over the source: fine-tuning
     moves accuracy both ways by a few examples. It is one over other candidates,
@@ -196,7 +196,7 @@ def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured
 def choose(passing: Sequence[Measured], source: Measured, objective: Objective) -> Measured | None:
     """The best one on the front of `passing` by `objective`; None if it is empty.
 
-    Those that can't be told from the best on latency or memory count as tied with
+    Those whose latency or memory is within the noise of the best count as tied with
     it. Of them the smallest is taken; of those about as small as it the source,
     else the most accurate. Where the source passes, only what beats it on latency,
     size or memory comes into question.
@@ -238,11 +238,11 @@ def loss(one: Measured) -> float:
 
 
 def as_fast(one: Measured, best: Measured) -> bool:
-    """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
+    """Return whether `one` is as fast as `best`, the faster one, within the noise.
 
     That is, they differ by 5% at most, and one of the two lies within the other's
     interval: a machine that is busy in only one of their runs widens that one's. Where
-    `best` is no faster than the source, only those that can't be told from the source are.
+    `best` is no faster than the source, only those as fast as the source are.
     """
     if one.pace <= best.pace or best.pace == 1.0:
         return one.pace <= best.pace

@@ -29,7 +29,7 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
 
 
 def why_not(one: Measured, best: Measured, source: Measured, objective: Objective) -> str:
-    """What `best` has over `one`, in the order in which it was decided."""
+    """Return the advantages of `best` over `one`, in the order in which they decided."""
     speed = _speed(best, one) or "as fast within the noise"
     size = _size(best, one) or ("not larger" if best.size <= one.size else "about as small")
     mine, other = best.memory(source), one.memory(source)
@@ -54,13 +54,13 @@ def why_not(one: Measured, best: Measured, source: Measured, objective: Objectiv
 
 
 def _speed(best: Measured, one: Measured) -> str:
-    """How `best` compares with `one` in speed, "" where noise may explain it."""
+    """Return the comparison of `best` with `one` in speed, "" where noise may explain it."""
     fast, slow = sorted((best, one), key=lambda which: which.pace)
     return "" if as_fast(slow, fast) else _ratio(best.pace, one.pace, "faster", "slower")
 
 
 def _size(best: Measured, one: Measured) -> str:
-    """How `best` compares with `one` in size, "" where it does not decide."""
+    """Return the comparison of `best` with `one` in size, "" where it does not decide."""
     small, large = sorted((best.size, one.size))
     if large <= small * (1 + SIZE_TIE):
         return ""

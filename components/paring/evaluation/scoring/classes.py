@@ -52,7 +52,7 @@ class ClassTally:
 
     @property
     def classes(self) -> int:
-        """How many there are; 0 before the first row."""
+        """Number of classes; 0 before the first row."""
         return int(self.class_sums.shape[1])
 
     def add(
@@ -75,7 +75,7 @@ class ClassTally:
         Raises:
             ExamplesError: A label is not one of the classes.
             ParameterError: top_k is no fewer than there are classes.
-            UnsupportedError: Ranks are asked for of more than two classes.
+            UnsupportedError: Ranks of more than two classes are requested.
         """
         classes = 2 if source.shape[1] == 1 else source.shape[1]
         if self.count == 0:
@@ -169,7 +169,7 @@ class ClassTally:
             metric: top_1, auc, or top_ and `top_k`.
 
         Raises:
-            ExamplesError: All labels are of one class, and auc is asked for.
+            ExamplesError: All labels are of one class, and auc is requested.
         """
         if metric == "auc":
             areas = [ranks.area() for ranks in self.ranks]
@@ -249,7 +249,7 @@ def interval_ends(name: str, interval: Interval | None) -> dict[str, float | Non
 
 
 def _broken(scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows hold NaN."""
+    """Return a mask of the rows that hold NaN; bool [rows]."""
     if scores.dtype.kind != "f":
         return np.zeros(len(scores), bool)
     broken: NDArray[np.bool_] = np.isnan(scores).any(axis=1)
@@ -257,7 +257,7 @@ def _broken(scores: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Whether the label's score is among the k highest; of equals the first come first."""
+    """Return whether each label's score is among the k highest; of equals the first counts."""
     own = scores[np.arange(len(scores)), labels][:, np.newaxis]
     earlier = np.arange(scores.shape[1]) < labels[:, np.newaxis]
     place = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
@@ -266,7 +266,7 @@ def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArra
 
 
 def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """What puts rows in the order of how sure the model is of class 1."""
+    """Return scores whose order is that of the model's confidence in class 1."""
     values = scores.astype(np.float64)
     if values.shape[1] == 1:
         return values[:, 0]

@@ -33,7 +33,7 @@ def score_keys(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Keys
 
 @dataclass
 class Ranks:
-    """How often each score was given to an example of class 0 and of class 1.
+    """Counts of each score over the examples of class 0 and of class 1.
 
     Exact up to 2**20 different scores. Beyond, neighbouring ones are counted as
     one, so that memory stays bounded: the lowest bits of the keys are dropped,

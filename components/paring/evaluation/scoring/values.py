@@ -99,9 +99,9 @@ class ValueTally:
         return squared.source**0.5, squared.candidate**0.5, squared.growth_interval(0.5)
 
     def agreement(self) -> float:
-        """How much of the variance of the source's values the candidate gives, 0 to 1.
+        """Return the share of the variance of the source's values that the candidate explains.
 
-        The coefficient of determination: 1 less the squared differences over
+        The coefficient of determination, at least 0: 1 less the squared differences over
         the squared distances of the source's values from their mean. 0.99 is a
         root mean squared difference of a tenth of the standard deviation.
         """
