@@ -55,7 +55,7 @@ def benchmark(
 
     One fresh process loads the candidate alone, for its cold load, first
     inference and peak memory. A second one alternates the two: in each of
-    `rounds` both are loaded anew and called until steady, then timed in pairs of
+    `rounds` both are loaded again and called until steady, then timed in pairs of
     windows, the order swapped from pair to pair. The speed-up is the ratio of
     the pooled medians, with a 95% interval that resamples rounds and pairs
     (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
@@ -209,7 +209,7 @@ def _throughput(milliseconds: Array, batch_size: int) -> float:
 
 
 def _side(milliseconds: Array, batch_size: int, steady_rounds: int) -> dict[str, Any]:
-    """What is recorded of one side, times in ms."""
+    """Return the recorded figures of one side, times in ms."""
     found = percentiles(milliseconds)
     return {
         "p50_ms": found.p50,

@@ -86,7 +86,7 @@ def evaluate(
             itself if left out.
         examples: Its eval split is used.
         evaluation: What is written.
-        metric: What the gate goes by: auto, top_1, top_k, auc, mae, rmse,
+        metric: Metric of the accuracy gate: auto, top_1, top_k, auc, mae, rmse,
             token_accuracy, or MODULE:FUNCTION.
         top_k: How many classes a prediction of the metric top_k has.
         output: The output that the gate is on, and the metric of. "" is each, and
@@ -109,7 +109,7 @@ def evaluate(
         ExamplesError: They are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
         UnsupportedError: The models' outputs can't be compared, or are NaN where
-            a mean error is asked for.
+            a mean error is requested.
         StorageError, OutputError: `shared_dir` can't be used.
         StepFailedError: The runner or its workers broke.
     """
@@ -144,7 +144,7 @@ def evaluate(
         raise ParameterError(
             f"metric_digest: the file of {metric} is another one",
             received=function_digest(metric),
-            remedy=f"start the run anew; it was planned with {metric_digest}",
+            remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
     found = tally_pair(source, judged, plan, split, batch_size, options, shared_dir).summary()

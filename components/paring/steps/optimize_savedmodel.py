@@ -78,7 +78,7 @@ def optimize_savedmodel(
         seed: Of the drawn examples, the order of the sides, and the resampling.
 
     Raises:
-        ParameterError: The model's own batch is fixed, and another was asked for.
+        ParameterError: The model's own batch size is fixed, and another was requested.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: The model takes text, gives other outputs in each call, or a

@@ -55,7 +55,7 @@ def prune(
         pruned: The same architecture under the same signature names, with the
             facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
             prunable kernels, `left_dense`, and `not_reached`, the layers that have fewer
-            zeros than was asked for.
+            zeros than requested.
         sparsity: The share of zeros: of each prunable kernel, or with allocation
             sensitivity, of all prunable weights together.
         pattern: See above.
@@ -76,7 +76,7 @@ def prune(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     if pattern == "2:4" and sparsity != 0.5:
         raise ParameterError(

@@ -132,7 +132,9 @@ def _chosen(selection: Selection) -> dict[str, Any]:
         content["source"]["digest"]
     except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
         raise ArtifactTypeError(
-            f"{selection.file} can't be read", received=error, remedy="make the artifact anew"
+            f"{selection.file} can't be read",
+            received=error,
+            remedy="re-run the step that produced this artifact",
         ) from error
     return content
 

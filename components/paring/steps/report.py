@@ -120,7 +120,7 @@ def report(
     report.file.write_text(page, encoding="utf-8")
 
 
-_REMEDY = "make the artifact anew"
+_REMEDY = "re-run the step that produced this artifact"
 
 
 def _read(file: Path, *keys: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _read(file: Path, *keys: str) -> dict[str, Any]:
 
 
 def _load(file: Path) -> Any:
-    """What a JSON file holds."""
+    """Return the content of a JSON file."""
     try:
         return read_json(file)
     except (OSError, ValueError) as error:
@@ -260,7 +260,7 @@ _CONFIGURATION = (
 
 
 def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
-    """What is known of the machine, as label and text."""
+    """Return the known facts about the machine, as label and text."""
     found = _read(benchmark.file, "environment")["environment"]
     load = found.get("load_average")
     lines = (

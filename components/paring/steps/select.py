@@ -66,7 +66,7 @@ def select(
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
         objective: What the choice is best at. A candidate counts as faster than
             the source only if its speed-up's whole interval is above 1; those
-            within 5% that can't be told from the fastest are tied, and the smallest
+            within 5% of the fastest and of its interval are tied, and the smallest
             of them is taken, or the most accurate where sizes are within 2%.
         recipes: JSON that maps a candidate's id to the text of its recipe.
         search: JSON about the search that the candidates come from, kept as
@@ -180,7 +180,9 @@ def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, OutputScore]:
         return {name: OutputScore.from_json(one) for name, one in others.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactTypeError(
-            f"{evaluation.file} can't be read", received=error, remedy="make the artifact anew"
+            f"{evaluation.file} can't be read",
+            received=error,
+            remedy="re-run the step that produced this artifact",
         ) from error
 
 

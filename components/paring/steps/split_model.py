@@ -71,7 +71,7 @@ def split_model(
         seed: Of the drawn examples.
 
     Raises:
-        ParameterError: The model's own batch is fixed, and another was asked for.
+        ParameterError: The model's own batch size is fixed, and another was requested.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: The model takes text, has lookup tables, fewer operations than

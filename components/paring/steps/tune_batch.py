@@ -59,7 +59,7 @@ def tune_batch(
     batch size over mean latency. The search (`paring.benchmarking.batch_search`) starts at the
     smallest batch, one thread and one process, doubles and halves the three while
     throughput rises by 3% or more, and refines the batch. Then the best setting is
-    measured anew, and the next best one should it not fit any more, and the first
+    measured again, and the next best one should it not fit any more, and the first
     setting too; these are the figures that are stated.
 
     A trial does not fit if its latency or memory is over the limit, if a process
@@ -290,7 +290,7 @@ class _Trials:
 
 
 def _confirmed(fitting: list[Trial], attempt: Callable[[Setting], Trial]) -> Trial | None:
-    """The first of `fitting` that fits when it is measured anew.
+    """Return the first of `fitting` that fits when it is measured again.
 
     Of many measurements the best is so by luck too, and another one is not.
     """
@@ -304,7 +304,7 @@ def _confirmed(fitting: list[Trial], attempt: Callable[[Setting], Trial]) -> Tri
 def _nothing_fits(candidate: Servable, rows: list[dict[str, Any]]) -> UnsupportedError:
     tried = "; ".join(
         f"batch {row['batch_size']}, {row['threads']} threads, {row['instances']} processes:"
-        f" {row['why_not'] or 'fits, and did not when measured anew'}"
+        f" {row['why_not'] or 'fits, and did not when measured again'}"
         for row in rows
     )
     return UnsupportedError(

@@ -1,4 +1,4 @@
-"""What `push` makes of a selection: a version where the gate passed, and else a reason."""
+"""Pushing a selection: a version where the gate passed, and else a reason."""
 
 import json
 import os
@@ -326,7 +326,7 @@ def test_a_model_that_could_not_be_tuned_is_not_pushed(
     made = pushed(configuration=tuned)
     assert (made.version, made.note) == (0, "it could not be tuned: no setting keeps to the limits")
     assert versions(destination) == []
-    # Where nothing passes, that is what is told.
+    # Where nothing passes, that is the reason.
     assert "gate" in (pushed(gate={"max_latency_ms": 0.001}, configuration=tuned).note or "")
 
 

@@ -1,4 +1,4 @@
-"""What `select` writes about a family, and what it copies."""
+"""Outputs of `select`: the record of a family, and the copied model."""
 
 import json
 from collections.abc import Callable
