@@ -102,7 +102,7 @@ class StepFailedError(ParingError):
 
 
 class ArtifactTypeError(ParingError):
-    """An artifact of another type than the one asked for."""
+    """An artifact of another type than the requested one."""
 
     exit_code = 17
 
@@ -126,10 +126,10 @@ class ClusterError(ParingError):
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in a line: of a library's error, its class and its first sentence.
+    """Return an error in one line: a library's error as its class and its first sentence.
 
-    What libraries put around it is left out: where in their source they are, and protocol
-    buffers as text. Operators that they list are named.
+    Lines that libraries put around the sentence are left out: locations in their source, and
+    protocol buffers as text. Operators that they list are named.
     """
     if isinstance(error, ParingError):
         return error.what

@@ -153,7 +153,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
 
 
 def _writes(step: Step, parameters: Mapping[str, Scalar]) -> bool:
-    """Whether this process writes the outputs; of workers that train together, one does."""
+    """Return whether this process writes the outputs: the first of workers that train together."""
     workers = read_workers()
     if workers is None or workers.leads:
         return True
@@ -288,7 +288,7 @@ def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
 
 
 def _link_error(kind: type[Artifact]) -> type[ParingError]:
-    """What is wrong with an input of this type whose links lead out of it."""
+    """Return the error class for an input of this type with links to paths outside of it."""
     return ExamplesError if issubclass(kind, Examples) else ModelError
 
 

@@ -29,7 +29,7 @@ class Link:
 
 
 def chain(described: Mapping[str, Any]) -> list[Link]:
-    """How a model was made, the source first.
+    """Return the steps that produced a model, the source first.
 
     Args:
         described: What `paring.artifacts.Artifact.described` gives. A copy is

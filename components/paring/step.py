@@ -258,7 +258,7 @@ def _declare(
 
 
 def _holds_tensorflow(kind: type[Artifact]) -> bool:
-    """Whether an artifact of this type may be a SavedModel or a Keras file."""
+    """Return whether an artifact of this type may be a SavedModel or a Keras file."""
     return issubclass(kind, (Model, SelectedModel)) or kind is Servable
 
 

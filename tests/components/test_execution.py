@@ -24,7 +24,7 @@ from paring.system import interruption
 
 @step(version="7")
 def copy(model: Input[Model], pruned: Output[PrunedModel], *, mode: str = "work") -> None:
-    """Copy a file, or fail in the way that is asked for."""
+    """Copy a file, or fail in the requested way."""
     (pruned.path / "half").write_text("half")
     if mode == "unsupported":
         raise UnsupportedError("this layer can't be pruned")

@@ -322,7 +322,7 @@ def check_labels(
 
 
 def are_flags(array: Array) -> bool:
-    """Whether all values are 0 or 1."""
+    """Return whether all values are 0 or 1."""
     return all(((chunk == 0) | (chunk == 1)).all() for _, chunk in _chunks(array))
 
 

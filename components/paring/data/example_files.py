@@ -1,4 +1,4 @@
-"""Where the columns of a user's examples lie, in each form that is read.
+"""Locations of the columns of a user's examples, in each form that can be read.
 
     FOLDER/Split-train/NAME.npy, FOLDER/Split-eval/NAME.npy    Paring's form
     FOLDER/Split-train/*.gz, FOLDER/Split-eval/*.gz            TFX's Examples
@@ -231,7 +231,7 @@ def _broken_archive(file: Path, error: Exception) -> ExamplesError:
     return ExamplesError(
         f"{file}: not a readable .npz file",
         received=f"{type(error).__name__}: {error}",
-        remedy="write it anew with numpy.savez; it may have been cut off",
+        remedy="write it again with numpy.savez; it may have been cut off",
     )
 
 

@@ -56,11 +56,11 @@ def _count(file: Path) -> int:
 
 
 def unreadable(file: Path, received: str) -> ExamplesError:
-    """The error for a file whose records can't be told apart, or are damaged."""
+    """Return the error for a file whose records can't be separated, or are damaged."""
     return ExamplesError(
         f"{file}: not a readable TFRecord file",
         received=received,
-        remedy="write it anew; it may have been cut off"
+        remedy="write it again; it may have been cut off"
         " (files named .gz are taken to be gzip, others to be plain)",
     )
 
@@ -144,7 +144,7 @@ def parsed_batches(
 
 
 def short(error: Exception) -> str:
-    """What TensorFlow says was wrong, in a line."""
+    """Return the message of TensorFlow's error in one line."""
     return str(getattr(error, "message", error)).split("\n")[0][:300]
 
 

@@ -34,13 +34,13 @@ _LIST_DTYPES = {"float_list": "float32", "int64_list": "int64"}
 
 @dataclass(frozen=True)
 class _Feature:
-    """How one feature is stored.
+    """Storage of one feature in the records.
 
     Attributes:
         column: The feature's name in the records.
         kind: float_list, int64_list or bytes_list (raw little-endian bytes).
-        shape: Of one example.
-        dtype: What comes out of the records.
+        shape: Shape of one example.
+        dtype: Type of the values that are read.
     """
 
     column: str
@@ -117,10 +117,10 @@ def _features(
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
 ) -> tuple[dict[str, _Feature], tuple[str, ...]]:
-    """How each wanted feature is stored, judged by the first record, which is in `file`.
+    """Return the storage of each wanted feature, by the first record, which is in `file`.
 
     Returns:
-        They, and the names of the features that are not wanted.
+        The storage by feature, and the names of the features that are not wanted.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -188,12 +188,12 @@ def _refuse_partial_labels(files: Sequence[Path], columns: Collection[str]) -> N
                 stored = tf.train.Example.FromString(record).features.feature
                 total += 1
                 for column in columns:
-                    # `stored` would make a feature that it is asked for.
+                    # Indexing `stored` would add a feature that is missing.
                     if column in stored and stored[column].WhichOneof("kind"):
                         values = getattr(stored[column], stored[column].WhichOneof("kind"))
                         having[column] += bool(values.value)
     except (tf.errors.OpError, DecodeError):
-        # Which file is damaged has been told.
+        # The damaged file has been reported.
         return
     for column, count in having.items():
         if 0 < count < total:

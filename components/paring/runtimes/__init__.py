@@ -51,7 +51,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one, such as "tensorflow", "tflite", "onnxruntime" or "tensorrt"."""
+        """Name of the runtime, such as "tensorflow", "tflite", "onnxruntime" or "tensorrt"."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class Runtime(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, "InputTensor"]:
-        """What each input of the signature takes, by its name."""
+        """Type and shape of each input of the signature, by its name."""
         ...
 
     def encode(self, features: Features) -> Features:
@@ -290,11 +290,11 @@ def _fits(shape: tuple[int, ...], known: tuple[int | None, ...]) -> bool:
 
 
 class SignatureRuntime:
-    """What runtimes share whose models take batches as their signature states them.
+    """Base class of runtimes whose models take batches as their signature states them.
 
     Args:
         model: The file or folder, for messages.
-        inputs: What each input takes.
+        inputs: Type and shape of each input.
     """
 
     def __init__(self, model: Path, inputs: Mapping[str, InputTensor]) -> None:

@@ -198,7 +198,7 @@ def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dic
 
 
 def _stands_for_floats(details: Mapping[str, Any]) -> bool:
-    """Whether the tensor's integers are floats divided by a scale."""
+    """Return whether the tensor's integers are floats divided by a scale."""
     return bool(details["quantization"][0]) and np.issubdtype(details["dtype"], np.integer)
 
 

@@ -80,7 +80,7 @@ class Entry:
 
 
 def join(uri: str, *names: str) -> str:
-    """What lies at `names`, one below the other, below `uri`."""
+    """Join a URI and the names of folders and files below it."""
     return "/".join((uri.rstrip("/"), *names))
 
 
@@ -90,10 +90,10 @@ def name_of(uri: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or a folder with something in it at `uri`.
+    """Return whether there is a file, or a folder that is not empty, at `uri`.
 
     Raises:
-        StorageError: The store can't be asked.
+        StorageError: The store can't be reached.
     """
     if not is_remote(uri):
         return local_path(uri).exists()
@@ -187,7 +187,7 @@ def create(uri: str, text: str) -> bool:
 
     Raises:
         UnsupportedError: The store ignores the condition, or the file system has neither
-            of the two; nobody was told True.
+            of the two; no caller got True.
         OutputError, StorageError: It can't be written.
     """
     if is_remote(uri):

@@ -128,7 +128,7 @@ def written_beside(target: Path, suffix: str = "") -> Iterator[Path]:
 
     Args:
         target: The file or folder to write.
-        suffix: The end of the name, for libraries that go by it.
+        suffix: The end of the name, for libraries that choose a format by it.
 
     Raises:
         OutputError: A device, a pipe or a socket would be replaced, or the place can't be
@@ -173,7 +173,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """What the system said of a place, as an error that names it."""
+    """Return the system's error on writing a path, as an error that names the path."""
     return OutputError(
         "this place can't be written",
         received=f"{path} ({error.strerror or error})",

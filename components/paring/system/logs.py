@@ -1,6 +1,6 @@
-"""What happens, as one JSON object a line, for whatever collects a container's output.
+"""Structured JSON-lines logging for container log collectors.
 
-Off unless asked for: a person reads the console. Each line has the time, the event and
+Off by default: a person reads the console. Each line has the time, the event and
 its facts, and whatever `about` says the work is about: the run, the node, the candidate.
 """
 
@@ -63,7 +63,7 @@ def stop() -> None:
 
 
 def is_json() -> bool:
-    """Whether events are written."""
+    """Return whether events are written."""
     return bool(_LOGGER.handlers)
 
 
@@ -99,7 +99,7 @@ def about(**facts: object) -> Iterator[None]:
 
 
 def known() -> Mapping[str, object]:
-    """What `about` says at the moment."""
+    """Return the context that `about` has set."""
     return _about.get()
 
 

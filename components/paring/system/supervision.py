@@ -85,12 +85,12 @@ def run_below_limit(work: Callable[[], None]) -> OutOfMemoryError | None:
     sys.stderr.flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     counted = [(group.kills(), group.refusals()) for group in groups]
-    # What the child leaves behind comes to this process, which can then end it.
+    # Orphans of the child become children of this process, which can then end them.
     prctl(_SET_CHILD_SUBREAPER, 1)
     child = os.fork()
     if child == 0:
         _supervisors[:] = [supervisor]
-        # Ctrl-C in a terminal then comes to the supervisor alone, which passes it on.
+        # Ctrl-C in a terminal then interrupts the supervisor alone, which passes it on.
         os.setsid()
         prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != supervisor:

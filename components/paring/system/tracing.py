@@ -53,7 +53,7 @@ def span(name: str, **attributes: str | int | float | bool) -> Iterator[Note]:
 
 
 def stop() -> None:
-    """Send what is left, and look at the environment anew at the next span."""
+    """Send the spans that are left, and read the environment again at the next span."""
     for provider in _providers:
         provider.shutdown()
     _providers.clear()

@@ -43,7 +43,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        """What it is called, with its version."""
+        """Name and version of the library."""
         return f"{TITLES[self.flavour]} {self.version}"
 
 
@@ -80,10 +80,10 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 class Messages:
-    """What a library says: its errors, and its table of an engine's layers.
+    """Messages of a library: its errors, and its table of an engine's layers.
 
     Args:
-        library: Which one. Warnings and errors are logged at level INFO, since whoever gets
+        library: The library. Warnings and errors are logged at level INFO, since whoever gets
             `errors` raises them.
     """
 
@@ -94,7 +94,7 @@ class Messages:
 
     @property
     def reason(self) -> str:
-        """The errors on one line each, the first ones."""
+        """The first errors, each on one line."""
         return "\n    ".join(self.errors[:4]) or "it gave no reason"
 
 

@@ -1,4 +1,4 @@
-"""What only TensorRT for RTX has.
+"""Functions that only TensorRT for RTX has.
 
 Engines are compiled ahead for a stated compute capability, on any machine, and finished
 on the GPU that runs them. Its timing caches do nothing, and it has no hardware

@@ -1,4 +1,4 @@
-"""What only TensorRT for servers has.
+"""Functions that only TensorRT for servers has.
 
 A timing cache, and engines for other GPUs and later versions than they were built with.
 It measures kernels while it builds, so it needs the GPU that the engine is for.

@@ -53,7 +53,7 @@ def _numbers(place: str) -> list[int]:
 
 
 def _seen(place: str) -> set[str]:
-    """What TF Serving finds below the destination."""
+    """Return the paths that TF Serving finds below the destination."""
     root = place if storage.is_remote(place) else str(storage.local_path(place))
     below = (one.uri.removeprefix(f"{root}/") for one in storage.list_below(place))
     return {name for name in below if not name.startswith(f"{RECORDS}/")}
