@@ -1,4 +1,4 @@
-"""What the command line compiles for Kubeflow: `compile`, `components`, and packages to submit."""
+"""Compilation for Kubeflow: the commands `compile` and `components`, and packages to submit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def recipes_file(recipes: Path | None) -> Path:
 
 
 def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = "") -> str:
-    """Compile the pipeline that the options come to.
+    """Compile the pipeline that the options describe.
 
     Args:
         given: The values of `pipeline_options` and `placing` by name.

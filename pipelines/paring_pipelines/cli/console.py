@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, lineage, errors."""
+"""Output of the command line: progress, tables, lineage, errors."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -192,7 +192,7 @@ def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
 
 
 def show_pushed(console: Console, pushed: PushedModel) -> None:
-    """Which version the model is now, or why it is none."""
+    """Show the version of the pushed model, or why it was not pushed."""
     place = escape(f"{pushed.destination}/{pushed.version}")
     if pushed.note:
         told = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
@@ -282,7 +282,7 @@ def show_advice(console: Console, advised: Sequence[Advice]) -> None:
 
 
 def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
-    """What one step made, and the facts measured about it."""
+    """Show the outputs of one step, and the facts measured about them."""
     for name, output in outputs.items():
         console.print(f"[bold]{name}[/bold]  {type(output).__name__}  {output.path}")
         if output.failure:
@@ -294,7 +294,7 @@ def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
 
 
 def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
-    """What the audit of a graph found, the most severe first."""
+    """Show the findings of the audit of a graph, the most severe first."""
     if not profile["findings"]:
         return
     table = Table(header_style="bold")
@@ -307,7 +307,7 @@ def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
 
 
 def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:
-    """Which bytes, steps, parameters and versions an artifact came from.
+    """Show the digests, steps, parameters and versions that an artifact came from.
 
     Args:
         console: Where it is shown.

@@ -1,4 +1,4 @@
-"""What the cluster's commands print."""
+"""Output of the commands that talk to Kubeflow."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a search shows: each round, why it comes, the best so far, and the time left."""
+"""Output of a search: each round, its reason, the best result so far, and the time left."""
 
 from rich.console import Console
 from rich.markup import escape

@@ -1,4 +1,4 @@
-"""What Paring asks of Kubeflow Pipelines, through the API client of its SDK.
+"""Client of Kubeflow Pipelines, on the API client of its SDK.
 
 The SDK's own `kfp.Client` waits for answers without end, prints, and asks a question
 before it is asked one; so the API is called as it does, with time-outs.

@@ -24,7 +24,7 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """What lies in the folder now.
+    """Paths of the fetched results.
 
     Attributes:
         selected: The selected model's folder.

@@ -86,7 +86,7 @@ class Claim:
 
 
 class Progress:
-    """What has been done under a claim.
+    """Progress of the work under a claim.
 
     Attributes:
         claim: The claim.

@@ -109,7 +109,7 @@ class Locks:
     def _acquire(self, name: str, wait: float) -> Lock:
         title = _title(name)
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
-        # A lost answer is told from another client's lock by the description.
+        # The description distinguishes this client's lock, if the answer is lost, from another's.
         started: dict[str, float] = {}
         seen: dict[str, float] = {}
         waits = self._asking.waits()

@@ -1,4 +1,4 @@
-"""What `paring watch` measures of itself, as Prometheus reads it."""
+"""Metrics of `paring watch` about itself, for Prometheus."""
 
 from pathlib import Path
 

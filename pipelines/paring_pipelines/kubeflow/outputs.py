@@ -29,10 +29,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Found:
-    """What a look at the prefix came to.
+    """Outputs found below a prefix.
 
     Attributes:
-        finished: In the order in which they were.
+        finished: Finished outputs, in the order in which they were finished.
         unsettled: Folders that may still be written to.
     """
 

@@ -199,7 +199,7 @@ Topology = Literal["1x1", "2x2", "2x4"]
 
 
 def chips(topology: Topology) -> int:
-    """How many chips an arrangement of TPUs has."""
+    """Return the number of chips of a TPU topology."""
     return math.prod(int(side) for side in topology.split("x"))
 
 
@@ -332,7 +332,7 @@ class SecurityContext(_Table):
 
 
 class Fields(_Table):
-    """What a rule may say of a node; docs/kubeflow.md tells what each one does."""
+    """Fields of a rule on a node; docs/kubeflow.md describes each one."""
 
     image: ImageTarget | None = None
     pool: str | None = None
@@ -398,7 +398,7 @@ class Rule(Fields):
 
 
 class TargetTable(_Table):
-    """What goes over the rest for one --target."""
+    """Fields that override the others for one --target."""
 
     defaults: Fields = Fields()
     place: list[Rule] = []

@@ -180,7 +180,7 @@ class Asking:
 
 
 def _uncertain(problem: ClusterError, not_done: bool, wait: float) -> ClusterError:
-    """What a request came to that may not be sent twice."""
+    """Return the error for a failed request that may not be sent twice."""
     if not_done:
         busy = NotDoneError(problem.what, received=problem.received, remedy=problem.remedy)
         busy.wait = wait
@@ -219,7 +219,7 @@ def _configuration(settings: Connection) -> Any:
 
 
 def _reason(error: Any) -> str:
-    """What Kubeflow says about its refusal, in one line."""
+    """Return Kubeflow's reason for its refusal, in one line."""
     try:
         told = json.loads(error.body or "")
         text = str(told.get("message") or told.get("error") or error.reason)

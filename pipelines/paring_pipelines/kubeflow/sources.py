@@ -1,4 +1,4 @@
-"""What a source's content is called before anything has read it."""
+"""Digest of a source's content, computed before any step reads it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ def source_digest(model: str, examples: str) -> str:
 
     On this machine's disk, or on a volume mounted here, the files are read. In a store
     it is taken from what the store lists: each object's name, size and time of writing.
-    So an object that is written anew, even with the same bytes, is another source, and
+    So an object that is written again, even with the same bytes, is another source, and
     a model of gigabytes costs one listing. What it can't see is an object that is
     replaced by one of the same size within the same second, which is as fine as S3
     tells the time.

@@ -48,7 +48,7 @@ class Plan:
         return self.package.digest(self.parameters, self.pipeline_root, self.caching)
 
     def run_name(self, digest: str) -> str:
-        """What the run on the source of this digest is called.
+        """Return the name of the run on the source with this digest.
 
         Args:
             digest: Of `paring_pipelines.kubeflow.sources.source_digest`.

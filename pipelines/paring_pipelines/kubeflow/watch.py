@@ -40,7 +40,7 @@ _FAILURES_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched.
+    """Source and settings of a watch.
 
     Attributes:
         source: The prefix, a path or URI.

@@ -17,7 +17,7 @@ from paring.step import TRUST_MODEL, InputSpec, Scalar, Step
 
 @dataclass(frozen=True)
 class Edge:
-    """What a node or a source hands on.
+    """Output of a node, or a source, that other nodes read.
 
     Attributes:
         node: The id of the node, or the name of one of the Dag's sources.
@@ -152,9 +152,9 @@ class Dag:
                 )
 
     def identities(self, digests: Mapping[str, str], machine: str) -> dict[str, str]:
-        """What each node's work is, as one digest a node.
+        """Compute the identity of each node's work, one digest a node.
 
-        It is made of the content digests of the sources, the step's name and
+        It is computed from the content digests of the sources, the step's name and
         version, its parameters, the identities of the nodes before it, and,
         for steps that measure, the machine. Orchestrators' caches look at none
         of these but the parameters; so each node gets its identity as one.

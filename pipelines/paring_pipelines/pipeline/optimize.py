@@ -34,9 +34,9 @@ class Settings:
         gate: See `Gate`.
         trust_model: Whether code inside the model may run.
         label: The name of the label among the examples' features, or OUTPUT=NAME.
-        metric: What the gate goes by; see the step `evaluate`.
-        top_k: Of the metric top_k.
-        metric_digest: Of the file of the user's function; "" for any.
+        metric: Metric of the accuracy gate; see the step `evaluate`.
+        top_k: Number of classes of the metric top_k.
+        metric_digest: Digest of the file of the user's function; "" for any.
         output: The output that the gate is on; "" for each.
         beam_options: Where the workers of `evaluate` are; "" for one in its process.
         shared_dir: A folder that workers elsewhere reach.
@@ -175,7 +175,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         return dag
     shown: dict[str, Wire] = {"selection": selected.out("selection"), "profile": profiled}
     pushed: dict[str, Wire] = {name: selected.out(name) for name in ("selection", "selected")}
-    # That these two find no answer is told with the rest of the result.
+    # A failure of these two is reported with the rest of the result.
     if settings.check_tpu:
         shown["readiness"] = dag.add("check_tpu", check_tpu, {"model": source}, tolerate=True).out(
             "readiness"

@@ -1,4 +1,4 @@
-"""Where a run's sources lie and its results go: on this machine, or in a store."""
+"""Locations of a run's sources and results, on this machine or in a store."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ DEFAULT_OUT = "out"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the results of a run go.
+    """Destination of the results of a run.
 
     Attributes:
         folder: On this machine, with the artifacts and the metadata of the run.
@@ -59,7 +59,7 @@ class Destination:
 
 
 def destination(out: str, work: Path | None) -> Destination:
-    """What --out and --work come to.
+    """Return the destination that --out and --work describe.
 
     Raises:
         ParameterError: There is a folder to work in beside one on this machine.

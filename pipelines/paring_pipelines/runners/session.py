@@ -61,8 +61,8 @@ class PublishedRun:
         nodes: How many nodes there are.
         import_seconds: How long it took to load TFX and TensorFlow.
         uri: Where the results were put as well; "" for nowhere.
-        tuned: What became of tuning the selected model; None if that was not asked for.
-        pushed: What became of pushing it; None if that was not asked for.
+        tuned: Result of tuning the selected model; None if that was not requested.
+        pushed: Result of pushing it; None if that was not requested.
     """
 
     selection: SelectionResult
@@ -78,7 +78,7 @@ class PublishedRun:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells while it goes on.
+    """Callbacks on the progress of a run.
 
     Attributes:
         planned: Called with the Dag before anything runs.
@@ -110,7 +110,7 @@ def run(
         out: Gets report.html, selection.json, selected/ and pipeline/; of a
             `Destination` the folder gets them, and the store all but the last.
         runner: TFX's local runner, or its Beam runner in this process.
-        progress: Told what goes on.
+        progress: Callbacks on the progress of the run.
 
     Raises:
         ParingError: Of the class that fits; what `out` held before is intact.
@@ -147,7 +147,7 @@ class Place:
         self.machine = _machine()
 
     def identities(self, dag: Dag) -> dict[str, str]:
-        """What each node's work is; see `Dag.identities`."""
+        """Compute the identity of each node's work; see `Dag.identities`."""
         return dag.identities(self.digests, self.machine)
 
     def run(
@@ -157,7 +157,7 @@ class Place:
 
         Args:
             dag: Takes the sources `model` and `examples`.
-            progress: Told what goes on.
+            progress: Callbacks on the progress of the run.
             retry_failed: Whether the next run tries again what broke in this one.
 
         Raises:

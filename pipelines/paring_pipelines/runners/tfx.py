@@ -33,7 +33,7 @@ _RUNNERS = {"local": LocalDagRunner, "beam": BeamDagRunner}
 
 @dataclass
 class RunResult:
-    """What a run made.
+    """Outputs of a run.
 
     Attributes:
         outputs: The path of each output by node id and output name.
@@ -119,7 +119,7 @@ def run(
         root: The folder given to `to_pipeline`.
         runner: `local`, TFX's LocalDagRunner, or `beam`, its BeamDagRunner on
             Beam's in-process runner. Both run one node after another.
-        observer: Told when a node starts and ends.
+        observer: Called when a node starts and ends.
         retry_failed: Whether the next run tries again what broke in this one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How long a round will take, from how long its kind of work took before.
+"""Estimate of the time that a round will take, from the time of earlier work of its kind.
 
 A guess that errs does so on the long side: a search that stops a little early has a
 result, one that runs over breaks a promise.
@@ -16,7 +16,7 @@ _PASSES = 3
 
 @dataclass(frozen=True)
 class Work:
-    """What a node has to do, in terms that its time follows from.
+    """Work of a node, in terms that determine its time.
 
     Attributes:
         step: The step's name.

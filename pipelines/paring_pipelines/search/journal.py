@@ -1,4 +1,4 @@
-"""What a search has done so far, in a file that survives the process."""
+"""Record of a search so far, in a file that survives the process."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclass
 class Journal:
-    """What a search has done.
+    """Record of a search's complete rounds.
 
     The next round follows from the complete ones alone. So a round that was cut off
     is planned again as it was, and the pipeline's cache has what of it was done.

@@ -43,10 +43,10 @@ class SearchInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands before a round.
+    """State of a search before a round.
 
     Attributes:
-        number: Of the round that comes, from 1.
+        number: Number of the coming round, from 1.
         best: The verdict on what is in place; "" before there is any.
         seconds_left: What is left of the budget.
     """
@@ -58,7 +58,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """What a search tells while it goes on.
+    """Callbacks on the progress of a search.
 
     Attributes:
         nodes: About the nodes of each round.
@@ -97,7 +97,7 @@ def search(
         budget_minutes: Time for all; no round starts that is not expected to end in it,
             but the first.
         runner: TFX's local runner, or its Beam runner in this process.
-        progress: Told what goes on.
+        progress: Callbacks on the progress of the search.
 
     Raises:
         ParameterError: The budget is no positive number.
@@ -200,7 +200,7 @@ class _Search:
         """The pipeline of a round; without one, that of all that may be chosen.
 
         Recipes stand in the order in which they were first tried, since a node that
-        two of them share is named for the first, and the cache goes by names too.
+        two of them share is named for the first, and the cache compares names too.
         """
         told = replace(self._settings, search=json.dumps(self._told(coming, stopped)))
         if coming is not None and coming.train_limit:
@@ -209,12 +209,12 @@ class _Search:
         rounds = [one.round for one in self._journal.done if not one.round.train_limit]
         if coming is not None:
             rounds.append(coming)
-            # Only what the whole search comes to is tuned and pushed.
+            # Only the result of the whole search is tuned and pushed.
             told = replace(told, tune_batch=False, push_to="")
         return build([recipe for one in rounds for recipe in one.recipes], told)
 
     def _fits(self, rounds: Sequence[Round]) -> bool:
-        """Whether there is time for `rounds`, which are not run yet."""
+        """Return whether there is time for `rounds`, which are not run yet."""
         source = self._journal.done[0].results[SOURCE].measured
         forward = (source.p50_ms or 0.0) / 1000 / self._settings.batch_size
         expected = 0.0
@@ -244,7 +244,7 @@ class _Search:
         self._journal.save()
 
     def _told(self, coming: Round | None, stopped: str) -> dict[str, Any]:
-        """How the search went, for selection.json and the report."""
+        """Return the course of the search, for selection.json and the report."""
         rounds = [_round_told(one.round, one) for one in self._journal.done]
         if coming is not None:
             rounds.append(_round_told(coming, None))

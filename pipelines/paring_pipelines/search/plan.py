@@ -1,4 +1,4 @@
-"""What a search tries next: a pure function of what it has tried and of the time.
+"""Plan of a search's next rounds: a pure function of its results so far and of the time.
 
 Recipes are tried in the order of what they are expected to gain. Those that train
 nothing come first and all at once: they cost seconds. Where three or more train,
@@ -199,7 +199,7 @@ class Planner:
         return [one for one in limits if one >= _SMALLEST]
 
     def _bracket(self, field: Sequence[Recipe], limits: Sequence[int]) -> list[Round]:
-        """What screening `field` takes to its end, if the order is as expected."""
+        """Return the rounds that screening `field` takes, if the order is as expected."""
         rounds: list[Round] = []
         for limit in limits:
             kept = _half(field)
@@ -231,7 +231,7 @@ def _expected(recipe: Recipe) -> tuple[int, int]:
 
 
 def _can_gain(recipe: Recipe, result: Result) -> bool:
-    """Whether other parameters might make `recipe` better.
+    """Return whether other parameters might make `recipe` better.
 
     Calibration, which is all that can be varied where nothing trains, moves accuracy
     alone; where none was lost there is none to win back.

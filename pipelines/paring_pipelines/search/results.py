@@ -1,4 +1,4 @@
-"""What a round of a search tried, what came of it, and which result is better."""
+"""Rounds of a search, their results, and the ranking of results."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ Stage = Literal["post-training", "screening", "narrowing", "whole"]
 
 @dataclass(frozen=True)
 class Round:
-    """What is tried together.
+    """Candidates that a search tries together.
 
     Attributes:
         stage: What the round is for; `whole` is on all examples under the gate.
@@ -43,7 +43,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one candidate in one round.
+    """Result of one candidate in one round.
 
     Attributes:
         outcome: `passed` (selected ones too), `rejected`, `unsupported` or `failed`.
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def works(self) -> bool:
-        """Whether it could be made and measured."""
+        """True if the candidate could be built and measured."""
         return self.outcome in ("passed", "rejected")
 
 
@@ -112,7 +112,7 @@ def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[s
 
 
 def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
-    """Whether `one` ranks before `other` by more than the noise."""
+    """Return whether `one` ranks before `other` by more than the noise."""
     pair = {"one": one, "other": other}
     if ranking(pair, source, gate)[0] == "other":
         return False

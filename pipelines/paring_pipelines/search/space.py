@@ -1,4 +1,4 @@
-"""Which parameters a search varies, and the draw of new ones."""
+"""Parameters that a search varies, and the draw of new values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ _ATTEMPTS = 20
 
 
 def trains(recipe: Recipe) -> bool:
-    """Whether a step of `recipe` trains: those have a parameter `epochs`."""
+    """Return whether a step of `recipe` trains: those have a parameter `epochs`."""
     return any("epochs" in link.step.parameters for link in recipe.links)
 
 
@@ -83,7 +83,7 @@ def check_ranges(ranges: Sequence[Range] = RANGES) -> None:
 
 
 def space(recipe: Recipe) -> dict[str, Range]:
-    """What can be varied in `recipe`: a range by `<place of the step>.<parameter>`.
+    """Return the ranges to vary in `recipe`, by `<place of the step>.<parameter>`.
 
     Conversion is left out where something is trained: training moves the result
     more. A value of the recipe that lies outside of a range widens it.
@@ -109,7 +109,7 @@ def draw(
 
     By Optuna's tree-structured Parzen estimator (Bergstra, Bardenet, Bengio and
     Kégl, "Algorithms for Hyper-Parameter Optimization", 2011), which looks only at
-    the order of the results; so ranks are enough. The study is built anew at each
+    the order of the results; so ranks are enough. The study is built again at each
     call and its sampler seeded: the same arguments give the same variants.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a finished run on the cluster left, brought here whole."""
+"""Download of the results of a finished run on the cluster."""
 
 from dataclasses import replace
 from pathlib import Path
