@@ -1,4 +1,4 @@
-"""Find the batch size, threads and instances with which a model serves the most."""
+"""Search for the batch size, threads and instances of the highest throughput."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ def tune_batch(
     timeout_seconds: Annotated[float, Gt(0)] = 120.0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Find the batch size, threads and instances with which `candidate` serves most.
+    """Find the batch size, threads and instances of the highest throughput of `candidate`.
 
     Each trial runs `instances` fresh processes, which load the candidate, are called
     until steady and then timed at the same time. Its throughput is the sum of theirs:
@@ -67,32 +67,32 @@ def tune_batch(
     not take the batch. The search goes on below it.
 
     Args:
-        source: The SavedModel that the candidate was made from, by whose signature
+        source: The SavedModel that the candidate was built from, by whose signature
             examples are read.
         candidate: The model to tune, in any form that a runtime takes; the source itself
             if left out.
         examples: Inputs are drawn from its eval split.
-        configuration: Gets `configuration.json`, with the table of all trials.
-        max_latency_ms: The most for the 99th percentile of one call's latency; 0 for no
-            limit. It holds no time of waiting for a batch to fill.
-        max_memory_mb: The most MiB of resident memory that all instances take in sum,
-            the timed inputs included; 0 for nine tenths of what is free at the start.
+        configuration: The best setting in `configuration.json`, with the table of all trials.
+        max_latency_ms: Limit on the 99th percentile of one call's latency; 0 for no
+            limit. The time of waiting for a batch to fill is not in it.
+        max_memory_mb: Limit on the resident memory of all instances in sum, in MiB,
+            the timed inputs included; 0 for nine tenths of the memory free at the start.
         max_batch: The largest batch to try.
         max_instances: The most processes to try; 0 for one for each usable core.
             Threads times instances never exceed the usable cores.
-        gpu_memory_mb: Of a SavedModel: MiB of each GPU's memory that TensorFlow may take
-            in each process; 0 for what it needs.
+        gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take in each process, for
+            a SavedModel; 0 for what it needs.
         max_trials: Settings to try, the measurements in the end not counted.
         budget_seconds: After this time no other setting is tried.
-        trial_seconds: How long a setting is timed, once all is loaded; 10 calls though.
-        timeout_seconds: When a trial is given up.
-        seed: Of the drawn inputs.
+        trial_seconds: Time for which a setting is timed once all is loaded; at least 10 calls.
+        timeout_seconds: Time limit of a trial.
+        seed: Seed of the drawn inputs.
 
     Raises:
-        ParameterError: `gpu_memory_mb` for what does not run in TensorFlow.
+        ParameterError: `gpu_memory_mb` for a candidate that does not run in TensorFlow.
         ModelError: Source and candidate don't take the same inputs, or can't be loaded.
         ExamplesError: The examples are not what the source takes.
-        UnsupportedError: No setting keeps to the limits.
+        UnsupportedError: No setting is within the limits.
         StepFailedError: Not even the first setting could be run.
     """
     candidate = candidate or source

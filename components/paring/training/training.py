@@ -57,7 +57,7 @@ class Training:
         portions: Its rows to train on and to validate on.
         loss: A tf_keras loss, or one for each output.
         batch_size: Examples in a step; the model's own where it is fixed.
-        seed: Everything random follows from it.
+        seed: Seed of all random numbers.
         devices: What it is spread over.
         source_precision: As in `paring.artifacts.Model`.
     """
@@ -128,7 +128,7 @@ def open_training(
         model: A model in Keras form.
         examples: Its train split is used.
         batch_size: Examples in a step, over all devices.
-        seed: Everything random follows from it.
+        seed: Seed of all random numbers.
         strategy: See `paring.training.strategy.open_devices`.
         mixed: Compute in bfloat16 where the devices are best at that.
 
@@ -248,7 +248,7 @@ def fine_tune(
         epochs: Passes over the training rows, at least 1.
         batch_size: Examples in a step. What is left over in a pass is skipped;
             each pass has an order of its own.
-        learning_rate: Adam's.
+        learning_rate: Learning rate of the Adam optimizer.
         seed: Of the order and of whatever random layers the model has.
         decay: Let the learning rate fall to 0 by the last step, on half a cosine
             (Loshchilov and Hutter 2017, arXiv:1608.03983), rather than stay constant.
