@@ -50,7 +50,7 @@ def export_onnx(
         model: Any model with a SavedModel.
         examples: int8 is calibrated, and all files are compared, on the train split.
             Without examples a file is compared on random numbers, and can't be int8.
-        calibration: Calibration examples of `draw_calibration`; `examples` only compare then.
+        calibration: Calibration examples of `draw_calibration`, in place of the train split's.
         exported: The ONNX file.
         precision: Precision of the file; see above.
         int8_for: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone, rounded
