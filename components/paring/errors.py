@@ -46,7 +46,7 @@ class ParingError(Exception):
         return "\n  ".join(parts)
 
     def rename(self, old: str, new: str) -> None:
-        """Say `new` wherever the message says `old`, such as the path of what was staged."""
+        """Replace `old` in the message by `new`, such as the path of a staged output."""
         self.what = self.what.replace(old, new)
         self.received = self.received.replace(old, new)
         self.remedy = self.remedy.replace(old, new)
@@ -144,7 +144,7 @@ def first_line(error: Exception) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, and all of them."""
+    """Return a remedy for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

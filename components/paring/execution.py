@@ -212,7 +212,7 @@ def _attempt(
 
 @contextmanager
 def _final_paths(staged: Mapping[str, Path], outputs: Mapping[str, Path]) -> Iterator[None]:
-    """Within it, errors name the outputs' own paths, not those where they are staged."""
+    """Replace the paths of staged outputs in errors by the outputs' own paths."""
     try:
         yield
     except ParingError as error:
@@ -229,7 +229,7 @@ def _renamed(text: str, staged: Mapping[str, Path], outputs: Mapping[str, Path])
 
 @contextmanager
 def _models_ready(step: Step, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The inputs as the step takes them: Keras files in Paring's layout."""
+    """Yield the inputs as the step takes them: Keras files in Paring's layout."""
     given = [one for value in inputs.values() for one in _members(value)]
     files = any(isinstance(one, Servable) and one.path.is_file() for one in given)
     if step.imports_models or not step.opens_models or not files:
@@ -301,7 +301,7 @@ def _trust(artifacts: Mapping[str, Any], *, trusted: bool) -> None:
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
-    """An input for the record.
+    """Return an input for the record.
 
     The members of a family are named by their digests alone: with the lineage of
     each, the record of what was chosen among them would outgrow the model.
@@ -315,7 +315,7 @@ def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
 
 @contextmanager
 def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Path]]:
-    """Empty folders beside the outputs, renamed onto them at the end.
+    """Yield empty folders beside the outputs, which are renamed onto them at the end.
 
     Without `keep` they are removed instead: of the workers that train a model together
     all make it, and one writes it.
@@ -381,6 +381,6 @@ def _empty(folder: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The versions that lineage records, by distribution name."""
+    """Return the versions that lineage records, by distribution name."""
     installed = {name: installed_version(name) or "absent" for name in _LIBRARIES}
     return {"python": platform.python_version(), **installed}

@@ -85,7 +85,7 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
 
     def parse(self, name: str, value: object) -> Scalar:
-        """`value` as this parameter's type, checked against its bounds.
+        """Return `value` as this parameter's type, checked against its bounds.
 
         Text is read as the type's literal, and a whole float as an int, since
         KFP hands every number over as a double.
@@ -165,7 +165,7 @@ class Step:
         return " ".join(text.split("\n\n")[0].split())
 
     def parse_parameters(self, given: Mapping[str, object]) -> dict[str, Scalar]:
-        """All parameters: those given, parsed and checked, and the defaults.
+        """Return all parameters: those given, parsed and checked, and the defaults.
 
         Raises:
             ParameterError: An unknown name, or a value that can't be taken.

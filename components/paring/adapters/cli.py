@@ -26,18 +26,18 @@ class StepGroup(click.Group):
         self._show = show
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all steps."""
+        """Return the names of all steps."""
         return list(STEPS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """The command of one step; unknown names raise ParameterError."""
+        """Return the command of one step; unknown names raise ParameterError."""
         return command(find(cmd_name), self._show, below_limit=bool(ctx.find_root().obj))
 
 
 def command(
     step: Step, show: ShowOutputs = lambda outputs: None, *, below_limit: bool = False
 ) -> click.Command:
-    """`step` as a click command.
+    """Return `step` as a click command.
 
     Inputs and outputs become `--name PATH`, families `--name KEY=PATH`, given
     once a member, and parameters `--name VALUE`; underscores become dashes.

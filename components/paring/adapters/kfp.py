@@ -74,7 +74,7 @@ _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 
 
 def kfp_type(kind: type[Artifact]) -> Any:
-    """The class of kfp.dsl that stands for `kind`."""
+    """Return the class of kfp.dsl that stands for `kind`."""
     from kfp import dsl
 
     if issubclass(kind, Servable):
@@ -87,7 +87,7 @@ def kfp_type(kind: type[Artifact]) -> Any:
 
 
 def member_inputs(step: Step, members: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
-    """Each family member's input name, with its family and its key.
+    """Return each family member's input name, with its family and its key.
 
     `prune-int8` of the family `benchmarks` becomes `benchmarks__prune_int8`;
     keys that are equal then are distinguished by a number.
@@ -126,7 +126,7 @@ def component(
     identity: str = "",
     tolerate: bool = False,
 ) -> Any:
-    """`step` as a component for use in a `@dsl.pipeline`.
+    """Return `step` as a component for use in a `@dsl.pipeline`.
 
     Its inputs, outputs and parameters are the step's; see `SOURCE_DIGEST`,
     `FAMILY_MEMBERS` and `paring.adapters.kfp_views` for what stands beside them. Call it with

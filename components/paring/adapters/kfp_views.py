@@ -50,7 +50,7 @@ class View:
 
 
 def views(kind: type[Artifact]) -> tuple[View, ...]:
-    """The views of artifacts of the type `kind`."""
+    """Return the views of artifacts of the type `kind`."""
     return next((found for shown, found in _VIEWS.items() if issubclass(kind, shown)), ())
 
 
@@ -59,7 +59,7 @@ def _report_page(report: Report) -> str:
 
 
 def _benchmark_table(metrics: BenchmarkMetrics) -> str:
-    """The figures of the candidate beside the source's, and the machine."""
+    """Return the figures of the candidate beside the source's, and the machine."""
     found = _read(metrics.file, "source", "environment", "batch_size")
     source, machine = found["source"], found["environment"]
     compared = [
@@ -92,7 +92,7 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
 
 
 def _selection_table(selection: Selection) -> str:
-    """The verdict, the gate, and every candidate with what was decided about it."""
+    """Return the verdict, the gate, and every candidate with what was decided about it."""
     found = SelectionResult.read(selection.file)
     gate, metric = found.gate, found.metric
     columns = [one for one in brief_columns() if not one.under]
@@ -127,7 +127,7 @@ def _selection_table(selection: Selection) -> str:
 
 
 def _selection_chart(selection: Selection) -> str:
-    """A page with latency against the metric, which Markdown can't draw."""
+    """Return a page with latency against the metric, which Markdown can't draw."""
     # Imported late: other containers need neither.
     import jinja2
     from markupsafe import Markup
@@ -158,7 +158,7 @@ _VIEWS: Mapping[type[Artifact], tuple[View, ...]] = {
 
 
 def _read(file: Path, *keys: str) -> dict[str, Any]:
-    """The object in a JSON file, which must have `keys`."""
+    """Return the object in a JSON file, which must have `keys`."""
     try:
         content: dict[str, Any] = read_json(file)
         return {key: content[key] for key in keys}
@@ -176,5 +176,5 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML take as it is, on one line, in a table too."""
+    """Return the text escaped for Markdown and HTML, on one line, for tables too."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -108,7 +108,7 @@ standard_artifacts.Model._compatible_types = (
 
 
 def tfx_type(kind: type[Artifact]) -> type[types.Artifact]:
-    """The TFX artifact class that stands for `kind`."""
+    """Return the TFX artifact class that stands for `kind`."""
     return ARTIFACT_CLASSES[kind.__name__]
 
 
@@ -212,7 +212,7 @@ def component(
     tolerate: bool = False,
     **arguments: Any,
 ) -> StepComponent:
-    """`step` as a TFX component.
+    """Return `step` as a TFX component.
 
     Args:
         step: The step, such as `paring.steps.prune.prune`.
@@ -278,7 +278,7 @@ def _input_type(step: Step, key: str) -> type[Artifact]:
 
 
 def _flatten(step: Step, channels: Mapping[str, Any]) -> dict[str, Any]:
-    """One channel a key: a family's members get a key each."""
+    """Return one channel a key; each member of a family has its own key."""
     flat: dict[str, Any] = {}
     for name, spec in step.inputs.items():
         if name not in channels:

@@ -11,7 +11,7 @@ _MIN_SHARE = 0.01
 
 
 def both_branches(subject: Subject) -> list[Finding]:
-    """Selections by one condition, of which a product or a loop is computed in vain.
+    """Find selections by one condition, of which a product or a loop is computed in vain.
 
     A condition for each element is left alone: there both sides are needed. So are
     conditions for each example unless both sides are expensive, since masks are such.

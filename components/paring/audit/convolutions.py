@@ -10,7 +10,7 @@ _MIN_SHARE = 0.05
 
 
 def standard_convolutions(subject: Subject) -> list[Finding]:
-    """Convolutions that depthwise-separable ones could replace, and what that saves.
+    """Find convolutions that depthwise-separable ones could replace, and what that saves.
 
     A kernel of k by k weights over c channels costs k*k*c operations for each of the
     outputs; a depthwise convolution and a product of 1 by 1 cost k*k + c: Howard and

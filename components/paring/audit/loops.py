@@ -25,7 +25,7 @@ _LAYER_FIX = "stack the slices into one tensor and apply the operators to it onc
 
 
 def unrolled_loops(subject: Subject) -> list[Finding]:
-    """Groups of operators that occur again and again, with the same weights.
+    """Find groups of operators that occur again and again, with the same weights.
 
     A group in which each operator depends on the one before is a loop, else one layer that
     is applied to slices one after another. Blocks that are alike and have weights of
@@ -103,7 +103,7 @@ def _likeness(op: Any) -> tuple[Any, ...]:
 
 
 def _constant(tensor: Any) -> int:
-    """A weight is like itself alone; indices and scalars are like all of their shape."""
+    """Return the hash of a constant: by its name if a weight, else by its type and shape."""
     if _is_weight(tensor):
         return hash(_source(tensor).name)
     return hash((tensor.dtype.name, str(tensor.shape)))
@@ -121,7 +121,7 @@ def _has_weights(op: Any) -> bool:
 
 
 def _connected(operators: list[Any], classes: Mapping[str, int]) -> dict[int, int]:
-    """The group of each class: classes belong together if members read one another."""
+    """Return the group of each class: classes belong together if members read one another."""
     parent = {one: one for one in classes.values()}
 
     def root(one: int) -> int:
@@ -156,7 +156,7 @@ def _read(op: Any, classes: Mapping[str, int]) -> Iterator[str]:
 
 
 def _source(tensor: Any) -> Any:
-    """The operation that computes the tensor, behind identities."""
+    """Return the operation that computes the tensor, behind identities."""
     while tensor.op.type in _IDENTITIES and tensor.op.inputs:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor.op

@@ -12,7 +12,7 @@ _NUMBER_FIX = "pass numbers as tensors (tf.constant), of a tf.TensorSpec([]) in 
 
 
 def fixed_shapes(subject: Subject) -> list[Finding]:
-    """Inputs that take batches of one size alone."""
+    """Find inputs that take batches of one size alone."""
     found = []
     for name, spec in subject.signature.inputs.items():
         if not spec.shape or spec.shape[0] is None:
@@ -32,7 +32,7 @@ def fixed_shapes(subject: Subject) -> list[Finding]:
 
 
 def retraced_functions(subject: Subject) -> list[Finding]:
-    """Functions with a graph for each shape, or for each Python number, that they saw."""
+    """Find functions with a graph for each shape, or for each Python number, that they saw."""
     objects = subject.meta_graph.object_graph_def
     names = _names(objects)
     found = []
@@ -66,7 +66,7 @@ def retraced_functions(subject: Subject) -> list[Finding]:
 
 
 def _names(objects: Any) -> dict[int, str]:
-    """The attribute path from the model to each of its functions."""
+    """Return the attribute path from the model to each of its functions."""
     found = {0: ""}
     queue = [0]
     while queue:

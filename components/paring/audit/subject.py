@@ -90,7 +90,7 @@ class Subject:
         return ", and ".join(told if flops else told[-1:])
 
     def severity(self, ops: Sequence[Any]) -> Severity:
-        """By the share of these operations; medium at least where some are unknown."""
+        """Return the severity by the operations' share; at least medium if some are unknown."""
         found = graded(self.share(sum(self.flops[op.name] for op in ops)))
         return "medium" if found == "low" and self.unknown(ops) else found
 
@@ -113,7 +113,7 @@ class Subject:
                     queue += [(f"{where}/{one.name}", one) for one in self.bodies[name]]
 
     def behind(self, start: Any, goals: frozenset[str], through: frozenset[str]) -> list[Any]:
-        """The operations of the types `goals` after `start`, over those of `through` alone."""
+        """Return the operations of types `goals` after `start`, over those of `through` alone."""
         found: dict[str, Any] = {}
         queue, seen = [start], {start.name}
         while queue:
@@ -127,7 +127,7 @@ class Subject:
 
 
 def origin(tensor: Any) -> Any:
-    """The operation whose values the tensor has, behind those that hand them on."""
+    """Return the operation whose values the tensor has, behind those that hand them on."""
     op = tensor.op
     while op.type in PASSED_ON and op.inputs:
         op = op.inputs[0].op
@@ -135,7 +135,7 @@ def origin(tensor: Any) -> Any:
 
 
 def value(tensor: Any) -> Any:
-    """The array of a constant tensor; None of any other."""
+    """Return the array of a constant tensor; None of any other."""
     from tensorflow.python.framework import tensor_util
 
     op = origin(tensor)

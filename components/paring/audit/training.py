@@ -27,7 +27,7 @@ _MASKING = frozenset({"Mul", "Select", "SelectV2"})
 
 
 def dropout(subject: Subject) -> list[Finding]:
-    """Masks that are drawn at random and multiplied onto activations."""
+    """Find masks that are drawn at random and multiplied onto activations."""
     found = []
     for op in subject.needed:
         if op.type in _UNIFORM:
@@ -45,7 +45,7 @@ def dropout(subject: Subject) -> list[Finding]:
 
 
 def augmentation(subject: Subject) -> list[Finding]:
-    """Images that are changed at random."""
+    """Find images that are changed at random."""
     found: dict[str, Any] = {}
     for op in subject.needed:
         if op.type in _RANDOM:
@@ -56,7 +56,7 @@ def augmentation(subject: Subject) -> list[Finding]:
 
 
 def batch_statistics(subject: Subject) -> list[Finding]:
-    """Batch normalization by the batch's own statistics.
+    """Find batch normalization by the batch's own statistics.
 
     Layer and group normalization use the same operator on a tensor that they reshape, so
     that the statistics are each example's own.

@@ -145,7 +145,7 @@ class Search:
         return sorted(fitting, key=lambda trial: (trial is not best, -trial.throughput))
 
     def _first(self) -> Trial | None:
-        """The smallest batch in one process, with the fewest threads that let it fit."""
+        """Return the smallest batch in one process, with the fewest threads that let it fit."""
         setting = Setting(self._bounds.min_batch)
         while (trial := self._try(setting)) is not None and trial.why_not:
             setting = replace(setting, threads=2 * setting.threads)
@@ -181,7 +181,7 @@ class Search:
         return trial
 
     def _try(self, setting: Setting) -> Trial | None:
-        """The trial of a setting; None where it is out of bounds or not worth trying."""
+        """Return the trial of a setting; None where it is out of bounds or not worth trying."""
         if setting in self.trials:
             return self.trials[setting]
         if not self._bounds.hold(setting) or any(

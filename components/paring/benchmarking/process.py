@@ -86,7 +86,7 @@ def measure_together(
 
 @contextmanager
 def _started(specs: Sequence[Spec]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The child of each spec; those that still run in the end are killed."""
+    """Yield the child of each spec; those that still run in the end are killed."""
     command = module_command("paring.benchmarking.measure")
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -122,7 +122,7 @@ def _out_of_time(spec: Spec, timeout_seconds: float) -> StepFailedError:
 
 
 def _resident_bytes(pid: int) -> int:
-    """The resident memory of a process; 0 once it is gone."""
+    """Return the resident memory of a process; 0 once it is gone."""
     import psutil
 
     try:

@@ -48,7 +48,7 @@ class Percentiles:
 
 
 def percentiles(samples: Array) -> Percentiles:
-    """The percentiles of all samples pooled, linearly interpolated.
+    """Return the percentiles of all samples pooled, linearly interpolated.
 
     Args:
         samples: Latencies, of any shape; at least one.
@@ -60,7 +60,7 @@ def percentiles(samples: Array) -> Percentiles:
 def speedup(
     source: Array, candidate: Array, *, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """The source's median latency over the candidate's.
+    """Return the source's median latency over the candidate's.
 
     The interval is a paired two-level bootstrap of the ratio's logarithm:
     rounds are drawn with replacement, then window pairs within each, the same
@@ -112,7 +112,7 @@ def _resampled_weights(rounds: int, windows: int, random: np.random.Generator) -
 
 
 def _weighted_medians(samples: Array, weights: Counts) -> Array:
-    """The median of the samples for each row of weights of their windows."""
+    """Return the median of the samples for each row of weights of their windows."""
     cells = samples.reshape(weights.shape[1], -1)
     if cells.shape[1] > _QUANTILES:
         levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -132,7 +132,7 @@ def _weighted_medians(samples: Array, weights: Counts) -> Array:
 
 
 def _expanded_tail(rounds: int, confidence: float) -> float:
-    """The percentile level at each end for an interval over so few rounds."""
+    """Return the percentile level at each end for an interval over so few rounds."""
     # SciPy, which scikit-learn brings along; imported late for its half second.
     from scipy.stats import t
 

@@ -121,7 +121,7 @@ def refuse_broken(
     what: str,
     only_rounded: Callable[[], bool] = lambda: False,
 ) -> None:
-    """As `compare`, of outputs that are there already.
+    """Compare outputs that are computed already; see `compare`.
 
     Args:
         numbers: What `comparable` or `same_outputs` gives of the source's outputs.
@@ -182,7 +182,7 @@ def run_all(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
 
 
 def run(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
-    """As `run_all`, and leave the runtime open."""
+    """Run all batches, as `run_all` does, and leave the runtime open."""
     given = [runtime.run(features) for features in batches]
     return {name: _joined([one[name] for one in given]) for name in given[0]}
 
@@ -208,7 +208,7 @@ def comparable(source: Outputs, made: Outputs) -> Outputs:
 
 
 def same_outputs(source: Outputs, made: Outputs) -> Outputs:
-    """As `comparable`, where no output may have another shape.
+    """Return the outputs of `comparable`, and refuse outputs of other shapes.
 
     Raises:
         UnsupportedError: `made` has not the same outputs of the same shapes.

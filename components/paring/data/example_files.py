@@ -94,12 +94,12 @@ class Columns:
 
 
 def column_file(name: str) -> str:
-    """The file's name for a column, whatever characters its name has."""
+    """Return the file's name for a column, whatever characters its name has."""
     return quote(name, safe=" ") + _ARRAY
 
 
 def locate(path: Path) -> dict[str, Group]:
-    """The groups of files at `path`: train and eval, or `WHOLE` alone.
+    """Return the groups of files at `path`: train and eval, or `WHOLE` alone.
 
     Raises:
         ExamplesError: There is nothing that can be read as examples.
@@ -136,7 +136,7 @@ def locate(path: Path) -> dict[str, Group]:
 
 
 def _choose_splits(names: Iterable[str]) -> dict[str, str]:
-    """The name that stands for each of train and eval."""
+    """Return the name that stands for each of train and eval."""
     found = set(names)
     chosen: dict[str, str] = {}
     for name, split in _SPLITS.items():
@@ -168,7 +168,7 @@ def _folder_group(folder: Path, root: Path) -> Group:
 
 
 def _flat_groups(folder: Path) -> dict[str, Group]:
-    """A folder without `Split-` folders."""
+    """Return a folder without `Split-` folders."""
     files = [one for one in sorted(folder.iterdir()) if one.is_file()]
     by_split: dict[str, list[Path]] = {}
     for one in _record_files(files):
@@ -194,7 +194,7 @@ def _spec_file(folder: Path) -> Path:
 
 
 def _archive_groups(file: Path) -> dict[str, Group]:
-    """The groups in an `.npz` file, split by the suffixes of its keys."""
+    """Return the groups in an `.npz` file, split by the suffixes of its keys."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {

@@ -25,7 +25,7 @@ _LONGEST_BYTES = 2**40
 
 
 def count_records(files: Sequence[Path]) -> list[int]:
-    """The number of records in each of the files, gzip if named `.gz`.
+    """Return the number of records in each of the files, gzip if named `.gz`.
 
     Goes from length to length, so that of plain files hardly anything is read. Content and
     checksums are looked at when the records are parsed.
@@ -66,7 +66,7 @@ def unreadable(file: Path, received: str) -> ExamplesError:
 
 
 def first_record(file: Path) -> bytes:
-    """The content of the first record of a file that has one.
+    """Return the content of the first record of a file that has one.
 
     Raises:
         ExamplesError: It is damaged.
@@ -81,7 +81,7 @@ def first_record(file: Path) -> bytes:
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """The content of each record of the file, gzip if named `.gz`.
+    """Return the content of each record of the file, gzip if named `.gz`.
 
     Raises:
         tf.errors.OpError: It is damaged.
@@ -97,7 +97,7 @@ def records(file: Path) -> Iterator[bytes]:
 def parsed_batches(
     files: Sequence[Path], spec: Mapping[str, Any], lengths: Mapping[str, int], size: int
 ) -> Iterator[tuple[int, int, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
-    """Every record of the files, parsed, in batches of one file each.
+    """Return every record of the files, parsed, in batches of one file each.
 
     Several files are read, and several batches parsed, at a time; tf.data chooses how many
     by the processors, and within `_MEMORY_BYTES`. So the batches come in any order, and

@@ -56,7 +56,7 @@ def read_records(
     labels: Mapping[str, TensorSpec],
     scratch: Path,
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    """The model's inputs, and the labels that records have, as columns; with the rest's names.
+    """Read the model's inputs, and the labels in the records, as columns.
 
     Shapes and the dtype of raw bytes come from `spec_file`, if it exists:
     `{"NAME": {"shape": [32, 32, 1], "dtype": "uint8"}}`, shapes of one example;
@@ -166,7 +166,7 @@ def _features(
 
 
 def _label_columns(label: str, output: TensorSpec) -> tuple[str, ...]:
-    """The columns that the label may be in; the first one that is there counts."""
+    """Return the columns that the label may be in; the first one that is there counts."""
     return (label, "y", output.name) if label == "label" else (label, output.name)
 
 
@@ -205,7 +205,7 @@ def _refuse_partial_labels(files: Sequence[Path], columns: Collection[str]) -> N
 
 
 def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
-    """The shape of one example's labels, of which there are `length`."""
+    """Return the shape of one example's labels, of which there are `length`."""
     wanted = output.shape[1:-1] if kind == "int64_list" else output.shape[1:]
     sizes = tuple(size for size in wanted if size is not None)
     if len(sizes) == len(wanted) > 0 and math.prod(sizes) == length:
@@ -216,7 +216,7 @@ def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
 def _stated_shapes(
     spec_file: Path, inputs: Mapping[str, TensorSpec]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape of one example and dtype of each input."""
+    """Return the shape of one example and the dtype of each input."""
     stated = _read_spec(spec_file) if spec_file.exists() else {}
     if stated:
         for name in inputs:

@@ -138,7 +138,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _parsed(words: Sequence[str]) -> tuple["PipelineOptions", dict[str, list[str]]]:
-    """The options in Beam's own form, and each that Beam has not, with those like it."""
+    """Return the options in Beam's own form, and each that Beam has not, with those like it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     told = io.StringIO()

@@ -69,7 +69,7 @@ def check_name(name: str) -> None:
 
 @contextmanager
 def working_directory_first() -> Iterator[None]:
-    """Within it, modules of the working directory are found before all others."""
+    """Import modules of the working directory before all others."""
     here = str(Path.cwd())
     # In front, as `python -m` has it; taken out again, since other modules than
     # the user's own are none of its business.
@@ -81,7 +81,7 @@ def working_directory_first() -> Iterator[None]:
 
 
 def function_digest(name: str) -> str:
-    """The digest of the file that MODULE:FUNCTION is in, found but not run.
+    """Return the digest of the file that MODULE:FUNCTION is in, found but not run.
 
     It tells an edited function from the one that made an earlier result.
 
@@ -119,7 +119,7 @@ class Metric:
 
     @classmethod
     def named(cls, name: str) -> "Metric":
-        """A metric of Paring's own."""
+        """Return a metric of Paring's own."""
         return cls(name, name not in _ERRORS)
 
     @property
@@ -171,17 +171,17 @@ class Metric:
         return source - candidate
 
     def limit(self, source: float, allowed: float) -> float:
-        """The score at which the drop from `source` is `allowed`."""
+        """Return the score at which the drop from `source` is `allowed`."""
         return source * (1 + allowed) if self.is_relative else source - allowed
 
     def shown(self, score: float) -> str:
-        """A score as text, with its unit."""
+        """Return a score as text, with its unit."""
         if self.is_share:
             return f"{100 * score:.1f}%"
         return f"{score:.4f}" if self.name == "auc" else _four_digits(score)
 
     def change(self, drop: float) -> str:
-        """A drop as the signed change of the score, as in a table: +0.5 or -3.1%."""
+        """Return a drop as the signed change of the score, as in a table: +0.5 or -3.1%."""
         if self.is_relative:
             text, unit = f"{100 * drop:+.1f}", "%"
         elif self.in_points:
@@ -212,7 +212,7 @@ class Metric:
         return f"drops {self.label} by {told}{unit}, the gate allows {limit}"
 
     def advantage(self, less: float) -> str:
-        """By how much one is better whose drop is smaller by `less`; "" if by nothing."""
+        """Return the advantage of a drop that is smaller by `less`, as text; "" if it is none."""
         if self.in_points:
             points = f"{100 * less:.1f}"
             better = "closer to the source" if not self.labelled else "more accurate"
@@ -222,7 +222,7 @@ class Metric:
         return f"{size} {sign} {self.label}" if float(size.rstrip("%")) > 0 else ""
 
     def gate(self, allowed: float) -> str:
-        """The gate in words, as in "accuracy drop of at most 1 point"."""
+        """Return the gate in words, as in "accuracy drop of at most 1 point"."""
         if not self.labelled:
             of_values = self.name == VALUE_AGREEMENT
             what = "variance of the source missed" if of_values else "disagreement with the source"
@@ -235,7 +235,7 @@ class Metric:
         return f"{self.label} drop of at most {100 * allowed:g} {unit}"
 
     def verdict(self, drop: float, score: float) -> str:
-        """The end of a sentence on what was chosen, such as "at the same accuracy"."""
+        """Return the end of a sentence on what was chosen, such as "at the same accuracy"."""
         if self.name == VALUE_AGREEMENT:
             return f"and gives {100 * score:.1f}% of the variance of its outputs"
         if not self.labelled:
@@ -254,14 +254,14 @@ ACCURACY = Metric("top_1")
 
 
 def _four_digits(score: float) -> str:
-    """Four significant digits, without an exponent where that is readable."""
+    """Return four significant digits, without an exponent where that is readable."""
     if score == 0 or not 1e-4 <= abs(score) < 1e7:
         return f"{score:.4g}"
     return f"{score:,.{max(0, 3 - math.floor(math.log10(abs(score))))}f}"
 
 
 def apart(first: float, second: float) -> tuple[str, str]:
-    """Both as text, with as many decimals as it takes to tell them apart.
+    """Format two numbers with as many decimals as it takes to distinguish them.
 
     One decimal at least, and two digits of the smaller one.
     """

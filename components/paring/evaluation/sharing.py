@@ -50,7 +50,7 @@ class Pair:
 
 @contextmanager
 def fresh_folder(shared_dir: str) -> Iterator[str]:
-    """A new folder below `shared_dir`, or on this machine if it is ""; removed in the end.
+    """Yield a new folder below `shared_dir`, or on this machine if it is ""; removed in the end.
 
     Raises:
         ParameterError: `shared_dir` is of no known kind.
@@ -114,7 +114,7 @@ def _shared_model(model: Servable, uri: str) -> str:
 
 
 def brought(pair: Pair, into: Path) -> Pair:
-    """The pair on this machine: what is in a store is fetched, below `into`.
+    """Return the pair on this machine: what is in a store is fetched, below `into`.
 
     Raises:
         ParingError: It is not there, or can't be read.

@@ -28,7 +28,7 @@ def find_thresholds(
     labels: Mapping[str, NDArray[Any]],
     train: Callable[[], Split],
 ) -> dict[str, Threshold]:
-    """The threshold of each output whose single values stand for two classes.
+    """Return the threshold of each output whose single values stand for two classes.
 
     The graph of the source shows most: what a sigmoid gives is a probability, what a dense
     or convolutional layer gives is a logit. Other outputs are probabilities if all that the

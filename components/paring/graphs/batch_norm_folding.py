@@ -134,7 +134,7 @@ def _batch_norm(
 def _layer_before(
     editor: GraphEditor, node: Any, readers: Mapping[str, list[Any]], fetched: set[str]
 ) -> _Layer | None:
-    """The layer whose result, with or without its bias, `node` alone reads."""
+    """Return the layer whose result, with or without its bias, `node` alone reads."""
     for result in node.input[:2]:
         if not is_first_output(result):
             continue
@@ -231,7 +231,7 @@ def _replace(node: Any, op: str, inputs: list[str], data_format: str) -> None:
 
 
 def _along_channels(node: Any, kernel: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
-    """`factor` in a shape that broadcasts along the kernel's output channels."""
+    """Return `factor` in a shape that broadcasts along the kernel's output channels."""
     if node.op == "DepthwiseConv2dNative":
         return factor.reshape(kernel.shape[-2:])
     if node.op == "Conv2DBackpropInput" or (

@@ -87,7 +87,7 @@ def to_full_precision(
 
 
 def _output_dtype(node: Any) -> int:
-    """The type of a node's first output, as far as its attributes say that; else 0."""
+    """Return the type of a node's first output, as far as its attributes say that; else 0."""
     for key in ("DstT", "dtype", "T"):
         if key in node.attr:
             return int(node.attr[key].type)

@@ -84,7 +84,7 @@ class GraphCost:
 
 
 def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
-    """The SavedModel's signature `key` as a concrete function.
+    """Return the SavedModel's signature `key` as a concrete function.
 
     It keeps the loaded model alive as `_paring_owner`.
 
@@ -103,7 +103,7 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
 
 
 def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> Any:
-    """The graph (tf.Graph) of a signature's function at one batch size.
+    """Return the graph (tf.Graph) of a signature's function at one batch size.
 
     Variables are constants in it and called functions are inlined, but loops
     and conditions are kept. A fixed batch size stays as it is.
@@ -115,7 +115,7 @@ def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> An
 
 
 def keras_cost(model: Any) -> tuple[int, int]:
-    """Number of weights of a tf_keras model, and its FLOPs for one example.
+    """Return the number of weights of a tf_keras model, and its FLOPs for one example.
 
     Both are what the step `profile` finds in the SavedModel.
 
@@ -164,7 +164,7 @@ def _traced_and_frozen(
 
 
 def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:
-    """The shape for one batch, with UNKNOWN_DIMENSION where another dimension is open."""
+    """Return the shape for one batch, with UNKNOWN_DIMENSION where another dimension is open."""
     return tuple(
         size if size is not None else (batch_size if axis == 0 else UNKNOWN_DIMENSION)
         for axis, size in enumerate(spec.shape)
@@ -172,7 +172,7 @@ def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:
 
 
 def weights(function: Any, graph: Any) -> list[Weight]:
-    """The weights that the function reads, largest first.
+    """Return the weights that the function reads, largest first.
 
     They are its variables; in a graph that was frozen before it was exported,
     its float constants with more than one element.
@@ -214,7 +214,7 @@ def cost(graph: Any) -> GraphCost:
 
 
 def flops(op: Any) -> int:
-    """Floating-point operations of one TensorFlow operation with known shapes."""
+    """Return the floating-point operations of one TensorFlow operation with known shapes."""
     if op.type in _NO_FLOPS or not op.outputs or not _computes_floats(op):
         return 0
     result = _elements(op.outputs[0])
@@ -266,7 +266,7 @@ def _computes_floats(op: Any) -> bool:
 
 
 def in_topological_order(graph: Any) -> list[Any]:
-    """Every operation after what it needs; otherwise in the graph's own order."""
+    """Return every operation after what it needs; otherwise in the graph's own order."""
     operations = graph.get_operations()
     position = {op.name: index for index, op in enumerate(operations)}
     waiting: dict[int, int] = {}
@@ -290,7 +290,7 @@ def in_topological_order(graph: Any) -> list[Any]:
 
 
 def constant_operations(ordered: Sequence[Any]) -> set[str]:
-    """Names of the operations whose results no input changes."""
+    """Return the names of the operations whose results no input changes."""
     constant: set[str] = set()
     for op in ordered:
         if op.type == "Const" or (
@@ -303,7 +303,7 @@ def constant_operations(ordered: Sequence[Any]) -> set[str]:
 
 
 def _peak_bytes(computed: Sequence[Any], results: Sequence[str]) -> int:
-    """The most bytes that live tensors take at once, running in this order.
+    """Return the most bytes that live tensors take at once, running in this order.
 
     A buffer lives from the operation that makes it to the last that reads it;
     the graph's results, to the end.
@@ -339,7 +339,7 @@ def _elements(tensor: Any) -> int:
 
 
 def tensor_bytes(shape: Any, dtype: Any) -> int:
-    """Bytes of a tensor; 0 for a shape that is not known and for resources."""
+    """Return the bytes of a tensor; 0 for a shape that is not known and for resources."""
     if not shape.is_fully_defined():
         return 0
     try:

@@ -46,7 +46,7 @@ class InlinedGraph:
 
 
 def inlined_graph(function: Any) -> InlinedGraph:
-    """The graph of a signature's function, without what is there for its side effects.
+    """Return the graph of a signature's function, without what is there for its side effects.
 
     Args:
         function: The signature, as `paring.graphs.graph.load_function` gives it.
@@ -136,7 +136,7 @@ def count_operators(graph_def: Any) -> int:
 
 
 def all_nodes(graph_def: Any) -> Iterable[Any]:
-    """The nodes of the graph, and of the functions that it calls."""
+    """Yield the nodes of the graph, and of the functions that it calls."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
@@ -197,7 +197,7 @@ def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
 
 
 def _handle(node: Any, nodes: Mapping[str, Any]) -> str:
-    """The placeholder of what the node's first input is, if it is one as it is."""
+    """Return the placeholder of what the node's first input is, if it is one as it is."""
     while node.input and not node.input[0].startswith("^"):
         node = nodes[node_name(node.input[0])]
         if node.op != "Identity":
@@ -210,7 +210,7 @@ def _writes(op: str) -> bool:
 
 
 def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
-    """The function's GraphDef with what it calls in it, loops and conditions kept."""
+    """Return the function's GraphDef with what it calls in it, loops and conditions kept."""
     graph_def = convert_to_constants.disable_lower_using_switch_merge(traced.graph.as_graph_def())
     for function in graph_def.library.function:
         # Another form of the function for GPUs, which would keep it from being inlined.
@@ -223,7 +223,7 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
 
 
 def _inference_only(graph_def: Any, outputs: Sequence[str]) -> Any:
-    """The graph without what is there for its side effects: assertions, prints, updates."""
+    """Return the graph without what is there for its side effects: assertions, prints, updates."""
     editor = GraphEditor(graph_def)
     if not any(node.op in _FRAMES for node in editor.nodes.values()):
         for node in editor.nodes.values():

@@ -28,7 +28,7 @@ def _takes(node: Any, name: str, types: frozenset[int]) -> bool:
 
 @cache
 def _kernels(operator: str) -> tuple[tuple[str, Mapping[str, frozenset[int]]], ...]:
-    """The device of each kernel, and the types that its attributes may have."""
+    """Return the device of each kernel, and the types that its attributes may have."""
     from tensorflow.python.framework import kernels
 
     _register_xla()

@@ -32,7 +32,7 @@ _WEIGHTS = frozenset({"Const", "ReadVariableOp"})
 
 
 def last_activation(meta_graph: Any, output: str, key: str = SERVING_KEY) -> Activation | None:
-    """The activation that an output comes from, if the graph shows it.
+    """Return the activation that an output comes from, if the graph shows it.
 
     Args:
         meta_graph: The MetaGraphDef of a SavedModel.
@@ -71,7 +71,7 @@ class _Walk:
         self._functions = {one.signature.name: one for one in graph_def.library.function}
 
     def producer(self, tensor: str, scope: _Scope | None) -> tuple[Any, _Scope | None]:
-        """The node behind reshapes, casts and calls, and where it is; None if none is found."""
+        """Return the node behind reshapes, casts and calls, and its scope; or None."""
         while True:
             name = node_name(tensor)
             node = (self._nodes if scope is None else scope.nodes).get(name)

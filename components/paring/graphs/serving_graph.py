@@ -69,7 +69,7 @@ class ServingGraph:
 
 
 def inference_graph(function: Any) -> ServingGraph:
-    """The graph of a signature's function: frozen, folded and simplified.
+    """Return the graph of a signature's function: frozen, folded and simplified.
 
     Args:
         function: The signature, as `paring.graphs.graph.load_function` gives it.
@@ -161,7 +161,7 @@ def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
 
 
 def fixed_key(batch: int) -> str:
-    """The name of the signature that takes `batch` examples and no other number."""
+    """Return the name of the signature that takes `batch` examples and no other number."""
     return f"serving_batch_{batch}"
 
 
@@ -241,7 +241,7 @@ def _frozen(function: Any) -> ServingGraph:
 
 
 def _simplify(graph: ServingGraph) -> ServingGraph:
-    """The graph after Grappler: constants folded, identities and dead branches gone."""
+    """Return the graph after Grappler: constants folded, identities and dead branches gone."""
     outputs = list(graph.outputs.values())
     simple = run_grappler(graph.graph_def, [*graph.inputs.values(), *outputs], _SIMPLIFYING)
     editor = GraphEditor(simple)
@@ -261,7 +261,7 @@ def _read_constants_directly(editor: GraphEditor) -> None:
 
 
 def _weights(graph: ServingGraph) -> dict[str, Any]:
-    """The values of the constants that hold weights, by name."""
+    """Return the values of the constants that hold weights, by name."""
     # An output that does not depend on the inputs has been folded to a constant.
     given = {node_name(tensor) for tensor in graph.outputs.values()}
     found: dict[str, Any] = {}

@@ -106,7 +106,7 @@ def keras_source(model: Model) -> Path | None:
 
 
 def load_keras(model: Model, *, trust: bool = False) -> Any:
-    """The tf_keras model of `model`, not compiled, in float32.
+    """Return the tf_keras model of `model`, not compiled, in float32.
 
     Args:
         model: A `.keras` or `.h5` file, an artifact with `Format-Keras/`, or a
@@ -143,7 +143,7 @@ class Loaded:
 
 
 def load_whole(model: Model, *, trust: bool = False) -> Loaded:
-    """As `load_keras`; with what was done to load it."""
+    """Load a model as `load_keras` does, and return it with the changes made to load it."""
     return as_tf_keras(load_as_written(model, trust=trust))
 
 
@@ -177,7 +177,7 @@ def as_tf_keras(written: Written) -> Loaded:
 
 
 def load_as_written(model: Model, *, trust: bool = False) -> Written:
-    """As `load_keras`, but a model of Keras 3 stays one."""
+    """Load a model as `load_keras` does, but keep a model of Keras 3 as it is."""
     source = keras_source(model)
     if source is None:
         raise UnsupportedError(
@@ -294,7 +294,7 @@ def export(keras_model: Any, folder: Path) -> None:
 
 
 def optimization_classes() -> AbstractContextManager[Any]:
-    """Within it, tf_keras knows the classes of quantization-aware models."""
+    """Register the classes of quantization-aware models with tf_keras."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 

@@ -62,7 +62,7 @@ def refuse_operators(folder: Path, *, all_functions: bool = False) -> None:
 
 @lru_cache(maxsize=32)
 def _findings_of(folder: Path, all_functions: bool, stamp: tuple[int, ...]) -> tuple[str, ...]:
-    """A step asks several times; `stamp` changes with the file."""
+    """Return a step asks several times; `stamp` changes with the file."""
     meta_graph = read_meta_graph(folder)
     try:
         return tuple(sorted(set(_Reached(meta_graph).findings(all_functions))))
@@ -121,7 +121,7 @@ class _Reached:
         yield from self._walk(nodes, functions, frozenset())
 
     def _roots(self, objects: list[Any]) -> tuple[set[str], set[str]]:
-        """Nodes and functions that loading the model runs, or a signature does."""
+        """Return the nodes and functions that loading the model, or a signature, runs."""
         tensors: list[str] = []
         for signature in self._meta.signature_def.values():
             for info in (*signature.inputs.values(), *signature.outputs.values()):
@@ -143,7 +143,7 @@ class _Reached:
         return names & self._nodes.keys()
 
     def _named_functions(self, objects: list[Any], number: object) -> set[str]:
-        """The concrete functions behind an object of the object graph."""
+        """Return the concrete functions behind an object of the object graph."""
         if not isinstance(number, int) or not 0 <= number < len(objects):
             return set()
         kind = objects[number].WhichOneof("kind")
@@ -332,7 +332,7 @@ def _is_inside(filename: str) -> bool:
 
 
 def _attribute_functions(value: Any) -> Iterator[str]:
-    """A function and those among its own attributes."""
+    """Yield a function and those among its own attributes."""
     pending = [value]
     while pending:
         one = pending.pop()

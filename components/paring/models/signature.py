@@ -38,7 +38,7 @@ class Signature:
 
 
 def read_signature(saved_model_dir: Path, key: str = SERVING_KEY) -> Signature:
-    """The signature `key` of the SavedModel in `saved_model_dir`.
+    """Return the signature `key` of the SavedModel in `saved_model_dir`.
 
     Raises:
         ModelError: There is no saved_model.pb, it can't be read, or it has no
@@ -59,7 +59,7 @@ def read_signature(saved_model_dir: Path, key: str = SERVING_KEY) -> Signature:
 
 
 def read_meta_graph(saved_model_dir: Path) -> Any:
-    """The MetaGraphDef (protocol buffer) for serving.
+    """Return the MetaGraphDef (protocol buffer) for serving.
 
     Raises:
         ModelError: saved_model.pb is missing, cut off, or holds no graph.
@@ -99,7 +99,7 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
 
 @contextmanager
 def loading_saved_model(folder: Path) -> Iterator[Path]:
-    """Say which SavedModel is broken where something fails to load the one in `folder`.
+    """Raise an error that names the SavedModel in `folder` if loading it fails.
 
     Yields:
         The path to load it from; see `paring.models.plain_paths`.

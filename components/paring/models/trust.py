@@ -152,7 +152,7 @@ def _registered(config: Any) -> Iterator[str]:
 
 
 def _walk(config: Any) -> Iterator[tuple[dict[str, Any], str, bool]]:
-    """Every dictionary in it, with the name of the layer that it is in, and if it is the first.
+    """Yield each dictionary of a configuration, the name of its layer, and if it is the first.
 
     Without recursion: a configuration may be nested more deeply than Python calls can be.
     """
@@ -187,7 +187,7 @@ def _findings(config: Any) -> Iterator[_Finding]:
 
 
 def _object_findings(value: dict[str, Any], owner: str) -> Iterator[_Finding]:
-    """Findings in what the libraries make an object of: a dictionary with a class name."""
+    """Yield findings in what the libraries make an object of: a dictionary with a class name."""
     kind, module = value["class_name"], value.get("module")
     if kind in ("Lambda", "__lambda__"):
         yield _Finding(f"a Lambda layer ({owner})")
@@ -318,7 +318,7 @@ _CALLS = {
 
 
 def _foreign_weights(source: Path) -> tuple[str, ...]:
-    """Weights that are read from other files than `source`, by links inside of HDF5."""
+    """Return the weights that links inside of an HDF5 file read from files other than `source`."""
     if not is_keras_zip(source):
         return inspect_hdf5(source).foreign
     with _broken_if_unreadable(source), zipfile.ZipFile(source) as archive:
@@ -328,7 +328,7 @@ def _foreign_weights(source: Path) -> tuple[str, ...]:
 
 
 def _read_zip(file: Path) -> tuple[Any, str]:
-    """The configuration, and the version of Keras that wrote it."""
+    """Return the configuration, and the version of Keras that wrote it."""
     with _broken_if_unreadable(file), zipfile.ZipFile(file) as archive:
         metadata = _parse(archive.read(_checked_member(archive, "metadata.json")), file)
         config = _parse(archive.read(_checked_member(archive, "config.json")), file)
@@ -354,7 +354,7 @@ def _read_h5(file: Path) -> tuple[Any, str]:
 
 
 def _parse(text: str | bytes, file: Path) -> Any:
-    """JSON, however deeply it is nested and whatever it is instead."""
+    """Parse JSON; text that is too deeply nested or no JSON is a broken file."""
     with _broken_if_unreadable(file):
         return json.loads(text)
 

@@ -65,7 +65,7 @@ class Runtime(Protocol):
         ...
 
     def encode(self, features: Features) -> Features:
-        """The batch in the dtypes that the model itself takes.
+        """Return the batch in the dtypes that the model itself takes.
 
         A TFLite file may take integers where its source takes floats. `run` takes
         both; what is timed is given encoded, as a device's sensor would give it.
@@ -73,7 +73,7 @@ class Runtime(Protocol):
         ...
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs for one batch, by the signature's output names.
+        """Return the outputs for one batch, by the signature's output names.
 
         Calls are independent: a model that holds state starts each of them from none.
         Integers that stand for floats are turned back into those.
@@ -139,7 +139,7 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
 
 
 def blank_batch(runtime: Runtime) -> Features | None:
-    """The smallest batch of zeros that the model takes.
+    """Return the smallest batch of zeros that the model takes.
 
     None where the signature does not say what that is: it takes text, or a dimension
     besides the batch varies.
@@ -172,7 +172,7 @@ def import_library(artifact: Servable) -> None:
 
 
 def served_path(artifact: Servable) -> Path:
-    """The file or the folder that `artifact` serves: all of it, and nothing else.
+    """Return the file or the folder that `artifact` serves: all of it, and nothing else.
 
     Raises:
         ModelError: The path holds nothing that a runtime takes.
@@ -188,7 +188,7 @@ def served_path(artifact: Servable) -> Path:
 
 
 def run_rows(runtime: Runtime, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-    """The outputs for any number of rows, whatever batch the model takes.
+    """Return the outputs for any number of rows, whatever batch the model takes.
 
     Args:
         runtime: The model.
@@ -216,7 +216,7 @@ def run_rows(runtime: Runtime, features: Features) -> dict[str, np.ndarray[Any, 
 
 
 def served_file(path: Path) -> Path | None:
-    """The file at or below `path` that is no SavedModel's, None where there is none."""
+    """Return the file at or below `path` that is no SavedModel's, None where there is none."""
     if path.is_file():
         return path if path.suffix in (".tflite", ".onnx", ".engine") else None
     for folder in (path / SERVING_DIR, path):
@@ -274,7 +274,7 @@ def check_features(model: Path, features: Features, inputs: Mapping[str, InputTe
 
 
 def fixed_batch(inputs: Mapping[str, InputTensor]) -> int | None:
-    """The only batch that the inputs take; None if they take any."""
+    """Return the only batch that the inputs take; None if they take any."""
     for tensor in inputs.values():
         if tensor.shape and tensor.shape[0] is not None:
             return tensor.shape[0]

@@ -186,7 +186,7 @@ def _load(
 def _tensors(
     file: Path, library: Library, engine: Any
 ) -> tuple[dict[str, np.dtype[Any]], dict[str, tuple[int | None, ...]], list[str]]:
-    """The type of each tensor, the shapes of the inputs, and the names of the outputs."""
+    """Return the type of each tensor, the shapes of the inputs, and the names of the outputs."""
     trt = library.module
     dtypes: dict[str, np.dtype[Any]] = {}
     inputs: dict[str, tuple[int | None, ...]] = {}

@@ -190,7 +190,7 @@ def has_variable_tensors(content: bytes) -> bool:
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The details of the signature's inputs and outputs, by name."""
+    """Return the details of the signature's inputs and outputs, by name."""
     # The runner must be gone before tensors are allocated: LiteRT refuses that
     # while anything else refers to the interpreter's inner object.
     runner = interpreter.get_signature_runner(SIGNATURE)

@@ -89,7 +89,7 @@ class Measured:
         return math.inf if self.size_bytes is None else self.size_bytes
 
     def memory(self, source: "Measured") -> float:
-        """Peak memory in bytes, the source's where noise may explain the difference."""
+        """Return the peak memory in bytes, the source's if noise may explain the difference."""
         if self.peak_memory_bytes is None:
             return math.inf
         reference = source.peak_memory_bytes
@@ -98,7 +98,7 @@ class Measured:
         return self.peak_memory_bytes
 
     def memory_level(self, source: "Measured") -> float:
-        """Peak memory in steps of twice the noise, 0 around the source's.
+        """Return the peak memory in steps of twice the noise, 0 around the source's.
 
         Steps, unlike tolerances, keep dominance transitive; two measurements of
         the same memory fall on one of them unless it lies at their border.
@@ -129,7 +129,7 @@ class Gate:
     objective: Objective = "latency"
 
     def objections(self, one: Measured) -> list[str]:
-        """Why `one` does not pass, a sentence each; empty if it passes."""
+        """Return the reasons why `one` does not pass, a sentence each; empty if it passes."""
         found = [] if one.is_source else self._accuracy_objections(one)
         if one.p50_ms is None:
             found.append("its latency was not measured")
@@ -184,7 +184,7 @@ def dominates(one: Measured, other: Measured, source: Measured) -> bool:
 
 
 def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured]:
-    """Those that none of the others dominates, in the order they came.
+    """Return the candidates that no other dominates, in their order.
 
     Over accuracy drop, latency, size and peak memory. `source` gives the figures
     that noise is judged by, whether or not it is among `passing`.
@@ -194,7 +194,7 @@ def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured
 
 
 def choose(passing: Sequence[Measured], source: Measured, objective: Objective) -> Measured | None:
-    """The best one on the front of `passing` by `objective`; None if it is empty.
+    """Return the best one on the front of `passing` by `objective`; None if it is empty.
 
     Those whose latency or memory is within the noise of the best count as tied with
     it. Of them the smallest is taken; of those about as small as it the source,
@@ -231,7 +231,7 @@ def _beats(one: Measured, source: Measured) -> bool:
 
 
 def loss(one: Measured) -> float:
-    """The accuracy drop, infinite where it was not measured."""
+    """Return the accuracy drop, infinite where it was not measured."""
     if one.is_source:
         return 0.0
     return math.inf if one.drop is None else one.drop

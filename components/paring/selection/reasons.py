@@ -7,7 +7,7 @@ from paring.selection.pareto import SIZE_TIE, Measured, Objective, as_fast, loss
 
 
 def why(best: Measured, passing: list[Measured], source: Measured, objective: Objective) -> str:
-    """Why `best` was chosen of those that pass."""
+    """Return the reason why `best` was selected among the passing candidates."""
     if len(passing) == 1:
         return "the only one that passes"
     if best.is_source:
@@ -72,7 +72,7 @@ def _accuracy(best: Measured, one: Measured) -> str:
 
 
 def _ratio(mine: float, other: float, better: str, worse: str) -> str:
-    """As "1.4x smaller", where mine is 1.4 times less than other's; "" if equal."""
+    """Return a ratio as in "1.4x smaller", if mine is 1.4 times less; "" if equal."""
     if mine == other or math.isinf(mine) or math.isinf(other):
         return ""
     ratio = other / mine if mine < other else mine / other
@@ -87,7 +87,7 @@ def _interval(one: Measured) -> str:
 
 
 def verdict(chosen: CandidateRow, source: CandidateRow, passed: int) -> str:
-    """The result in one sentence."""
+    """Return the result in one sentence."""
     if chosen.is_source:
         if not passed:
             return "Nothing meets the gate and the budgets: the source model is kept."

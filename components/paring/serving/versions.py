@@ -81,7 +81,7 @@ class Version:
 
 
 def versions(destination: str) -> list[Version]:
-    """The complete versions at `destination`, oldest first; none if there is nothing.
+    """Return the complete versions at `destination`, oldest first; none if there is nothing.
 
     Raises:
         StorageError: The store can't be asked.
@@ -95,7 +95,7 @@ def versions(destination: str) -> list[Version]:
 
 
 def existing_versions(destination: str) -> list[Version]:
-    """As `versions`, where there must be some.
+    """Return the versions as `versions` does, and raise an error if there are none.
 
     Raises:
         ParameterError: There are none.
@@ -112,7 +112,7 @@ def existing_versions(destination: str) -> list[Version]:
 
 
 def rolled_back(known: Sequence[Version]) -> dict[str, int]:
-    """The digests that were rolled back and not brought back, with a version of each.
+    """Return the digests that were rolled back and not brought back, with a version of each.
 
     The version is 0 where its folder is gone.
     """
@@ -128,7 +128,7 @@ def rolled_back(known: Sequence[Version]) -> dict[str, int]:
 
 
 def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int | None:
-    """A version with this content that was rolled back; None if there is none.
+    """Return a version with this content that was rolled back; None if there is none.
 
     One of the same model with other settings counts too, unless that model is served
     now: then it was the settings that were rolled back.
@@ -296,10 +296,9 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
 
 
 def _claim(destination: str, about: Version) -> tuple[Version, bool]:
-    """`about` with a number that nobody else has and its record written, and True.
+    """Claim a number for `about`, write its record, and return the version and True.
 
-    Where somebody else has just put the same content there, the version that this made,
-    and False.
+    If another process has just pushed the same content, return its version and False.
     """
     while True:
         there = _look(destination)
@@ -324,7 +323,7 @@ def _claim(destination: str, about: Version) -> tuple[Version, bool]:
 
 
 def _seconds_since(when: str) -> float:
-    """Seconds since a record was written; infinitely many where it does not say when."""
+    """Return the seconds since a record was written; infinitely many where it does not say when."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
     except (TypeError, ValueError):

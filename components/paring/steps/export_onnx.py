@@ -53,8 +53,8 @@ def export_onnx(
         calibration: Calibration examples of `draw_calibration`, in place of the train split's.
         exported: The ONNX file.
         precision: Precision of the file; see above.
-        int8_for: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone, rounded
-            in front of the operators that it computes in int8; "onnxruntime" is faster
+        int8_for: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone,
+            rounded in front of the operators that it computes in int8; "onnxruntime" is faster
             with asymmetric uint8 ones that are rounded between all operators.
         opset: The version of ONNX's operators.
         max_difference: Largest allowed share of the compared examples whose class is

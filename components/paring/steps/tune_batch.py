@@ -191,7 +191,7 @@ class _Trials:
     seen: dict[str, Any] = field(default_factory=dict)
 
     def fixed_batch(self) -> int | None:
-        """The only batch that the candidate takes; None if it takes any."""
+        """Return the only batch that the candidate takes; None if it takes any."""
         spec = Spec("inspect", **self._common("", [], self.folder, 1))
         found = measure(spec, timeout_seconds=self.timeout_seconds)
         self.seen["runtime"] = found["runtime"]
@@ -274,7 +274,7 @@ class _Trials:
         }
 
     def _inputs(self, batch_size: int) -> tuple[Path, list[str]]:
-        """The file with batches of this size, and the names of the inputs."""
+        """Return the file with batches of this size, and the names of the inputs."""
         from paring.benchmarking.timed_inputs import draw_inputs
 
         file = self.folder / f"inputs-{batch_size}.npz"

@@ -85,7 +85,7 @@ def join(uri: str, *names: str) -> str:
 
 
 def name_of(uri: str) -> str:
-    """The last part of a path or URI."""
+    """Return the last part of a path or URI."""
     return uri.rstrip("/").rpartition("/")[2]
 
 
@@ -102,7 +102,7 @@ def exists(uri: str) -> bool:
 
 
 def list_below(uri: str) -> Iterator[Entry]:
-    """The files at or below `uri`, sorted; none if there is nothing.
+    """Yield the files at or below `uri`, sorted; none if there is nothing.
 
     Others may write there meanwhile: what goes away while it is looked at is not listed.
 
@@ -127,7 +127,7 @@ def list_below(uri: str) -> Iterator[Entry]:
 
 
 def read_text(uri: str, *, errors: Literal["strict", "replace"] = "strict") -> str:
-    """The text of a small file.
+    """Return the text of a small file.
 
     Args:
         uri: Where it lies.
@@ -251,7 +251,7 @@ def move(source: str, target: str, *, last: str = "") -> None:
 
 
 def fetch(uri: str, into: Path) -> Path:
-    """Bring the file or folder `uri` to this machine.
+    """Download the file or folder `uri` to this machine.
 
     It is written beside its place, checked by the size of each file, and renamed.
 

@@ -22,7 +22,7 @@ _RENAME_NOREPLACE = 1
 
 
 def local_path(uri: str) -> Path:
-    """The path that a plain path or a file:// URI names.
+    """Return the path that a plain path or a file:// URI names.
 
     Raises:
         ParameterError: It is in a store, or on another machine.
@@ -46,7 +46,7 @@ def local_path(uri: str) -> Path:
 
 
 def files_on_disk(root: Path) -> list[tuple[str, int, float]]:
-    """Path, size and time of each file at or below `root`, sorted by path.
+    """Return the path, size and time of each file at or below `root`, sorted by path.
 
     Raises:
         StorageError: A folder can't be read.

@@ -45,7 +45,7 @@ def is_remote(uri: str) -> bool:
 
 
 def filesystem(uri: str) -> Any:
-    """The fsspec file system of a remote URI.
+    """Return the fsspec file system of a remote URI.
 
     Raises:
         MissingDependencyError: The package for it is not installed.
@@ -126,7 +126,7 @@ def _protocol(uri: str) -> str:
 
 
 def key_of(uri: str) -> str:
-    """Bucket and key, as fsspec takes them."""
+    """Return the bucket and key, as fsspec takes them."""
     key = uri.partition("://")[2].rstrip("/")
     if not key.partition("/")[0]:
         raise ParameterError("this URI names no bucket", received=uri)
@@ -145,7 +145,7 @@ def files_below(store: Any, key: str) -> dict[str, Any]:
 
 
 def below(uri: str, key: str, name: str) -> Path:
-    """The path of an object below its folder, which its name can't lead out of."""
+    """Return the path of an object below its folder, which its name can't lead out of."""
     parts = name.removeprefix(key).lstrip("/").split("/")
     if parts == [""]:
         return Path()
@@ -192,7 +192,7 @@ def check_size(what: str, expected: int, found: int) -> None:
 
 @contextmanager
 def asked(uri: str) -> Iterator[tuple[Any, str]]:
-    """The store of `uri` and its key there; what the store says comes as StorageError."""
+    """Yield the store of `uri` and its key there; what the store says comes as StorageError."""
     key = key_of(uri)
     store = filesystem(uri)
     try:

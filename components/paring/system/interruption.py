@@ -47,7 +47,7 @@ def heeded() -> Iterator[None]:
 
 
 def check() -> None:
-    """Go on, unless the user has interrupted.
+    """Raise KeyboardInterrupt if the user has interrupted.
 
     Raises:
         KeyboardInterrupt: A signal has come since `heeded` was entered.

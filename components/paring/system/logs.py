@@ -34,7 +34,7 @@ class _JsonLine(logging.Formatter):
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON has it; infinity, nan, and what is no text or number, as text."""
+    """Return `value` as a JSON value; infinity, nan and values of other types as text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -104,7 +104,7 @@ def known() -> Mapping[str, object]:
 
 
 def candidate_of(step: str, node: str) -> str:
-    """The candidate that a node works on, by its id; "" where it works for all.
+    """Return the candidate that a node works on, by its id; "" where it works for all.
 
     The pipeline's nodes are called STEP-CANDIDATE, and STEP-CANDIDATE.2 where a recipe has
     a step twice; Kubeflow writes dashes for underscores.

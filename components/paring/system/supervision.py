@@ -174,7 +174,7 @@ def _reaped() -> tuple[int, int]:
 
 
 def _end_all() -> None:
-    """Kill what the child has started and left, until nothing is left."""
+    """Kill the processes that the child has left, until there are none."""
     import psutil
 
     while left := psutil.Process().children(recursive=True):

@@ -86,7 +86,7 @@ def _service(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _within(run: str) -> Any:
-    """The context of the run's trace; None, for the current one, where no run is known."""
+    """Return the context of the run's trace; None, for the current one, where no run is known."""
     from opentelemetry import trace
 
     current = trace.get_current_span().get_span_context()

@@ -177,7 +177,7 @@ def _set_batches(
 
 
 def _precision(layer: Any) -> str:
-    """The type that a layer of a strongly typed network gives; "" of one without outputs."""
+    """Return the type that a layer of a strongly typed network gives; "" of one without outputs."""
     if not layer.num_outputs:
         return ""
     name: str = layer.get_output(0).dtype.name
@@ -185,7 +185,7 @@ def _precision(layer: Any) -> str:
 
 
 def _inspect(library: Library, content: bytes) -> str:
-    """The engine inspector's JSON.
+    """Return the engine inspector's JSON.
 
     Raises:
         StepFailedError: The engine that was just built can't be loaded here.

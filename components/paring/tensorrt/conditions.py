@@ -50,7 +50,7 @@ class Conditions:
 
 
 def read_conditions(engine: Path) -> Conditions:
-    """The conditions beside an engine's file.
+    """Return the conditions beside an engine's file.
 
     Raises:
         ModelError: They are not there, or can't be read.

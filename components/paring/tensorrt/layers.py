@@ -73,7 +73,7 @@ class Layer:
 
 
 def from_inspector(text: str) -> list[Layer]:
-    """The layers in an EngineInspector's JSON; none if it is of another form."""
+    """Return the layers in an EngineInspector's JSON; none if it is of another form."""
     try:
         entries = json.loads(text)["Layers"]
         return [
@@ -91,7 +91,7 @@ def from_inspector(text: str) -> list[Layer]:
 
 
 def from_log(text: str) -> list[Layer]:
-    """The layers in the builder's table; none if it is of another form."""
+    """Return the layers in the builder's table; none if it is of another form."""
     found = []
     for line in text.partition("\n\n")[0].splitlines()[1:]:
         match = _LINE.match(line)

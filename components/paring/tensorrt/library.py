@@ -75,7 +75,7 @@ def load_library(flavour: str) -> Library:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing: "10.13.0.35" is (10, 13, 0, 35)."""
+    """Return the numbers of a version, for comparing: "10.13.0.35" is (10, 13, 0, 35)."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 

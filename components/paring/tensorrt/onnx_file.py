@@ -10,7 +10,7 @@ _NAME = "model.onnx"
 
 
 def onnx_file(model: ONNXModel) -> Path:
-    """The file: an artifact's, a bare one, or model.onnx in a folder.
+    """Return the file: an artifact's, a bare one, or model.onnx in a folder.
 
     Raises:
         ModelError: There is none.

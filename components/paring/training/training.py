@@ -314,7 +314,7 @@ def compile_loss(model: Any, loss: Any, optimizer: Any = "sgd") -> None:
 
 
 def steps_per_epoch(portions: Portions, batch_size: int) -> int:
-    """Training steps in a pass over the training rows, at least 1."""
+    """Return the training steps in a pass over the training rows, at least 1."""
     return max(1, len(portions.train) // batch_size)
 
 
@@ -341,7 +341,7 @@ def keep_signature(model: Any, source: Signature) -> None:
 
 
 def signature_of(model: Model, keras_model: Any) -> Signature:
-    """The signature of `model`'s SavedModel, or of its Keras file where it is one.
+    """Return the signature of `model`'s SavedModel, or of its Keras file where it is one.
 
     Args:
         model: The artifact that `keras_model` was loaded from.

@@ -77,6 +77,6 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
 
 
 def share_of_zeros(kernels: Iterable[np.ndarray[Any, Any]]) -> float:
-    """The share of zeros among all weights of the kernels, from 0 to 1."""
+    """Return the share of zeros among all weights of the kernels, from 0 to 1."""
     counts = [(np.count_nonzero(kernel == 0), kernel.size) for kernel in kernels]
     return float(sum(zeros for zeros, _ in counts) / sum(size for _, size in counts))

@@ -137,7 +137,7 @@ class AdvisedRecipes:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """All of it for programs: `facts`, and of each recipe whether, and why."""
+        """Return all of it for programs: `facts`, and of each recipe whether, and why."""
         return {
             "facts": asdict(self.facts),
             "recipes": [
@@ -158,7 +158,7 @@ class AdvisedRecipes:
 
 
 def _trained(recipe: Recipe) -> str:
-    """The first step that goes on training the model's own layers, or ""."""
+    """Return the first step that goes on training the model's own layers, or ""."""
     names = (
         link.step.name
         for link in recipe.links
@@ -170,7 +170,7 @@ def _trained(recipe: Recipe) -> str:
 
 
 def _taught(recipe: Recipe, parameter: str) -> float | None:
-    """A parameter of the recipe's distill; None where it has none."""
+    """Return a parameter of the recipe's distill; None where it has none."""
     found = (link.parameters[parameter] for link in recipe.links if link.step.name == "distill")
     value = next(found, None)
     return None if value is None else float(value)
@@ -334,7 +334,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def suggest_student(facts: Facts, gate: Gate) -> Advice:
-    """A smaller network to distil, of the family that suits the budgets.
+    """Return a smaller network to distil, of the family that suits the budgets.
 
     It has at most half of the model's parameters and keeps to a limit on size, as int8 in
     TFLite, or for accelerators as the float SavedModel that it is.

@@ -38,14 +38,14 @@ placement_options = (
 
 
 def placing(function: Any) -> Any:
-    """The options that say where the steps run, for every command that compiles."""
+    """Return the options that say where the steps run, for every command that compiles."""
     for option in reversed(placement_options):
         function = option(function)
     return function
 
 
 def recipes_file(recipes: Path | None) -> Path:
-    """The file of recipes, for the commands that choose none by a model.
+    """Return the file of recipes, for the commands that choose none by a model.
 
     Raises:
         ParameterError: They are to be chosen by a model.

@@ -193,7 +193,7 @@ def _check_workers(settings: Settings) -> None:
 
 
 def _brought(model: str, examples: str, place: Destination) -> tuple[Path, Path]:
-    """The paths of both sources; what is in a store is kept in the results' folder."""
+    """Return the paths of both sources; what is in a store is kept in the results' folder."""
     if not (is_remote(model) or is_remote(examples)):
         return local_path(model), local_path(examples)
     from paring_pipelines.runners.session import PIPELINE_DIR, claimed
@@ -241,7 +241,7 @@ def _advise(
 def advise(
     model: str, examples: str, target: str, recipes: Path | None, as_json: bool, **given: Any
 ) -> None:
-    """Say which recipes are worth trying on a model, and why, without trying them."""
+    """Show which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.cli.console import make_console, show_advice
 
     file, settings = recipes_file(recipes), settings_of("", given, target)
@@ -318,7 +318,7 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
 @click.argument("artifact", type=local_path, metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def lineage(artifact: Path, as_json: bool) -> None:
-    """Say which bytes, recipe, parameters and versions an artifact came from."""
+    """Show the bytes, recipe, parameters and versions that an artifact came from."""
     from paring_pipelines.cli.console import make_console, show_lineage
 
     if not artifact.exists():

@@ -166,7 +166,7 @@ def runner_option(default: str) -> Callable[[Any], Any]:
 
 
 def pipeline_options(function: Any) -> Any:
-    """The options that shape the pipeline, for every command that builds it."""
+    """Return the options that shape the pipeline, for every command that builds it."""
     options = [
         target_option,
         recipes_option,

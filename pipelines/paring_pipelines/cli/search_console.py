@@ -9,7 +9,7 @@ from paring_pipelines.search.results import Round
 
 
 def search_progress(console: Console, nodes: NodeProgress) -> SearchProgress:
-    """The callbacks for `paring_pipelines.search.loop.search`."""
+    """Return the callbacks for `paring_pipelines.search.loop.search`."""
 
     def planned(coming: Round, standing: Standing) -> None:
         tried = ", ".join(one.name for one in coming.recipes) or "the source alone"

@@ -120,5 +120,5 @@ def _check_url(host: str) -> None:
 
 
 def pod_namespace() -> str:
-    """The namespace of the pod that this runs in; "" outside a cluster."""
+    """Return the namespace of the pod that this runs in; "" outside a cluster."""
     return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else ""

@@ -38,7 +38,7 @@ class Fetched:
 
 
 def fetch_run(run: Run, out: Path, *, pipeline_root: str = "", pipeline: str = "") -> Fetched:
-    """Bring the results of `run` to `out`, each checked by its digest, then renamed.
+    """Download the results of `run` to `out`, each checked by its digest, then renamed.
 
     Args:
         run: A run of Paring's pipeline that has succeeded.
@@ -85,7 +85,7 @@ def check_succeeded(run: Run) -> None:
 
 
 def _newest(root: str, entries: Sequence[Entry], task: str, output: str) -> str:
-    """The URI of a task's output, of the last attempt that wrote it."""
+    """Return the URI of a task's output, of the last attempt that wrote it."""
     records = [
         entry
         for entry in entries

@@ -41,7 +41,7 @@ class Found:
 
 
 def find_outputs(source: str, *, marker: str, settle: float, now: float) -> Found:
-    """Every finished output at or below `source`.
+    """Return every finished output at or below `source`.
 
     With a marker, it is each folder that holds a file of that name, from the moment that
     this file is there. Without, it is each folder as TFX's Pusher and TF Serving have

@@ -467,7 +467,7 @@ _INNER: Mapping[str | int, type[BaseModel]] = {
 
 
 def _table(place: Sequence[str | int]) -> tuple[type[BaseModel], int]:
-    """The model of the table that holds `place`, and how many parts name that table."""
+    """Return the model of the table that holds `place`, and how many parts name that table."""
     if place[0] == "targets":
         if len(place) < 4:
             return TargetTable, 2
@@ -485,7 +485,7 @@ def _table(place: Sequence[str | int]) -> tuple[type[BaseModel], int]:
 
 
 def _where(place: Sequence[str | int], depth: int) -> str:
-    """The table in brackets as the file has it, and the key."""
+    """Return the table in brackets as the file has it, and the key."""
     table = ".".join(one for one in place[:depth] if isinstance(one, str))
     keys = " ".join(str(one + 1) if isinstance(one, int) else one for one in place[depth:])
     numbers = [one + 1 for one in place[:depth] if isinstance(one, int)]

@@ -286,7 +286,7 @@ class _Fields:
         return self._values.get(key) not in (None, 0, NONE)
 
     def refusal(self, key: str, text: str, *, received: object, remedy: str) -> ParameterError:
-        """An error about what is said of this node under `key`."""
+        """Return an error about what is said of this node under `key`."""
         return ParameterError(
             f"{self._origins[key]}: {key}: {text} (node {self._node.id})",
             received=received,

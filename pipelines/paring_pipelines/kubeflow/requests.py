@@ -144,7 +144,7 @@ class Asking:
             return None
 
     def waits(self) -> Iterator[float]:
-        """Seconds before each further attempt, growing and spread."""
+        """Yield the seconds before each further attempt, growing and spread."""
         wait = self.settings.first_wait
         for _ in range(self.settings.attempts - 1):
             # Spread, so that many that were turned away don't come back at once.

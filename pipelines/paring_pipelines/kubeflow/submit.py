@@ -41,7 +41,7 @@ class Plan:
     attempt: int = 1
 
     def digest(self) -> str:
-        """SHA-256 over what decides what the run does, as hexadecimal digits.
+        """Return SHA-256 over what decides what the run does, as hexadecimal digits.
 
         Not over where it does it: the experiment, the service account.
         """
@@ -102,7 +102,7 @@ def submit(
 def submit_claimed(
     kubeflow: "Kubeflow", plan: Plan, model: str, examples: str, digest: str, state: str
 ) -> Made[Run]:
-    """As `submit`, where others may submit the same at the same moment.
+    """Submit as `submit` does, while others may submit the same at the same moment.
 
     Args:
         kubeflow: Where it runs.

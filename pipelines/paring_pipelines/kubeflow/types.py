@@ -95,7 +95,7 @@ class Schedule:
 
 
 def run_of(told: Any) -> Run:
-    """A `V2beta1Run` as a `Run`."""
+    """Return a `V2beta1Run` as a `Run`."""
     config = told.runtime_config
     details = told.run_details
     tasks = [_task_of(one) for one in (details.task_details if details else None) or ()]
@@ -128,7 +128,7 @@ def pipeline_name(spec: Mapping[str, Any]) -> str:
 
 
 def schedule_of(told: Any) -> Schedule:
-    """A `V2beta1RecurringRun` as a `Schedule`."""
+    """Return a `V2beta1RecurringRun` as a `Schedule`."""
     trigger = told.trigger
     cron = trigger.cron_schedule if trigger else None
     return Schedule(

@@ -211,7 +211,7 @@ class Watcher:
         self._tell("submitted" if made.new else "was submitted before", **facts)
 
     def _find_earlier(self, progress: Progress) -> Made[Run] | None:
-        """The run that the holder of an earlier claim started, under whatever name.
+        """Return the run that the holder of an earlier claim started, under whatever name.
 
         The examples or the package may have changed since, and the name with them.
         """

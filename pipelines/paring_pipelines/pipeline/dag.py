@@ -51,7 +51,7 @@ class Node:
     tolerate: bool = False
 
     def out(self, output: str) -> Edge:
-        """The edge that leads from this node's output `output`."""
+        """Return the edge that leads from this node's output `output`."""
         if output not in self.step.outputs:
             raise ParameterError(
                 f"step {self.step.name} has no output {output!r}",
@@ -60,7 +60,7 @@ class Node:
         return Edge(self.id, output)
 
     def edges(self) -> Iterator[Edge]:
-        """All edges that lead here."""
+        """Yield all edges that lead here."""
         for wire in self.inputs.values():
             if isinstance(wire, Edge):
                 yield wire
@@ -89,7 +89,7 @@ class Dag:
         return MappingProxyType(self._nodes)
 
     def source(self, name: str) -> Edge:
-        """The edge that leads from the source `name`."""
+        """Return the edge that leads from the source `name`."""
         if name not in self.sources:
             raise ParameterError(f"no source {name!r}", remedy=nearest(name, self.sources))
         return Edge(name)
@@ -131,7 +131,7 @@ class Dag:
         return node
 
     def type_of(self, edge: Edge) -> type[Artifact]:
-        """The declared type of what `edge` carries."""
+        """Return the declared type of what `edge` carries."""
         if edge.node in self.sources:
             return self.sources[edge.node]
         if edge.node not in self._nodes:

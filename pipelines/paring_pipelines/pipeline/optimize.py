@@ -93,7 +93,7 @@ BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds":
 
 
 def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
-    """The Dag that tries `recipes` on the sources `model` and `examples`.
+    """Return the Dag that tries `recipes` on the sources `model` and `examples`.
 
     With `sample` it ends at `select`, whose rows tell what became of each recipe on
     that part of the examples; there is no report, and nothing is tuned or pushed.
@@ -209,7 +209,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
 
 
 def _limits(gate: Gate) -> dict[str, float]:
-    """The budgets as `tune_batch` takes them: memory in whole MiB, and no budget as 0."""
+    """Return the budgets as `tune_batch` takes them: memory in whole MiB, and no budget as 0."""
     memory = max(1, int(gate.max_memory_mb * BYTES_PER_MB / 2**20)) if gate.max_memory_mb else 0
     return {"max_latency_ms": gate.max_latency_ms, "max_memory_mb": memory}
 

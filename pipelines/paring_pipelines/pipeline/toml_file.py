@@ -10,7 +10,7 @@ _MAX_BYTES = 4 << 20
 
 
 def read_toml(path: Path, option: str, *, remedy: str) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Return the tables of a TOML file.
 
     Args:
         path: The file.

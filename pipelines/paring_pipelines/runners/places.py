@@ -83,7 +83,7 @@ def fetched_for_now(model: str, examples: str) -> Iterator[tuple[Path, Path]]:
 
 
 def fetched(model: str, examples: str, folder: Path) -> tuple[Path, Path]:
-    """The paths of both sources; what is in a store is brought below `folder`.
+    """Return the paths of both sources; what is in a store is brought below `folder`.
 
     A copy lies there under the parts of its URI, so that lineage tells where it came
     from, and is taken again as long as the store lists the same files, each with the

@@ -122,7 +122,7 @@ def run(
 
 
 def completed(settings: Settings, model: Path) -> Settings:
-    """`settings` with what they leave to be found: a title, and the metric's digest."""
+    """Return `settings` with defaults resolved: a title, and the metric's digest."""
     if Metric(settings.metric).is_function:
         settings = replace(settings, metric_digest=function_digest(settings.metric))
     return replace(settings, title=settings.title or model.name)
@@ -257,7 +257,7 @@ def _check_source(
 
 
 def _machine() -> str:
-    """A digest of the hardware and libraries that measurements depend on."""
+    """Return a digest of the hardware and libraries that measurements depend on."""
     facts = json.dumps([hardware.describe(), environment()], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

@@ -53,7 +53,7 @@ def to_pipeline(
     identities: Mapping[str, str],
     root: Path,
 ) -> Pipeline:
-    """`dag` as a TFX pipeline below `root`.
+    """Return `dag` as a TFX pipeline below `root`.
 
     Args:
         dag: The wiring.

@@ -74,7 +74,7 @@ class Journal:
 def search_key(
     recipes: Sequence[Recipe], settings: Settings, digests: Mapping[str, str], machine: str
 ) -> str:
-    """A digest of all that a search's rounds depend on, but the budget."""
+    """Return a digest of all that a search's rounds depend on, but the budget."""
     shaping = replace(
         settings,
         title="",
@@ -95,7 +95,7 @@ def search_key(
 
 
 def open_journal(file: Path, key: str) -> Journal:
-    """The journal in `file`, or a new one where there is none of this search.
+    """Return the journal in `file`, or a new one where there is none of this search.
 
     Raises:
         OutputError: The file is broken.

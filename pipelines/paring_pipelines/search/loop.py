@@ -149,7 +149,7 @@ class _Search:
         self._spent_before = journal.seconds
 
     def run(self) -> PublishedRun:
-        """All rounds that there is time for; then the results, with how it went."""
+        """Return all rounds that there is time for; then the results, with how it went."""
         while True:
             planner = Planner(self._recipes, self._settings.gate, self._journal.train_count)
             coming = planner.next(self._journal.done, self._fits)
@@ -197,7 +197,7 @@ class _Search:
         return self._place.run(dag, Progress(told.planned, observed), retry_failed=retry_failed)
 
     def _dag(self, coming: Round | None, stopped: str = "") -> Dag:
-        """The pipeline of a round; without one, that of all that may be chosen.
+        """Return the pipeline of a round; without one, that of all that may be chosen.
 
         Recipes stand in the order in which they were first tried, since a node that
         two of them share is named for the first, and the cache compares names too.
@@ -261,7 +261,7 @@ def _key(node: str, identities: dict[str, str]) -> str:
 
 
 def _round_told(planned: Round, done: Done | None) -> dict[str, Any]:
-    """A round as selection.json has it; null is what is not known yet."""
+    """Return a round as selection.json has it; null is what is not known yet."""
     return {
         "stage": planned.stage,
         "why": planned.why,

@@ -77,7 +77,7 @@ class Done:
 
 
 def results_of(selection: SelectionResult, names: Iterable[str]) -> dict[str, Result]:
-    """The results of `names` and of the source in a selection."""
+    """Return the results of `names` and of the source in a selection."""
     wanted = {SOURCE, *names}
     passed = (Outcome.SELECTED, Outcome.PASSED)
     return {
@@ -90,7 +90,7 @@ def results_of(selection: SelectionResult, names: Iterable[str]) -> dict[str, Re
 
 
 def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[str]:
-    """The names of `results`, the best first, by what `select` would choose.
+    """Return the names of `results`, the best first, by what `select` would choose.
 
     What passes comes first: what `select` chooses of it, what it would choose without
     that, and so on; so differences within the noise count as none. Then what the gate
@@ -126,13 +126,13 @@ def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
 
 
 def _misses(result: Result, gate: Gate) -> tuple[float, float]:
-    """Sorts what does not pass behind what does: by kind, then by how far it misses."""
+    """Return the sort key of a result: passing first, then by outcome and by the excess."""
     kind = ("passed", "rejected", "failed", "unsupported").index(result.outcome)
     return (kind, _excess(result.measured, gate) if result.outcome == "rejected" else 0.0)
 
 
 def _excess(one: Measured, gate: Gate) -> float:
-    """By how much the gate is missed: a share of accuracy, and shares of each budget."""
+    """Return the excess over the gate: a share of accuracy, and shares of each budget."""
     drop = math.inf if one.drop is None else one.drop
     budgets = (
         (one.p50_ms, gate.max_latency_ms),

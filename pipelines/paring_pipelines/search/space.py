@@ -105,7 +105,7 @@ def space(recipe: Recipe) -> dict[str, Range]:
 def draw(
     base: Recipe, tried: Sequence[tuple[Recipe, int]], taken: Sequence[str], count: int, seed: int
 ) -> list[Recipe]:
-    """New variants of `base`, drawn where those tried so far did well.
+    """Draw new variants of `base` where those tried so far did well.
 
     By Optuna's tree-structured Parzen estimator (Bergstra, Bardenet, Bengio and
     Kégl, "Algorithms for Hyper-Parameter Optimization", 2011), which looks only at
@@ -160,7 +160,7 @@ def _distribution(base: Recipe, name: str, one: Range) -> "BaseDistribution":
 
 
 def _rounded(value: float, one: Range) -> float:
-    """To the range's spacing, or two digits: what people can read and type."""
+    """Round to the range's spacing, or to two digits, which people can read and type."""
     if isinstance(value, int):
         return value
     if one.spacing:
@@ -191,5 +191,5 @@ def _variant(base: Recipe, values: dict[str, float], taken: Sequence[str]) -> Re
 
 
 def _key(recipe: Recipe) -> tuple[object, ...]:
-    """Equal for recipes that do the same work."""
+    """Return a key that is equal for recipes that do the same work."""
     return tuple(link.key for link in recipe.links)

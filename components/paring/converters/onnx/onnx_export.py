@@ -30,7 +30,7 @@ _LISTED = 5
 
 
 def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
-    """The ONNX graph of the SavedModel in `folder`, in float32.
+    """Return the ONNX graph of the SavedModel in `folder`, in float32.
 
     That is what it computes in where the SavedModel does so in half precision. Inputs and
     outputs keep the signature's names, dtypes and shapes; a batch that varies is called
@@ -193,7 +193,7 @@ def _convert(frozen: _Frozen, opset: int) -> onnx.ModelProto:
 
 
 def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
-    """1 - erf(x): Keras's exact GELU has erfc, for which tf2onnx has nothing."""
+    """Convert erfc, which Keras's exact GELU has and tf2onnx lacks, to 1 - erf(x)."""
     import numpy as np
 
     shapes, dtypes = node.output_shapes, node.output_dtypes
@@ -354,7 +354,7 @@ class _Names:
 
 @contextmanager
 def _quiet_tf2onnx() -> Iterator[None]:
-    """Within it, tf2onnx says nothing; what fails is raised as well."""
+    """Silence the logging of tf2onnx, which raises its errors as well."""
     names = [name for name in logging.root.manager.loggerDict if re.match(r"tf2onnx(\.|$)", name)]
     loggers = [logging.getLogger(name) for name in {"tf2onnx", *names}]
     levels = [one.level for one in loggers]
@@ -370,5 +370,5 @@ def _quiet_tf2onnx() -> Iterator[None]:
 
 
 def weight_arrays(model: onnx.ModelProto) -> dict[str, Any]:
-    """The graph's constants, as arrays by name."""
+    """Return the graph's constants, as arrays by name."""
     return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}

@@ -42,7 +42,7 @@ class Source:
             self.own_difference = largest_difference(self.outputs, self._run(inputs.compared))
 
     def measure(self, features: Features) -> StageGraph:
-        """Its graph, with the size of every tensor in one call.
+        """Return the model's graph, with the size of every tensor in one call.
 
         Raises:
             UnsupportedError: It can't be cut; the message names what is in the way.

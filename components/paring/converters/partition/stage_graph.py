@@ -119,7 +119,7 @@ class StageGraph:
         self.work = self._workload(sizes)
 
     def cut(self, cuts: Sequence[int]) -> StagedGraph:
-        """The graph in stages; for `cuts` see `stage_layout.best_cuts`."""
+        """Return the graph in stages; for `cuts` see `stage_layout.best_cuts`."""
         stages = {
             name: stage
             for stage, (start, end) in enumerate(pairwise(cuts))
@@ -132,7 +132,7 @@ class StageGraph:
         variables: dict[str, Any] = {}
 
         def copied(name: str, stage: int) -> str:
-            """A node of this stage, with what it reads that no input changes."""
+            """Return a node of this stage, with what it reads that no input changes."""
             new = stage_name(stage, name)
             if new not in names:
                 names.add(new)
@@ -172,13 +172,13 @@ class StageGraph:
         return StagedGraph(made, outputs, variables)
 
     def _source(self, output: Any) -> str:
-        """The tensor that an output's identity hands on; its own, if no operation makes it."""
+        """Return the tensor that an output's identity passes on; its own, if none computes it."""
         source = node_name(output.input[0])
         made = source not in self._inputs and source not in self._free
         return str(output.input[0] if made else output.name)
 
     def _find_free(self, editor: GraphEditor) -> dict[str, _Free]:
-        """The nodes that no input changes, outputs excepted."""
+        """Return the nodes that no input changes, outputs excepted."""
         outputs = set(map(node_name, self.inlined.outputs.values()))
         found: dict[str, _Free] = {}
         for node in editor.in_order():
@@ -198,7 +198,7 @@ class StageGraph:
         return found
 
     def _run(self, features: Features) -> dict[str, int]:
-        """Bytes of each tensor that is computed, by its full name; their types are noted."""
+        """Return bytes of each tensor that is computed, by its full name; their types are noted."""
         computed = {name for one in self._free.values() for name in one.computed}
         names = [*self.operations, *sorted(computed)]
         sizes: dict[str, int] = {}
@@ -283,7 +283,7 @@ class StageGraph:
 
 
 def captured_handles(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The handle of each variable in the function that is being traced."""
+    """Return the handle of each variable in the function that is being traced."""
     graph = tf.compat.v1.get_default_graph()
     for variable in variables.values():
         graph.watch_variable(variable)
@@ -292,7 +292,7 @@ def captured_handles(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _callable(graph: Any) -> Iterator[None]:
-    """Within it, TensorFlow finds the functions that nodes call which were imported."""
+    """Register a graph's functions with TensorFlow, so that imported nodes can call them."""
     known = context.context()
     names = []
     for function in graph.as_graph_def().library.function:
@@ -307,7 +307,7 @@ def _callable(graph: Any) -> Iterator[None]:
 
 
 def _prepared(graph: InlinedGraph) -> GraphEditor:
-    """The graph without places and identities, what it captures besides variables in it."""
+    """Return the graph without places and identities, what it captures besides variables in it."""
     plain = type(graph.graph_def)()
     plain.CopyFrom(graph.graph_def)
     for node in all_nodes(plain):

@@ -76,12 +76,12 @@ class Workload:
         self._last[[tensors[name] for name in results]] = self.count
 
     def weight_bytes(self, start: int, end: int) -> int:
-        """Bytes of the weights that the operations from `start` to before `end` read."""
+        """Return the bytes of the weights that the operations from `start` to before `end` read."""
         read = np.unique(self._weight_reads.between(start, end)[1])
         return int(self._weight_sizes[read].sum())
 
     def activation_bytes(self, start: int, end: int) -> int:
-        """The most bytes of tensors that are live at once in this stage."""
+        """Return the most bytes of tensors that are live at once in this stage."""
         places, what = self._reads.between(start, end)
         last = np.full(len(self._sizes), _BEFORE, np.int64)
         # Of several places for one tensor, the last one stays.
@@ -96,11 +96,11 @@ class Workload:
         return int(np.cumsum(change).max())
 
     def stage_bytes(self, start: int, end: int) -> int:
-        """The memory that the operations from `start` to before `end` need."""
+        """Return the memory that the operations from `start` to before `end` need."""
         return self.weight_bytes(start, end) + self.activation_bytes(start, end)
 
     def crossing_bytes(self, cut: int) -> int:
-        """Bytes of the tensors that are made before operation `cut` and read from there on."""
+        """Return the bytes of the tensors computed before operation `cut` and read after it."""
         across = (self._made > _BEFORE) & (self._made < cut) & (self._read_last >= cut)
         return int(self._sizes[across].sum())
 
@@ -113,7 +113,7 @@ class _Uses:
         self.places, self.what = np.array(pairs, np.int64).reshape(-1, 2).T
 
     def between(self, start: int, end: int) -> tuple[Integers, Integers]:
-        """Those of the operations from `start` to before `end`."""
+        """Return the pairs of the operations from `start` to before `end`."""
         low, high = np.searchsorted(self.places, (start, end))
         return self.places[low:high], self.what[low:high]
 
@@ -171,7 +171,7 @@ def _end_within(work: Workload, start: int, bound: int) -> int:
 
 
 def _furthest(work: Workload, bound: int) -> Integers:
-    """`_end_within` for each operation that a stage may start at."""
+    """Return `_end_within` for each operation that a stage can start at."""
     ends = np.zeros(work.count, np.int64)
     end = 0
     for start in range(work.count):
@@ -183,7 +183,7 @@ def _furthest(work: Workload, bound: int) -> Integers:
 
 
 def _fewest_crossing(work: Workload, stages: int, furthest: Integers) -> list[int]:
-    """The cuts into so many stages, none longer than `furthest` allows."""
+    """Return the cuts into so many stages, none longer than `furthest` allows."""
     count = work.count
     crossing = np.array([0, *(work.crossing_bytes(cut) for cut in range(1, count))], np.float64)
     # The fewest bytes over the cuts before each operation, with so many stages before it.
@@ -207,5 +207,5 @@ def _fewest_crossing(work: Workload, stages: int, furthest: Integers) -> list[in
 
 
 def largest_stage(work: Workload, cuts: Sequence[int]) -> int:
-    """Bytes of the stage that needs most; `cuts` as `best_cuts` gives them."""
+    """Return the bytes of the stage that needs most; `cuts` as `best_cuts` gives them."""
     return max(work.stage_bytes(start, end) for start, end in pairwise(cuts))

@@ -71,7 +71,7 @@ class Forms:
         return found
 
     def write(self, form: Form) -> ServingGraph:
-        """The serving graph in a form.
+        """Return the serving graph in a form.
 
         Raises:
             UnsupportedError: The model has no such form.

@@ -157,7 +157,7 @@ def _note_replaced(
 def with_fixed_batch(
     function: Any, choice: Choice, trial: Judge, folder: Path, fixed_batch: int, limit: float
 ) -> Choice:
-    """The source's own graph with a second signature for a fixed batch.
+    """Return the source's own graph with a second signature for a fixed batch.
 
     Args:
         function: The source's signature, as `paring.graphs.graph.load_function` gives it.
@@ -190,7 +190,7 @@ def _objection(
     judge: Judge,
     limit: float,
 ) -> str:
-    """Why the form is not to be taken; "" if it is."""
+    """Return the reason to reject the form; "" if there is none."""
     try:
         build(form, folder)
         outcome.size_bytes = content_bytes(folder)
@@ -212,7 +212,7 @@ def _slower(found: Interval) -> str:
 
 
 def in_short(error: Exception) -> str:
-    """One line of an error, without the place in TensorFlow's sources."""
+    """Return one line of an error, without the place in TensorFlow's sources."""
     if isinstance(error, ParingError):
         return f"{error.what} ({error.received})" if error.received else error.what
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -279,7 +279,7 @@ class Trial:
         )
 
     def speedup(self, base: Path, folder: Path) -> Interval:
-        """The latency of `base` over that of `folder`, measured alternately.
+        """Return the latency of `base` over that of `folder`, measured alternately.
 
         Raises:
             StepFailedError: The time is up, or a process crashed.
@@ -324,7 +324,7 @@ class Trial:
 
 
 def _shifted(call: Features) -> Features:
-    """Outputs of one call, each example's in the place of the next one's."""
+    """Return the outputs of one call, shifted by one example."""
     return {
         name: np.roll(array, 1, axis=0) if array.ndim else array for name, array in call.items()
     }

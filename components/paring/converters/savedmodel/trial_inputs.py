@@ -33,14 +33,14 @@ class TrialInputs:
     drawn_from: str
 
     def batch_of(self, size: int) -> Features:
-        """A batch of so many of the compared examples, used again where they are fewer."""
+        """Return a batch of so many of the compared examples, used again where they are fewer."""
         names = self.compared[0]
         whole = {name: np.concatenate([call[name] for call in self.compared]) for name in names}
         return {name: np.resize(array, (size, *array.shape[1:])) for name, array in whole.items()}
 
 
 def fixed_batch_of(signature: Signature) -> int | None:
-    """The only batch that the signature takes; None if it takes any.
+    """Return the only batch that the signature takes; None if it takes any.
 
     Raises:
         UnsupportedError: An input has no batch, or takes text.
@@ -145,5 +145,5 @@ def draw_trial_inputs(
 
 
 def _reshaped(rows: Features, places: NDArray[np.int64], calls: int) -> list[Features]:
-    """The rows at `places`, in so many calls of one size."""
+    """Return the rows at `places`, in so many calls of one size."""
     return [{name: array[part] for name, array in rows.items()} for part in np.split(places, calls)]

@@ -25,7 +25,7 @@ _HASHED_AT_ONCE = 256
 
 
 def calibration_calls(split: Split, signature: Signature, size: int, seed: int) -> Calls:
-    """A function that gives the inputs of one model call after another.
+    """Return a function that gives the inputs of one model call after another.
 
     Args:
         split: Where they are drawn from.
@@ -40,7 +40,7 @@ def calibration_calls(split: Split, signature: Signature, size: int, seed: int) 
 
 
 def calls_of(chosen: Split, signature: Signature) -> Calls:
-    """All examples of `chosen`, as `calibration_calls` gives those that it draws."""
+    """Yield all examples of `chosen`, as `calibration_calls` gives those that it draws."""
     batch = max((spec.shape[0] or 1 for spec in signature.inputs.values() if spec.shape), default=1)
 
     def calls() -> Iterator[dict[str, NDArray[Any]]]:
@@ -118,7 +118,7 @@ def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[n
 
 
 def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
-    """A digest of each row's features."""
+    """Yield a digest of each row's features."""
     for start in range(0, len(rows), _HASHED_AT_ONCE):
         part = split.take(rows[start : start + _HASHED_AT_ONCE])
         for index in range(part.count):
@@ -167,6 +167,6 @@ def compare_halves(
 
 
 def _ranges(folder: Path, half: Split, signature: Signature) -> dict[str, float]:
-    """The range of each activation, in units of its 255 steps."""
+    """Return the range of each activation, in units of its 255 steps."""
     content = convert(folder, "int8", calls_of(half, signature)).content
     return {name: scale for name, (scale, _) in activation_quantization(content).items()}

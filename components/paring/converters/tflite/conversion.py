@@ -100,7 +100,7 @@ def convert(
     *,
     integer_io: bool = False,
 ) -> Converted:
-    """The TFLite file of the SavedModel in `folder`.
+    """Return the TFLite file of the SavedModel in `folder`.
 
     Inputs and outputs keep the signature's names, and its dtypes unless
     `integer_io`. Where an operator has no quantized kernel, it stays in float.
@@ -128,7 +128,7 @@ def convert(
 
 @contextmanager
 def convertible(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Within it, the SavedModel in `folder` has a form whose variables the converter finds.
+    """Yield a copy of the SavedModel in `folder` whose variables the converter finds.
 
     Yields:
         The folder of that form, and how many weights it has; see
@@ -233,7 +233,7 @@ def quantize_but(calibrated: bytes, nodes: Sequence[str]) -> bytes:
 
 @contextmanager
 def quiet_converter() -> Iterator[None]:
-    """Within it, neither the converter nor what it runs to calibrate says anything.
+    """Silence the converter and its calibration.
 
     Nor does what it runs to calibrate hand on state from one example to the next.
     """
@@ -245,7 +245,7 @@ def quiet_converter() -> Iterator[None]:
 
 @contextmanager
 def _independent_examples() -> Iterator[None]:
-    """Within it, TensorFlow's calibrator starts each example without state.
+    """Make TensorFlow's calibrator start each example without state.
 
     By itself it resets the variable tensors of recurrent layers once, before the first.
     """
@@ -268,7 +268,7 @@ def _independent_examples() -> Iterator[None]:
 
 
 def open_converter(folder: Path) -> Any:
-    """TensorFlow's converter on the SavedModel in `folder`.
+    """Return TensorFlow's converter on the SavedModel in `folder`.
 
     Raises:
         ModelError: TensorFlow can't load the SavedModel.
@@ -392,7 +392,7 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
 
 
 def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of each int8 or int16 tensor that the file's operators compute.
+    """Return scale and zero point of each int8 or int16 tensor that the file's operators compute.
 
     Args:
         content: A TFLite file's bytes.
@@ -410,7 +410,7 @@ def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
 
 
 def random_features(signature: Signature, seed: int) -> Features:
-    """One call's inputs: floats uniform in [0, 1), zeros for other types."""
+    """Return one call's inputs: floats uniform in [0, 1), zeros for other types."""
     generator = np.random.default_rng(seed)
     features: Features = {}
     for name, spec in signature.inputs.items():
@@ -443,7 +443,7 @@ def _configure(converter: Any, settings: _Settings) -> None:
 
 
 def reason(error: Exception, folder: Path | None = None) -> str:
-    """The operators that the converter names, else its first line.
+    """Return the operators that the converter names, else its first line.
 
     Args:
         error: What the converter raised.

@@ -96,11 +96,11 @@ class Quantizer:
             )
 
     def in_float(self) -> bytes:
-        """The file with nothing quantized."""
+        """Return the file with nothing quantized."""
         return self._float
 
     def without(self, layers: Sequence[Layer]) -> bytes:
-        """The file with all quantized but what touches the outputs of `layers`."""
+        """Return the file with all quantized but what touches the outputs of `layers`."""
         touched = {name for layer in layers for name in layer.touching}
         names = sorted(touched | set(self._in_float))
         with quiet_converter():
@@ -110,7 +110,7 @@ class Quantizer:
 
 
 def fewest(layers: int, passes: Callable[[int], bool]) -> int:
-    """The fewest of the worst layers to leave in float so that `passes`.
+    """Return the fewest of the worst layers to leave in float so that `passes`.
 
     Doubles their number until it passes, then bisects; so it takes about twice the
     logarithm of the number of layers. All of them always pass.
@@ -142,7 +142,7 @@ def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
 
 
 def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
-    """The layers that `quantized` rounds, the worst first, on the float model's values."""
+    """Return the layers that `quantized` rounds, the worst first, on the float model's values."""
     scales = activation_quantization(quantized)
     interpreter = Interpreter(
         model_content=content,

@@ -114,7 +114,7 @@ def stored_constants(content: bytes) -> tuple[int, int]:
 
 
 def weight_tensors(content: bytes) -> Iterator[StoredTensor]:
-    """The weight tensors in the TFLite file `content`, each once.
+    """Yield the weight tensors in the TFLite file `content`, each once.
 
     They are the constants with two dimensions or more that convolutions, dense and
     recurrent layers, and embeddings compute with: no biases, shapes or paddings.

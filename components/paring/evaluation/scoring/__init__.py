@@ -66,7 +66,7 @@ def make_plan(
     outputs: Mapping[str, Array | None],
     thresholds: Mapping[str, Threshold] = MappingProxyType({}),
 ) -> Plan:
-    """The plan for models with these outputs.
+    """Return the plan for models with these outputs.
 
     The metric is that of the first output, or, if it is a function, of the whole
     model; other outputs have the one that goes with their labels.
@@ -167,7 +167,7 @@ class Tally:
             tally.merge(other.outputs[name])
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json; see the step `evaluate`.
+        """Return the figures of evaluation.json; see the step `evaluate`.
 
         Raises:
             UnsupportedError, ExamplesError: The gate's metric has no value, see

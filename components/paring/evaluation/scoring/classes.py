@@ -154,7 +154,7 @@ class ClassTally:
             self.confusion[pair] = self.confusion.get(pair, 0) + number
 
     def _top_1(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        """Class ids [rows]; -1 for NaN."""
+        """Return the class ids [rows]; -1 for NaN."""
         if scores.shape[1] == 1:
             top = (scores[:, 0] > self.threshold).astype(np.int64)
         else:
@@ -163,7 +163,7 @@ class ClassTally:
         return top
 
     def scores(self, metric: str) -> tuple[float, float, Interval | None]:
-        """The source's and the candidate's score, and the interval of the drop.
+        """Return the source's and the candidate's score, and the interval of the drop.
 
         Args:
             metric: top_1, auc, or top_ and `top_k`.
@@ -190,11 +190,11 @@ class ClassTally:
         )
 
     def area_error(self) -> float:
-        """By how much an area may be off; see `Ranks`."""
+        """Return the bound on the error of the areas; see `Ranks`."""
         return max(area[1] for area in (ranks.area() for ranks in self.ranks) if area)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json that are of classes; see the step `evaluate`."""
+        """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         agree, source_nan, nan = (int(value) for value in self.sums[3:])
         found: dict[str, Any] = {
             "agreement": agree / self.count,
@@ -243,7 +243,7 @@ class ClassTally:
 
 
 def interval_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """The figures NAME_low and NAME_high of evaluation.json, null without an interval."""
+    """Return the figures NAME_low and NAME_high of evaluation.json, null without an interval."""
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
@@ -276,7 +276,7 @@ def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]:
-    """Both, the source alone, the candidate alone."""
+    """Count the rows that both models, the source alone, and the candidate alone got right."""
     return [
         int(np.count_nonzero(which))
         for which in (source & candidate, source & ~candidate, candidate & ~source)
@@ -284,7 +284,7 @@ def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]
 
 
 def accuracy_interval(source_only: int, candidate_only: int, count: int) -> Interval:
-    """95% confidence interval for the drop in accuracy, source less candidate.
+    """Return the 95% confidence interval for the drop in accuracy, source less candidate.
 
     Both models saw the same examples, so only those that one of them alone got
     right bear on the difference. The interval is the adjusted Wald interval of

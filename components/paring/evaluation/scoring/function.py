@@ -15,7 +15,7 @@ Function = Callable[[Any, Any], Any]
 
 
 def load_function(name: str) -> Function:
-    """The function that MODULE:FUNCTION names, which runs the user's module.
+    """Return the function that MODULE:FUNCTION names, which runs the user's module.
 
     The module is looked for in the working directory first.
 

@@ -70,7 +70,7 @@ class Scoring:
         labels: Array | None,
         threshold: Threshold | None = None,
     ) -> "Scoring":
-        """The scoring that goes with `metric` and the kind of the labels.
+        """Return the scoring that goes with `metric` and the kind of the labels.
 
         Args:
             metric: One of `paring.evaluation.metrics.NAMES`; auto chooses by the labels.
@@ -299,7 +299,7 @@ class OutputTally:
         return reads == "values" or (reads == "either" and not self.probable)
 
     def scored(self) -> Scored:
-        """The scores of the output.
+        """Return the scores of the output.
 
         Raises:
             ExamplesError: There is no label that is not padding, or see
@@ -334,7 +334,7 @@ class OutputTally:
         return Scored(Metric.named(metric), source, score, interval)
 
     def summary(self) -> dict[str, Any]:
-        """Its figures in evaluation.json, without those of `scored`."""
+        """Return the output's figures in evaluation.json, without those of `scored`."""
         if self._is_of_values:
             return self.values.summary()
         predictions = self.ids if self.of_ids else self.classes

@@ -87,7 +87,7 @@ class ValueTally:
                 )
 
     def scores(self, metric: str) -> tuple[float, float, Interval | None]:
-        """The source's and the candidate's error, and the interval of its growth.
+        """Return the source's and the candidate's error, and the interval of its growth.
 
         Args:
             metric: mae or rmse. The root is taken of the mean over all values
@@ -111,7 +111,7 @@ class ValueTally:
         return max(0.0, 1 - self.difference / spread) if spread else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json that are of values; see the step `evaluate`."""
+        """Return the figures of evaluation.json that are of values; see the step `evaluate`."""
         found: dict[str, Any] = {
             "agreement": self.agreement(),
             "nan_predictions": self.broken[1],

@@ -33,14 +33,14 @@ class Cut:
         return int(np.count_nonzero(~self.kept[self.coupling.made()]))
 
     def stay(self, channels: Channels) -> Channels:
-        """The places of these channels that stay."""
+        """Return the places of these channels that stay."""
         return np.flatnonzero(self.kept[channels])
 
 
 def choose(
     coupling: Coupling, scores: NDArray[np.float64], *, ratio: float, multiple_of: int
 ) -> Cut:
-    """In each group of channels, let those with the lowest scores go.
+    """Choose the channels to remove: those with the lowest scores of each group.
 
     Args:
         coupling: Result of `trace` for the model.
@@ -83,7 +83,7 @@ def _going(count: int, ratio: float, multiple_of: int) -> int:
 
 
 def without_channels(model: Any, cut: Cut) -> Any:
-    """`model` without the channels that go, of fewer parameters and operations.
+    """Return `model` without the removed channels, with fewer parameters and operations.
 
     The layers have the same names and are called in the same order; those that lose
     nothing are shared with `model`. Without training, the result computes what
@@ -150,7 +150,7 @@ class _Copies:
 
 
 def _resized(config: dict[str, Any], widths: dict[str, int]) -> dict[str, Any]:
-    """The config with other numbers of channels; in a shape, they are the last number."""
+    """Return the config with other numbers of channels; in a shape, they are the last number."""
     resized = dict(config)
     for key, width in widths.items():
         old = config[key]

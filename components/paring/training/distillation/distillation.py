@@ -221,7 +221,7 @@ def _standardize(features: NDArray[np.float32]) -> None:
 
 
 def logits_of(scores: Any, activation: str) -> Any:
-    """Logits that give `scores` by `activation`; softmax leaves them open by a constant."""
+    """Return logits that give `scores` by `activation`; softmax leaves them open by a constant."""
     if activation == "softmax":
         return tf.math.log(tf.maximum(scores, _LEAST))
     if activation == "sigmoid":
@@ -231,7 +231,7 @@ def logits_of(scores: Any, activation: str) -> Any:
 
 
 def penultimate(model: Any) -> Any:
-    """The features that the last layer with weights of a tf_keras model takes.
+    """Return the features that the last layer with weights of a tf_keras model takes.
 
     Returns:
         A Keras tensor [batch, features]; positions of an image or a sequence are

@@ -71,7 +71,7 @@ def check_student(student: str, *, width: float, compound: float) -> None:
 def build_student(
     student: str, wanted: Wanted, split: Split, rows: Rows, *, width: float, compound: float
 ) -> Any:
-    """The untrained student; call `seed_everything` before it.
+    """Return the untrained student; call `seed_everything` before it.
 
     Args:
         student: A family's name, or `module:function`; see `check_student`.
@@ -124,7 +124,7 @@ def build_student(
 def count_parameters(
     student: str, channels: int, units: int, *, width: float = 1.0, compound: float = 0.0
 ) -> int:
-    """Elements of all weights that a family's student would have.
+    """Return the elements of all weights that a family's student would have.
 
     Args:
         student: The family's name.
@@ -145,14 +145,14 @@ def _is_mobilenet(student: str) -> bool:
 
 
 def _image_size(height: int, width: int, resolution: float) -> tuple[int, int]:
-    """Enlarged to `SMALLEST_IMAGE` on the shorter side, after scaling, if need be."""
+    """Return the scaled size, with at least `SMALLEST_IMAGE` on the shorter side."""
     short = min(height, width)
     ratio = max(SMALLEST_IMAGE, max(SMALLEST_IMAGE, short) * resolution) / short
     return round(height * ratio), round(width * ratio)
 
 
 def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
-    """Mean and standard deviation of each channel; 1 where a channel is constant."""
+    """Return the mean and standard deviation of each channel; 1 where a channel is constant."""
     count, total, squares = 0, np.zeros(images.shape[3]), np.zeros(images.shape[3])
     for start in range(0, len(rows), _CHUNK):
         pixels = np.asarray(images[rows[start : start + _CHUNK]], np.float64)

@@ -27,7 +27,7 @@ _KINDS = (tf_keras.layers.Conv2D, tf_keras.layers.Dense, tf_keras.layers.Separab
 
 
 def misfit(layer: Any, kernel: Any, pattern: Pattern) -> str | None:
-    """Why the kernel of a layer can't follow the pattern; None if it can."""
+    """Return the reason why a layer's kernel can't follow the pattern; None if it can."""
     if pattern == "unstructured":
         return None
     if type(layer) not in _KINDS:

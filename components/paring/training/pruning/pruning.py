@@ -161,11 +161,11 @@ class Pruning:
         return short
 
     def sparsity(self) -> float:
-        """The share of zeros among all prunable weights, as they are now."""
+        """Return the share of zeros among all prunable weights, as they are now."""
         return share_of_zeros(self._kernels())
 
     def layer_sparsities(self) -> list[tuple[str, float]]:
-        """The name of each layer, and the share of zeros in its kernels as they are now."""
+        """Return the name of each layer, and the share of zeros in its kernels as they are now."""
         return [
             (one.layer.name, share_of_zeros(kernel.numpy() for kernel in one.prunable_weights))
             for one in self._wrappers
@@ -178,7 +178,7 @@ class Pruning:
         return "unstructured"
 
     def strip(self) -> Any:
-        """The model without wrappers, as it was given; it shares the weights."""
+        """Return the model without wrappers, as it was given; it shares the weights."""
         return tfmot.sparsity.keras.strip_pruning(self.model)
 
     def _kernels(self) -> list[NDArray[Any]]:
@@ -221,7 +221,7 @@ def _reason(kernel: NDArray[Any]) -> str:
 
 
 def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
-    """The layers of `model`, and of models inside it, that can be pruned to the pattern."""
+    """Return the layers of `model`, and of models inside it, that can be pruned to the pattern."""
     found: dict[Any, None] = {}
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
@@ -232,7 +232,7 @@ def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
 
 
 def kernels_of(layer: Any) -> list[Any]:
-    """The variables of `layer` that the library can prune."""
+    """Return the variables of `layer` that the library can prune."""
     # The wrapper hands on one input only, and attention takes two.
     if isinstance(layer, tf_keras.layers.MultiHeadAttention) or not PruneRegistry.supports(layer):
         return []

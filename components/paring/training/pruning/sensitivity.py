@@ -105,7 +105,7 @@ def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
 
 
 def _pieces(one: Sensitivity) -> list[tuple[float, float, float]]:
-    """The pieces of the hull: loss for a weight, and the sparsities between which."""
+    """Return the pieces of the hull: loss for a weight, and the sparsities between which."""
     losses = np.maximum.accumulate(one.losses).tolist()
     hull: list[tuple[float, float]] = []
     for point in zip(one.levels, losses, strict=True):

@@ -86,17 +86,17 @@ class Preserving:
             raise self._nothing_to_keep(model, "clusters", "cluster")
 
     def settle(self) -> None:
-        """After the training: undo what rounding did to the equality of weights."""
+        """Restore the equality of weights that rounding in training has changed."""
         for kernel in self._kernels:
             kernel.settle()
 
     def sparsity(self) -> float | None:
-        """The share of zeros among the kernels whose zeros are kept, as they are now."""
+        """Return the share of zeros among the kernels whose zeros are kept, as they are now."""
         kept = [one.variable.numpy() for one in self._kernels if one.zeros is not None]
         return share_of_zeros(kept) if kept else None
 
     def distinct_weights(self) -> int | None:
-        """The most distinct values in any kernel whose clusters are kept."""
+        """Return the most distinct values in any kernel whose clusters are kept."""
         kept = [one.variable.numpy() for one in self._kernels if one.clusters is not None]
         return max((len(np.unique(kernel)) for kernel in kept), default=None)
 
@@ -152,7 +152,7 @@ class _Quantizer:
 
 
 def _restricted(kernel: _Kernel) -> Any:
-    """The identity, with the gradients that keep `kernel` as it is."""
+    """Return the identity, with the gradients that keep `kernel` as it is."""
     mask = None if kernel.zeros is None else tf.constant(~kernel.zeros, kernel.variable.dtype)
     clusters = None if kernel.clusters is None else tf.constant(kernel.clusters)
     count = 0 if kernel.clusters is None else int(kernel.clusters.max()) + 1
