@@ -1,4 +1,4 @@
-"""`@step` turns a plain function into a pipeline step.
+"""The decorator `@step`, which turns a plain function into a pipeline step.
 
 The function's signature is the whole declaration: artifacts stand before the
 `*`, scalars after it. A step knows no orchestrator, no image, no URI scheme

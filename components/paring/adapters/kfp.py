@@ -1,4 +1,4 @@
-"""A Step as a Kubeflow Pipelines component, and what runs in its container.
+"""A Step as a Kubeflow Pipelines component, and the program in its container.
 
     from paring.adapters.kfp import component
     from paring.steps.prune import prune

@@ -25,7 +25,7 @@ HTML, MARKDOWN = "_html", "_markdown"
 
 @dataclass(frozen=True)
 class View:
-    """One way to show an artifact.
+    """View of an artifact as text.
 
     Attributes:
         suffix: `HTML` or `MARKDOWN`.

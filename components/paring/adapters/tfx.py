@@ -113,7 +113,7 @@ def tfx_type(kind: type[Artifact]) -> type[types.Artifact]:
 
 
 class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
-    """Runs the step named in the component's parameters."""
+    """Executor of the step that the component's parameters name."""
 
     def Do(  # noqa: N802 - TFX's name
         self,

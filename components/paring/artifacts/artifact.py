@@ -23,7 +23,7 @@ _CLOCK_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an artifact could not be made.
+    """Reason why an artifact could not be built.
 
     Attributes:
         outcome: "unsupported" (the method does not fit the model) or "failed".

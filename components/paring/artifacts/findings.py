@@ -1,4 +1,4 @@
-"""The types of what is found out about models: figures, a choice, a report."""
+"""Types of findings about models: figures, a selection, a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from paring.errors import ArtifactTypeError
 
 @dataclass
 class ModelProfile(Artifact):
-    """`profile.json`: what a model is made of and what it costs.
+    """`profile.json`: weights, operations and memory of a model, and findings on its graph.
 
     Attributes:
         parameters: Number of weights.
@@ -31,7 +31,7 @@ class ModelProfile(Artifact):
 
 @dataclass
 class TPUReadiness(Artifact):
-    """`tpu.json`: whether a TPU takes a model, and what padding costs it there.
+    """`tpu.json`: readiness of a model for TPUs, and the cost of its padding there.
 
     Attributes:
         ready: 1 if nothing in it is refused.
@@ -90,7 +90,7 @@ class BenchmarkMetrics(Artifact):
 
 @dataclass
 class RuntimeConfiguration(Artifact):
-    """`configuration.json`: how to run a model for the most examples a second.
+    """`configuration.json`: settings of the highest throughput of a model.
 
     Attributes:
         batch_size: Examples in one call.
@@ -137,7 +137,7 @@ class RuntimeConfiguration(Artifact):
 
 @dataclass
 class EvaluationMetrics(Artifact):
-    """`evaluation.json`: how well a candidate predicts.
+    """`evaluation.json`: accuracy of a candidate, and its agreement with the source.
 
     Attributes:
         count: Examples looked at.

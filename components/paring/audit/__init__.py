@@ -1,4 +1,4 @@
-"""Read a graph as a specialist does: what in it costs, where, and what to do.
+"""Audit of a graph: its costly parts, their places, and recommended changes.
 
 Each rule looks at a `Subject` and gives a `Finding` for each thing to change. A rule
 that is not sure says nothing: one wrong finding costs more trust than one that is

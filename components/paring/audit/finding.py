@@ -12,7 +12,7 @@ _MEDIUM_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in a graph that costs something and can be changed.
+    """Costly part of a graph that can be changed.
 
     Attributes:
         rule: The rule that found it.

@@ -1,4 +1,4 @@
-"""The graph that is audited, with what the rules ask about it."""
+"""The audited graph, with the facts that the rules need."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class Subject:
 
     @cached_property
     def live(self) -> list[Any]:
-        """Those of `needed` that no constants alone decide."""
+        """Operations of `needed` that depend on more than constants."""
         constant = graph.constant_operations(self.needed)
         return [op for op in self.needed if op.name not in constant]
 

@@ -1,4 +1,4 @@
-"""Compile a model by XLA for fixed shapes, as a TPU needs it."""
+"""Compilation of a model by XLA for fixed shapes, which a TPU needs."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A bounded search for the batch, threads and instances with the most throughput.
+"""Bounded search for the batch size, threads and instances of the highest throughput.
 
 Hill climbing over a lattice: from the best setting so far each move doubles or halves
 one or two of the three, and is repeated while throughput rises; where no move helps any
@@ -105,7 +105,7 @@ _MOVES = (
 
 
 class Search:
-    """One search.
+    """State of one search.
 
     Args:
         attempt: Tries a setting.

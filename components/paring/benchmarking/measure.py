@@ -84,14 +84,14 @@ class Spec:
 
     @property
     def result(self) -> Path:
-        """JSON: what was found, or `error`, the fields of a ParingError."""
+        """Path of the JSON result, or of `error` with the fields of a ParingError."""
         return Path(self.folder) / f"{self.task}.json"
 
     @property
     def latencies(self) -> Path:
-        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls].
+        """Path of an .npz with `source` and `candidate`, seconds [rounds, windows, calls].
 
-        Of "throughput": `candidate` alone, [calls].
+        For "throughput" it has `candidate` alone, [calls].
         """
         return Path(self.folder) / "latencies.npz"
 

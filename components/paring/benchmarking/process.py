@@ -1,4 +1,4 @@
-"""Start measuring child processes and turn how they ended into results."""
+"""Start of measuring child processes, and conversion of their exits into results."""
 
 import json
 import os

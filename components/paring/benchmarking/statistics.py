@@ -1,4 +1,4 @@
-"""Speed-ups from repeated latency measurements, with honest intervals.
+"""Speed-ups from repeated latency measurements, with confidence intervals.
 
 The design follows Kalibera and Jones, "Quantifying Performance Changes with
 Effect Size Confidence Intervals" (arXiv:2007.10899): measure on every level

@@ -1,4 +1,4 @@
-"""Columns of examples: matched to the model's inputs, checked, converted.
+"""Columns of examples: matching to the model's inputs, checks, conversion.
 
 A column is an array [count, ...] in a file. Everything here walks over it a
 chunk at a time, so that memory does not grow with the number of examples.

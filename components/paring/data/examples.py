@@ -1,4 +1,4 @@
-"""Examples as arrays: one way to read every form that users have them in.
+"""Examples as arrays, read from every supported form.
 
 Read are: Paring's own form (`Split-train/` and `Split-eval/` folders with one
 `.npy` file for each model input, named for it, and `label.npy`, or one for each of
@@ -42,7 +42,7 @@ SplitName = Literal["train", "eval"]
 
 @dataclass(eq=False)
 class Split:
-    """One split of the examples.
+    """Split of the examples.
 
     Attributes:
         features: An array for each of the signature's inputs, in its dtype and

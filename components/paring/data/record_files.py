@@ -1,4 +1,4 @@
-"""TFRecord files read side by side: their records counted, and parsed in batches.
+"""Parallel reading of TFRecord files: counting and parsing of their records.
 
 A record is its length (8 bytes, little-endian), a checksum of that (4), its content, and a
 checksum of that (4): tensorflow/core/lib/io/record_writer.h.

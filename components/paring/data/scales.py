@@ -19,7 +19,7 @@ MEASURED_CALLS = 200
 
 
 class Scales:
-    """The range of each channel of a tensor, over what was seen of it."""
+    """Range of each channel of a tensor, over the values that were added."""
 
     def __init__(self) -> None:
         self._lows: Any = np.inf

@@ -1,4 +1,4 @@
-"""TFRecords of tf.Example become columns in `.npy` files.
+"""Conversion of TFRecords of tf.Example to columns in `.npy` files.
 
 The files are gone through twice, to count the records and to parse them, so that each
 batch can be written to its place in the columns, in whatever order the batches come.

@@ -1,4 +1,4 @@
-"""Apache Beam's options as people write them: one text, read and checked by Beam's parser.
+"""Apache Beam's options as one text, read and checked by Beam's parser.
 
 Options that a runner requires are checked here, before anything is uploaded or started.
 """

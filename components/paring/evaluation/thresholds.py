@@ -1,4 +1,4 @@
-"""The thresholds of two-class outputs: whether one value is a probability or a logit."""
+"""Thresholds of two-class outputs, by whether a value is a probability or a logit."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fold batch normalization, and other factors and shifts, into the layers before them.
+"""Folding of batch normalization, and other factors and shifts, into the layers before.
 
 At inference a batch normalization is one multiplication and one addition for each
 channel, so a convolution or dense layer in front of it can take the factor into its

@@ -1,4 +1,4 @@
-"""Turn the variables of a function into constants."""
+"""Freezing: conversion of a function's variables to constants."""
 
 from collections.abc import Iterable
 from typing import Any

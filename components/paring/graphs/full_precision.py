@@ -1,4 +1,4 @@
-"""Rewrite a frozen graph that computes in half precision to compute in float32.
+"""Rewriting of a frozen graph from half precision to float32.
 
 Converters are made for float32: TFLite has kernels for no other float, and what ONNX tools
 make of a graph of mixed types is no valid graph.

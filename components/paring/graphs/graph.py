@@ -1,4 +1,4 @@
-"""Count what a model's inference graph computes and holds in memory."""
+"""Operations and memory of a model's inference graph."""
 
 import heapq
 import itertools

@@ -1,4 +1,4 @@
-"""Rewrite a GraphDef node by node."""
+"""Editing of a GraphDef node by node."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Rewrite a frozen graph to compute its heavy operators in half precision.
+"""Rewriting of a frozen graph to compute its heavy operators in half precision.
 
 Which operators may lose precision, which follow their inputs and which may not is
 chosen as in Micikevicius et al., "Mixed Precision Training", 2018 (arXiv:1710.03740),

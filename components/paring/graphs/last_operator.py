@@ -1,4 +1,4 @@
-"""The operator that computes a signature's output, found without loading the model."""
+"""Operator that computes a signature's output, read without loading the model."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

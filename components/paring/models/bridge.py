@@ -1,4 +1,4 @@
-"""Rebuild a Keras 3 model in tf_keras: the same layers, weights and outputs.
+"""Rebuilding of a Keras 3 model in tf_keras, with the same layers, weights and outputs.
 
 The optimization methods take tf_keras models only (docs/adr/0006-keras-3-bridge.md).
 Each layer of Keras 3 becomes the tf_keras layer of its name with the same settings;

@@ -1,4 +1,4 @@
-"""Find out whether a SavedModel is whole, without running anything of it."""
+"""Check that a SavedModel is complete, without running it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Bring models in and out of memory, whatever form they are stored in."""
+"""Loading and saving of models in every stored form."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""TensorFlow without its chatter."""
+"""Suppression of TensorFlow's log messages."""
 
 import logging
 import os

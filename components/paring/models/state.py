@@ -69,7 +69,7 @@ def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
 
 
 def called_nodes(meta_graph: Any, key: str = SERVING_KEY) -> Iterable[Any]:
-    """Yield the nodes that a signature runs, each function's once.
+    """Return the nodes that a signature runs, each function's once.
 
     Args:
         meta_graph: A MetaGraphDef.

@@ -1,4 +1,4 @@
-"""Runtimes: load what a candidate serves and run batches of it.
+"""Runtimes, which load the served files of a candidate and run batches.
 
 One file a runtime. Which one fits is read from what the path holds, and only
 that one is imported: a process that runs a TFLite file never imports

@@ -1,4 +1,4 @@
-"""The candidates of a selection, and the content of `selection.json`."""
+"""Candidates of a selection, and the content of `selection.json`."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class OutputScore:
-    """Score of one more output that the gate is on.
+    """Score of another output that the gate applies to.
 
     Attributes:
         metric: Its metric.
@@ -49,7 +49,7 @@ class OutputScore:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
-    """A candidate with its figures, its outcome and the reasons; None is unmeasured.
+    """Candidate with its figures, its outcome and the reasons; None is not measured.
 
     A figure of this name among the facts of `BenchmarkMetrics` is taken from there. To be
     shown, it needs a column in `paring.reporting.columns`.
@@ -119,7 +119,7 @@ class CandidateRow:
 
     @property
     def measured(self) -> Measured:
-        """The figures that decide."""
+        """Figures that decide the selection."""
         own = {one.name for one in fields(Measured)} & {one.name for one in fields(self)}
         others = tuple((name, one.metric, one.drop) for name, one in self.other_outputs.items())
         return Measured(**{name: getattr(self, name) for name in own}, others=others)
@@ -189,7 +189,7 @@ class SelectionResult:
 
     @property
     def winner(self) -> CandidateRow:
-        """The row of the chosen candidate."""
+        """Row of the selected candidate."""
         return next(row for row in self.candidates if row.id == self.selected)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The gate, the Pareto front and the choice among candidates, as pure functions.
+"""Gate, Pareto front and selection among candidates, as pure functions.
 
 Two measurements of the same thing never agree exactly, so differences that are
 within the noise count as none where a candidate is held against the source:

@@ -1,4 +1,4 @@
-"""Why a candidate was chosen and others were not, in sentences."""
+"""Reasons why a candidate was selected and others were not, in sentences."""
 
 import math
 

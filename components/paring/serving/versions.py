@@ -1,4 +1,4 @@
-"""A destination's versions, in the layout that TF Serving serves from.
+"""Versions at a destination, in the layout of TF Serving.
 
     DESTINATION/1/saved_model.pb ...
     DESTINATION/2/model.tflite
@@ -47,7 +47,7 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Version:
-    """A version, and how it came about.
+    """Version at a destination, and its origin.
 
     Attributes:
         number: Its folder's name; 0 while it has none.

@@ -167,7 +167,7 @@ def tune_batch(
 
 @dataclass
 class _Trials:
-    """Tries settings, and keeps a row of each.
+    """Trials of settings, with a row for each.
 
     Attributes:
         source, candidate, examples, folder: As the step has them; a temporary folder.

@@ -1,4 +1,4 @@
-"""Files and folders wherever they lie: plain paths, file://, gs:// and s3://.
+"""Files and folders at plain paths, file://, gs:// and s3://.
 
 A mounted volume of Kubernetes (PVC) is a plain path. minio:// is S3, as Kubeflow
 writes it. Stores are reached through fsspec with s3fs and gcsfs, which are imported

@@ -1,4 +1,4 @@
-"""Plain paths: what is written appears whole or not at all."""
+"""Atomic writes to plain paths."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""Stores of objects, through fsspec, and what they say when they refuse."""
+"""Object stores, through fsspec, and their errors."""
 
 import os
 from collections.abc import Iterator

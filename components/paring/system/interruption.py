@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, also where a library takes what they raise for an error.
+"""Handling of Ctrl-C and SIGTERM, also in libraries that catch their exceptions.
 
 They raise KeyboardInterrupt wherever the main thread happens to be. Beam and
 TensorFlow's callbacks from C++ turn that into errors of their own, so it is remembered too,

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, where the environment says who takes them.
+"""OpenTelemetry spans, if the environment configures an exporter.
 
 On with OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and the package
 opentelemetry-exporter-otlp-proto-http (`paring[traces]`). All other OTEL_ variables are

@@ -1,4 +1,4 @@
-"""Folders from outside: their files, and copies, without what links lead out to."""
+"""Listing and copying of users' folders, without the targets of links that leave them."""
 
 import os
 import shutil

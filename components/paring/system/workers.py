@@ -28,7 +28,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a cluster, and which of them this process is.
+    """Workers of a cluster, and the index of this process.
 
     Attributes:
         addresses: HOST:PORT of each; the first one leads.

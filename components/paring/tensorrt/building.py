@@ -1,4 +1,4 @@
-"""An engine from an ONNX file, by either of NVIDIA's libraries.
+"""Building of an engine from an ONNX file, by either of NVIDIA's libraries.
 
 The network is strongly typed: each layer computes in the types that the graph states,
 since TensorRT 11 has no other networks and the flags FP16, BF16 and INT8 are gone. So

@@ -1,4 +1,4 @@
-"""Under which conditions an engine loads, and whether they hold here.
+"""Conditions under which an engine loads, and their check on this machine.
 
 They stand in `engine.json` beside the engine, since the engine is copied without its
 artifact's record: to where it was selected, pushed or taken from.

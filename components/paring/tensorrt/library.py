@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Library:
-    """One of them, imported.
+    """One of NVIDIA's products, imported.
 
     Attributes:
         flavour: "server" or "rtx".

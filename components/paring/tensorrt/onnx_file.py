@@ -1,4 +1,4 @@
-"""An ONNX file, before a parser gets it."""
+"""Checks of an ONNX file before TensorRT parses it."""
 
 from pathlib import Path
 from typing import Any

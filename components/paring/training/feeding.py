@@ -1,4 +1,4 @@
-"""Feed the rows of a split to a tf_keras model in batches."""
+"""Feeding of a split's rows to a tf_keras model in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

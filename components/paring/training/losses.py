@@ -1,4 +1,4 @@
-"""The loss that a model is fine-tuned by, from how it ends and what its labels are."""
+"""Loss of fine-tuning, chosen by a model's last activation and its labels."""
 
 from typing import Any
 

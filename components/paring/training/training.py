@@ -1,4 +1,4 @@
-"""Fine-tune a model, the same way every time.
+"""Reproducible fine-tuning of a model.
 
 The eval split takes no part in it: the best epoch is chosen by a validation
 set held out of the train split, so the gate later sees data that no choice
@@ -48,7 +48,7 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """A model that is to be fine-tuned in another form, and what with.
+    """Model to fine-tune in another form, and the data and devices for it.
 
     Attributes:
         model: The tf_keras model as it was loaded.

@@ -1,4 +1,4 @@
-"""Wrap the layers of a model that a method can change, and keep the others."""
+"""Wrapping of the layers of a model that a method can change."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

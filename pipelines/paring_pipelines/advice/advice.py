@@ -86,7 +86,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Advice:
-    """A recipe, and what speaks for it or, if anything does, against it."""
+    """Recipe with the reasons for it or, if there are any, against it."""
 
     recipe: Recipe
     reasons: tuple[Reason, ...]

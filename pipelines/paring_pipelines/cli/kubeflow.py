@@ -1,4 +1,4 @@
-"""The commands that talk to a Kubeflow cluster; what they need is imported in them."""
+"""Commands that talk to a Kubeflow cluster, which import their libraries late."""
 
 import tempfile
 from collections.abc import Iterator, Mapping

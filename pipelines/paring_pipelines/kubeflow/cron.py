@@ -1,4 +1,4 @@
-"""Kubeflow's cron, which has seconds: read, checked, and said back."""
+"""Parsing, checks and description of Kubeflow's cron expressions, which have seconds."""
 
 import re
 from calendar import monthrange

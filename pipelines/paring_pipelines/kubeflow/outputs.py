@@ -1,4 +1,4 @@
-"""Finds what training has finished, below a prefix of a store or a path."""
+"""Finished outputs of training below a prefix of a store or a path."""
 
 import re
 from collections.abc import Iterable, Sequence

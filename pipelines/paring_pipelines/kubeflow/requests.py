@@ -1,4 +1,4 @@
-"""Sends one request to Kubeflow Pipelines, again where that can do no harm.
+"""Requests to Kubeflow Pipelines, retried if that is safe.
 
 What can be asked twice is, with growing pauses, where Kubeflow is busy or away. What
 makes something is asked again only where it surely was not done; see `idempotency`.

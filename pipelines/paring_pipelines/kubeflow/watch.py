@@ -60,7 +60,7 @@ class Watched:
 
 
 class Watcher:
-    """Looks through a prefix, again and again.
+    """Watcher that searches a prefix for new outputs repeatedly.
 
     Raises:
         ParameterError: The lease is too short for the time-out of requests.

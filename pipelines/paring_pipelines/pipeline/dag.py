@@ -1,4 +1,4 @@
-"""The wiring of a pipeline, once: steps as nodes, typed edges between them.
+"""Graph of a pipeline: steps as nodes, typed edges between them.
 
 A Dag knows no orchestrator. Nodes can only refer to what was added before
 them, so it has no cycles, and iterating it gives a topological order.
@@ -33,7 +33,7 @@ Wire = Edge | Mapping[str, Edge]
 
 @dataclass(frozen=True)
 class Node:
-    """One step in its place.
+    """Step with its inputs and parameters in a Dag.
 
     Attributes:
         id: Unique in the Dag.
@@ -70,7 +70,7 @@ class Node:
 
 @dataclass
 class Dag:
-    """A pipeline's nodes in topological order, and what it takes from outside.
+    """Nodes of a pipeline in topological order, and its sources.
 
     Attributes:
         name: The pipeline's name.

@@ -1,4 +1,4 @@
-"""THE pipeline: every recipe tried on one model, measured, chosen, reported."""
+"""The pipeline that tries, measures and reports all recipes on one model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ NAME = "paring-optimize"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that shapes the pipeline besides its recipes.
+    """Settings of the pipeline besides its recipes.
 
     Attributes:
         gate: See `Gate`.

@@ -1,4 +1,4 @@
-"""Recipes: chains of steps, each making one candidate from the source model."""
+"""Recipes: chains of steps, each of which builds one candidate from the source model."""
 
 import re
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Link:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for links that do the same work."""
+        """Key that is equal for links that do the same work."""
         return (self.step.name, *sorted(self.parameters.items()))
 
 

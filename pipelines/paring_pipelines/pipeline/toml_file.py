@@ -1,4 +1,4 @@
-"""The TOML files that people write: read, or refused with what is wrong."""
+"""Reading of users' TOML files."""
 
 import tomllib
 from pathlib import Path

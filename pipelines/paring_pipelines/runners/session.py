@@ -129,7 +129,7 @@ def completed(settings: Settings, model: Path) -> Settings:
 
 
 class Place:
-    """A results folder that is ours for now, and what is run into it.
+    """Locked folder for the results of runs.
 
     Attributes:
         root: Holds the artifacts of every node and the metadata store.

@@ -50,7 +50,7 @@ class Journal:
 
     @property
     def times(self) -> list[tuple[Work, float]]:
-        """The work whose time is known."""
+        """Work whose time is known."""
         return [one for one in self.nodes.values() if one is not None]
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Run a search: round after round into one folder, within a budget of time."""
+"""Search in rounds into one folder, within a budget of time."""
 
 import json
 import math

@@ -39,7 +39,7 @@ _CHAINS, _TURNS, _VARIANTS = 2, 3, 3
 
 
 class Planner:
-    """Plans the rounds of one search."""
+    """Planner of the rounds of one search."""
 
     def __init__(
         self, recipes: Sequence[Recipe], gate: Gate, train_count: int, seed: int = 0
@@ -90,7 +90,7 @@ class Planner:
         return "nothing is left to try"
 
     def _screen(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
-        """Return the next rung of successive halving, if there is one."""
+        """Yield the next rung of successive halving, if there is one."""
         rungs = _of(done, "screening")
         if _of(done, "whole"):
             return

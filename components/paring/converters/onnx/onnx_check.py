@@ -1,4 +1,4 @@
-"""Write an ONNX graph into its artifact, if it computes what its source does."""
+"""Storing of an ONNX graph in its artifact, if its outputs match its source's."""
 
 import gzip
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""SavedModel to ONNX, by tf2onnx."""
+"""Conversion of SavedModels to ONNX, by tf2onnx."""
 
 import gc
 import logging

@@ -170,7 +170,7 @@ def _reader(calls: Calls) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Gives one call's inputs after another."""
+        """Calibration reader of ONNX Runtime for the inputs of each call."""
 
         def __init__(self) -> None:
             self._left: Iterator[dict[str, NDArray[Any]]] = calls()

@@ -1,4 +1,4 @@
-"""ONNX to OpenVINO's files, and a check that they compute the same."""
+"""Conversion of ONNX files to OpenVINO, and the comparison of their outputs."""
 
 import re
 from collections.abc import Sequence

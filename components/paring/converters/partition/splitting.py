@@ -1,4 +1,4 @@
-"""Split a SavedModel, and compare the result with it."""
+"""Splitting of a SavedModel, and the comparison of the result with it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cut operations that run one after another into stages of little memory.
+"""Layout of operations that run one after another in stages of little memory.
 
 A stage is a run of operations on a device of its own. It needs the weights that its
 operations read, and room for the tensors that are live at once:

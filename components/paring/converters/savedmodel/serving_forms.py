@@ -1,4 +1,4 @@
-"""The forms of a serving graph that are tried: its precision, and whether XLA compiles it."""
+"""Forms of a serving graph to try, by precision and compilation by XLA."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ class Form:
 
 
 class Forms:
-    """Writes one model in its forms.
+    """Writer of one model in its forms.
 
     Attributes:
         graph: Its serving graph, None where it can't be frozen.

@@ -1,4 +1,4 @@
-"""Try forms of a serving graph, and keep those that are faster and give the same."""
+"""Trials of forms of a serving graph; faster ones with equal outputs are kept."""
 
 import logging
 import tempfile
@@ -222,7 +222,7 @@ def in_short(error: Exception) -> str:
 
 
 class Trial:
-    """Compares SavedModels with a source, and times them beside one another.
+    """Comparison and timing of SavedModels with a source.
 
     Args:
         source: The source's SavedModel.

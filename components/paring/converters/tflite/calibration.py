@@ -1,4 +1,4 @@
-"""Choose the examples that post-training quantization is calibrated on."""
+"""Draw of the examples on which post-training quantization is calibrated."""
 
 import hashlib
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def calibration_calls(split: Split, signature: Signature, size: int, seed: int) 
 
 
 def calls_of(chosen: Split, signature: Signature) -> Calls:
-    """Yield all examples of `chosen`, as `calibration_calls` gives those that it draws."""
+    """Return the calls on all examples of `chosen`, in the form of `calibration_calls`."""
     batch = max((spec.shape[0] or 1 for spec in signature.inputs.values() if spec.shape), default=1)
 
     def calls() -> Iterator[dict[str, NDArray[Any]]]:

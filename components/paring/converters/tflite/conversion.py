@@ -1,4 +1,4 @@
-"""SavedModel to TFLite, and a check that the result runs."""
+"""Conversion of SavedModels to TFLite, and a check that the result runs."""
 
 import gzip
 import logging

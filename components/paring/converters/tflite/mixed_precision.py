@@ -1,4 +1,4 @@
-"""Find the layers that int8 hurts, and quantize all but those."""
+"""Mixed precision: quantization of all layers except those with the largest errors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

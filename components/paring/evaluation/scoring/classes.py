@@ -1,4 +1,4 @@
-"""The classes that two models choose, tallied into sums."""
+"""Sums over the classes that two models predict."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A metric of the user's own: found, called, and checked."""
+"""Metrics by a user's function: import, calls, and checks of the results."""
 
 import importlib
 from collections.abc import Callable

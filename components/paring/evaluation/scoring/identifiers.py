@@ -1,4 +1,4 @@
-"""The class ids, counts or flags that two models give, compared by equality."""
+"""Sums over class ids, counts or flags of two models, compared by equality."""
 
 from dataclasses import dataclass, field
 from typing import Any

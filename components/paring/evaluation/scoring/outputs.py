@@ -1,4 +1,4 @@
-"""One output of two models: what is made of it, and what it scores."""
+"""Scoring of one output of two models."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The numbers that two regressors give, tallied into sums."""
+"""Sums over the values that two regressors predict."""
 
 from dataclasses import dataclass, field
 from typing import Any

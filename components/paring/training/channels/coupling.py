@@ -1,4 +1,4 @@
-"""The channels of a model, and which of them can only be removed together.
+"""Channels of a model, and the groups that can only be removed together.
 
 A channel is a number. Each tensor's last axis is an array of such numbers, so a
 concatenation is one of arrays, and flattening repeats an array. Numbers are tied where
@@ -90,7 +90,7 @@ class Group:
 
 
 class Coupling:
-    """All channels of a model, what ties them, and the weights along them.
+    """All channels of a model, their ties, and the weights along them.
 
     Attributes:
         parts: Every axis of a weight that shrinks with the channels along it.

@@ -40,7 +40,7 @@ class Call:
 
 
 class NotFollowedError(Exception):
-    """A layer whose channels can't be followed; says why, to come after its name."""
+    """A layer whose channels can't be followed, with the reason as it follows the name."""
 
 
 Rule = Callable[[Coupling, Call], Channels]

@@ -1,4 +1,4 @@
-"""Choose the channels that go, and build the model without them."""
+"""Choice of the channels to remove, and building of the model without them."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Follow the channels of a model through its graph of layers."""
+"""Tracing of a model's channels through its graph of layers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Distillation: a student learns from the scores and the features of its teacher.
+"""Distillation of a teacher's scores and features into a student.
 
 The scores by G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural
 Network", 2015 (arXiv:1503.02531); the features by A. Romero and others, "FitNets: Hints
@@ -41,7 +41,7 @@ _FORWARD_BATCH = 128
 
 @dataclass(frozen=True)
 class Teacher:
-    """A source model that is only asked, not trained.
+    """Source model whose outputs a student is trained on.
 
     Attributes:
         signature: What it takes and gives.
@@ -57,7 +57,7 @@ class Teacher:
 
     @property
     def units(self) -> int:
-        """Values that it gives for an example."""
+        """Number of output values for an example."""
         return int(next(iter(self.signature.outputs.values())).shape[1] or 0)
 
     @property
@@ -267,7 +267,7 @@ def _has_one_input(history: Any) -> bool:
 
 @dataclass(frozen=True)
 class Pupil:
-    """A student in the form that it is trained in.
+    """Student in the form in which it is trained.
 
     Attributes:
         model: Shares its weights with the student. It gives the student's scores, and

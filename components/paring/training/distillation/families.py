@@ -1,4 +1,4 @@
-"""The mobile families that students are made of: MobileNetV2, MobileNetV3, EfficientNet.
+"""Families of student networks: MobileNetV2, MobileNetV3 and EfficientNet.
 
 M. Sandler and others, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018
 (arXiv:1801.04381); A. Howard and others, "Searching for MobileNetV3", 2019

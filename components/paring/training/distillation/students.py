@@ -1,4 +1,4 @@
-"""Build the student of a distillation: one of the mobile families, or the user's own."""
+"""Building of students, of the mobile families or by a user's function."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Patterns that the zeros of a pruned kernel may be held to.
+"""Patterns of the zeros of a pruned kernel.
 
 Kernels are [..., channels in, channels out], as tf_keras has them.
 

@@ -44,7 +44,7 @@ class PrunedLayer(PruneLowMagnitude):  # type: ignore[misc]
 
 
 class MaskUpdates(tf_keras.callbacks.Callback):  # type: ignore[misc]
-    """Makes the masks of wrappers as training goes on.
+    """Callback that updates the masks of wrappers during training.
 
     Attributes:
         steps: Training steps that began.

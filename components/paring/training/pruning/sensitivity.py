@@ -1,4 +1,4 @@
-"""Spread one budget of zeros over the layers, by what each layer's zeros cost.
+"""Allocation of one budget of zeros to the layers, by their sensitivity.
 
 The scan is that of Han, Pool, Tran and Dally, "Learning both Weights and Connections
 for Efficient Neural Networks", 2015 (arXiv:1506.02626): each layer alone is pruned to

@@ -1,4 +1,4 @@
-"""Keep a kernel's zeros and shared values through quantization-aware training.
+"""Preservation of zeros and shared values in quantization-aware training.
 
 Weights that are equal stay equal if they start so and always get equal gradients,
 since the optimizer works on each weight alone. So a zero gets none, and the weights
@@ -26,7 +26,7 @@ _MOST_CLUSTERS = 256
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A kernel, and what of it is kept.
+    """Kernel whose zeros or shared values are kept.
 
     Attributes:
         variable: The kernel itself.
@@ -51,7 +51,7 @@ class _Kernel:
 
 
 class Preserving:
-    """The kernels of a model with fake quantization that keep what they have.
+    """Kernels of a model with fake quantization whose zeros or shared values are kept.
 
     Attributes:
         not_preserved: The layers with kernels that do not keep all that was
@@ -129,7 +129,7 @@ class Preserving:
 
 
 class _Quantizer:
-    """Rounds a kernel as the library's quantizer does, and governs range and gradients."""
+    """Quantizer of a kernel, as the library's, with its own range and gradients."""
 
     def __init__(self, rounding: Any, kernel: _Kernel) -> None:
         self._rounding = rounding

@@ -199,7 +199,7 @@ def _exact_inputs(names: Collection[str]) -> Iterator[None]:
 
 
 class _SwishApart(transforms.Transform):  # type: ignore[misc]
-    """Gives the swish that a layer ends in a layer of its own.
+    """Transform that moves the swish at the end of a layer to a layer of its own.
 
     The library would quantize what comes after the swish, and not what goes into it. Since
     swish is an operator of its own in TFLite, the one before it would compute in float.
