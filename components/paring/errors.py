@@ -66,7 +66,7 @@ class ModelError(ParingError):
 
 
 class UntrustedModelError(ModelError):
-    """A model that carries code of its own, which is not run unasked."""
+    """A model that contains code of its own, which is not run unasked."""
 
     exit_code = 11
 

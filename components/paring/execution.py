@@ -276,7 +276,7 @@ def _load_input(
 def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
     if not path.exists():
         raise ParameterError(
-            f"{name}: there is nothing at this path",
+            f"{name}: path does not exist",
             received=path,
             remedy=f"give the path of a {spec.type.__name__}",
         )

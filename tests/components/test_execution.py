@@ -196,7 +196,7 @@ def test_missing_and_unknown_names_are_refused(source: Path, tmp_path: Path) -> 
         execute(copy, Call({"modle": source}, out))
     with pytest.raises(ParameterError, match="needs output pruned"):
         execute(copy, Call({"model": source}, {}))
-    with pytest.raises(ParameterError, match="nothing at this path"):
+    with pytest.raises(ParameterError, match="path does not exist"):
         execute(copy, Call({"model": tmp_path / "absent"}, out))
 
 

@@ -155,7 +155,7 @@ def _path(name: str, text: str) -> Path:
     # To Python it is the working folder.
     if not text:
         raise ParameterError(
-            f"{_flag(name)}: must not be empty", received='""', remedy=f"{_flag(name)} PATH"
+            f"{_flag(name)}: must not be empty", received='""', remedy=f"give {_flag(name)} PATH"
         )
     return local_path(text)
 
@@ -164,6 +164,6 @@ def _member(name: str, text: str) -> tuple[str, Path]:
     key, separator, path = text.partition("=")
     if not (key and separator and path):
         raise ParameterError(
-            f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"{_flag(name)} source=DIR"
+            f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"give {_flag(name)} source=DIR"
         )
     return key, local_path(path)

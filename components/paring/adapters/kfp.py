@@ -105,7 +105,7 @@ def member_inputs(step: Step, members: Mapping[str, Sequence[str]]) -> dict[str,
             families = [name for name, spec in step.inputs.items() if spec.family]
             raise ParameterError(
                 f"step {step.name} has no family {family!r}",
-                remedy=f"its families: {', '.join(families) or 'none'}",
+                remedy=f"use one of its families: {', '.join(families) or 'none'}",
             )
         for key in keys:
             stem = f"{family}{FAMILY_SEPARATOR}{re.sub(r'[^A-Za-z0-9]', '_', key)}"

@@ -131,7 +131,7 @@ class RuntimeConfiguration(Artifact):
         if min(self.batch_size, self.threads, self.instances) < 1:
             raise ArtifactTypeError(
                 f"{self.path} states no batch size, threads and instances",
-                remedy="give what tune_batch made",
+                remedy="give the output of tune_batch",
             )
 
 

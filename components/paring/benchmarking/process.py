@@ -137,7 +137,7 @@ def _read_result(spec: Spec, code: int) -> dict[str, Any]:
             f"the process that measured {spec.candidate} {_how_it_ended(code)}",
             received=_last_lines(_log(spec)),
             remedy=(
-                "most often memory ran out: free some, or lower batch_size"
+                "free memory, or lower batch_size; most often memory ran out"
                 if code == -signal.SIGKILL
                 else "the message above comes from the runtime; try the model in it alone"
             ),

@@ -145,7 +145,7 @@ def refuse_broken(
         raise UnsupportedError(
             f"{what} does not compute what its source does",
             received="; ".join(f"output {name}: {why}" for name, why in wrong.items()),
-            remedy="take another precision or runtime for this model",
+            remedy="use another precision or runtime for this model",
         )
 
 
@@ -195,9 +195,9 @@ def comparable(source: Outputs, made: Outputs) -> Outputs:
     """
     if source.keys() != made.keys():
         raise UnsupportedError(
-            "the converted model gives other outputs than its source",
+            "the converted model has other outputs than its source",
             received=f"{', '.join(sorted(made))} for {', '.join(sorted(source))}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     return {
         name: array
@@ -217,9 +217,9 @@ def same_outputs(source: Outputs, made: Outputs) -> Outputs:
     found = {name: array.shape for name, array in made.items()}
     if shapes != found:
         raise UnsupportedError(
-            "the file gives other outputs than its source",
+            "the file has other outputs than its source",
             received=f"{found} for {shapes}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     return comparable(source, made)
 

@@ -230,13 +230,13 @@ def check_features(
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong shape",
                 received=list(array.shape),
-                remedy=f"the model takes {_shape_text(spec.shape)}",
+                remedy=f"give it the model's shape, {_shape_text(spec.shape)}",
             )
         if not _convertible(array.dtype, np.dtype(spec.dtype)):
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong dtype",
                 received=array.dtype,
-                remedy=f"the model takes {spec.dtype}; convert it without changing values",
+                remedy=f"convert it to the model's {spec.dtype}, without changing values",
             )
     return count
 

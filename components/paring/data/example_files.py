@@ -106,7 +106,7 @@ def locate(path: Path) -> dict[str, Group]:
     """
     if not path.exists():
         raise ExamplesError(
-            f"{path}: there is nothing at this path",
+            f"{path}: path does not exist",
             remedy="give an .npz file, TFRecords, or a folder with Split-train and Split-eval",
         )
     if path.is_file():

@@ -205,7 +205,7 @@ def save_signature(
     saved = read_signature(folder)
     if saved.inputs.keys() != specs.keys():
         raise UnsupportedError(
-            "the names of this model's inputs can't be kept in a new SavedModel",
+            "a new SavedModel can't keep the names of this model's inputs",
             received=f"{', '.join(specs)} became {', '.join(saved.inputs)}",
             remedy="export the model with names of letters, digits and underscores",
         )

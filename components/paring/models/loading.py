@@ -75,7 +75,7 @@ def find_saved_model(model: Servable) -> Path:
     raise ModelError(
         f"{model.path} holds no SavedModel",
         received=_describe(model.path),
-        remedy="give the folder that holds saved_model.pb, or bring a Keras file in with"
+        remedy="give the folder that holds saved_model.pb, or import a Keras file with"
         " import_model",
     )
 

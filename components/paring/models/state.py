@@ -34,7 +34,7 @@ def refuse_state(folder: Path, key: str = SERVING_KEY) -> None:
     kept = state_variables(read_meta_graph(folder), key)
     if kept:
         raise UnsupportedError(
-            f"{folder} keeps state from call to call, and examples are judged one by one",
+            f"{folder} keeps state from call to call, and examples are evaluated one by one",
             received=f"variables that each call reads and changes: {', '.join(kept[:5])}",
             remedy="build it with stateful=False, or make the state an input and an output of"
             " the signature",

@@ -121,7 +121,7 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
         found |= set(_foreign_weights(source))
     if found:
         raise UntrustedModelError(
-            f"{source} carries code of its own, or names code that is not known to be harmless",
+            f"{source} contains code of its own, or names code that is not known to be harmless",
             received="; ".join(sorted(found)[:5]),
             remedy="give --trust-model if you know where the model comes from, or export"
             " it as a SavedModel without Keras metadata (model.export(DIR))",

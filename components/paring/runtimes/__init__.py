@@ -329,5 +329,7 @@ def check_threads(threads: int) -> None:
     """Refuse a negative number of threads."""
     if threads < 0:
         raise ParameterError(
-            "threads: must be 0 or more", received=threads, remedy="0 leaves it to the runtime"
+            "threads: must be 0 or more",
+            received=threads,
+            remedy="give 0 to leave it to the runtime",
         )

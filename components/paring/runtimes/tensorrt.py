@@ -46,7 +46,7 @@ class TensorRTRuntime:
             raise UnsupportedError(
                 f"{file}: {library.title} can't prepare it to run",
                 received=self._messages.reason,
-                remedy="most often the GPU's memory is too small: lower max_batch",
+                remedy="lower max_batch; most often the GPU's memory is too small",
             )
         self._dtypes, self._inputs, self._outputs = _tensors(file, library, self._engine)
         # What each tensor has on the GPU: an address and its size in bytes.

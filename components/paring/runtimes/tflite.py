@@ -62,7 +62,7 @@ class TFLiteRuntime:
         operators = {one["op_name"] for one in self._interpreter._get_ops_details()}
         if _ASSIGN in operators:
             raise UnsupportedError(
-                f"{file} keeps state from call to call, and examples are judged one by one",
+                f"{file} keeps state from call to call, and examples are evaluated one by one",
                 received=f"an operator {_ASSIGN}",
                 remedy="convert the model with stateful=False, or with the state as an input and"
                 " an output of the signature",
@@ -148,7 +148,7 @@ class TFLiteRuntime:
             raise UnsupportedError(
                 f"{self._file} can't be run on inputs of this shape",
                 received=f"{shapes}: {first_line(error)}",
-                remedy="some operator holds a fixed shape; use the batch it was converted for",
+                remedy="use the batch that it was converted for; some operator has a fixed shape",
             ) from error
         self._shapes = shapes
 

@@ -106,7 +106,7 @@ def existing_versions(destination: str) -> list[Version]:
         raise ParameterError(
             "there are no versions here",
             received=destination,
-            remedy="give what was pushed to: the folder above the versions",
+            remedy="give the destination of a push: the folder above the versions",
         )
     return known
 
@@ -281,7 +281,7 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
         if to not in by_number:
             raise ParameterError(
                 f"{destination} has no version {to}",
-                remedy=f"its versions: {', '.join(map(str, by_number))}",
+                remedy=f"give one of its versions: {', '.join(map(str, by_number))}",
             )
         return by_number[to]
     passed_over = {known[-1].digest, *rolled_back(known)} - {""}

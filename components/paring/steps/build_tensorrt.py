@@ -99,7 +99,7 @@ def build_tensorrt(
             raise ParameterError(
                 f"{name} goes with flavour {wanted} alone",
                 received=f"flavour {flavour}",
-                remedy=f"leave {name} out, or take flavour {wanted}",
+                remedy=f"leave {name} out, or use flavour {wanted}",
             )
     if earlier is not None and not earlier.timing_cache.is_file():
         raise ParameterError(

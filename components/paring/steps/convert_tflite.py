@@ -89,7 +89,7 @@ def convert_tflite(
         raise ParameterError(
             "integer_io goes with quantization int8 or int16x8 alone",
             received=f"quantization {quantization}",
-            remedy="take one of them, or leave integer_io out",
+            remedy="use one of them, or leave integer_io out",
         )
     folder = saved_model_dir(model)
     signature = read_signature(folder)
@@ -106,7 +106,7 @@ def convert_tflite(
         raise ParameterError(
             f"quantization {quantization} is calibrated on examples, and there are none",
             received=f"quantization {quantization}",
-            remedy="give --examples, or take quantization dynamic, which needs none",
+            remedy="give --examples, or use quantization dynamic, which needs none",
         )
     calls, batches = None, [random_features(signature, seed)]
     if given is not None:

@@ -63,7 +63,7 @@ def convert_tftrt(
         raise ParameterError(
             "int8 is calibrated on examples, and there are none",
             received=f"precision {precision}",
-            remedy="give --examples, or take fp16, which needs none",
+            remedy="give --examples, or use fp16, which needs none",
         )
     from paring.converters import tftrt
 

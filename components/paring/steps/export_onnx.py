@@ -78,7 +78,7 @@ def export_onnx(
         raise ParameterError(
             "precision int8 is calibrated and checked on examples, and there are none",
             received="precision int8",
-            remedy="give --examples, or take precision fp16, which needs none",
+            remedy="give --examples, or use precision fp16, which needs none",
         )
 
     from paring.models.quiet import quiet_tensorflow
@@ -100,7 +100,7 @@ def export_onnx(
         raise UnsupportedError(
             f"a model from quantization-aware training can't become {precision}",
             received=f"precision {precision}",
-            remedy="take precision int8, for which it was trained",
+            remedy="use precision int8, for which it was trained",
         )
     graph = to_onnx(folder, signature, opset)
     if precision == "fp16":

@@ -82,13 +82,13 @@ def prune(
         raise ParameterError(
             "pattern 2:4 makes half of the weights zero",
             received=f"sparsity {sparsity}",
-            remedy="leave sparsity out, or take pattern 1x4 or unstructured",
+            remedy="leave sparsity out, or use pattern 1x4 or unstructured",
         )
     if pattern == "2:4" and allocation == "sensitivity":
         raise ParameterError(
             "pattern 2:4 leaves nothing to allocate: it makes half of every kernel zero",
             received=f"allocation {allocation}",
-            remedy="leave allocation out, or take pattern 1x4 or unstructured",
+            remedy="leave allocation out, or use pattern 1x4 or unstructured",
         )
     from paring.models.quiet import quiet_tensorflow
 

@@ -92,7 +92,7 @@ def push(
     chosen = _chosen(selection)
     if selected.candidate != chosen["selected"]:
         raise ParameterError(
-            "selected: this is not what was selected",
+            "selected: this is not the selected model",
             received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
             remedy="give both outputs of one run of select",
         )
@@ -159,9 +159,9 @@ def _check_tuned(configuration: RuntimeConfiguration, selected: SelectedModel) -
     copied = selected.lineage.get("copy_of", {}).get("digest")
     if tuned and tuned not in (selected.digest, copied):
         raise ParameterError(
-            "configuration: it was found for another model",
+            "configuration: it is the configuration of another model",
             received=tuned,
-            remedy="run tune_batch on what was selected",
+            remedy="run tune_batch on the selected model",
         )
 
 

@@ -108,7 +108,7 @@ def quantize(
     quantized.not_reached = "; ".join(stale_ranges(made.model))
     if not quantized.quantized_tensors:
         raise UnsupportedError(
-            "nothing of the model is rounded to 8 bits after training",
+            "no tensor of the model is rounded to 8 bits after training",
             received=quantized.in_float,
             remedy="use a recipe without quantize",
         )

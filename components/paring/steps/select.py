@@ -86,7 +86,7 @@ def select(
         if artifact.failure is not None:
             raise StepFailedError(
                 f"the source model could not be measured: {artifact.failure.reason}",
-                remedy=f"look at step {artifact.failure.step}; all others are held against it",
+                remedy=f"look at step {artifact.failure.step}; all others are compared with it",
             )
     gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective)
     metric = _metric(evaluations[SOURCE])
@@ -109,7 +109,7 @@ def select(
         raise ModelError(
             f"candidate {chosen.id} has no served form",
             received=served,
-            remedy="give candidates that import_model or an optimizing step made",
+            remedy="give outputs of import_model or of an optimizing step",
         )
     winner.verify(thoroughly=True)
     copy_tree(served, selected.serving_dir)
@@ -158,7 +158,7 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
         raise ParameterError(
             f"candidates: the source model is missing, its id is {SOURCE!r}",
             received=", ".join(candidates) or "no candidates",
-            remedy=f"add the model that the others were made from as {SOURCE!r}",
+            remedy=f"add the model that the others were built from as {SOURCE!r}",
         )
     for name, family in zip(("benchmarks", "evaluations"), others, strict=True):
         odd = sorted(set(family) ^ set(candidates))
@@ -194,7 +194,7 @@ def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric)
     for name, one in evaluations.items():
         if one.failure is None and (not one.metric or one.metric != metric.name):
             raise ParameterError(
-                f"evaluations: {name!r} was not judged by the source's metric",
+                f"evaluations: {name!r} was not evaluated by the source's metric",
                 received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
                 remedy="run evaluate with the same metric for all of them",
             )

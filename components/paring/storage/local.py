@@ -31,7 +31,7 @@ def local_path(uri: str) -> Path:
         raise ParameterError(
             "only a path on this machine can be taken here",
             received=uri,
-            remedy="bring it to this machine first, or use a volume that is mounted here",
+            remedy="download it to this machine first, or use a volume that is mounted here",
         )
     if not uri.startswith("file://"):
         return Path(uri)

@@ -52,7 +52,7 @@ def filesystem(uri: str) -> Any:
         ParameterError: The URI is of no known kind.
     """
     if not is_remote(uri):
-        raise ParameterError("this is in no store", received=uri)
+        raise ParameterError("this URI is in no object store", received=uri)
     # One for each environment, since it keeps the address and credentials it found there.
     environment = {
         name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)
@@ -184,7 +184,7 @@ def check_size(what: str, expected: int, found: int) -> None:
     """Refuse a file that is not as long as it was where it came from."""
     if expected != found:
         raise StorageError(
-            f"{what} did not come through whole",
+            f"{what} was not transferred completely",
             received=f"{found} bytes of {expected}",
             remedy="try again; something else may have written there meanwhile",
         )

@@ -21,7 +21,7 @@ def onnx_file(model: ONNXModel) -> Path:
             return place
     raise ModelError(
         f"{model.path} holds no ONNX model",
-        remedy=f"give what export_onnx wrote, a .onnx file, or a folder with {_NAME}",
+        remedy=f"give the output of export_onnx, a .onnx file, or a folder with {_NAME}",
     )
 
 

@@ -49,6 +49,6 @@ def configure(
         raise ParameterError(
             "earlier: its timing cache is of another GPU or another version of TensorRT",
             received=f"{library.title} here",
-            remedy="leave earlier out, and take this engine for it the next time",
+            remedy="leave earlier out, and use this engine for it the next time",
         )
     return cache

@@ -53,7 +53,7 @@ def features_at(model: Any, split: Split, rows: Rows) -> Any:
         return next(iter(features.values()))
     if set(features) != set(model.input_names):
         raise UnsupportedError(
-            "the signature's inputs are not the Keras model's, and which is which is unclear",
+            "the signature's inputs are not the Keras model's, and their order is ambiguous",
             received=f"signature: {', '.join(features)}; Keras: {', '.join(model.input_names)}",
             remedy="export the model under its Keras names, as model.save(DIR) does",
         )

@@ -333,7 +333,7 @@ def keep_signature(model: Any, source: Signature) -> None:
             continue
         if len(names) != 1 or len(wanted) != 1:
             raise UnsupportedError(
-                f"the signature's {what}s are not the Keras model's, and which is which is unclear",
+                f"the signature's {what}s are not the Keras model's, and their order is ambiguous",
                 received=f"signature: {', '.join(wanted)}; Keras: {', '.join(names)}",
                 remedy="export the model under its Keras names, as model.save(DIR) does",
             )

@@ -132,7 +132,7 @@ class AdvisedRecipes:
             raise ParameterError(
                 "--recipes auto: no recipe is worth trying on this model",
                 received=f"{len(self.advised)} recipes",
-                remedy="`paring advise` says why; loosen the limits, or name a file of recipes",
+                remedy="loosen the limits, or name a file of recipes; `paring advise` says why",
             )
         return found
 

@@ -323,7 +323,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
 
     if not artifact.exists():
         raise ParameterError(
-            "MODEL: there is nothing at this path",
+            "MODEL: path does not exist",
             received=artifact,
             remedy="give an artifact's folder, such as out/selected",
         )
@@ -333,7 +333,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
     record = read_record(folder)
     if record is None:
         raise ArtifactTypeError(
-            "MODEL: Paring did not make this, so its lineage is unknown",
+            "MODEL: Paring did not write this, so its lineage is unknown",
             received=artifact,
             remedy="give an artifact's folder, such as out/selected",
         )
@@ -385,7 +385,7 @@ def _show(error: Exception) -> int:
 
     if not isinstance(error, ParingError):
         error = StepFailedError(
-            "something broke that Paring did not foresee",
+            "an unexpected error occurred",
             received=f"{type(error).__name__}: {error}",
             remedy="run again with --debug and report the traceback",
         )

@@ -107,7 +107,9 @@ def _check_whole(uri: str, folder: Path) -> None:
     found = content_digest(folder)
     if found != recorded:
         raise StorageError(
-            f"{uri} is not as it was made", received=found, remedy=f"its record says {recorded}"
+            f"{uri} has been changed since it was written",
+            received=found,
+            remedy=f"run the pipeline again; its record states {recorded}",
         )
 
 

@@ -119,7 +119,7 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, str]:
         name, separator, value = text.partition("=")
         if not (name and separator):
             raise ParameterError(
-                "--parameter takes NAME=VALUE", received=text, remedy="--parameter NAME=VALUE"
+                "--parameter takes NAME=VALUE", received=text, remedy="write --parameter NAME=VALUE"
             )
         if name in (*SOURCES, DIGEST):
             raise ParameterError(

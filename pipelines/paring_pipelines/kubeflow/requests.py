@@ -158,7 +158,7 @@ class Asking:
             raise ClusterError(
                 f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
                 received=kind or "an answer without a type",
-                remedy="it may ask to log in: set KFP_EXISTING_TOKEN; or give --host the API's"
+                remedy="set KFP_EXISTING_TOKEN if it asks to log in; or give --host the API's"
                 " own address",
             )
 

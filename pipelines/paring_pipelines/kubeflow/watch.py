@@ -80,7 +80,7 @@ class Watcher:
             raise ParameterError(
                 "--lease: this is too short",
                 received=watched.lease,
-                remedy=f"more than four times --timeout, so more than {2 * margin:g}",
+                remedy=f"give more than four times --timeout, so more than {2 * margin:g}",
             )
         if f"{watched.state}/".startswith(f"{watched.source.rstrip('/')}/"):
             raise ParameterError(

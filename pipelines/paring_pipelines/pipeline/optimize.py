@@ -105,7 +105,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
     # The step takes 0, for a configuration's batch; there is none here.
     if settings.batch_size == 0:
         raise ParameterError(
-            "batch_size: must be 1 or more", received=0, remedy="1 measures single examples"
+            "batch_size: must be 1 or more", received=0, remedy="give 1 to measure single examples"
         )
     drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
     timing = {} if sample is None and not settings.brief else BRIEF

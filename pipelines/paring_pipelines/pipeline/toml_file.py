@@ -45,7 +45,7 @@ def read_toml(path: Path, option: str, *, remedy: str) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ParameterError(
-            f"{path} is not TOML", received=error, remedy="mend the line that it names"
+            f"{path} is not TOML", received=error, remedy="fix the line that it names"
         ) from error
     except RecursionError as error:
         raise ParameterError(f"{path} is nested too deeply", remedy=remedy) from error

@@ -166,8 +166,8 @@ class Place:
         if importlib.util.find_spec("tfx") is None:
             raise MissingDependencyError(
                 "TFX, which runs pipelines on one machine, is not installed here",
-                remedy="an image runs single steps, and pipelines on a cluster "
-                "(`paring step`, `paring compile`); elsewhere, `make setup` installs it",
+                remedy="install it by `make setup`; an image runs single steps, and pipelines on a "
+                "cluster (`paring step`, `paring compile`)",
             )
         identities = self.identities(dag)
         progress.planned(dag)
@@ -251,9 +251,7 @@ def _check_source(
     option: str, path: Path, error: type[ModelError] | type[ExamplesError], wanted: str
 ) -> None:
     if not path.exists():
-        raise error(
-            f"{option}: there is nothing at this path", received=path, remedy=f"give {wanted}"
-        )
+        raise error(f"{option}: path does not exist", received=path, remedy=f"give {wanted}")
 
 
 def _machine() -> str:

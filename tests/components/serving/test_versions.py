@@ -247,7 +247,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(
     _push(place, tiny_models["one"])
     with pytest.raises(ParameterError, match="no version 7") as raised:
         roll_back(place, 7)
-    assert raised.value.remedy == "its versions: 1"
+    assert raised.value.remedy == "give one of its versions: 1"
     with pytest.raises(ParameterError, match="no earlier version"):
         roll_back(place)
 

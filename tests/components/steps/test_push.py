@@ -312,7 +312,7 @@ def test_the_configuration_of_another_model_is_refused(
     assert pushed(configuration=_configuration(tmp_path / "own", candidate=own)).version == 1
     for inputs in ({"source": own, "candidate": "sha256:0"}, {"source": "sha256:0"}):
         other = _configuration(tmp_path / "other", **inputs)
-        with pytest.raises(ParameterError, match="found for another model"):
+        with pytest.raises(ParameterError, match="configuration of another model"):
             pushed(configuration=other)
 
 
@@ -353,7 +353,7 @@ def test_the_outputs_of_two_selections_are_not_mixed(candidates: Any, destinatio
     candidates.select()
     inputs = {"selection": candidates.root / "selection", "selected": candidates.root / "other"}
     call = Call(inputs, {"pushed": candidates.root / "pushed"}, {"destination": destination})
-    with pytest.raises(ParameterError, match="not what was selected") as raised:
+    with pytest.raises(ParameterError, match="not the selected model") as raised:
         execute(push, call)
     assert raised.value.received == "source, not int8"
 

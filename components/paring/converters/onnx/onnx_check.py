@@ -68,7 +68,7 @@ def store(
         raise UnsupportedError(
             "the fp32 ONNX file does not compute what its source does",
             received=f"outputs that are {error:.3g} of the largest output off",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     if precision != "fp32":
         refuse_broken(

@@ -70,7 +70,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
             raise UnsupportedError(
                 "this model can't be exported to ONNX",
                 received=first_line(error),
-                remedy="take another runtime for this model",
+                remedy="use another runtime for this model",
             ) from error
     _check_operators(model)
     _name_batch(model, signature)
@@ -221,7 +221,7 @@ def check(model: onnx.ModelProto) -> None:
         raise UnsupportedError(
             "the exported graph is no valid ONNX",
             received=first_line(error),
-            remedy="take another opset or precision, or another runtime for this model",
+            remedy="use another opset or precision, or another runtime for this model",
         ) from error
 
 
@@ -262,7 +262,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
         raise UnsupportedError(
             "this model has operators that ONNX lacks",
             received=named,
-            remedy="replace them, or take another runtime for this model",
+            remedy="replace them, or use another runtime for this model",
         )
 
 

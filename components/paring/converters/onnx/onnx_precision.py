@@ -116,7 +116,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
             raise UnsupportedError(
                 "ONNX Runtime can't quantize this model",
                 received=first_line(error),
-                remedy="take precision fp16 or fp32, or convert_tflite",
+                remedy="use precision fp16 or fp32, or convert_tflite",
             ) from error
         return onnx.load(made)
 
@@ -147,7 +147,7 @@ def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.Model
     if not _round_weights(model, arrays):
         raise UnsupportedError(
             "no weight of this model was rounded by quantization-aware training",
-            remedy="take precision fp16 or fp32, or convert_tflite",
+            remedy="use precision fp16 or fp32, or convert_tflite",
         )
     sort_nodes(model.graph)
     return model

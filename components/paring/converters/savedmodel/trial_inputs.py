@@ -95,7 +95,7 @@ def check_repeatable(own_difference: float, max_difference: float) -> None:
     """
     if not own_difference <= max_difference:
         raise UnsupportedError(
-            "this model gives other outputs for the same inputs in each call",
+            "this model has other outputs for the same inputs in each call",
             received=f"a difference of {own_difference:.2g} from itself",
             remedy="export it for inference: with training=False, and without augmentation",
         )

@@ -218,7 +218,7 @@ def _convert(folder: Path, settings: _Settings) -> bytes:
                 "this model can't be converted to TFLite with quantization"
                 f" {settings.quantization}",
                 received=reason(error, folder),
-                remedy="replace these operators, or take another quantization or runtime",
+                remedy="replace these operators, or use another quantization or runtime",
             ) from error
 
 
@@ -381,13 +381,13 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         raise UnsupportedError(
             "the converted TFLite file does not run in LiteRT",
             received=reason(error),
-            remedy="take another quantization or runtime for this model",
+            remedy="use another quantization or runtime for this model",
         ) from error
     if sorted(outputs) != sorted(signature.outputs):
         raise UnsupportedError(
-            "the converted TFLite file gives other outputs than its source",
+            "the converted TFLite file has other outputs than its source",
             received=f"{', '.join(sorted(outputs))} for {', '.join(signature.outputs)}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
 
 

@@ -83,7 +83,7 @@ class Quantizer:
                 raise UnsupportedError(
                     "this model can't be calibrated for int8",
                     received=reason(error, source),
-                    remedy="take quantization none, fp16 or dynamic of convert_tflite",
+                    remedy="use quantization none, fp16 or dynamic of convert_tflite",
                 ) from error
         check_weights(self._float, weights)
         unlike = unlike_inputs(calls())
@@ -92,7 +92,7 @@ class Quantizer:
         if not self.layers:
             raise UnsupportedError(
                 "no layer of this model has an int8 form",
-                remedy="take quantization none or fp16 of convert_tflite",
+                remedy="use quantization none or fp16 of convert_tflite",
             )
 
     def in_float(self) -> bytes:

@@ -135,7 +135,7 @@ class ClassTally:
             raise UnsupportedError(
                 "metric auc is that of two classes",
                 received=f"{classes} classes",
-                remedy="take top_1 or top_k, or a function of your own",
+                remedy="use top_1 or top_k, or a function of your own",
             )
 
     def _judge(
@@ -178,7 +178,7 @@ class ClassTally:
                 raise ExamplesError(
                     "metric auc needs labels of both classes in the eval split",
                     received="labels of one class alone",
-                    remedy="give examples of both, or take metric top_1",
+                    remedy="give examples of both, or use metric top_1",
                 )
             return found[0], found[1], None
         sums = self.sums[:3] if metric == "top_1" else self.top_sums

@@ -102,7 +102,7 @@ class Scoring:
             raise ParameterError(
                 f"metric: {metric} does not go with these labels",
                 received=f"labels of {kind}, {labels.dtype} {list(labels.shape)}",
-                remedy=f"take {' or '.join(fitting)}, or auto",
+                remedy=f"use {' or '.join(fitting)}, or auto",
             )
         if metric == "top_k" and top_k > 1:
             return cls("classes", f"top_{top_k}", top_k, limit)
@@ -135,7 +135,7 @@ class Scored:
             raise UnsupportedError(
                 f"the source's {self.metric.label} is not above 0, so no share of it can be lost",
                 received=self.source,
-                remedy="take another metric, or leave out labels that are the source's own outputs",
+                remedy="use another metric, or leave out labels that are the source's own outputs",
             )
         low, high = self.interval or (None, None)
         return {
@@ -262,7 +262,7 @@ class OutputTally:
             raise UnsupportedError(
                 "the metric ranks scores, and this output holds class ids",
                 received=f"{source.dtype} {list(source.shape)}",
-                remedy="take metric auto, or export the model with its scores as the output",
+                remedy="use metric auto, or export the model with its scores as the output",
             )
         self.of_tokens = math.prod(source.shape[1:]) > 1
         rows, others = source.reshape(-1), candidate.reshape(-1)

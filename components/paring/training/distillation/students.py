@@ -176,7 +176,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         raise ParameterError(
             f"student: {name} failed",
             received=f"{type(error).__name__}: {error}",
-            remedy=f"mend it; it was called with {wanted.input.shape[1:]} and {wanted.units}",
+            remedy=f"fix it; it was called with {wanted.input.shape[1:]} and {wanted.units}",
         ) from error
     if any(kind.__module__.startswith("keras.src") for kind in type(made).__mro__):
         from paring.models.bridge import rebuild
@@ -184,7 +184,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         made = rebuild(made).model
     if not isinstance(made, tf_keras.Model) or not getattr(made, "_is_graph_network", False):
         raise ParameterError(
-            f"student: {name} made no functional or sequential model",
+            f"student: {name} returned no functional or sequential model",
             received=type(made).__name__,
             remedy="build it with the functional API, or with Sequential and an Input",
         )
@@ -195,7 +195,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         return made
     if activation != "linear":
         raise ParameterError(
-            f"student: {name} made a model that ends in {activation}, and the source's"
+            f"student: {name} returned a model that ends in {activation}, and the source's"
             f" ends in {wanted.activation}",
             remedy="leave the last activation off; the source's is added",
         )
@@ -241,7 +241,7 @@ def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
     spec = wanted.input
     if len(made.inputs) != 1 or len(made.outputs) != 1:
         raise ParameterError(
-            f"student: {name} made a model of several inputs or outputs",
+            f"student: {name} returned a model of several inputs or outputs",
             received=f"{len(made.inputs)} inputs, {len(made.outputs)} outputs",
             remedy="make one that takes and gives what the source does",
         )
@@ -249,13 +249,13 @@ def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
     fits = taken.shape[0] in (None, spec.shape[0]) and tuple(taken.shape[1:]) == spec.shape[1:]
     if not fits or taken.dtype.name != spec.dtype:
         raise ParameterError(
-            f"student: {name} made a model that does not take what the source takes",
+            f"student: {name} returned a model that does not take what the source takes",
             received=f"{taken.dtype.name} {list(taken.shape)}",
             remedy=f"give it an Input of {list(spec.shape[1:])}, dtype {spec.dtype!r}",
         )
     if tuple(given.shape[1:]) != (wanted.units,) or given.dtype.name != "float32":
         raise ParameterError(
-            f"student: {name} made a model that does not give what the source gives",
+            f"student: {name} returned a model that does not give what the source gives",
             received=f"{given.dtype.name} {list(given.shape)}",
             remedy=f"end it in float32 [batch, {wanted.units}]",
         )
@@ -268,7 +268,7 @@ def _check_layers(name: str, made: Any) -> None:
         own = [first_line(error)]
     if own:
         raise ParameterError(
-            f"student: {name} made a model with layers that are not of tf_keras, which no"
+            f"student: {name} returned a model with layers that are not of tf_keras, which no"
             " later step could load",
             received="; ".join(own[:5]),
             remedy="use the layers of tf_keras, without Lambda",
