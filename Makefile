@@ -59,12 +59,13 @@ test-cluster: $(STAMP)
 	tests/cluster/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/paring-tests"
 	$(BIN)/pytest -m cluster -n 0 tests/cluster $(PYTEST_FLAGS)
 
-## check   formatting, lint, types and import direction
+## check   formatting, lint, types, import direction and wording
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.docs.wording
 
 ## format  rewrite the code the way `check` wants it
 format: $(STAMP)

@@ -1,4 +1,4 @@
-"""What more processes bring: `evaluate` with several workers against one.
+"""Throughput of `evaluate` with several workers against one.
 
     python benchmarks/beam.py [--workers N] [--repeats N] [--batches N] [--work DIR]
 

@@ -1,10 +1,10 @@
-"""What fewer channels save: MobileNetV2 at 96x96 after `prune_channels`, as TFLite float32.
+"""Size and latency of MobileNetV2 at 96x96 after `prune_channels`, as TFLite float32.
 
     python benchmarks/channels.py OUT [--threads N]
 
 The weights are random, for they are of no matter to size and latency. What OUT holds
 from an earlier run is not made again. The files take turns in one process, in an order
-drawn anew in each round; speed-ups are those over the file with all channels.
+drawn again in each round; speed-ups are those over the file with all channels.
 """
 
 import argparse

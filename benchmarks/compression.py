@@ -1,4 +1,4 @@
-"""What each way of compressing a model gives, on the digits and on harder data.
+"""Accuracy, size and speed of each way of compressing a model, on digits and harder data.
 
     python benchmarks/compression.py [--data digits|letters] [--work DIR]
 
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def measured(row: CandidateRow, out: Path) -> dict[str, Any]:
-    """What is shown of a row of selection.json."""
+    """Return the figures that are shown of a row of selection.json."""
     parameters, flops = cost(Path(row.artifact), out)
     keys = ("id", "recipe", "outcome", "reasons", "accuracy", "accuracy_drop", "size_bytes")
     return {
@@ -100,7 +100,7 @@ def cost(candidate: Path, out: Path) -> tuple[int, int] | tuple[None, None]:
 
 
 def reaches(row: dict[str, Any]) -> bool:
-    """Whether the recipe is small, fast and accurate enough; see `SMALLER`."""
+    """Return whether the recipe is small, fast and accurate enough; see `SMALLER`."""
     if row["speedup"] is None or row["smaller"] is None:
         return False
     return row["smaller"] >= SMALLER and row["speedup"] >= FASTER and row["accuracy_drop"] <= DROP

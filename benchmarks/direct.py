@@ -1,4 +1,4 @@
-"""What `paring run` does with its default recipes, by direct calls of the libraries.
+"""The work of `paring run` with its default recipes, by direct calls of the libraries.
 
 The yardstick of overhead.py: a plain script as an engineer would write it for this
 one model, with tf_keras, tensorflow-model-optimization, TensorFlow's converter and

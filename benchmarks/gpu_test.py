@@ -3,7 +3,7 @@
     python benchmarks/gpu_test.py --out out/gpu-test.json
 
 `--check` looks for a GPU alone, with nothing but Python, so that a machine without one
-is told so before anything is installed.
+fails before anything is installed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """What is installed of `PACKAGES`."""
+    """Return the installed versions of `PACKAGES`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

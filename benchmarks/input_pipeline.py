@@ -1,4 +1,4 @@
-"""How long a training step waits for its batch, and how fast TFRecords are imported.
+"""Time that a training step waits for its batch, and throughput of importing TFRecords.
 
     python benchmarks/input_pipeline.py [--part emulated|trained|records|all] [--repeats N]
 
@@ -49,7 +49,7 @@ Step = Callable[[Any, Any], None]
 
 
 def main() -> int:
-    """Print the parts that are asked for."""
+    """Print the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--part", choices=("emulated", "trained", "records", "all"), default="all")
     parser.add_argument("--repeats", type=int, default=5)

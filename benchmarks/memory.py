@@ -1,4 +1,4 @@
-"""How much memory each step takes, on three networks of keras.applications.
+"""Peak memory of each step, on three networks of keras.applications.
 
     python benchmarks/memory.py [--model NAME] [--step NAME] [--images N] [--work DIR]
 
@@ -168,7 +168,7 @@ def main() -> int:
 
 
 def peaks(work: Path, network: str) -> dict[str, int | None]:
-    """What was measured on a network, in bytes; None where a step can't take it."""
+    """Return the measured peaks on a network in bytes; None where a step can't take it."""
     file = work / network / "memory.json"
     if not file.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What the pipeline costs: `paring run` against the same work by direct library calls.
+"""Overhead of the pipeline: `paring run` against the same work by direct library calls.
 
     python benchmarks/overhead.py [--repeats N] [--work DIR]
 
@@ -86,7 +86,7 @@ def timed(command: list[str]) -> tuple[float, str]:
 
 
 def cached_seconds(run: list[str]) -> float:
-    """How long a run takes that finds everything done, by its own account."""
+    """Return the seconds that a fully cached run reports, without loading libraries."""
     _, shown = timed(run)
     found = re.search(r"took +([\d.]+) s, ([\d.]+) s of it to load", shown)
     if "nodes were cached" not in shown or found is None:

@@ -91,7 +91,7 @@ def by_tensorflow(model: Path, kind: Any, calls: Calls) -> bytes:
 
 
 def by_ai_edge(whole: bytes, wanted: Any, calls: Calls) -> bytes:
-    """What ai-edge-quantizer makes of the float file, with inputs and outputs in float."""
+    """Quantize the float file by ai-edge-quantizer, with inputs and outputs in float."""
     worker = quantizer.Quantizer(bytearray(whole), wanted)
     found = None
     if worker.need_calibration:

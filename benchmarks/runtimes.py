@@ -1,4 +1,4 @@
-"""How fast each runtime is, for three networks of keras.applications.
+"""Latency of each runtime, for three networks of keras.applications.
 
     python benchmarks/runtimes.py [--model NAME] [--batch-size N] [--candidate NAME]
         [--work DIR]
@@ -206,7 +206,7 @@ def judge(folder: Path, made: Mapping[str, Path | str], examples: Path) -> None:
 
 
 def judged(folder: Path, name: str) -> Path:
-    """Where the evaluation of a candidate is kept."""
+    """Return the path of the evaluation of a candidate."""
     return folder / f"judged-{name}"
 
 

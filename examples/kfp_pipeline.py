@@ -33,7 +33,7 @@ def release(
     # Paring's facts are the artifact's metadata.
     speedup = figures.metadata["speedup_low"]
     if speedup < min_speedup:
-        raise RuntimeError(f"{speedup} times as fast, {min_speedup} is asked for")
+        raise RuntimeError(f"{speedup} times as fast, {min_speedup} is required")
     shutil.copytree(model.path, released.path)
     released.metadata.update(model.metadata)
 

@@ -93,7 +93,7 @@ class TextClassifier(tf.Module):
                 product = tf.matmul(embedded[:, token], self.kernel)
                 state = tf.tanh(product + tf.matmul(state, self.recurrent))
             return state
-        # What does not hang on the state goes before the loop, for all tokens at once.
+        # What does not depend on the state goes before the loop, for all tokens at once.
         products = tf.tensordot(tf.transpose(embedded, (1, 0, 2)), self.kernel, 1)
         steps = tf.TensorArray(tf.float32, self.sizes.tokens).unstack(products)
 
@@ -127,7 +127,7 @@ def export(sizes: Sizes, fixed: Sequence[str], folder: Path) -> Path:
 
 
 def profiled(model: Path, out: Path) -> dict[str, Any]:
-    """What `profile` writes about a model."""
+    """Return the profile that the step writes about a model."""
     made = execute(profile, Call({"model": model}, {"profile": out}))["profile"]
     return dict(json.loads(made.file.read_text()))
 

@@ -65,7 +65,7 @@ STEPS: Final[Mapping[str, Step]] = MappingProxyType(
 
 
 def find(name: str) -> Step:
-    """The step called `name`.
+    """Return the step called `name`.
 
     Raises:
         ParameterError: There is none; the nearest name is given.

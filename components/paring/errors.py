@@ -46,7 +46,7 @@ class ParingError(Exception):
         return "\n  ".join(parts)
 
     def rename(self, old: str, new: str) -> None:
-        """Say `new` wherever the message says `old`, such as the path of what was staged."""
+        """Replace `old` in the message by `new`, such as the path of a staged output."""
         self.what = self.what.replace(old, new)
         self.received = self.received.replace(old, new)
         self.remedy = self.remedy.replace(old, new)
@@ -66,7 +66,7 @@ class ModelError(ParingError):
 
 
 class UntrustedModelError(ModelError):
-    """A model that carries code of its own, which is not run unasked."""
+    """A model that contains code of its own, which is not run unasked."""
 
     exit_code = 11
 
@@ -102,7 +102,7 @@ class StepFailedError(ParingError):
 
 
 class ArtifactTypeError(ParingError):
-    """An artifact of another type than the one asked for."""
+    """An artifact of another type than the requested one."""
 
     exit_code = 17
 
@@ -136,10 +136,10 @@ class CrashError(StepFailedError):
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in a line: of a library's error, its class and its first sentence.
+    """Return an error in one line: a library's error as its class and its first sentence.
 
-    What libraries put around it is left out: where in their source they are, and protocol
-    buffers as text. Operators that they list are named.
+    Lines that libraries put around the sentence are left out: locations in their source, and
+    protocol buffers as text. Operators that they list are named.
     """
     if isinstance(error, ParingError):
         return error.what
@@ -154,7 +154,7 @@ def first_line(error: Exception) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, and all of them."""
+    """Return a remedy for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -167,7 +167,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
 
 
 def _writes(step: Step, parameters: Mapping[str, Scalar]) -> bool:
-    """Whether this process writes the outputs; of workers that train together, one does."""
+    """Return whether this process writes the outputs: the first of workers that train together."""
     workers = read_workers()
     if workers is None or workers.leads:
         return True
@@ -235,7 +235,7 @@ def _attempt(
 
 @contextmanager
 def _final_paths(staged: Mapping[str, Path], outputs: Mapping[str, Path]) -> Iterator[None]:
-    """Within it, errors name the outputs' own paths, not those where they are staged."""
+    """Replace the paths of staged outputs in errors by the outputs' own paths."""
     try:
         yield
     except ParingError as error:
@@ -252,7 +252,7 @@ def _renamed(text: str, staged: Mapping[str, Path], outputs: Mapping[str, Path])
 
 @contextmanager
 def _models_ready(step: Step, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The inputs as the step takes them: Keras files in Paring's layout."""
+    """Yield the inputs as the step takes them: Keras files in Paring's layout."""
     given = [one for value in inputs.values() for one in _members(value)]
     files = any(isinstance(one, Servable) and one.path.is_file() for one in given)
     if step.imports_models or not step.opens_models or not files:
@@ -299,7 +299,7 @@ def _load_input(
 def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
     if not path.exists():
         raise ParameterError(
-            f"{name}: there is nothing at this path",
+            f"{name}: path does not exist",
             received=path,
             remedy=f"give the path of a {spec.type.__name__}",
         )
@@ -311,7 +311,7 @@ def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
 
 
 def _link_error(kind: type[Artifact]) -> type[ParingError]:
-    """What is wrong with an input of this type whose links lead out of it."""
+    """Return the error class for an input of this type with links to paths outside of it."""
     return ExamplesError if issubclass(kind, Examples) else ModelError
 
 
@@ -324,7 +324,7 @@ def _trust(artifacts: Mapping[str, Any], *, trusted: bool) -> None:
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
-    """An input for the record.
+    """Return an input for the record.
 
     The members of a family are named by their digests alone: with the lineage of
     each, the record of what was chosen among them would outgrow the model.
@@ -338,7 +338,7 @@ def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
 
 @contextmanager
 def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Path]]:
-    """Empty folders beside the outputs, renamed onto them at the end.
+    """Yield empty folders beside the outputs, which are renamed onto them at the end.
 
     Without `keep` they are removed instead: of the workers that train a model together
     all make it, and one writes it.
@@ -404,6 +404,6 @@ def _empty(folder: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The versions that lineage records, by distribution name."""
+    """Return the versions that lineage records, by distribution name."""
     installed = {name: installed_version(name) or "absent" for name in _LIBRARIES}
     return {"python": platform.python_version(), **installed}

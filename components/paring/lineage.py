@@ -29,7 +29,7 @@ class Link:
 
 
 def chain(described: Mapping[str, Any]) -> list[Link]:
-    """How a model was made, the source first.
+    """Return the steps that produced a model, the source first.
 
     Args:
         described: What `paring.artifacts.Artifact.described` gives. A copy is
@@ -40,7 +40,7 @@ def chain(described: Mapping[str, Any]) -> list[Link]:
 
 
 def source_examples(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The described examples, as they came from outside, that a model was made with.
+    """Return the described examples, as they came from outside, that a model was made with.
 
     None if no step on its way took examples.
     """
@@ -59,7 +59,7 @@ def source_examples(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def commands(described: Mapping[str, Any], folder: str = "again") -> list[str]:
-    """The `paring step` commands that make a model again, one after another.
+    """Return the `paring step` commands that make a model again, one after another.
 
     Args:
         described: What `paring.artifacts.Artifact.described` gives.
@@ -100,7 +100,7 @@ def _command(lineage: Mapping[str, Any], paths: Mapping[str, str]) -> str:
 
 
 def _chain(described: Mapping[str, Any] | None, models: set[str]) -> Iterator[Link]:
-    """From the model back to its source."""
+    """Yield the links from the model back to its source."""
     while described is not None:
         lineage = described.get("lineage") or {}
         if "copy_of" in lineage:

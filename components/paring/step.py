@@ -1,4 +1,4 @@
-"""`@step` turns a plain function into a pipeline step.
+"""The decorator `@step`, which turns a plain function into a pipeline step.
 
 The function's signature is the whole declaration: artifacts stand before the
 `*`, scalars after it. A step knows no orchestrator, no image, no URI scheme
@@ -85,7 +85,7 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
 
     def parse(self, name: str, value: object) -> Scalar:
-        """`value` as this parameter's type, checked against its bounds.
+        """Return `value` as this parameter's type, checked against its bounds.
 
         Text is read as the type's literal, and a whole float as an int, since
         KFP hands every number over as a double.
@@ -170,7 +170,7 @@ class Step:
         return "epochs" in self.parameters
 
     def parse_parameters(self, given: Mapping[str, object]) -> dict[str, Scalar]:
-        """All parameters: those given, parsed and checked, and the defaults.
+        """Return all parameters: those given, parsed and checked, and the defaults.
 
         Raises:
             ParameterError: An unknown name, or a value that can't be taken.
@@ -263,7 +263,7 @@ def _declare(
 
 
 def _holds_tensorflow(kind: type[Artifact]) -> bool:
-    """Whether an artifact of this type may be a SavedModel or a Keras file."""
+    """Return whether an artifact of this type may be a SavedModel or a Keras file."""
     return issubclass(kind, (Model, SelectedModel)) or kind is Servable
 
 

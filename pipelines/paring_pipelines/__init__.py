@@ -1,1 +1,1 @@
-"""The pipeline: recipes, the Dag, and the places it runs."""
+"""The pipeline: recipes, the Dag, and its runners."""

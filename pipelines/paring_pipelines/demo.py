@@ -43,7 +43,7 @@ class Digits(NamedTuple):
 
 
 def read_digits() -> Digits:
-    """The digits, split with a fixed seed; a fifth of each class is held out."""
+    """Return the digits, split with a fixed seed; a fifth of each class is held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -71,7 +71,7 @@ def write_digits_examples(out: Path) -> None:
 
 
 def build_network(widths: tuple[int, ...] = _WIDTHS) -> Any:
-    """An untrained depthwise-separable network (Howard et al. 2017, "MobileNets").
+    """Return an untrained depthwise-separable network (Howard et al. 2017, "MobileNets").
 
     Args:
         widths: Channels of the stem, then of each block; every other block

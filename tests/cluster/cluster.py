@@ -105,7 +105,7 @@ class Cluster:
             self._keeper.wait()
         for process in self._processes.values():
             process.wait()
-        # Where the keeper did not come to that.
+        # If the keeper was killed before it removed the folder.
         keeper.remove(self.folder)
 
     # Use of a running cluster.

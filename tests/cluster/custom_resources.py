@@ -66,7 +66,7 @@ def _structural(schema: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str
     if "enum" in made:
         made["type"] = "string"
     if "properties" in made:
-        # Kubernetes knows no others than those, without being told.
+        # Kubernetes rejects others by default.
         made.pop("additionalProperties", None)
         made["properties"] = {
             name: _structural(item, named) for name, item in made["properties"].items()

@@ -21,7 +21,7 @@ ADDRESS = "192.168.77.1"
 
 API_PORT = 6443
 
-# Folders that the kubelet, containerd and their plugins write to, whatever they are told.
+# Folders that the kubelet, containerd and their plugins write to, whatever their configuration.
 _FOLDERS = ("/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd")
 
 _DISK_BYTES = 40 * 10**9

@@ -172,7 +172,7 @@ def keras_application(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What versions hold: `saved`, a SavedModel; `one` and `two`, TFLite files of others.
+    """Contents of versions: `saved`, a SavedModel; `one` and `two`, TFLite files of others.
 
     Besides, SavedModels: `words` takes text, `picky` can't be run on zeros.
     """

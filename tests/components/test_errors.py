@@ -1,4 +1,4 @@
-"""What errors say in short."""
+"""Errors in one line."""
 
 import pytest
 

@@ -24,7 +24,7 @@ from paring.system import interruption
 
 @step(version="7")
 def copy(model: Input[Model], pruned: Output[PrunedModel], *, mode: str = "work") -> None:
-    """Copy a file, or fail in the way that is asked for."""
+    """Copy a file, or fail in the requested way."""
     (pruned.path / "half").write_text("half")
     if mode == "unsupported":
         raise UnsupportedError("this layer can't be pruned")
@@ -196,7 +196,7 @@ def test_missing_and_unknown_names_are_refused(source: Path, tmp_path: Path) -> 
         execute(copy, Call({"modle": source}, out))
     with pytest.raises(ParameterError, match="needs output pruned"):
         execute(copy, Call({"model": source}, {}))
-    with pytest.raises(ParameterError, match="nothing at this path"):
+    with pytest.raises(ParameterError, match="path does not exist"):
         execute(copy, Call({"model": tmp_path / "absent"}, out))
 
 

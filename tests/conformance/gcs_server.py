@@ -41,7 +41,7 @@ class GcsServer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: Request) -> Response:
-        """What the API answers to a request."""
+        """Return the API's response to a request."""
         # As it was sent: names of objects hold slashes, written as %2F.
         path = (
             request.environ["RAW_URI"].partition("?")[0].partition("://")[2]

@@ -208,6 +208,6 @@ def _check_model(model: Any, value: Any, where: str) -> None:
 
 
 def _told(model: Any, attribute: str) -> str:
-    """What the model's documentation says of a field."""
+    """Return the documentation of a field of the model."""
     lines = (getattr(model, attribute).__doc__ or "").splitlines()
     return lines[2].strip() if len(lines) > 2 else ""

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and Kubeflow, by a plan or by a seed."""
+"""Faults between a client and Kubeflow, by a plan or by a seed."""
 
 import random
 import re

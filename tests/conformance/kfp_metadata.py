@@ -164,7 +164,7 @@ class Metadata:
         self.publish(run, task, {"artifact": int(found)}, mlmd.Execution.COMPLETE)
 
     def outputs(self, run: Run, task: str) -> dict[str, pb.RuntimeArtifact]:
-        """What the task gave, by name, as later tasks get it: named by id, without a type."""
+        """Return the task's outputs by name, as later tasks get them: named by id, untyped."""
         return self._outputs(run.executions[task])
 
     def _outputs(self, execution: int) -> dict[str, pb.RuntimeArtifact]:
@@ -241,7 +241,7 @@ class Metadata:
 
 
 def fingerprint(message: Any, container: Mapping[str, Any]) -> str:
-    """What Kubeflow's cache knows a task by.
+    """Return the key of a task in Kubeflow's cache.
 
     Args:
         message: The ExecutorInput, before the component's defaults are filled in.

@@ -125,7 +125,7 @@ def _environment(*more: Path) -> dict[str, str]:
 
 @dataclass
 class PackageRun:
-    """What a run made.
+    """Outputs of a run.
 
     Attributes:
         metadata_store: Where the driver and the launcher noted it.
@@ -142,11 +142,11 @@ class PackageRun:
     cached: list[str] = field(default_factory=list)
 
     def path(self, task: str, output: str) -> Path:
-        """Where an output lies."""
+        """Return the path of an output."""
         return Path(self.artifacts[task][output].uri)
 
     def metadata(self, task: str, output: str) -> dict[str, Any]:
-        """What the metadata store holds of an output, but for what the launcher adds."""
+        """Return an output's metadata in the store, except what the launcher adds."""
         found: dict[str, Any] = json_format.MessageToDict(self.artifacts[task][output].metadata)
         return {name: value for name, value in found.items() if name not in OF_THE_LAUNCHER}
 
@@ -352,7 +352,7 @@ def _replace(text: str, placeholders: Sequence[tuple[str, str]]) -> str:
 
 
 def _collect(name: str, message: Any) -> dict[str, pb.RuntimeArtifact]:
-    """Merge what the task told into its outputs, and upload them."""
+    """Merge what the task reported into its outputs, and upload them."""
     told = pb.ExecutorOutput()
     output_file = Path(message.outputs.output_file)
     if output_file.exists():

@@ -1,9 +1,9 @@
-"""A Kubeflow Pipelines API on loopback: keeps what it is told, and checks each request.
+"""A Kubeflow Pipelines API on loopback: stores what it receives, and checks each request.
 
 It takes what `kfp_api` finds declared and nothing else. Pipelines, versions,
 experiments, runs and recurring runs lie in an SQLite file, with the rules of the real
 server: names of pipelines, versions and experiments are unique, those of runs and
-recurring runs are not; times are told in whole seconds. Nothing is ever run; a test
+recurring runs are not; times are given in whole seconds. Nothing is ever run; a test
 says how a run's tasks went, and the server answers as Kubeflow 2.17 does about such a
 run, see `kfp_workflow`.
 
@@ -140,7 +140,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """URL of the server."""
         scheme = "http" if self.certificate is None else "https"
         return f"{scheme}://{self.address[0]}:{self._http.server_address[1]}"
 
@@ -216,7 +216,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         self.store.change("run", run_id, {"state": state, "state_history": history, **more})
 
     def undeclared(self, method: str, target: str, headers: Any) -> tuple[str, str] | None:
-        """What it says to a request that its generated client does not declare.
+        """Return the response to a request that the generated client does not declare.
 
         Returns:
             The content and its type; None for any other request.
@@ -261,7 +261,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
             raise RefusedError(401, "Request header error: there is no user identity header.")
 
     def answer(self, method: str, target: str, headers: Any, body: bytes) -> dict[str, Any]:
-        """What the API says to a request.
+        """Return the API's response to a request.
 
         Raises:
             RefusedError: It says no.
@@ -587,7 +587,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _checked(operation: str) -> tuple[str, str]:
-    """What the server checks before an operation; of the log of a pod it checks nothing."""
+    """Return the resource and verb that the server checks; none for the log of a pod."""
     verb, _, subject = operation.partition("_")
     for word, resource in (
         ("pipeline", "pipelines"),
@@ -604,7 +604,7 @@ def _shown(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as the API tells it; `parent`, and the `name` of most, are the store's own."""
     hidden = {"parent"} if kind in ("pipeline", "version") else {"parent", "name", "namespace"}
     if kind == "run" and row.get("pipeline_version_reference"):
-        # One of the two is told, never both.
+        # One of the two is returned, never both.
         hidden = {*hidden, "pipeline_spec"}
     return {key: value for key, value in row.items() if key not in hidden}
 

@@ -1,4 +1,4 @@
-"""What Kubeflow looks at in a pipeline before it takes a run of it."""
+"""Kubeflow's checks of a pipeline before it accepts a run of it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the Kubeflow on loopback was told, in an SQLite file."""
+"""Store of the Kubeflow on loopback, in an SQLite file."""
 
 import json
 import sqlite3
@@ -29,7 +29,7 @@ class RefusedError(Exception):
 
 
 class Store:
-    """What the server was told, in an SQLite file."""
+    """Objects that the server received, in an SQLite file."""
 
     def __init__(self, file: Path) -> None:
         self.lock = threading.RLock()

@@ -35,7 +35,7 @@ End = Literal[
 
 @dataclass(frozen=True)
 class Went:
-    """How a task went.
+    """State and attempts of a task.
 
     Attributes:
         end: Where it stands.
@@ -155,7 +155,7 @@ class Workflow:
         return rows
 
     def log(self, node: str, *, pods_gone: bool) -> str:
-        """What the API's log endpoint finds for a node's id or a pod's name.
+        """Return the log that the API's endpoint finds for a node's id or a pod's name.
 
         Raises:
             LookupError: There is no such pod, and no archived log.

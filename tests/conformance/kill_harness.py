@@ -4,7 +4,7 @@ A process of its own with one thread, which forks: what submits starts in millis
 with everything imported, and can be killed hundreds of times in a minute. Meanwhile the
 examples and the package change, claims of some outputs hold what nobody of ours wrote,
 some processes have no hard links, and some are stopped for longer than their leases and
-then go on. At the end everything comes to its end, and what was printed is told.
+then go on. At the end every process ends, and the printed results are compared.
 """
 
 import json
@@ -45,7 +45,7 @@ ODD = (b"", b"{", b"[]", b"\xff", b'{"until": "soon"}', b'{"until": 0}')
 
 @dataclass
 class Harness:
-    """What is run and killed.
+    """Processes that are run and killed.
 
     Attributes:
         url: Where Kubeflow is.
@@ -57,7 +57,7 @@ class Harness:
         models: Folders that `submit` is given.
         odd: Claims with odd content.
         kills: How many processes were killed at work.
-        ended: How many came to their end.
+        ended: How many ended by themselves.
         stopped: Processes that are stopped, and when they go on.
         stops: How many were stopped at work.
         changes: How often the examples or the package changed.
@@ -94,7 +94,7 @@ class Harness:
         self._longest = 0.2
 
     def run(self, kills: int) -> None:
-        """Kill so many, then let everything come to its end."""
+        """Kill `kills` processes, then wait until all have ended."""
         while self.kills < kills:
             for _ in range(self._random.choice([0, 1, 1, 2])):
                 self._train()

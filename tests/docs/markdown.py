@@ -68,7 +68,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def inline(page: Path) -> Iterator[str]:
-    """What stands between single backticks in a page's prose."""
+    """Yield the text between single backticks in a page's prose."""
     lines = page.read_text().splitlines()
     for line, _, text in _code(lines):
         for number in range(line - 1, line - 1 + len(text.splitlines())):

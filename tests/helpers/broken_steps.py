@@ -24,7 +24,7 @@ class OddError(Exception):
 
 @step
 def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") -> None:
-    """End in the way that is asked for."""
+    """End in the way that is requested."""
     (made.path / "process").write_text(str(os.getpid()))
     if way == "crash":
         ctypes.string_at(0)

@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.005
 
 
 def _address(name: str) -> str:
-    """Of a socket without a file, which is gone with its server."""
+    """Return the address of a socket without a file, which disappears with its server."""
     return f"\0{name}"
 
 

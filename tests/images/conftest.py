@@ -73,7 +73,7 @@ class Podman:
 
 @dataclass(frozen=True)
 class Built:
-    """What `make images` made.
+    """Image that `make images` built.
 
     Attributes:
         name: The image's, with its tag.

@@ -68,7 +68,7 @@ def docker(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What `make images` reads, so that nothing is written into this checkout."""
+    """Copy of the files that `make images` reads, so that this checkout is not written to."""
     folder = tmp_path / "checkout"
     (folder / "components").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "components/build-images.sh"):

@@ -219,7 +219,7 @@ def test_the_container_starts_a_command_that_there_is(overlay: str) -> None:
 
 
 def _variables(overlay: str) -> dict[str, str]:
-    """What the pod of `watch` gets from its ConfigMap."""
+    """Return the variables that the pod of `watch` gets from its ConfigMap."""
     (found,) = (
         one["data"]
         for one in _of_kind(_built(overlay), "ConfigMap")

@@ -138,10 +138,10 @@ def test_an_option_of_the_command_has_the_same_default_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "examples", "error", "told"),
+    ("model", "examples", "error", "message"),
     [
         (object(), {}, ModelError, "must be a path, or a model of tf_keras or Keras 3"),
-        ("missing", "missing.npz", ModelError, "there is nothing at this path"),
+        ("missing", "missing.npz", ModelError, "path does not exist"),
         ("", "missing.npz", ModelError, "must be a path, or a model"),
         ("missing", [1, 2], ExamplesError, "must be a path, or arrays by name"),
         ("missing", {"x_train": [[1], [1, 2]]}, ExamplesError, "x_train is no array of numbers"),
@@ -149,7 +149,7 @@ def test_an_option_of_the_command_has_the_same_default_here() -> None:
     ],
 )
 def test_wrong_sources_are_refused(
-    model: Any, examples: Any, error: type[Exception], told: str
+    model: Any, examples: Any, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         paring.optimize(model, examples)

@@ -15,7 +15,7 @@ def test_the_trained_model_reaches_97_percent_on_the_held_out_split(
 
     reported = train_digits_model(tmp_path / "model")
 
-    # The figure is taken anew from what was saved, by its serving signature.
+    # The figure is measured again on what was saved, by its serving signature.
     serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
     scores = serve(image=tf.constant(digits.x_eval))["digit"].numpy()
     accuracy = float(np.mean(scores.argmax(axis=1) == digits.y_eval))

@@ -1,1 +1,1 @@
-"""Adapters: a Step becomes a command, a TFX component or a KFP component."""
+"""Adapters that turn a Step into a command, a TFX component or a KFP component."""

@@ -25,25 +25,25 @@ ShowOutputs = Callable[[Mapping[str, Artifact]], None]
 
 
 class StepGroup(click.Group):
-    """All steps of the catalog as commands, made when they are asked for."""
+    """Group of the commands of all steps, each built when it is requested."""
 
     def __init__(self, *args: Any, show: ShowOutputs, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._show = show
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all steps."""
+        """Return the names of all steps."""
         return list(STEPS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """The command of one step; unknown names raise ParameterError."""
+        """Return the command of one step; unknown names raise ParameterError."""
         return command(find(cmd_name), self._show, limited=bool(ctx.find_root().obj))
 
 
 def command(
     step: Step, show: ShowOutputs = lambda outputs: None, *, limited: bool = False
 ) -> click.Command:
-    """`step` as a click command.
+    """Return `step` as a click command.
 
     Inputs and outputs become `--name PATH`, families `--name KEY=PATH`, given
     once a member, and parameters `--name VALUE`; underscores become dashes.
@@ -188,7 +188,7 @@ def _path(name: str, text: str) -> Path:
     # To Python it is the working folder.
     if not text:
         raise ParameterError(
-            f"{_flag(name)}: must not be empty", received='""', remedy=f"{_flag(name)} PATH"
+            f"{_flag(name)}: must not be empty", received='""', remedy=f"give {_flag(name)} PATH"
         )
     return local_path(text)
 
@@ -197,6 +197,6 @@ def _member(name: str, text: str) -> tuple[str, Path]:
     key, separator, path = text.partition("=")
     if not (key and separator and path):
         raise ParameterError(
-            f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"{_flag(name)} source=DIR"
+            f"{_flag(name)} takes KEY=PATH", received=text, remedy=f"give {_flag(name)} source=DIR"
         )
     return key, local_path(path)

@@ -1,4 +1,4 @@
-"""A Step as a Kubeflow Pipelines component, and what runs in its container.
+"""A Step as a Kubeflow Pipelines component, and the program in its container.
 
     from paring.adapters.kfp import component
     from paring.steps.prune import prune
@@ -74,7 +74,7 @@ _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 
 
 def kfp_type(kind: type[Artifact]) -> Any:
-    """The class of kfp.dsl that stands for `kind`."""
+    """Return the class of kfp.dsl that stands for `kind`."""
     from kfp import dsl
 
     if issubclass(kind, Servable):
@@ -87,10 +87,10 @@ def kfp_type(kind: type[Artifact]) -> Any:
 
 
 def member_inputs(step: Step, members: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
-    """Each family member's input name, with its family and its key.
+    """Return each family member's input name, with its family and its key.
 
     `prune-int8` of the family `benchmarks` becomes `benchmarks__prune_int8`;
-    keys that look alike then are told apart by a number.
+    keys that are equal then are distinguished by a number.
 
     Args:
         step: The step.
@@ -105,7 +105,7 @@ def member_inputs(step: Step, members: Mapping[str, Sequence[str]]) -> dict[str,
             families = [name for name, spec in step.inputs.items() if spec.family]
             raise ParameterError(
                 f"step {step.name} has no family {family!r}",
-                remedy=f"its families: {', '.join(families) or 'none'}",
+                remedy=f"use one of its families: {', '.join(families) or 'none'}",
             )
         for key in keys:
             stem = f"{family}{FAMILY_SEPARATOR}{re.sub(r'[^A-Za-z0-9]', '_', key)}"
@@ -126,7 +126,7 @@ def component(
     identity: str = "",
     tolerate: bool = False,
 ) -> Any:
-    """`step` as a component for use in a `@dsl.pipeline`.
+    """Return `step` as a component for use in a `@dsl.pipeline`.
 
     Its inputs, outputs and parameters are the step's; see `SOURCE_DIGEST`,
     `FAMILY_MEMBERS` and `paring.adapters.kfp_views` for what stands beside them. Call it with
@@ -202,7 +202,7 @@ def _signature(step: Step, named: Mapping[str, tuple[str, str]]) -> inspect.Sign
 
 
 def local_path(uri: str) -> Path:
-    """Where Kubeflow's launcher puts what lies at `uri`, by its own rule."""
+    """Return the local path at which Kubeflow's launcher places the object at `uri`."""
     for scheme, mount in _MOUNTS.items():
         if uri.startswith(scheme):
             return Path(mount + uri.removeprefix(scheme))
@@ -275,7 +275,7 @@ def run_executor_input(
 
 
 def _place(step: Step, targets: Mapping[str, Any]) -> dict[str, str]:
-    """Which run and task this is, by where Kubeflow lets its outputs lie.
+    """Return the ids of the run and task, as the URIs of the task's outputs contain them.
 
     They lie at ROOT/PIPELINE/RUN/TASK/OUTPUT, in newer releases in a folder of a random
     name below the task's.
@@ -330,7 +330,7 @@ def _input_paths(
 
 
 def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, Any]:
-    """What the launcher reads back; a field that it doesn't know is an error."""
+    """Return the launcher's record of an output, which may hold no other field."""
     metadata: dict[str, Fact] = {
         name: value
         for name, value in output.facts().items()

@@ -1,4 +1,4 @@
-"""What Kubeflow's page of a task shows of an artifact, besides its metadata.
+"""Views of artifacts for Kubeflow's page of a task, in Markdown and HTML.
 
 Kubeflow draws artifacts of the types system.Markdown and system.HTML, which must be
 the file itself, while Paring's artifacts are folders. So beside an output stands one
@@ -25,7 +25,7 @@ HTML, MARKDOWN = "_html", "_markdown"
 
 @dataclass(frozen=True)
 class View:
-    """One way to show an artifact.
+    """View of an artifact as text.
 
     Attributes:
         suffix: `HTML` or `MARKDOWN`.
@@ -36,7 +36,7 @@ class View:
     content: Callable[[Any], str]
 
     def text(self, artifact: Artifact) -> str:
-        """What the file holds; of an artifact that could not be made, the reason.
+        """Return the text of the view; for an artifact that could not be built, the reason.
 
         Raises:
             ArtifactTypeError: The artifact's own file can't be read.
@@ -50,7 +50,7 @@ class View:
 
 
 def views(kind: type[Artifact]) -> tuple[View, ...]:
-    """The views of artifacts of the type `kind`."""
+    """Return the views of artifacts of the type `kind`."""
     return next((found for shown, found in _VIEWS.items() if issubclass(kind, shown)), ())
 
 
@@ -59,7 +59,7 @@ def _report_page(report: Report) -> str:
 
 
 def _benchmark_table(metrics: BenchmarkMetrics) -> str:
-    """The figures of the candidate beside the source's, and the machine."""
+    """Return the figures of the candidate beside the source's, and the machine."""
     found = _read(metrics.file, "source", "environment", "batch_size")
     source, machine = found["source"], found["environment"]
     compared = [
@@ -92,7 +92,7 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
 
 
 def _selection_table(selection: Selection) -> str:
-    """The verdict, the gate, and every candidate with what was decided about it."""
+    """Return the verdict, the gate, and every candidate with what was decided about it."""
     found = SelectionResult.read(selection.file)
     gate, metric = found.gate, found.metric
     columns = [one for one in brief_columns() if not one.under]
@@ -127,7 +127,7 @@ def _selection_table(selection: Selection) -> str:
 
 
 def _selection_chart(selection: Selection) -> str:
-    """A page with latency against the metric, which Markdown can't draw."""
+    """Return a page with latency against the metric, which Markdown can't draw."""
     # Imported late: other containers need neither.
     import jinja2
     from markupsafe import Markup
@@ -158,7 +158,7 @@ _VIEWS: Mapping[type[Artifact], tuple[View, ...]] = {
 
 
 def _read(file: Path, *keys: str) -> dict[str, Any]:
-    """The object in a JSON file, which must have `keys`."""
+    """Return the object in a JSON file, which must have `keys`."""
     try:
         content: dict[str, Any] = read_json(file)
         return {key: content[key] for key in keys}
@@ -166,7 +166,7 @@ def _read(file: Path, *keys: str) -> dict[str, Any]:
         raise ArtifactTypeError(
             f"{file} can't be read",
             received=f"{type(error).__name__}: {error}",
-            remedy="make the artifact anew",
+            remedy="re-run the step that produced this artifact",
         ) from error
 
 
@@ -176,5 +176,5 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML take as it is, on one line, in a table too."""
+    """Return the text escaped for Markdown and HTML, on one line, for tables too."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

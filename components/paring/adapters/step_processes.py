@@ -95,7 +95,7 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 env=module_environment(),
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C in a terminal comes to this process alone, which passes it on.
+                # Ctrl-C in a terminal reaches this process alone, which passes it on.
                 start_new_session=True,
             )
 

@@ -51,7 +51,7 @@ _PROPERTY_TYPES = {
 
 @dataclass(frozen=True)
 class NodeEvent:
-    """A node's start or end, told to `observers` in the process that runs it.
+    """Start or end of a node, passed to `observers` in the process that runs it.
 
     Attributes:
         node: The node's id.
@@ -73,7 +73,7 @@ executors: list[Callable[[Step, Call], dict[str, Artifact]]] = []
 
 
 def _is_standard(kind: type[Artifact]) -> bool:
-    """Whether TFX's own type stands for this one."""
+    """Return whether TFX has its own type for this artifact type."""
     return kind in (Servable, Model, Examples)
 
 
@@ -103,7 +103,7 @@ _MODELS = tuple(
     for name, kind in artifact_types().items()
     if issubclass(kind, Servable) and not _is_standard(kind)
 )
-# TFX's documented way to let other types in where a type is asked for.
+# TFX's documented way to accept other types where a type is required.
 standard_artifacts.Model._compatible_types = (
     *getattr(standard_artifacts.Model, "_compatible_types", ()),
     *_MODELS,
@@ -111,12 +111,12 @@ standard_artifacts.Model._compatible_types = (
 
 
 def tfx_type(kind: type[Artifact]) -> type[types.Artifact]:
-    """The TFX artifact class that stands for `kind`."""
+    """Return the TFX artifact class that stands for `kind`."""
     return ARTIFACT_CLASSES[kind.__name__]
 
 
 class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
-    """Runs the step named in the component's parameters."""
+    """Executor of the step that the component's parameters name."""
 
     def Do(  # noqa: N802 - TFX's name
         self,
@@ -215,7 +215,7 @@ def component(
     tolerate: bool = False,
     **arguments: Any,
 ) -> StepComponent:
-    """`step` as a TFX component.
+    """Return `step` as a TFX component.
 
     Args:
         step: The step, such as `paring.steps.prune.prune`.
@@ -281,7 +281,7 @@ def _input_type(step: Step, key: str) -> type[Artifact]:
 
 
 def _flatten(step: Step, channels: Mapping[str, Any]) -> dict[str, Any]:
-    """One channel a key: a family's members get a key each."""
+    """Return one channel a key; each member of a family has its own key."""
     flat: dict[str, Any] = {}
     for name, spec in step.inputs.items():
         if name not in channels:

@@ -1,4 +1,4 @@
-"""What passes between steps: a path, and the facts measured about it.
+"""Artifacts that pass between steps: a path, and the facts measured about it.
 
 An artifact is a file or folder. Each one that Paring writes is a folder with a
 record, `paring.json`, which holds its type, its facts, the digest of its bytes

@@ -1,4 +1,4 @@
-"""What all artifacts have in common: a path, facts, a digest and a record."""
+"""Base class of all artifacts: a path with facts, a digest and a record."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _CLOCK_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an artifact could not be made.
+    """Reason why an artifact could not be built.
 
     Attributes:
         outcome: "unsupported" (the method does not fit the model) or "failed".
@@ -62,7 +62,7 @@ class Artifact:
 
     @classmethod
     def fact_types(cls) -> dict[str, type]:
-        """The facts of this type and the Python type of each."""
+        """Return the facts of this type and the Python type of each."""
         hints = get_type_hints(cls)
         found: dict[str, type] = {}
         for one in fields(cls):
@@ -73,13 +73,13 @@ class Artifact:
         return found
 
     def facts(self) -> dict[str, Fact]:
-        """The facts that were measured, by name."""
+        """Return the facts that were measured, by name."""
         values = {name: getattr(self, name) for name in self.fact_types()}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The artifact at `path`, as the type its record states.
+        """Return the artifact at `path`, as the type its record states.
 
         Without a record (a user's own file, or another tool's artifact) it is
         taken to be a `cls` with no facts.
@@ -133,7 +133,7 @@ class Artifact:
             )
 
     def described(self) -> dict[str, Any]:
-        """Type, digest and lineage, or the path of what Paring did not make."""
+        """Return the type, digest and lineage, or the path if Paring did not write the artifact."""
         named: dict[str, Any] = {"type": type(self).__name__, "digest": self.digest}
         return named | ({"lineage": self.lineage} if self.lineage else {"path": str(self.path)})
 
@@ -157,7 +157,7 @@ class Artifact:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of the artifact at `path`, None where there is none."""
+    """Return the record of the artifact at `path`, None where there is none."""
     try:
         record = read_json(path / RECORD)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +166,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise ArtifactTypeError(
             f"{path / RECORD} is not readable",
             received=error,
-            remedy="make the artifact anew; its record was cut off or edited",
+            remedy="re-run the step that produced this artifact; its record was cut off or edited",
         ) from error
     if not isinstance(record, dict):
         raise ArtifactTypeError(f"{path / RECORD} is no artifact's record")
@@ -191,7 +191,7 @@ def _history(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def content_digest(path: Path, error: type[ParingError] = ModelError) -> str:
-    """SHA-256 over the names and bytes below `path`, its record left out.
+    """Return SHA-256 over the names and bytes below `path`, its record left out.
 
     Raises:
         ParingError: Of the class `error`: a link leads out of the folder.
@@ -215,7 +215,7 @@ def _newest(folder: Path) -> int:
 
 
 def content_bytes(path: Path) -> int:
-    """The size in bytes of all files below `path`, its record left out."""
+    """Return the size in bytes of all files below `path`, its record left out."""
     return sum(file.stat().st_size for _, file in _files(path, ModelError))
 
 
@@ -229,7 +229,7 @@ def _files(path: Path, error: type[ParingError]) -> Iterator[tuple[str, Path]]:
 
 
 def artifact_types() -> dict[str, type[Artifact]]:
-    """Every artifact type by its name."""
+    """Return every artifact type by its name."""
     found: dict[str, type[Artifact]] = {}
     queue: list[type[Artifact]] = [Artifact]
     while queue:

@@ -1,4 +1,4 @@
-"""The types of models that were converted for a runtime."""
+"""Types of models that were converted for a runtime."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class TFLiteModel(Servable):
 
     @property
     def layer_table(self) -> Path:
-        """A JSON file, of mixed alone: each layer's error, and whether it is in float."""
+        """Path of the layers' errors and precisions in JSON; exists for mixed alone."""
         return self.path / "layers.json"
 
 
@@ -94,7 +94,7 @@ class OpenVINOModel(Servable):
 
     @property
     def file(self) -> Path:
-        """The file that names the other one."""
+        """Path of the .xml file, which names the .bin file."""
         return self.serving_dir / "model.xml"
 
 
@@ -150,17 +150,17 @@ class TRTEngine(Servable):
 
     @property
     def layer_table(self) -> Path:
-        """A JSON file with the engine's layers; not there where TensorRT did not tell."""
+        """Path of the engine's layers in JSON; exists if TensorRT reported them."""
         return self.path / "layers.json"
 
     @property
     def inspection(self) -> Path:
-        """The engine inspector's JSON; there if it was built on the GPU that it is for."""
+        """Path of the engine inspector's JSON; exists if built on the GPU that it is for."""
         return self.path / "inspector.json"
 
     @property
     def timing_cache(self) -> Path:
-        """How fast kernels were, for the next build; there for server alone."""
+        """Path of the measured kernel timings, for the next build; exists for server alone."""
         return self.path / "timing.cache"
 
 

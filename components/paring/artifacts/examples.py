@@ -53,7 +53,7 @@ class CalibrationSet(Examples):
 
     @property
     def warning(self) -> str | None:
-        """What to say of a model that was calibrated on them, if anything."""
+        """Warning about a model that was calibrated on these examples; None if there is none."""
         found = []
         if self.too_small:
             apart = (

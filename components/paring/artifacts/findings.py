@@ -1,4 +1,4 @@
-"""The types of what is found out about models: figures, a choice, a report."""
+"""Types of findings about models: figures, a selection, a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from paring.errors import ArtifactTypeError
 
 @dataclass
 class ModelProfile(Artifact):
-    """`profile.json`: what a model is made of and what it costs.
+    """`profile.json`: weights, operations and memory of a model, and findings on its graph.
 
     Attributes:
         parameters: Number of weights.
@@ -31,7 +31,7 @@ class ModelProfile(Artifact):
 
 @dataclass
 class TPUReadiness(Artifact):
-    """`tpu.json`: whether a TPU takes a model, and what padding costs it there.
+    """`tpu.json`: readiness of a model for TPUs, and the cost of its padding there.
 
     Attributes:
         ready: 1 if nothing in it is refused.
@@ -90,7 +90,7 @@ class BenchmarkMetrics(Artifact):
 
 @dataclass
 class RuntimeConfiguration(Artifact):
-    """`configuration.json`: how to run a model for the most examples a second.
+    """`configuration.json`: settings of the highest throughput of a model.
 
     Attributes:
         batch_size: Examples in one call.
@@ -131,17 +131,17 @@ class RuntimeConfiguration(Artifact):
         if min(self.batch_size, self.threads, self.instances) < 1:
             raise ArtifactTypeError(
                 f"{self.path} states no batch size, threads and instances",
-                remedy="give what tune_batch made",
+                remedy="give the output of tune_batch",
             )
 
 
 @dataclass
 class EvaluationMetrics(Artifact):
-    """`evaluation.json`: how well a candidate predicts.
+    """`evaluation.json`: accuracy of a candidate, and its agreement with the source.
 
     Attributes:
         count: Examples looked at.
-        metric: What the gate goes by; see `paring.evaluation.metrics.Metric`.
+        metric: Metric of the accuracy gate; see `paring.evaluation.metrics.Metric`.
         higher_is_better: 0 for errors.
         score: Of that metric.
         source_score: The source's, on the same examples.

@@ -1,4 +1,4 @@
-"""The types of models, from what a user hands in to the candidate that was chosen.
+"""Types of models, from the user's model to the selected candidate.
 
 They keep TFX's layout, `Format-Serving/`, so that TFX's Pusher, TF Serving and
 KFP take them as they are; `Format-Keras/model.keras` beside it is what the
@@ -76,7 +76,7 @@ class PrunedModel(Model):
         pattern: What the zeros of every pruned kernel follow, checked: unstructured,
             1x4 or 2:4.
         left_dense: The layers whose weights can't be pruned, separated by commas.
-        not_reached: The layers with fewer zeros than was asked for, each with the share
+        not_reached: The layers with fewer zeros than requested, each with the share
             and the reason, by semicolons.
     """
 
@@ -88,7 +88,7 @@ class PrunedModel(Model):
 
     @property
     def sensitivity_file(self) -> Path:
-        """What zeros in each layer cost, in JSON; there if they were spread by that."""
+        """Path of the layers' sensitivities in JSON; exists if they set the layers' sparsity."""
         return self.path / "sensitivity.json"
 
 
@@ -132,7 +132,7 @@ class ClusteredModel(Model):
 
 @dataclass
 class DistilledModel(Model):
-    """Another network, a student, that was trained to say what the source says.
+    """A smaller network, a student, that was trained to predict the source's outputs.
 
     Attributes:
         student: Which network: a family's name, or the function that made it.
@@ -161,7 +161,7 @@ class QuantizedModel(Model):
             measured; None where none were to be.
         distinct_weights: The most distinct values in any kernel whose clusters were
             preserved, measured; None where none were to be.
-        not_preserved: The layers with kernels that kept not all that was asked for,
+        not_preserved: The layers with kernels that did not keep all that was requested,
             each with the reason, separated by commas.
     """
 
@@ -175,7 +175,7 @@ class QuantizedModel(Model):
 
 @dataclass
 class ServingModel(Model):
-    """A SavedModel for inference alone, or the source's where nothing made it faster.
+    """A SavedModel for inference alone, or the source's if no change was faster.
 
     Attributes:
         applied: What was done to the source's graph, by commas; "" where nothing was.
@@ -212,7 +212,7 @@ class ServingModel(Model):
 
     @property
     def trials_file(self) -> Path:
-        """A JSON file: everything that was tried, with its figures."""
+        """Path of all trials with their figures, in JSON."""
         return self.path / "trials.json"
 
 
@@ -240,7 +240,7 @@ class SplitModel(ServingModel):
 
     @property
     def stages_file(self) -> Path:
-        """A JSON file: what each stage holds."""
+        """Path of the stages' operations and memory, in JSON."""
         return self.path / "stages.json"
 
 
@@ -257,7 +257,7 @@ class SelectedModel(Servable):
 
 @dataclass
 class PushedModel(Artifact):
-    """`push.json`: what became of pushing the selected model to where it is served.
+    """`push.json`: result of pushing the selected model to its serving destination.
 
     Attributes:
         destination: The path or URI that holds the versions.

@@ -1,4 +1,4 @@
-"""Read a graph as a specialist does: what in it costs, where, and what to do.
+"""Audit of a graph: its costly parts, their places, and recommended changes.
 
 Each rule looks at a `Subject` and gives a `Finding` for each thing to change. A rule
 that is not sure says nothing: one wrong finding costs more trust than one that is
@@ -49,6 +49,6 @@ _ORDER = ("high", "medium", "low")
 
 
 def audit(subject: Subject) -> list[Finding]:
-    """What all rules find, the most severe first."""
+    """Return the findings of all rules, the most severe first."""
     found = [finding for rule in RULES for finding in rule(subject)]
     return sorted(found, key=lambda one: _ORDER.index(one.severity))

@@ -11,7 +11,7 @@ _MIN_SHARE = 0.01
 
 
 def both_branches(subject: Subject) -> list[Finding]:
-    """Selections by one condition, of which a product or a loop is computed in vain.
+    """Find selections by one condition, of which a product or a loop is computed in vain.
 
     A condition for each element is left alone: there both sides are needed. So are
     conditions for each example unless both sides are expensive, since masks are such.
@@ -46,7 +46,7 @@ def both_branches(subject: Subject) -> list[Finding]:
 
 
 def _only_for(subject: Subject, tensor: Any, select: Any) -> list[Any]:
-    """The operations that nothing but this input of the selection hangs on."""
+    """Return the operations on which nothing but this input of the selection depends."""
     outputs = {one.op.name for one in subject.graph.outputs}
     inside: dict[str, Any] = {}
     position = {op.name: index for index, op in enumerate(subject.live)}

@@ -10,7 +10,7 @@ _MIN_SHARE = 0.05
 
 
 def standard_convolutions(subject: Subject) -> list[Finding]:
-    """Convolutions that depthwise-separable ones could replace, and what that saves.
+    """Find convolutions that depthwise-separable ones could replace, and what that saves.
 
     A kernel of k by k weights over c channels costs k*k*c operations for each of the
     outputs; a depthwise convolution and a product of 1 by 1 cost k*k + c: Howard and
@@ -40,7 +40,7 @@ def standard_convolutions(subject: Subject) -> list[Finding]:
             place=places(named),
             cost=f"{counted(len(saved), 'convolution')} with {total:,} operations an example, of"
             f" which {sum(saved.values()):,} or {share:.0%} of the model's could go",
-            fix="SeparableConv2D in place of Conv2D, trained anew, or distill the model into a"
+            fix="SeparableConv2D in place of Conv2D, trained again, or distill the model into a"
             " network that is built so; accuracy has to be measured",
         )
     ]

@@ -50,7 +50,7 @@ _NOT_IN_TENSORRT = frozenset(
 
 
 def blocks_xla(subject: Subject) -> list[Finding]:
-    """Operators that XLA can't compile."""
+    """Find operators that XLA can't compile."""
 
     def blocks(node: Any) -> bool:
         return not has_kernel(node, XLA)
@@ -61,7 +61,7 @@ def blocks_xla(subject: Subject) -> list[Finding]:
 
 
 def blocks_tflite(subject: Subject) -> list[Finding]:
-    """Operators that TFLite's own set does not have."""
+    """Find operators that TFLite's own set does not have."""
 
     def blocks(node: Any) -> bool:
         return node.op in NOT_IN_TFLITE or node.op in PYTHON
@@ -72,7 +72,7 @@ def blocks_tflite(subject: Subject) -> list[Finding]:
 
 
 def blocks_tensorrt(subject: Subject) -> list[Finding]:
-    """Operators without ONNX in tf2onnx, which is the way to TensorRT, or without it there."""
+    """Find operators without ONNX in tf2onnx, which is the way to TensorRT, or without it there."""
     # The first import registers the operators.
     import tf2onnx.tfonnx  # noqa: F401
     from tensorflow.core.framework.types_pb2 import DT_STRING

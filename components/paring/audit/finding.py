@@ -1,4 +1,4 @@
-"""What the audit of a graph says: one finding for each thing to change."""
+"""Findings of the audit of a graph, one for each change to make."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _MEDIUM_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing in a graph that costs something and can be changed.
+    """Costly part of a graph that can be changed.
 
     Attributes:
         rule: The rule that found it.
@@ -30,7 +30,7 @@ class Finding:
 
 
 def graded(share: float) -> Severity:
-    """The severity of what takes this share of the model's operations, nodes or bytes.
+    """Return the severity of what takes this share of the model's operations, nodes or bytes.
 
     High from a quarter on, medium from a twentieth on.
     """
@@ -40,11 +40,11 @@ def graded(share: float) -> Severity:
 
 
 def counted(count: int, noun: str) -> str:
-    """So many of something, as 1 operator or 2 operators."""
+    """Return a count with its noun, such as "1 operator" or "2 operators"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def places(names: Sequence[str], shown: int = 3) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     listed = ", ".join(names[:shown])
     return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

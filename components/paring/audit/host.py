@@ -12,7 +12,7 @@ PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"}
 
 
 def python_functions(subject: Subject) -> list[Finding]:
-    """Calls into Python, which is there at training and not where the model is served."""
+    """Find calls into Python, which is there at training and not where the model is served."""
     found = [where for where, node in subject.nodes() if node.op in PYTHON]
     if not found:
         return []
@@ -29,7 +29,7 @@ def python_functions(subject: Subject) -> list[Finding]:
 
 
 def host_copies(subject: Subject) -> list[Finding]:
-    """Operators without a kernel for GPUs, strings above all, amid computation."""
+    """Find operators without a kernel for GPUs, strings above all, amid computation."""
     before = _heavy_before(subject)
     after = _heavy_after(subject)
     found = [
@@ -82,7 +82,7 @@ def _heavy_after(subject: Subject) -> set[str]:
 
 
 def _knows_gpus() -> bool:
-    """Whether this TensorFlow was built with kernels for GPUs, used or not."""
+    """Return whether this TensorFlow was built with kernels for GPUs, used or not."""
     import tensorflow as tf
 
     return bool(tf.sysconfig.get_build_info().get("is_cuda_build"))

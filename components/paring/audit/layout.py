@@ -21,7 +21,7 @@ _ANY_LAYOUT = frozenset(
 
 
 def layout_transposes(subject: Subject) -> list[Finding]:
-    """Transposes between channels first and channels last, around convolutions."""
+    """Find transposes between channels first and channels last, around convolutions."""
     found = []
     for op in subject.live:
         if op.type != "Transpose" or not _changes_layout(op):

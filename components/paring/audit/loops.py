@@ -18,17 +18,17 @@ _IDENTITIES = frozenset({"Identity", "IdentityN", "NoOp", "Placeholder", "StopGr
 
 _LOOP_FIX = (
     "write the loop with tf.while_loop or `for step in tf.range(steps)` and a tf.TensorArray, or"
-    " as a Keras RNN layer with unroll=False; what does not hang on the step before, as a"
+    " as a Keras RNN layer with unroll=False; what does not depend on the step before, as a"
     " product with the inputs, goes before the loop, for all steps at once"
 )
 _LAYER_FIX = "stack the slices into one tensor and apply the operators to it once"
 
 
 def unrolled_loops(subject: Subject) -> list[Finding]:
-    """Groups of operators that occur again and again, with the same weights.
+    """Find groups of operators that occur again and again, with the same weights.
 
-    Where each one hangs on the one before it is a loop, else one layer that is
-    applied to slices one after another. Blocks that are alike and have weights of
+    A group in which each operator depends on the one before is a loop, else one layer that
+    is applied to slices one after another. Blocks that are alike and have weights of
     their own, as most networks have, are neither.
     """
     operators = [op for op in subject.live if op.type not in _IDENTITIES]
@@ -76,7 +76,7 @@ def _finding(
 
 
 def _repeated(operators: list[Any]) -> dict[str, int]:
-    """What each operator that occurs at least MIN_STEPS times is like, as a number."""
+    """Return the hash of each operator whose hash at least MIN_STEPS operators share."""
     own = {op.name: hash(_likeness(op)) for op in operators}
     known = dict(own)
     for _ in range(_DEPTH):
@@ -103,7 +103,7 @@ def _likeness(op: Any) -> tuple[Any, ...]:
 
 
 def _constant(tensor: Any) -> int:
-    """A weight is like itself alone; indices and scalars are like all of their shape."""
+    """Return the hash of a constant: by its name if a weight, else by its type and shape."""
     if _is_weight(tensor):
         return hash(_source(tensor).name)
     return hash((tensor.dtype.name, str(tensor.shape)))
@@ -114,14 +114,14 @@ def _is_weight(tensor: Any) -> bool:
 
 
 def _has_weights(op: Any) -> bool:
-    """Whether it is a product with a weight, which no other operator of the graph makes."""
+    """Return whether the operator is a product or convolution with a constant weight."""
     if op.type not in PRODUCTS | CONVOLUTIONS or len(op.inputs) < 2:
         return False
     return _source(op.inputs[1]).type == "Const" and _is_weight(op.inputs[1])
 
 
 def _connected(operators: list[Any], classes: Mapping[str, int]) -> dict[int, int]:
-    """The group of each class: classes belong together if members read one another."""
+    """Return the group of each class: classes belong together if members read one another."""
     parent = {one: one for one in classes.values()}
 
     def root(one: int) -> int:
@@ -138,7 +138,7 @@ def _connected(operators: list[Any], classes: Mapping[str, int]) -> dict[int, in
 
 
 def _chained_steps(ops: list[Any], classes: Mapping[str, int]) -> int:
-    """The most members of one class that hang on one another, over these operators alone."""
+    """Return the length of the longest chain of one class, through these operators alone."""
     most = 0
     inside = {op.name for op in ops}
     for kind in {classes[name] for name in inside}:
@@ -156,7 +156,7 @@ def _read(op: Any, classes: Mapping[str, int]) -> Iterator[str]:
 
 
 def _source(tensor: Any) -> Any:
-    """The operation that computes the tensor, behind identities."""
+    """Return the operation that computes the tensor, behind identities."""
     while tensor.op.type in _IDENTITIES and tensor.op.inputs:
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor.op

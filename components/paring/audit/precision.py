@@ -21,7 +21,7 @@ _CHOSEN = {
 
 
 def float64_operators(subject: Subject) -> list[Finding]:
-    """Operators that compute in double precision."""
+    """Find operators that compute in double precision."""
     wide = [
         op
         for op in subject.live
@@ -46,7 +46,7 @@ def float64_operators(subject: Subject) -> list[Finding]:
 
 
 def int64_indices(subject: Subject) -> list[Finding]:
-    """Lookups whose indices have 64 bits."""
+    """Find lookups whose indices have 64 bits."""
     found = []
     for op in subject.live:
         if op.type in _INDEX_OF:

@@ -12,7 +12,7 @@ _NUMBER_FIX = "pass numbers as tensors (tf.constant), of a tf.TensorSpec([]) in 
 
 
 def fixed_shapes(subject: Subject) -> list[Finding]:
-    """Inputs that take batches of one size alone."""
+    """Find inputs that take batches of one size alone."""
     found = []
     for name, spec in subject.signature.inputs.items():
         if not spec.shape or spec.shape[0] is None:
@@ -24,7 +24,7 @@ def fixed_shapes(subject: Subject) -> list[Finding]:
                 severity="low",
                 place=f"input {name} [{shape}]",
                 cost=f"takes batches of {spec.shape[0]} alone: a server can't gather requests,"
-                " and each other size is padded or traced anew",
+                " and each other size is padded or traced again",
                 fix="export it with None for the batch, unless the target wants fixed shapes",
             )
         )
@@ -32,7 +32,7 @@ def fixed_shapes(subject: Subject) -> list[Finding]:
 
 
 def retraced_functions(subject: Subject) -> list[Finding]:
-    """Functions with a graph for each shape, or for each Python number, that they saw."""
+    """Find functions with a graph for each shape, or for each Python number, that they saw."""
     objects = subject.meta_graph.object_graph_def
     names = _names(objects)
     found = []
@@ -66,7 +66,7 @@ def retraced_functions(subject: Subject) -> list[Finding]:
 
 
 def _names(objects: Any) -> dict[int, str]:
-    """The attribute path from the model to each of its functions."""
+    """Return the attribute path from the model to each of its functions."""
     found = {0: ""}
     queue = [0]
     while queue:
@@ -79,7 +79,7 @@ def _names(objects: Any) -> dict[int, str]:
 
 
 def _arguments(signature: Any) -> tuple[Any, Any, Any]:
-    """What sets two traces apart for good (types, flags, texts), shapes, and numbers."""
+    """Return a trace's types, flags and texts, which no export can merge, shapes and numbers."""
     fixed: list[Any] = []
     shapes: list[Any] = []
     numbers: list[Any] = []

@@ -1,4 +1,4 @@
-"""The graph that is audited, with what the rules ask about it."""
+"""The audited graph, with the facts that the rules need."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Subject:
 
     @cached_property
     def needed(self) -> list[Any]:
-        """Operations that the outputs hang on, in topological order."""
+        """Operations on which the outputs depend, in topological order."""
         ordered = graph.in_topological_order(self.graph)
         names = {tensor.op.name for tensor in self.graph.outputs}
         for op in reversed(ordered):
@@ -48,7 +48,7 @@ class Subject:
 
     @cached_property
     def live(self) -> list[Any]:
-        """Those of `needed` that no constants alone decide."""
+        """Operations of `needed` that depend on more than constants."""
         constant = graph.constant_operations(self.needed)
         return [op for op in self.needed if op.name not in constant]
 
@@ -68,19 +68,19 @@ class Subject:
 
     @cached_property
     def total_flops(self) -> int:
-        """Of the whole graph; 1 at least, to divide by."""
+        """Number of floating-point operations of the whole graph; at least 1, to divide by."""
         return max(1, sum(self.flops.values()))
 
     def share(self, flops: int) -> float:
-        """Which share of the model's operations so many are."""
+        """Return the share of `flops` in the operations of the whole graph."""
         return flops / self.total_flops
 
     def unknown(self, ops: Iterable[Any]) -> int:
-        """How many of these products and loops have shapes that the graph leaves open."""
+        """Return the number of these products and convolutions whose cost is unknown."""
         return sum(op.type in HEAVY and not self.flops[op.name] for op in ops)
 
     def cost(self, ops: Sequence[Any]) -> str:
-        """What these operations cost, as a part of a sentence."""
+        """Return the cost of these operations, as a part of a sentence."""
         flops = sum(self.flops[op.name] for op in ops)
         told = [f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"]
         unknown = self.unknown(ops)
@@ -90,7 +90,7 @@ class Subject:
         return ", and ".join(told if flops else told[-1:])
 
     def severity(self, ops: Sequence[Any]) -> Severity:
-        """By the share of these operations; medium at least where some are unknown."""
+        """Return the severity by the operations' share; at least medium if some are unknown."""
         found = graded(self.share(sum(self.flops[op.name] for op in ops)))
         return "medium" if found == "low" and self.unknown(ops) else found
 
@@ -113,7 +113,7 @@ class Subject:
                     queue += [(f"{where}/{one.name}", one) for one in self.bodies[name]]
 
     def behind(self, start: Any, goals: frozenset[str], through: frozenset[str]) -> list[Any]:
-        """The operations of the types `goals` after `start`, over those of `through` alone."""
+        """Return the operations of types `goals` after `start`, over those of `through` alone."""
         found: dict[str, Any] = {}
         queue, seen = [start], {start.name}
         while queue:
@@ -127,7 +127,7 @@ class Subject:
 
 
 def origin(tensor: Any) -> Any:
-    """The operation whose values the tensor has, behind those that hand them on."""
+    """Return the operation whose values the tensor has, behind those that hand them on."""
     op = tensor.op
     while op.type in PASSED_ON and op.inputs:
         op = op.inputs[0].op
@@ -135,7 +135,7 @@ def origin(tensor: Any) -> Any:
 
 
 def value(tensor: Any) -> Any:
-    """The array of a constant tensor; None of any other."""
+    """Return the array of a constant tensor; None of any other."""
     from tensorflow.python.framework import tensor_util
 
     op = origin(tensor)

@@ -1,4 +1,4 @@
-"""What padding to a TPU's tiles and matrix unit costs a graph.
+"""Cost of padding a graph's arrays to a TPU's tiles and matrix unit.
 
 A TPU keeps arrays in tiles of 8 sublanes by 128 lanes of 32 bits, 16 by 128 in bfloat16,
 and multiplies by a unit of 128 by 128; XLA fills what does not fit with zeros, and lays an
@@ -58,7 +58,7 @@ class Padding:
 
 
 def paddings(subject: Subject, precision: Precision) -> list[Padding]:
-    """What each product and convolution of known shapes costs, in the graph's order."""
+    """Return the padding of each product and convolution of known shapes, in graph order."""
     found = []
     for op in subject.live:
         if op.type in PRODUCTS | CONVOLUTIONS and subject.flops[op.name]:
@@ -67,7 +67,7 @@ def paddings(subject: Subject, precision: Precision) -> list[Padding]:
 
 
 def uncounted(subject: Subject) -> list[str]:
-    """The places of loops, conditions and products whose cost `paddings` can't tell."""
+    """Return the places of loops, conditions and products whose cost `paddings` can't tell."""
     return [
         place(op)
         for op in subject.live
@@ -106,7 +106,7 @@ def _padding(op: Any, precision: Precision) -> Padding | None:
 
 
 def _operands(op: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of what is multiplied, the kernel of a convolution second."""
+    """Return the shapes of what is multiplied, the kernel of a convolution second."""
     at = (2, 1) if op.type == "Conv2DBackpropInput" else (0, 1)
     left, right = (tuple(op.inputs[index].shape.as_list()) for index in at)
     return left, right
@@ -121,7 +121,7 @@ def _up(size: int, multiple: int) -> int:
 
 
 def _tiled(shape: Sequence[int], pair: Sequence[int], sublanes: int) -> int:
-    """The elements of an array with these two of its dimensions padded, the better way."""
+    """Return the elements of an array with these two of its dimensions padded, the better way."""
     first, second = pair
     others = math.prod(shape) // max(1, first * second)
     return others * min(
@@ -130,7 +130,7 @@ def _tiled(shape: Sequence[int], pair: Sequence[int], sublanes: int) -> int:
 
 
 def _product(batch: int, rows: int, inner: int, columns: int, sublanes: int) -> int:
-    """Operations of a product of [rows, inner] and [inner, columns] in the matrix unit.
+    """Return the operations of a product of [rows, inner] and [inner, columns] in the matrix unit.
 
     The unit holds a block of one operand, and rows of the other stream through it.
     """
@@ -171,7 +171,7 @@ def _groups(op: Any, kernel: Sequence[int]) -> int:
 def _product_sizes(
     op: Any, left: tuple[int, ...], right: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
-    """Batch, rows, inner and columns of a product; None for an Einsum of another kind."""
+    """Return the batch, rows, inner and columns of a product; None for another Einsum."""
     if op.type == "Einsum":
         return _einsum_sizes(op.get_attr("equation").decode(), left, right)
     names = ("transpose_a", "transpose_b") if op.type == "MatMul" else ("adj_x", "adj_y")

@@ -1,4 +1,4 @@
-"""What belongs to training and was left in the serving graph."""
+"""Rules on operators of training that were left in the serving graph."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ _MASKING = frozenset({"Mul", "Select", "SelectV2"})
 
 
 def dropout(subject: Subject) -> list[Finding]:
-    """Masks that are drawn at random and multiplied onto activations."""
+    """Find masks that are drawn at random and multiplied onto activations."""
     found = []
     for op in subject.needed:
         if op.type in _UNIFORM:
@@ -45,7 +45,7 @@ def dropout(subject: Subject) -> list[Finding]:
 
 
 def augmentation(subject: Subject) -> list[Finding]:
-    """Images that are changed at random."""
+    """Find images that are changed at random."""
     found: dict[str, Any] = {}
     for op in subject.needed:
         if op.type in _RANDOM:
@@ -56,7 +56,7 @@ def augmentation(subject: Subject) -> list[Finding]:
 
 
 def batch_statistics(subject: Subject) -> list[Finding]:
-    """Batch normalization by the batch's own statistics.
+    """Find batch normalization by the batch's own statistics.
 
     Layer and group normalization use the same operator on a tensor that they reshape, so
     that the statistics are each example's own.
@@ -68,7 +68,7 @@ def batch_statistics(subject: Subject) -> list[Finding]:
         and op.get_attr("is_training")
         and op.inputs[0].op.type != "Reshape"
     ]
-    what = "an example's output hangs on the others of its batch, and nothing can be folded"
+    what = "an example's output depends on the others of its batch, and nothing can be folded"
     fix = "export the model as it infers: call its layers with training=False"
     return _finding("batch_statistics_in_serving", "high", found, what, fix)
 

@@ -1,4 +1,4 @@
-"""Compile a model by XLA for fixed shapes, as a TPU needs it."""
+"""Compilation of a model by XLA for fixed shapes, which a TPU needs."""
 
 import re
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Refusal:
 
 
 def refusals(subject: Subject, function: Any, batch_size: int) -> list[Refusal]:
-    """What keeps the graph from being compiled whole, with the shapes of one batch.
+    """Return the reasons why XLA can't compile the whole graph, with the shapes of one batch.
 
     First come inputs of text and operators that XLA has no kernel for; without any, what
     TensorFlow's own conversion to XLA's HLO says, which TPUs begin with as well, and

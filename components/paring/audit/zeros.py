@@ -20,7 +20,7 @@ _MOSTLY = 0.8
 
 
 def one_hot_products(subject: Subject) -> list[Finding]:
-    """Products with a one-hot matrix, which pick a row at the price of a product."""
+    """Find products with a one-hot matrix, which pick a row at the price of a product."""
     found = []
     for op in subject.live:
         if op.type != "OneHot" or (op.outputs[0].shape.rank or 0) < 1:
@@ -48,7 +48,7 @@ def one_hot_products(subject: Subject) -> list[Finding]:
 
 
 def densified_tensors(subject: Subject) -> list[Finding]:
-    """Sparse tensors that are made dense for a product."""
+    """Find sparse tensors that are made dense for a product."""
     found = []
     for op in subject.live:
         if op.type != "SparseToDense":
@@ -69,7 +69,7 @@ def densified_tensors(subject: Subject) -> list[Finding]:
 
 
 def zero_weights(subject: Subject) -> list[Finding]:
-    """Matrices of weights that would be smaller as SparseTensors."""
+    """Find matrices of weights that would be smaller as SparseTensors."""
     names: list[str] = []
     flops = saved = 0
     sparsest = 1.0

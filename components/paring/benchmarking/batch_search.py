@@ -1,4 +1,4 @@
-"""A bounded search for the batch, threads and instances with the most throughput.
+"""Bounded search for the batch size, threads and instances of the highest throughput.
 
 Hill climbing over a lattice: from the best setting so far each move doubles or halves
 one or two of the three, and is repeated while throughput rises; where no move helps any
@@ -16,7 +16,7 @@ _REFINEMENTS = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model is run.
+    """Setting in which a model is run.
 
     Attributes:
         batch_size: Examples in one call.
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a setting came to.
+    """Measured values of one setting.
 
     Attributes:
         setting: The setting.
@@ -51,7 +51,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is not exceeded.
+    """Bounds of a search's settings.
 
     Attributes:
         min_batch, max_batch: Of the batch size; equal for a model of a fixed batch.
@@ -65,7 +65,7 @@ class Bounds:
     cores: int
 
     def hold(self, setting: Setting) -> bool:
-        """Whether `setting` is within."""
+        """Return whether `setting` is within these bounds."""
         return (
             self.min_batch <= setting.batch_size <= self.max_batch
             and setting.threads >= 1
@@ -105,7 +105,7 @@ _MOVES = (
 
 
 class Search:
-    """One search.
+    """State of one search.
 
     Args:
         attempt: Tries a setting.
@@ -115,7 +115,7 @@ class Search:
 
     Attributes:
         trials: All that were tried, in order, by their setting.
-        ended: Why the search came to its end.
+        ended: Why the search ended.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Search:
         return sorted(fitting, key=lambda trial: (trial is not best, -trial.throughput))
 
     def _first(self) -> Trial | None:
-        """The smallest batch in one process, with the fewest threads that let it fit."""
+        """Return the smallest batch in one process, with the fewest threads that let it fit."""
         setting = Setting(self._bounds.min_batch)
         while (trial := self._try(setting)) is not None and trial.why_not:
             setting = replace(setting, threads=2 * setting.threads)
@@ -181,7 +181,7 @@ class Search:
         return trial
 
     def _try(self, setting: Setting) -> Trial | None:
-        """The trial of a setting; None where it is out of bounds or not worth trying."""
+        """Return the trial of a setting; None where it is out of bounds or not worth trying."""
         if setting in self.trials:
             return self.trials[setting]
         if not self._bounds.hold(setting) or any(
@@ -200,7 +200,7 @@ class Search:
 
 
 def _rules_out(trial: Trial, setting: Setting) -> bool:
-    """Whether `setting` asks for more of the same than one that did not fit."""
+    """Return whether `setting` needs no less than a trial's setting that did not fit."""
     tried = trial.setting
     return bool(
         trial.why_not

@@ -50,7 +50,7 @@ _PARENT = os.getppid()
 
 @dataclass(frozen=True)
 class Spec:
-    """What the child shall do; written as JSON.
+    """Task of the measuring child process, passed to it as JSON.
 
     Attributes:
         task: "latency", "solo", "throughput" or "inspect".
@@ -64,7 +64,7 @@ class Spec:
         rounds: How often both models are loaded and timed.
         windows: Window pairs in a round.
         window_seconds: What a window lasts at least; of "throughput", the whole time.
-        seed: Which side comes first, in each round and pair, hangs on it.
+        seed: Seed of the draw of the side that comes first in each round and pair.
         trusted: Whether operators of the models that touch files or processes may run.
     """
 
@@ -84,29 +84,29 @@ class Spec:
 
     @property
     def result(self) -> Path:
-        """JSON: what was found, or `error`, the fields of a ParingError."""
+        """Path of the JSON result, or of `error` with the fields of a ParingError."""
         return Path(self.folder) / f"{self.task}.json"
 
     @property
     def latencies(self) -> Path:
-        """An .npz: `source` and `candidate`, seconds [rounds, windows, calls].
+        """Path of an .npz with `source` and `candidate`, seconds [rounds, windows, calls].
 
-        Of "throughput": `candidate` alone, [calls].
+        For "throughput" it has `candidate` alone, [calls].
         """
         return Path(self.folder) / "latencies.npz"
 
     @property
     def ready(self) -> Path:
-        """Of "throughput": there once the candidate is loaded and warm."""
+        """Path of the file that "throughput" writes once the candidate is loaded and warm."""
         return Path(self.folder) / "ready"
 
     @property
     def start(self) -> Path:
-        """Of "throughput": once this is there, all with the same parent folder begin."""
+        """Path of the file on which all "throughput" children of one parent folder wait."""
         return Path(self.folder).parent / "start"
 
     def write(self) -> Path:
-        """Write the spec into its folder; returns the file."""
+        """Write the spec into its folder, and return the file."""
         file = Path(self.folder) / f"{self.task}-spec.json"
         file.write_text(json.dumps(asdict(self)))
         return file
@@ -134,7 +134,7 @@ class _Side:
         self.runtime = None
 
     def time_calls(self, calls: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Seconds of each of so many calls, one after another."""
+        """Return the seconds of each of so many calls, one after another."""
         if self.runtime is None:
             raise RuntimeError(f"{self.path} is not open")
         run, batches, first = self.runtime.run, self.encoded, self._next
@@ -285,7 +285,7 @@ def inspect(spec: Spec) -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The highest resident memory of this process so far.
+    """Return the highest resident memory of this process so far.
 
     On Linux VmHWM, since ru_maxrss there also counts what the parent had in
     memory when it forked.
@@ -302,7 +302,7 @@ def peak_memory_bytes() -> int:
 
 
 def main() -> int:
-    """Do what the spec in the first argument says; returns the exit code."""
+    """Run the task of the spec in the first argument, and return the exit code."""
     # A crash in native code leaves Python's stack on stderr, for the parent; also
     # while descriptor 2 itself is silenced, as it is when TensorFlow is imported.
     faulthandler.enable(os.dup(2))
@@ -359,7 +359,7 @@ def _stop_if_orphaned() -> None:
 
 
 def _accelerators() -> list[str]:
-    """The models of the GPUs and TPUs that TensorFlow sees, and so runs models on."""
+    """Return the models of the GPUs and TPUs that TensorFlow sees, and so runs models on."""
     if "tensorflow" not in sys.modules:
         return []
     import tensorflow as tf
@@ -372,7 +372,7 @@ def _accelerators() -> list[str]:
 
 
 def _libraries() -> dict[str, str]:
-    """The versions of the libraries that were really used."""
+    """Return the versions of the libraries that were really used."""
     modules = {
         "numpy": "numpy",
         "tensorflow": "tensorflow",

@@ -1,4 +1,4 @@
-"""Start measuring child processes and turn how they ended into results."""
+"""Start of measuring child processes, and conversion of their exits into results."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def measure_together(
 
 @contextmanager
 def _started(specs: Sequence[Spec]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The child of each spec; those that still run in the end are killed."""
+    """Yield the child of each spec; those that still run in the end are killed."""
     command = module_command("paring.benchmarking.measure")
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -122,7 +122,7 @@ def _out_of_time(spec: Spec, timeout_seconds: float) -> StepFailedError:
 
 
 def _resident_bytes(pid: int) -> int:
-    """The resident memory of a process; 0 once it is gone."""
+    """Return the resident memory of a process; 0 once it is gone."""
     import psutil
 
     try:
@@ -137,7 +137,7 @@ def _read_result(spec: Spec, code: int) -> dict[str, Any]:
             f"the process that measured {spec.candidate} {_how_it_ended(code)}",
             received=_last_lines(_log(spec)),
             remedy=(
-                "most often memory ran out: free some, or lower batch_size"
+                "free memory, or lower batch_size; most often memory ran out"
                 if code == -signal.SIGKILL
                 else "the message above comes from the runtime; try the model in it alone"
             ),

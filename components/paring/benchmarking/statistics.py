@@ -1,9 +1,9 @@
-"""Speed-ups from repeated latency measurements, with honest intervals.
+"""Speed-ups from repeated latency measurements, with confidence intervals.
 
 The design follows Kalibera and Jones, "Quantifying Performance Changes with
 Effect Size Confidence Intervals" (arXiv:2007.10899): measure on every level
 that varies, and resample on every level. Here these are rounds, in which both
-models are loaded anew (two loads of one file differ by a percent or so, by
+models are loaded again (two loads of one file differ by a percent or so, by
 where their memory lies, however long each is timed), and pairs of windows
 within a round, which see the same drift of the machine.
 """
@@ -21,7 +21,7 @@ Counts = np.ndarray[Any, np.dtype[np.int32]]
 RESAMPLES = 1000
 RESOLUTION = 0.01
 """The relative difference below which no interval tells two models apart: what
-the same file differs by from itself, loaded anew, on a machine at rest."""
+the same file differs by from itself, loaded again, on a machine at rest."""
 
 # A window is represented by at most so many of its quantiles while resampling.
 _QUANTILES = 256
@@ -48,7 +48,7 @@ class Percentiles:
 
 
 def percentiles(samples: Array) -> Percentiles:
-    """The percentiles of all samples pooled, linearly interpolated.
+    """Return the percentiles of all samples pooled, linearly interpolated.
 
     Args:
         samples: Latencies, of any shape; at least one.
@@ -60,7 +60,7 @@ def percentiles(samples: Array) -> Percentiles:
 def speedup(
     source: Array, candidate: Array, *, seed: int = 0, confidence: float = 0.95
 ) -> Interval:
-    """The source's median latency over the candidate's.
+    """Return the source's median latency over the candidate's.
 
     The interval is a paired two-level bootstrap of the ratio's logarithm:
     rounds are drawn with replacement, then window pairs within each, the same
@@ -95,13 +95,13 @@ def speedup(
 
 
 def is_steady(medians: Sequence[float], *, windows: int = 3, tolerance: float = 0.1) -> bool:
-    """Whether the last `windows` medians lie within `tolerance` of one another."""
+    """Return whether the last `windows` medians are within `tolerance` of one another."""
     last = medians[-windows:]
     return len(last) == windows and max(last) <= min(last) * (1 + tolerance)
 
 
 def _resampled_weights(rounds: int, windows: int, random: np.random.Generator) -> Counts:
-    """How often each window was drawn, [resamples, rounds * windows]."""
+    """Count the draws of each window, [resamples, rounds * windows]."""
     drawn_rounds = random.integers(rounds, size=(RESAMPLES, rounds, 1))
     drawn_windows = random.integers(windows, size=(RESAMPLES, rounds, windows))
     drawn = (drawn_rounds * windows + drawn_windows).reshape(RESAMPLES, -1)
@@ -112,7 +112,7 @@ def _resampled_weights(rounds: int, windows: int, random: np.random.Generator) -
 
 
 def _weighted_medians(samples: Array, weights: Counts) -> Array:
-    """The median of the samples for each row of weights of their windows."""
+    """Return the median of the samples for each row of weights of their windows."""
     cells = samples.reshape(weights.shape[1], -1)
     if cells.shape[1] > _QUANTILES:
         levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -132,7 +132,7 @@ def _weighted_medians(samples: Array, weights: Counts) -> Array:
 
 
 def _expanded_tail(rounds: int, confidence: float) -> float:
-    """The percentile level at each end for an interval over so few rounds."""
+    """Return the percentile level at each end for an interval over so few rounds."""
     # SciPy, which scikit-learn brings along; imported late for its half second.
     from scipy.stats import t
 

@@ -1,4 +1,4 @@
-"""Draw the inputs that models are timed on."""
+"""Draw of the inputs on which models are timed."""
 
 from pathlib import Path
 from typing import Any

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Compared:
-    """How a converted model was compared.
+    """Comparison of a converted model with its source.
 
     Attributes:
         on: "32 examples" or "random inputs"; or why it was not compared.
@@ -121,7 +121,7 @@ def refuse_broken(
     what: str,
     only_rounded: Callable[[], bool] = lambda: False,
 ) -> None:
-    """As `compare`, of outputs that are there already.
+    """Compare outputs that are computed already; see `compare`.
 
     Args:
         numbers: What `comparable` or `same_outputs` gives of the source's outputs.
@@ -145,7 +145,7 @@ def refuse_broken(
         raise UnsupportedError(
             f"{what} does not compute what its source does",
             received="; ".join(f"output {name}: {why}" for name, why in wrong.items()),
-            remedy="take another precision or runtime for this model",
+            remedy="use another precision or runtime for this model",
         )
 
 
@@ -182,7 +182,7 @@ def run_all(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
 
 
 def run(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
-    """As `run_all`, and leave the runtime open."""
+    """Run all batches, as `run_all` does, and leave the runtime open."""
     given = [runtime.run(features) for features in batches]
     return {name: _joined([one[name] for one in given]) for name in given[0]}
 
@@ -195,9 +195,9 @@ def comparable(source: Outputs, made: Outputs) -> Outputs:
     """
     if source.keys() != made.keys():
         raise UnsupportedError(
-            "the converted model gives other outputs than its source",
+            "the converted model has other outputs than its source",
             received=f"{', '.join(sorted(made))} for {', '.join(sorted(source))}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     return {
         name: array
@@ -208,7 +208,7 @@ def comparable(source: Outputs, made: Outputs) -> Outputs:
 
 
 def same_outputs(source: Outputs, made: Outputs) -> Outputs:
-    """As `comparable`, where no output may have another shape.
+    """Return the outputs of `comparable`, and refuse outputs of other shapes.
 
     Raises:
         UnsupportedError: `made` has not the same outputs of the same shapes.
@@ -217,9 +217,9 @@ def same_outputs(source: Outputs, made: Outputs) -> Outputs:
     found = {name: array.shape for name, array in made.items()}
     if shapes != found:
         raise UnsupportedError(
-            "the file gives other outputs than its source",
+            "the file has other outputs than its source",
             received=f"{found} for {shapes}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     return comparable(source, made)
 

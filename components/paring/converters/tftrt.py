@@ -45,7 +45,7 @@ def require() -> None:
 
 
 def built_with_tensorrt(build_info: Mapping[str, Any]) -> bool:
-    """Whether a TensorFlow's `tf.sysconfig.get_build_info()` says that it was."""
+    """Return whether TensorFlow was built with TensorRT, by `tf.sysconfig.get_build_info()`."""
     return bool(build_info.get("is_tensorrt_build", False))
 
 
@@ -90,7 +90,7 @@ def convert(
             allow_build_at_runtime=False,
         )
         converter.convert(calibration_input_fn=calibration)
-        # Builds the profiles, then calibrates where that was asked for.
+        # Builds the profiles, then calibrates if a calibration was requested.
         converter.build(input_fn=shapes)
         converter.save(str(out), save_gpu_specific_engines=True)
     except Exception as error:
@@ -138,7 +138,7 @@ def check_outputs(
 
 
 def count_engines(folder: Path) -> int:
-    """How many engines are in a SavedModel.
+    """Return the number of engines in a SavedModel.
 
     Raises:
         ModelError: It can't be read.

@@ -1,4 +1,4 @@
-"""Columns of examples: matched to the model's inputs, checked, converted.
+"""Columns of examples: matching to the model's inputs, checks, conversion.
 
 A column is an array [count, ...] in a file. Everything here walks over it a
 chunk at a time, so that memory does not grow with the number of examples.
@@ -50,7 +50,7 @@ def map_array(file: Path, where: str) -> Array:
 
 
 def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
-    """The signature's inputs.
+    """Return the signature's inputs.
 
     Raises:
         UnsupportedError: One is not a numeric tensor, as in models that parse
@@ -71,7 +71,7 @@ def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
 
 
 def label_outputs(signature: Signature, label: str) -> dict[str, TensorSpec]:
-    """The output that each column of labels is for, by the column's name.
+    """Return the output that each column of labels is for, by the column's name.
 
     `label` is that of an only output, or OUTPUT=COLUMN, several of them by commas. Columns
     for other outputs carry the output's name, unless an input has that name. Which of
@@ -92,7 +92,7 @@ def label_outputs(signature: Signature, label: str) -> dict[str, TensorSpec]:
 
 
 def stated_labels(signature: Signature, label: str) -> dict[str, TensorSpec]:
-    """The output of each column that `label` names as OUTPUT=COLUMN; none of a plain name.
+    """Return the output of each column that `label` names as OUTPUT=COLUMN; none of a plain name.
 
     Raises:
         ExamplesError: There is no such output, or it is named twice.
@@ -137,7 +137,7 @@ def match_columns(
     labels: Mapping[str, TensorSpec],
     label: str,
 ) -> dict[str, str]:
-    """The column for each input, and for each of `labels` where there is one.
+    """Return the column for each input, and for each of `labels` where there is one.
 
     Columns carry the inputs' names and the labels'; `x` is taken for the only
     input, and `y` for the label "label". A column that nothing takes is named in a
@@ -230,13 +230,13 @@ def check_features(
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong shape",
                 received=list(array.shape),
-                remedy=f"the model takes {_shape_text(spec.shape)}",
+                remedy=f"give it the model's shape, {_shape_text(spec.shape)}",
             )
         if not _convertible(array.dtype, np.dtype(spec.dtype)):
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong dtype",
                 received=array.dtype,
-                remedy=f"the model takes {spec.dtype}; convert it without changing values",
+                remedy=f"convert it to the model's {spec.dtype}, without changing values",
             )
     return count
 
@@ -276,7 +276,7 @@ def _convertible(have: np.dtype[np.generic], want: np.dtype[np.generic]) -> bool
 def check_labels(
     where: str, label: str, array: Array, count: int, output: TensorSpec, file: Path
 ) -> Array:
-    """The labels of `output`, mapped; written to `file` if need be.
+    """Return the labels of `output`, mapped; written to `file` if need be.
 
     Integers are class ids: one an example of an output [batch, classes], or
     [batch] or [batch, 1] of two classes; of an output with more axes one for
@@ -322,7 +322,7 @@ def check_labels(
 
 
 def are_flags(array: Array) -> bool:
-    """Whether all values are 0 or 1."""
+    """Return whether all values are 0 or 1."""
     return all(((chunk == 0) | (chunk == 1)).all() for _, chunk in _chunks(array))
 
 
@@ -331,7 +331,7 @@ def _are_one_hot(array: Array) -> bool:
 
 
 def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> ExamplesError:
-    """Names what each kind of labels would look like."""
+    """Return the error for unusable labels, which describes each kind of labels."""
     ids = "one integer for each example"
     if len(output.shape) > 2:
         ids = f"integers {_shape_text(output.shape[:-1])}"
@@ -370,7 +370,7 @@ def _check_classes(
 
 
 def _padded(array: Array, file: Path, where: str) -> Array:
-    """`array` as int64 with -1 for whatever is below it."""
+    """Return `array` as int64, with -1 for all values below."""
     written = open_memmap(file, "w+", np.dtype(np.int64), array.shape)
     for start, chunk in _chunks(array):
         written[start : start + len(chunk)] = np.maximum(chunk, -1)
@@ -387,7 +387,7 @@ def write_column(
     file: Path,
     rows: NDArray[np.int64] | None = None,
 ) -> Array:
-    """`array`, or its `rows`, in `dtype`, with every value checked.
+    """Write `array`, or its `rows`, in `dtype`, with every value checked.
 
     An array that is right as it stands is returned itself; otherwise `file` is
     written and mapped.
@@ -442,7 +442,7 @@ def _check_finite(where: str, name: str, chunk: Array, start: int) -> None:
 
 
 def _chunks(array: Array, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Array]]:
-    """The first row's number and the rows, some megabytes at a time."""
+    """Yield the first row's number and the rows, some megabytes at a time."""
     count = len(array) if rows is None else len(rows)
     row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
     step = max(1, _CHUNK_BYTES // row_bytes)

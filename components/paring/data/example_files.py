@@ -1,4 +1,4 @@
-"""Where the columns of a user's examples lie, in each form that is read.
+"""Locations of the columns of a user's examples, in each form that can be read.
 
     FOLDER/Split-train/NAME.npy, FOLDER/Split-eval/NAME.npy    Paring's form
     FOLDER/Split-train/*.gz, FOLDER/Split-eval/*.gz            TFX's Examples
@@ -94,19 +94,19 @@ class Columns:
 
 
 def column_file(name: str) -> str:
-    """The file's name for a column, whatever characters its name has."""
+    """Return the file's name for a column, whatever characters its name has."""
     return quote(name, safe=" ") + _ARRAY
 
 
 def locate(path: Path) -> dict[str, Group]:
-    """The groups of files at `path`: train and eval, or `WHOLE` alone.
+    """Return the groups of files at `path`: train and eval, or `WHOLE` alone.
 
     Raises:
         ExamplesError: There is nothing that can be read as examples.
     """
     if not path.exists():
         raise ExamplesError(
-            f"{path}: there is nothing at this path",
+            f"{path}: path does not exist",
             remedy="give an .npz file, TFRecords, or a folder with Split-train and Split-eval",
         )
     if path.is_file():
@@ -136,7 +136,7 @@ def locate(path: Path) -> dict[str, Group]:
 
 
 def _choose_splits(names: Iterable[str]) -> dict[str, str]:
-    """The name that stands for each of train and eval."""
+    """Return the name that stands for each of train and eval."""
     found = set(names)
     chosen: dict[str, str] = {}
     for name, split in _SPLITS.items():
@@ -168,7 +168,7 @@ def _folder_group(folder: Path, root: Path) -> Group:
 
 
 def _flat_groups(folder: Path) -> dict[str, Group]:
-    """A folder without `Split-` folders."""
+    """Return a folder without `Split-` folders."""
     files = [one for one in sorted(folder.iterdir()) if one.is_file()]
     by_split: dict[str, list[Path]] = {}
     for one in _record_files(files):
@@ -194,7 +194,7 @@ def _spec_file(folder: Path) -> Path:
 
 
 def _archive_groups(file: Path) -> dict[str, Group]:
-    """The groups in an `.npz` file, split by the suffixes of its keys."""
+    """Return the groups in an `.npz` file, split by the suffixes of its keys."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {
@@ -231,7 +231,7 @@ def _broken_archive(file: Path, error: Exception) -> ExamplesError:
     return ExamplesError(
         f"{file}: not a readable .npz file",
         received=f"{type(error).__name__}: {error}",
-        remedy="write it anew with numpy.savez; it may have been cut off",
+        remedy="write it again with numpy.savez; it may have been cut off",
     )
 
 

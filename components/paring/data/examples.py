@@ -1,4 +1,4 @@
-"""Examples as arrays: one way to read every form that users have them in.
+"""Examples as arrays, read from every supported form.
 
 Read are: Paring's own form (`Split-train/` and `Split-eval/` folders with one
 `.npy` file for each model input, named for it, and `label.npy`, or one for each of
@@ -42,7 +42,7 @@ SplitName = Literal["train", "eval"]
 
 @dataclass(eq=False)
 class Split:
-    """One split of the examples.
+    """Split of the examples.
 
     Attributes:
         features: An array for each of the signature's inputs, in its dtype and
@@ -68,7 +68,7 @@ class Split:
         return own | self.other_labels
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> "Split":
-        """The examples at `indices`, in that order, copied into memory."""
+        """Return the examples at `indices`, in that order, copied into memory."""
         chosen = np.asarray(indices, dtype=np.int64)
         return Split(
             {name: np.array(array[chosen]) for name, array in self.features.items()},
@@ -81,7 +81,7 @@ class Split:
     def batches(
         self, batch_size: int
     ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[Any] | None]]:
-        """Features and first labels of `batch_size` examples at a time, in order.
+        """Yield the features and first labels of `batch_size` examples at a time, in order.
 
         The last batch holds what is left over. The arrays are views.
         """
@@ -184,7 +184,7 @@ def open_splits(
 def stratified_split(
     labels: NDArray[Any] | None, count: int, eval_fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices of train and eval, the same for the same seed.
+    """Return the sorted indices of train and eval, the same for the same seed.
 
     Each class gives eval its share, rounded by the largest remainder so that
     eval holds `eval_fraction` of all; without class ids all are one class.
@@ -218,7 +218,7 @@ def stratified_split(
 
 
 def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
-    """The labels, where they are class ids: integers [count]."""
+    """Return the labels, where they are class ids: integers [count]."""
     of_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
     return np.asarray(labels) if of_classes else None
 
@@ -226,7 +226,7 @@ def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
 def draw_rows(
     labels: NDArray[Any] | None, rows: NDArray[np.int64], limit: int, seed: int
 ) -> NDArray[np.int64]:
-    """At most `limit` of `rows`, sorted, with each class in its share.
+    """Return at most `limit` of `rows`, sorted, with each class in its share.
 
     Args:
         labels: Those of all rows, [count, ...], or None; see `stratified_split`.
@@ -242,7 +242,7 @@ def draw_rows(
 
 
 def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) -> Split:
-    """The columns as a split in the model's dtypes."""
+    """Return the columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)
     inputs = model_inputs(signature)
     outputs = label_outputs(signature, label)
@@ -277,7 +277,7 @@ def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) 
 
 
 def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
-    """The examples at `rows`, copied to mapped files a chunk at a time."""
+    """Return the examples at `rows`, copied to mapped files a chunk at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     features = {
         name: write_column("", name, array, array.dtype.name, folder / f"{index}.npy", rows)

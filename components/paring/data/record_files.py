@@ -1,4 +1,4 @@
-"""TFRecord files read side by side: their records counted, and parsed in batches.
+"""Parallel reading of TFRecord files: counting and parsing of their records.
 
 A record is its length (8 bytes, little-endian), a checksum of that (4), its content, and a
 checksum of that (4): tensorflow/core/lib/io/record_writer.h.
@@ -25,7 +25,7 @@ _LONGEST_BYTES = 2**40
 
 
 def count_records(files: Sequence[Path]) -> list[int]:
-    """The number of records in each of the files, gzip if named `.gz`.
+    """Return the number of records in each of the files, gzip if named `.gz`.
 
     Goes from length to length, so that of plain files hardly anything is read. Content and
     checksums are looked at when the records are parsed.
@@ -56,17 +56,17 @@ def _count(file: Path) -> int:
 
 
 def unreadable(file: Path, received: str) -> ExamplesError:
-    """The error for a file whose records can't be told apart, or are damaged."""
+    """Return the error for a file whose records can't be separated, or are damaged."""
     return ExamplesError(
         f"{file}: not a readable TFRecord file",
         received=received,
-        remedy="write it anew; it may have been cut off"
+        remedy="write it again; it may have been cut off"
         " (files named .gz are taken to be gzip, others to be plain)",
     )
 
 
 def first_record(file: Path) -> bytes:
-    """The content of the first record of a file that has one.
+    """Return the content of the first record of a file that has one.
 
     Raises:
         ExamplesError: It is damaged.
@@ -81,7 +81,7 @@ def first_record(file: Path) -> bytes:
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """The content of each record of the file, gzip if named `.gz`.
+    """Return the content of each record of the file, gzip if named `.gz`.
 
     Raises:
         tf.errors.OpError: It is damaged.
@@ -97,7 +97,7 @@ def records(file: Path) -> Iterator[bytes]:
 def parsed_batches(
     files: Sequence[Path], spec: Mapping[str, Any], lengths: Mapping[str, int], size: int
 ) -> Iterator[tuple[int, int, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
-    """Every record of the files, parsed, in batches of one file each.
+    """Return every record of the files, parsed, in batches of one file each.
 
     Several files are read, and several batches parsed, at a time; tf.data chooses how many
     by the processors, and within `_MEMORY_BYTES`. So the batches come in any order, and
@@ -144,7 +144,7 @@ def parsed_batches(
 
 
 def short(error: Exception) -> str:
-    """What TensorFlow says was wrong, in a line."""
+    """Return the message of TensorFlow's error in one line."""
     return str(getattr(error, "message", error)).split("\n")[0][:300]
 
 

@@ -1,4 +1,4 @@
-"""Whether the channels of an input have scales too unlike for one range of integers.
+"""Detection of inputs whose channels' scales are too unlike for one range of integers.
 
 Integers have one scale for all channels of a tensor. Where a table's columns are thousandths
 and thousands, that rounds whole columns to zero before any normalization sees them.
@@ -19,7 +19,7 @@ MEASURED_CALLS = 200
 
 
 class Scales:
-    """The range of each channel of a tensor, over what was seen of it."""
+    """Range of each channel of a tensor, over the values that were added."""
 
     def __init__(self) -> None:
         self._lows: Any = np.inf
@@ -34,7 +34,7 @@ class Scales:
         self._highs = np.maximum(self._highs, rows.max(axis=0))
 
     def unlike(self) -> bool:
-        """Whether integers that hold all channels leave one of them hardly a step.
+        """Return whether integers with one scale for all channels round one of them away.
 
         Channels that are constant have nothing to lose.
         """

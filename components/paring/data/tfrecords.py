@@ -1,4 +1,4 @@
-"""TFRecords of tf.Example become columns in `.npy` files.
+"""Conversion of TFRecords of tf.Example to columns in `.npy` files.
 
 The files are gone through twice, to count the records and to parse them, so that each
 batch can be written to its place in the columns, in whatever order the batches come.
@@ -34,13 +34,13 @@ _LIST_DTYPES = {"float_list": "float32", "int64_list": "int64"}
 
 @dataclass(frozen=True)
 class _Feature:
-    """How one feature is stored.
+    """Storage of one feature in the records.
 
     Attributes:
         column: The feature's name in the records.
         kind: float_list, int64_list or bytes_list (raw little-endian bytes).
-        shape: Of one example.
-        dtype: What comes out of the records.
+        shape: Shape of one example.
+        dtype: Type of the values that are read.
     """
 
     column: str
@@ -56,7 +56,7 @@ def read_records(
     labels: Mapping[str, TensorSpec],
     scratch: Path,
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    """The model's inputs, and the labels that records have, as columns; with the rest's names.
+    """Read the model's inputs, and the labels in the records, as columns.
 
     Shapes and the dtype of raw bytes come from `spec_file`, if it exists:
     `{"NAME": {"shape": [32, 32, 1], "dtype": "uint8"}}`, shapes of one example;
@@ -117,10 +117,10 @@ def _features(
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
 ) -> tuple[dict[str, _Feature], tuple[str, ...]]:
-    """How each wanted feature is stored, judged by the first record, which is in `file`.
+    """Return the storage of each wanted feature, by the first record, which is in `file`.
 
     Returns:
-        They, and the names of the features that are not wanted.
+        The storage by feature, and the names of the features that are not wanted.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -166,7 +166,7 @@ def _features(
 
 
 def _label_columns(label: str, output: TensorSpec) -> tuple[str, ...]:
-    """The columns that the label may be in; the first one that is there counts."""
+    """Return the columns that the label may be in; the first one that is there counts."""
     return (label, "y", output.name) if label == "label" else (label, output.name)
 
 
@@ -188,12 +188,12 @@ def _refuse_partial_labels(files: Sequence[Path], columns: Collection[str]) -> N
                 stored = tf.train.Example.FromString(record).features.feature
                 total += 1
                 for column in columns:
-                    # `stored` would make a feature that it is asked for.
+                    # Indexing `stored` would add a feature that is missing.
                     if column in stored and stored[column].WhichOneof("kind"):
                         values = getattr(stored[column], stored[column].WhichOneof("kind"))
                         having[column] += bool(values.value)
     except (tf.errors.OpError, DecodeError):
-        # Which file is damaged has been told.
+        # The damaged file has been reported.
         return
     for column, count in having.items():
         if 0 < count < total:
@@ -205,7 +205,7 @@ def _refuse_partial_labels(files: Sequence[Path], columns: Collection[str]) -> N
 
 
 def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
-    """The shape of one example's labels, of which there are `length`."""
+    """Return the shape of one example's labels, of which there are `length`."""
     wanted = output.shape[1:-1] if kind == "int64_list" else output.shape[1:]
     sizes = tuple(size for size in wanted if size is not None)
     if len(sizes) == len(wanted) > 0 and math.prod(sizes) == length:
@@ -216,7 +216,7 @@ def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
 def _stated_shapes(
     spec_file: Path, inputs: Mapping[str, TensorSpec]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape of one example and dtype of each input."""
+    """Return the shape of one example and the dtype of each input."""
     stated = _read_spec(spec_file) if spec_file.exists() else {}
     if stated:
         for name in inputs:

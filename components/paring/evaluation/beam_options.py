@@ -1,6 +1,6 @@
-"""Apache Beam's options as people write them: one text, read and checked by Beam's parser.
+"""Apache Beam's options as one text, read and checked by Beam's parser.
 
-What a runner needs is asked for here, before anything is uploaded or started.
+Options that a runner requires are checked here, before anything is uploaded or started.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ _ENVIRONMENTS = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
 
 @dataclass(frozen=True)
 class BeamOptions:
-    """What a pipeline is run with.
+    """Options and runner of a Beam pipeline.
 
     Attributes:
         flags: As `PipelineOptions` takes them.
@@ -71,7 +71,7 @@ class BeamOptions:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the workers may be on other machines, and see no local paths."""
+        """True if the workers may be on other machines, without access to local paths."""
         return self.runner != IN_PROCESS
 
 
@@ -138,7 +138,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _parsed(words: Sequence[str]) -> tuple["PipelineOptions", dict[str, list[str]]]:
-    """The options in Beam's own form, and each that Beam has not, with those like it."""
+    """Return the options in Beam's own form, and each that Beam has not, with those like it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     told = io.StringIO()

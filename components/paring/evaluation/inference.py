@@ -169,7 +169,7 @@ class _Loaded:
         self._lock = threading.Lock()
 
     def tally(self, rows: Range) -> Tally:
-        """What both models say about these rows."""
+        """Run both models on these rows, and return the tally of their outputs."""
         with self._lock:
             return self._tally(slice(*rows))
 
@@ -188,7 +188,7 @@ class _Loaded:
 
 
 class _PairHandler(ModelHandler[Range, Tally | ParingError, _Loaded | ParingError]):
-    """Loads both models once in a worker and runs them on ranges of rows.
+    """Model handler that loads both models once in a worker and runs them on row ranges.
 
     Beam reports an exception of a worker as text, so one of Paring's own
     travels as a result and is raised when the pipeline has ended.
@@ -222,7 +222,7 @@ class _PairHandler(ModelHandler[Range, Tally | ParingError, _Loaded | ParingErro
 
 
 class _TallyFn(beam.CombineFn):
-    """Adds the batches' tallies up; an error, once met, stays the result."""
+    """Sum of the batches' tallies; the first error stays the result."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

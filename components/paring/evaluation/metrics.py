@@ -1,4 +1,4 @@
-"""What a gate may go by: the names of the metrics, and how each is told.
+"""Metrics of the accuracy gate: their names, and the wording of their changes.
 
 Scores between 0 and 1, where more is better, drop by points. Errors, where less
 is better, grow by a share of the source's, since their size depends on the unit
@@ -18,7 +18,7 @@ from paring.artifacts import content_digest
 from paring.errors import ParameterError, nearest
 
 NAMES = ("auto", "top_1", "top_k", "auc", "mae", "rmse", "token_accuracy")
-"""What may be asked for, besides MODULE:FUNCTION."""
+"""Metrics that a user can request, besides MODULE:FUNCTION."""
 
 AGREEMENT = "agreement"
 TOKEN_AGREEMENT = "token_agreement"
@@ -69,7 +69,7 @@ def check_name(name: str) -> None:
 
 @contextmanager
 def working_directory_first() -> Iterator[None]:
-    """Within it, modules of the working directory are found before all others."""
+    """Import modules of the working directory before all others."""
     here = str(Path.cwd())
     # In front, as `python -m` has it; taken out again, since other modules than
     # the user's own are none of its business.
@@ -81,7 +81,7 @@ def working_directory_first() -> Iterator[None]:
 
 
 def function_digest(name: str) -> str:
-    """The digest of the file that MODULE:FUNCTION is in, found but not run.
+    """Return the digest of the file that MODULE:FUNCTION is in, found but not run.
 
     It tells an edited function from the one that made an earlier result.
 
@@ -119,22 +119,22 @@ class Metric:
 
     @classmethod
     def named(cls, name: str) -> "Metric":
-        """A metric of Paring's own."""
+        """Return a metric of Paring's own."""
         return cls(name, name not in _ERRORS)
 
     @property
     def labelled(self) -> bool:
-        """Whether it compares with labels; otherwise with the source alone."""
+        """True if the metric compares with labels; otherwise it compares with the source alone."""
         return self.name not in _UNLABELLED
 
     @property
     def is_function(self) -> bool:
-        """Whether it is the user's own."""
+        """True if the metric is a user's function."""
         return ":" in self.name
 
     @property
     def label(self) -> str:
-        """What tables and sentences call it."""
+        """Name of the metric in tables and sentences."""
         if self.name.startswith("top_") and self.name != "top_1":
             return f"top-{self.name.removeprefix('top_')} accuracy"
         return _LABELS.get(self.name, self.name.rpartition(":")[2])
@@ -146,21 +146,21 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share, and shown in per cent."""
+        """True if the metric is a share, which is shown in per cent."""
         return self.higher_is_better and not self.is_function and self.name != "auc"
 
     @property
     def is_relative(self) -> bool:
-        """Whether its drop is a share of the source's score."""
+        """True if the metric's drop is a share of the source's score."""
         return not self.higher_is_better
 
     @property
     def in_points(self) -> bool:
-        """Whether its drop is told in points, hundredths of the whole range."""
+        """True if the metric's drop is stated in points, hundredths of the whole range."""
         return self.higher_is_better and not self.is_function
 
     def drop(self, source: float, candidate: float) -> float:
-        """How much worse the candidate is; below 0 if it is better.
+        """Return the candidate's loss against the source; below 0 if the candidate is better.
 
         Args:
             source: The source's score; not 0 where the drop is relative.
@@ -171,17 +171,17 @@ class Metric:
         return source - candidate
 
     def limit(self, source: float, allowed: float) -> float:
-        """The score at which the drop from `source` is `allowed`."""
+        """Return the score at which the drop from `source` is `allowed`."""
         return source * (1 + allowed) if self.is_relative else source - allowed
 
     def shown(self, score: float) -> str:
-        """A score as text, with its unit."""
+        """Return a score as text, with its unit."""
         if self.is_share:
             return f"{100 * score:.1f}%"
         return f"{score:.4f}" if self.name == "auc" else _four_digits(score)
 
     def change(self, drop: float) -> str:
-        """A drop as the signed change of the score, as in a table: +0.5 or -3.1%."""
+        """Return a drop as the signed change of the score, as in a table: +0.5 or -3.1%."""
         if self.is_relative:
             text, unit = f"{100 * drop:+.1f}", "%"
         elif self.in_points:
@@ -194,13 +194,13 @@ class Metric:
 
     @property
     def change_unit(self) -> str:
-        """What `change` is told in, after "the change is"."""
+        """Unit of `change`, as it follows "the change is"."""
         if self.is_relative:
             return "in per cent of the source's"
         return "in points" if self.in_points else "in its own unit"
 
     def objection(self, drop: float, allowed: float) -> str:
-        """What is wrong with a drop above what the gate allows."""
+        """Return the reason why a drop above the gate's limit is rejected."""
         scale = 1 if self.is_function and not self.is_relative else 100
         told, limit = apart(scale * drop, scale * allowed)
         if not self.labelled:
@@ -212,7 +212,7 @@ class Metric:
         return f"drops {self.label} by {told}{unit}, the gate allows {limit}"
 
     def advantage(self, less: float) -> str:
-        """By how much one is better whose drop is smaller by `less`; "" if by nothing."""
+        """Return the advantage of a drop that is smaller by `less`, as text; "" if it is none."""
         if self.in_points:
             points = f"{100 * less:.1f}"
             better = "closer to the source" if not self.labelled else "more accurate"
@@ -222,7 +222,7 @@ class Metric:
         return f"{size} {sign} {self.label}" if float(size.rstrip("%")) > 0 else ""
 
     def gate(self, allowed: float) -> str:
-        """The gate in words, as in "accuracy drop of at most 1 point"."""
+        """Return the gate in words, as in "accuracy drop of at most 1 point"."""
         if not self.labelled:
             of_values = self.name == VALUE_AGREEMENT
             what = "variance of the source missed" if of_values else "disagreement with the source"
@@ -235,7 +235,7 @@ class Metric:
         return f"{self.label} drop of at most {100 * allowed:g} {unit}"
 
     def verdict(self, drop: float, score: float) -> str:
-        """The end of a sentence on what was chosen, such as "at the same accuracy"."""
+        """Return the end of a sentence on what was chosen, such as "at the same accuracy"."""
         if self.name == VALUE_AGREEMENT:
             return f"and gives {100 * score:.1f}% of the variance of its outputs"
         if not self.labelled:
@@ -254,14 +254,14 @@ ACCURACY = Metric("top_1")
 
 
 def _four_digits(score: float) -> str:
-    """Four significant digits, without an exponent where that is readable."""
+    """Return four significant digits, without an exponent where that is readable."""
     if score == 0 or not 1e-4 <= abs(score) < 1e7:
         return f"{score:.4g}"
     return f"{score:,.{max(0, 3 - math.floor(math.log10(abs(score))))}f}"
 
 
 def apart(first: float, second: float) -> tuple[str, str]:
-    """Both as text, with as many decimals as it takes to tell them apart.
+    """Format two numbers with as many decimals as it takes to distinguish them.
 
     One decimal at least, and two digits of the smaller one.
     """

@@ -1,4 +1,4 @@
-"""What a pipeline's workers share: two models, the rows to run them on, and the result.
+"""Data that a pipeline's workers share: two models, the rows to run them on, and the result.
 
 Workers of another machine don't see this one's files. What they need is put below a
 fresh folder that all of them reach; each of them brings it to itself once.
@@ -50,7 +50,7 @@ class Pair:
 
 @contextmanager
 def fresh_folder(shared_dir: str) -> Iterator[str]:
-    """A new folder below `shared_dir`, or on this machine if it is ""; removed in the end.
+    """Yield a new folder below `shared_dir`, or on this machine if it is ""; removed in the end.
 
     Raises:
         ParameterError: `shared_dir` is of no known kind.
@@ -114,7 +114,7 @@ def _shared_model(model: Servable, uri: str) -> str:
 
 
 def brought(pair: Pair, into: Path) -> Pair:
-    """The pair on this machine: what is in a store is fetched, below `into`.
+    """Return the pair on this machine: what is in a store is fetched, below `into`.
 
     Raises:
         ParingError: It is not there, or can't be read.
@@ -138,7 +138,7 @@ def brought(pair: Pair, into: Path) -> Pair:
 
 
 def put_signed(content: bytes, uri: str, key: bytes) -> None:
-    """Put a result where it can be told from what others write there.
+    """Write a result with a signature that distinguishes it from other files there.
 
     Raises:
         ParingError: It can't be written.
@@ -150,11 +150,11 @@ def put_signed(content: bytes, uri: str, key: bytes) -> None:
 
 
 def fetch_signed(uri: str, key: bytes) -> bytes:
-    """What `put_signed` put there with the same key.
+    """Return the content that `put_signed` wrote with the same key.
 
     Raises:
-        StepFailedError: It is not there, or something else is.
-        ParingError: It can't be read.
+        StepFailedError: There is no content, or its signature differs.
+        ParingError: The content can't be read.
     """
     if not exists(uri):
         raise StepFailedError(

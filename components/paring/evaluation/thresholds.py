@@ -1,4 +1,4 @@
-"""The thresholds of two-class outputs: whether one value is a probability or a logit."""
+"""Thresholds of two-class outputs, by whether a value is a probability or a logit."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def find_thresholds(
     labels: Mapping[str, NDArray[Any]],
     train: Callable[[], Split],
 ) -> dict[str, Threshold]:
-    """The threshold of each output whose single values stand for two classes.
+    """Return the threshold of each output whose single values stand for two classes.
 
     The graph of the source shows most: what a sigmoid gives is a probability, what a dense
     or convolutional layer gives is a logit. Other outputs are probabilities if all that the
@@ -64,7 +64,7 @@ def find_thresholds(
 
 
 def _is_single(spec: TensorSpec, labels: NDArray[Any] | None) -> bool:
-    """Whether each value of the output, or of its last axis, is by itself."""
+    """Return whether each value of the output is a score of its own, not one of several classes."""
     if spec.dtype == "object" or np.dtype(spec.dtype).kind != "f":
         return False
     of_its_shape = labels is not None and labels.ndim == len(spec.shape)

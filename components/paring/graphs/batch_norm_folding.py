@@ -1,4 +1,4 @@
-"""Fold batch normalization, and other factors and shifts, into the layers before them.
+"""Folding of batch normalization, and other factors and shifts, into the layers before.
 
 At inference a batch normalization is one multiplication and one addition for each
 channel, so a convolution or dense layer in front of it can take the factor into its
@@ -98,7 +98,7 @@ def fold_batch_norms(graph_def: Any, outputs: Iterable[str]) -> Any:
 def _affine(
     editor: GraphEditor, node: Any, layer: _Layer, readers: Mapping[str, list[Any]]
 ) -> _Affine | None:
-    """What `node` does to its first input, if that is the same for all positions."""
+    """Return the affine function of `node`, if it is the same for all positions."""
     if node.op in _BATCH_NORMS:
         return _batch_norm(editor, node, layer, readers)
     if node.op not in _ADDITIONS | {"Mul", "Sub"} or not is_float32(node):
@@ -134,7 +134,7 @@ def _batch_norm(
 def _layer_before(
     editor: GraphEditor, node: Any, readers: Mapping[str, list[Any]], fetched: set[str]
 ) -> _Layer | None:
-    """The layer whose result, with or without its bias, `node` alone reads."""
+    """Return the layer whose result, with or without its bias, `node` alone reads."""
     for result in node.input[:2]:
         if not is_first_output(result):
             continue
@@ -231,7 +231,7 @@ def _replace(node: Any, op: str, inputs: list[str], data_format: str) -> None:
 
 
 def _along_channels(node: Any, kernel: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
-    """`factor` in a shape that broadcasts along the kernel's output channels."""
+    """Return `factor` in a shape that broadcasts along the kernel's output channels."""
     if node.op == "DepthwiseConv2dNative":
         return factor.reshape(kernel.shape[-2:])
     if node.op == "Conv2DBackpropInput" or (
@@ -246,6 +246,6 @@ def _channels_first(node: Any) -> bool:
 
 
 def _keeps_last_axis(node: Any) -> bool:
-    """Whether the squeezed axes are named and none of them is the last of four."""
+    """Return whether the squeezed axes are named and none of them is the last of four."""
     axes = list(attribute(node, "squeeze_dims").list.i)
     return bool(axes) and all(axis in (1, 2, -2, -3) for axis in axes)

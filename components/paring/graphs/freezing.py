@@ -1,4 +1,4 @@
-"""Turn the variables of a function into constants."""
+"""Freezing: conversion of a function's variables to constants."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ _CHANGES = ("Assign", "ResourceApply", "ResourceScatter", "Rng", "Stateful")
 
 
 def freeze(concrete: Any) -> Any:
-    """The graph of a concrete function with its variables as constants, calls inlined.
+    """Return the graph of a concrete function with its variables as constants, calls inlined.
 
     Loops and conditions are kept. A variable that the function changes, as random
     generators and the statistics of a model in training are, stays a variable; its handle
@@ -37,7 +37,7 @@ def freeze(concrete: Any) -> Any:
 
 
 def _changed(nodes: Iterable[Any]) -> set[str]:
-    """The names of the placeholders of variables that one of the nodes changes."""
+    """Return the names of the placeholders of variables that one of the nodes changes."""
     known = {node.name: node for node in nodes}
     found = set()
     for node in known.values():

@@ -1,4 +1,4 @@
-"""Rewrite a frozen graph that computes in half precision to compute in float32.
+"""Rewriting of a frozen graph from half precision to float32.
 
 Converters are made for float32: TFLite has kernels for no other float, and what ONNX tools
 make of a graph of mixed types is no valid graph.
@@ -87,7 +87,7 @@ def to_full_precision(
 
 
 def _output_dtype(node: Any) -> int:
-    """The type of a node's first output, as far as its attributes say that; else 0."""
+    """Return the type of a node's first output, as far as its attributes say that; else 0."""
     for key in ("DstT", "dtype", "T"):
         if key in node.attr:
             return int(node.attr[key].type)

@@ -1,4 +1,4 @@
-"""Count what a model's inference graph computes and holds in memory."""
+"""Operations and memory of a model's inference graph."""
 
 import heapq
 import itertools
@@ -64,7 +64,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What one inference of one example costs.
+    """Cost of the inference of one example.
 
     Attributes:
         flops: Floating-point operations; a multiply-add counts as 2.
@@ -84,7 +84,7 @@ class GraphCost:
 
 
 def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
-    """The SavedModel's signature `key` as a concrete function.
+    """Return the SavedModel's signature `key` as a concrete function.
 
     It keeps the loaded model alive as `_paring_owner`.
 
@@ -99,7 +99,7 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
 
 
 def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> Any:
-    """The graph (tf.Graph) of a signature's function at one batch size.
+    """Return the graph (tf.Graph) of a signature's function at one batch size.
 
     Variables are constants in it and called functions are inlined, but loops
     and conditions are kept. A fixed batch size stays as it is.
@@ -111,7 +111,7 @@ def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> An
 
 
 def keras_cost(model: Any) -> tuple[int, int]:
-    """Number of weights of a tf_keras model, and its FLOPs for one example.
+    """Return the number of weights of a tf_keras model, and its FLOPs for one example.
 
     Both are what the step `profile` finds in the SavedModel.
 
@@ -160,7 +160,7 @@ def _traced_and_frozen(
 
 
 def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:
-    """The shape for one batch, with UNKNOWN_DIMENSION where another dimension is open."""
+    """Return the shape for one batch, with UNKNOWN_DIMENSION where another dimension is open."""
     return tuple(
         size if size is not None else (batch_size if axis == 0 else UNKNOWN_DIMENSION)
         for axis, size in enumerate(spec.shape)
@@ -168,7 +168,7 @@ def concrete_shape(spec: TensorSpec, batch_size: int = 1) -> tuple[int, ...]:
 
 
 def weights(function: Any, graph: Any) -> list[Weight]:
-    """The weights that the function reads, largest first.
+    """Return the weights that the function reads, largest first.
 
     They are its variables; in a graph that was frozen before it was exported,
     its float constants with more than one element.
@@ -194,7 +194,7 @@ def weights(function: Any, graph: Any) -> list[Weight]:
 
 
 def cost(graph: Any) -> GraphCost:
-    """What running the frozen `graph` costs; see `GraphCost`."""
+    """Compute the cost of running the frozen `graph`; see `GraphCost`."""
     ordered = in_topological_order(graph)
     constant = constant_operations(ordered)
     computed = [op for op in ordered if op.name not in constant]
@@ -210,7 +210,7 @@ def cost(graph: Any) -> GraphCost:
 
 
 def flops(op: Any) -> int:
-    """Floating-point operations of one TensorFlow operation with known shapes."""
+    """Return the floating-point operations of one TensorFlow operation with known shapes."""
     if op.type in _NO_FLOPS or not op.outputs or not _computes_floats(op):
         return 0
     result = _elements(op.outputs[0])
@@ -252,7 +252,7 @@ def _einsum_flops(equation: str, operands: Sequence[tuple[int, ...]]) -> int:
 
 
 def has_known_shapes(op: Any) -> bool:
-    """Whether the shapes that `flops` looks at are known."""
+    """Return whether the shapes that `flops` needs are known."""
     return all(t.shape.is_fully_defined() for t in [*op.inputs, *op.outputs[:1]])
 
 
@@ -262,7 +262,7 @@ def _computes_floats(op: Any) -> bool:
 
 
 def in_topological_order(graph: Any) -> list[Any]:
-    """Every operation after what it needs; otherwise in the graph's own order."""
+    """Return every operation after what it needs; otherwise in the graph's own order."""
     operations = graph.get_operations()
     position = {op.name: index for index, op in enumerate(operations)}
     waiting: dict[int, int] = {}
@@ -286,7 +286,7 @@ def in_topological_order(graph: Any) -> list[Any]:
 
 
 def constant_operations(ordered: Sequence[Any]) -> set[str]:
-    """Names of the operations whose results no input changes."""
+    """Return the names of the operations whose results no input changes."""
     constant: set[str] = set()
     for op in ordered:
         if op.type == "Const" or (
@@ -299,7 +299,7 @@ def constant_operations(ordered: Sequence[Any]) -> set[str]:
 
 
 def _peak_bytes(computed: Sequence[Any], results: Sequence[str]) -> int:
-    """The most bytes that live tensors take at once, running in this order.
+    """Return the most bytes that live tensors take at once, running in this order.
 
     A buffer lives from the operation that makes it to the last that reads it;
     the graph's results, to the end.
@@ -335,7 +335,7 @@ def _elements(tensor: Any) -> int:
 
 
 def tensor_bytes(shape: Any, dtype: Any) -> int:
-    """Bytes of a tensor; 0 for a shape that is not known and for resources."""
+    """Return the bytes of a tensor; 0 for a shape that is not known and for resources."""
     if not shape.is_fully_defined():
         return 0
     try:

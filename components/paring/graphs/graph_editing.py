@@ -1,4 +1,4 @@
-"""Rewrite a GraphDef node by node."""
+"""Editing of a GraphDef node by node."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from tensorflow.core.framework import attr_value_pb2
 
 
 def node_name(tensor: str) -> str:
-    """The node that makes `tensor`: "conv" for "conv", "conv:1" and "^conv"."""
+    """Return the node that makes `tensor`: "conv" for "conv", "conv:1" and "^conv"."""
     return tensor.removeprefix("^").partition(":")[0]
 
 
 def is_first_output(tensor: str) -> bool:
-    """Whether `tensor` is the first result of its node, and no control edge."""
+    """Return whether `tensor` is the first output of its node, and no control edge."""
     return not tensor.startswith("^") and tensor.partition(":")[2] in ("", "0")
 
 
@@ -34,7 +34,7 @@ class GraphEditor:
         self.nodes: dict[str, Any] = {node.name: node for node in self._copy.node}
 
     def readers(self) -> dict[str, list[Any]]:
-        """The nodes that read each node, once for each input or control edge."""
+        """Return the nodes that read each node, once for each input or control edge."""
         found: dict[str, list[Any]] = defaultdict(list)
         for node in self.nodes.values():
             for tensor in node.input:
@@ -42,7 +42,7 @@ class GraphEditor:
         return found
 
     def value(self, tensor: str) -> NDArray[Any] | None:
-        """The array of the constant that `tensor` is; None if it is none."""
+        """Return the array of the constant that `tensor` is; None if it is none."""
         node = self.nodes[node_name(tensor)]
         if node.op != "Const" or tensor.startswith("^"):
             return None
@@ -50,7 +50,7 @@ class GraphEditor:
         return array
 
     def add(self, op: str, name: str, inputs: Iterable[str], **attributes: Any) -> Any:
-        """A new node; its name is `name`, or that with a number if it is taken.
+        """Return a new node; its name is `name`, or that with a number if it is taken.
 
         Args:
             op: The operator.
@@ -71,13 +71,13 @@ class GraphEditor:
         return node
 
     def add_constant(self, name: str, array: NDArray[Any]) -> str:
-        """A new constant; returns the name that it got."""
+        """Return a new constant; returns the name that it got."""
         node = self.add("Const", name, [], dtype=tf.as_dtype(array.dtype))
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
         return str(node.name)
 
     def in_order(self, ends: Iterable[str] = ()) -> list[Any]:
-        """The nodes, each after what it reads, where there is no loop of edges.
+        """Return the nodes, each after what it reads, where there is no loop of edges.
 
         Args:
             ends: Tensors; what each of them needs comes first, right before it is read.
@@ -102,7 +102,7 @@ class GraphEditor:
         return list(ordered.values())
 
     def finish(self, outputs: Iterable[str]) -> Any:
-        """The GraphDef of what the tensors `outputs` are computed from."""
+        """Return the GraphDef of what the tensors `outputs` are computed from."""
         needed: set[str] = set()
         waiting = [node_name(tensor) for tensor in outputs]
         while waiting:
@@ -116,7 +116,7 @@ class GraphEditor:
 
 
 def attribute(node: Any, name: str) -> Any:
-    """An attribute (AttrValue) of the node; an empty one where it has none.
+    """Return an attribute (AttrValue) of the node; an empty one where it has none.
 
     Subscripting `node.attr` would add the empty one to the node, which breaks it.
     """
@@ -124,12 +124,12 @@ def attribute(node: Any, name: str) -> Any:
 
 
 def is_float32(node: Any) -> bool:
-    """Whether the node's type attribute is float32."""
+    """Return whether the node's type attribute is float32."""
     return bool(attribute(node, "T").type == tf.float32.as_datatype_enum)
 
 
 def as_vector(array: NDArray[Any], size: int, rank: int) -> NDArray[Any] | None:
-    """`array` as one value a channel, if it broadcasts along the last axis alone.
+    """Return `array` as one value a channel, if it broadcasts along the last axis alone.
 
     Args:
         array: A constant that is added to or multiplied with a tensor.

@@ -1,4 +1,4 @@
-"""Rewrite a frozen graph to compute its heavy operators in half precision.
+"""Rewriting of a frozen graph to compute its heavy operators in half precision.
 
 Which operators may lose precision, which follow their inputs and which may not is
 chosen as in Micikevicius et al., "Mixed Precision Training", 2018 (arXiv:1710.03740),
@@ -50,7 +50,7 @@ _FOLLOWING = frozenset(
 
 
 def to_half_precision(graph_def: Any, outputs: Iterable[str], precision: HalfPrecision) -> Any:
-    """The GraphDef with heavy operators, and what follows them, in `precision`.
+    """Return the GraphDef with heavy operators, and what follows them, in `precision`.
 
     Everything else computes in float32, with casts between the two; so do the bodies of
     loops and conditions, and operators with a constant that `precision` can't hold. The
@@ -107,7 +107,7 @@ def _computes_in_half(editor: GraphEditor, node: Any, half: set[str], dtype: tf.
 
 
 def _float_inputs(node: Any) -> list[int]:
-    """The places of the inputs that are of the node's type `T`."""
+    """Return the places of the inputs that are of the node's type `T`."""
     places: list[int] = []
     place = 0
     for argument in op_def_registry.get(node.op).input_arg:
@@ -119,7 +119,7 @@ def _float_inputs(node: Any) -> list[int]:
 
 
 def _holds(dtype: tf.DType, value: NDArray[Any]) -> bool:
-    """Whether the array's values are within the type's range."""
+    """Return whether the array's values are within the type's range."""
     return bool(np.all(np.abs(value) <= float(dtype.max)))
 
 
@@ -132,11 +132,11 @@ class _Casts:
         self._made: dict[tuple[str, bool], str] = {}
 
     def halved(self, tensor: str) -> str:
-        """`tensor`, of float32, in half precision; a constant is stored in it."""
+        """Return the float32 `tensor` in half precision; a constant is stored in it."""
         return self._once(tensor, self._dtype, tf.float32)
 
     def widened(self, tensor: str) -> str:
-        """`tensor`, of half precision, in float32."""
+        """Return the half-precision `tensor` in float32."""
         return self._once(tensor, tf.float32, self._dtype)
 
     def _once(self, tensor: str, to: tf.DType, source: tf.DType) -> str:

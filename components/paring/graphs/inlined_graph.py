@@ -23,7 +23,7 @@ CONTROL_FLOW = frozenset({"Case", "If", "StatelessCase", "StatelessIf", "Statele
 
 @dataclass(frozen=True)
 class InlinedGraph:
-    """What a signature computes.
+    """Graph of a signature with its functions inlined.
 
     Attributes:
         graph_def: The GraphDef of what its outputs need, without control edges.
@@ -33,7 +33,7 @@ class InlinedGraph:
         captured: What the graph reads besides, by placeholder: handles of variables, and
             tensors.
         variables: The tf.Variables.
-        source_operators: How many operators the signature runs before anything is done.
+        source_operators: Number of operators of the signature before anything is changed.
     """
 
     graph_def: Any
@@ -46,7 +46,7 @@ class InlinedGraph:
 
 
 def inlined_graph(function: Any) -> InlinedGraph:
-    """The graph of a signature's function, without what is there for its side effects.
+    """Return the graph of a signature's function, without what is there for its side effects.
 
     Args:
         function: The signature, as `paring.graphs.graph.load_function` gives it.
@@ -131,12 +131,12 @@ def _rename_functions(graph_def: Any) -> None:
 
 
 def count_operators(graph_def: Any) -> int:
-    """How many operators it runs, with those within loops, without constants."""
+    """Return the number of operators, with those within loops, without constants."""
     return sum(node.op not in ("Const", "Placeholder") for node in all_nodes(graph_def))
 
 
 def all_nodes(graph_def: Any) -> Iterable[Any]:
-    """The nodes of the graph, and of the functions that it calls."""
+    """Yield the nodes of the graph, and of the functions that it calls."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
@@ -157,7 +157,7 @@ def run_grappler(graph_def: Any, kept: Iterable[str], optimizers: Iterable[str])
 
 
 def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
-    """What the inference graph reads besides its inputs, by placeholder.
+    """Return the values that the inference graph reads besides its inputs, by placeholder.
 
     They are handles of variables, and tensors that a function closes over.
 
@@ -197,7 +197,7 @@ def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
 
 
 def _handle(node: Any, nodes: Mapping[str, Any]) -> str:
-    """The placeholder of what the node's first input is, if it is one as it is."""
+    """Return the placeholder of what the node's first input is, if it is one as it is."""
     while node.input and not node.input[0].startswith("^"):
         node = nodes[node_name(node.input[0])]
         if node.op != "Identity":
@@ -210,7 +210,7 @@ def _writes(op: str) -> bool:
 
 
 def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
-    """The function's GraphDef with what it calls in it, loops and conditions kept."""
+    """Return the function's GraphDef with what it calls in it, loops and conditions kept."""
     graph_def = convert_to_constants.disable_lower_using_switch_merge(traced.graph.as_graph_def())
     for function in graph_def.library.function:
         # Another form of the function for GPUs, which would keep it from being inlined.
@@ -223,7 +223,7 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
 
 
 def _inference_only(graph_def: Any, outputs: Sequence[str]) -> Any:
-    """The graph without what is there for its side effects: assertions, prints, updates."""
+    """Return the graph without what is there for its side effects: assertions, prints, updates."""
     editor = GraphEditor(graph_def)
     if not any(node.op in _FRAMES for node in editor.nodes.values()):
         for node in editor.nodes.values():

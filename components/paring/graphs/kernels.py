@@ -1,4 +1,4 @@
-"""Which devices and compilers this TensorFlow has an operator for."""
+"""Kernels of this TensorFlow: the devices and compilers that support an operator."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -11,7 +11,7 @@ GPU = "GPU"
 
 
 def has_kernel(node: Any, *devices: str) -> bool:
-    """Whether a NodeDef has a kernel of its types for one of the devices."""
+    """Return whether a NodeDef has a kernel of its types for one of the devices."""
     return any(
         device in devices and all(_takes(node, name, types) for name, types in limits.items())
         for device, limits in _kernels(node.op)
@@ -28,7 +28,7 @@ def _takes(node: Any, name: str, types: frozenset[int]) -> bool:
 
 @cache
 def _kernels(operator: str) -> tuple[tuple[str, Mapping[str, frozenset[int]]], ...]:
-    """The device of each kernel, and the types that its attributes may have."""
+    """Return the device of each kernel, and the types that its attributes may have."""
     from tensorflow.python.framework import kernels
 
     _register_xla()

@@ -1,4 +1,4 @@
-"""The operator that computes a signature's output, found without loading the model."""
+"""Operator that computes a signature's output, read without loading the model."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -32,7 +32,7 @@ _WEIGHTS = frozenset({"Const", "ReadVariableOp"})
 
 
 def last_activation(meta_graph: Any, output: str, key: str = SERVING_KEY) -> Activation | None:
-    """The activation that an output comes from, if the graph shows it.
+    """Return the activation that an output comes from, if the graph shows it.
 
     Args:
         meta_graph: The MetaGraphDef of a SavedModel.
@@ -71,7 +71,7 @@ class _Walk:
         self._functions = {one.signature.name: one for one in graph_def.library.function}
 
     def producer(self, tensor: str, scope: _Scope | None) -> tuple[Any, _Scope | None]:
-        """The node behind reshapes, casts and calls, and where it is; None if none is found."""
+        """Return the node behind reshapes, casts and calls, and its scope; or None."""
         while True:
             name = node_name(tensor)
             node = (self._nodes if scope is None else scope.nodes).get(name)
@@ -89,7 +89,7 @@ class _Walk:
                 return node, scope
 
     def is_layer(self, node: Any, scope: _Scope | None) -> bool:
-        """Whether the node is a matrix product or a convolution, or adds a bias to one."""
+        """Return whether the node is a matrix product or a convolution, or adds a bias to one."""
         if node.op in _LAYERS:
             return True
         if node.op not in _SUMS:
@@ -102,6 +102,6 @@ class _Walk:
 
 
 def _index(tensor: str) -> int:
-    """Which of its node's outputs a tensor is: "node", "node:1" or "node:output:1"."""
+    """Return a tensor's index among its node's outputs: "node", "node:1" or "node:output:1"."""
     last = tensor.rpartition(":")[2]
     return int(last) if ":" in tensor else 0

@@ -7,5 +7,5 @@ _CALLS = re.compile(r"^(?:(?:Stateful)?PartitionedCall(?:_\d+)?/)+")
 
 
 def place(op: Any) -> str:
-    """The name of an operation or NodeDef, without the calls that it was inlined from."""
+    """Return the name of an operation or NodeDef, without the calls that it was inlined from."""
     return str(_CALLS.sub("", op.name))

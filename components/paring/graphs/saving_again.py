@@ -103,7 +103,7 @@ def _in_full_precision(function: Any, specs: Mapping[str, Any]) -> Any:
 
 
 def _named(function: Any, tensors: Sequence[Any]) -> dict[str, Any]:
-    """Return the outputs of `traced_flat`, computed anew, by their names, in known shapes."""
+    """Return the outputs of `traced_flat`, computed again, by name, in known shapes."""
     named = dict(zip(sorted(function.structured_outputs), tensors, strict=True))
     for name, tensor in named.items():
         tensor.set_shape(function.structured_outputs[name].shape)

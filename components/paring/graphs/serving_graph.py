@@ -46,14 +46,14 @@ _SIMPLIFYING = ("debug_stripper", "function", "constfold", "arithmetic", "depend
 
 @dataclass(frozen=True)
 class ServingGraph:
-    """What a signature computes, without variables.
+    """Graph of a signature with its functions inlined, without variables.
 
     Attributes:
         graph_def: The GraphDef.
         inputs: The placeholder of each input, by its name in the signature.
         outputs: The tensor of each output.
         specs: tf.TensorSpec of each input.
-        source_operators: How many operators the signature runs before anything is done.
+        source_operators: Number of operators of the signature before anything is changed.
     """
 
     graph_def: Any
@@ -64,12 +64,12 @@ class ServingGraph:
 
     @property
     def operators(self) -> int:
-        """How many operators it runs, with those within loops, without constants."""
+        """Number of operators of the graph, with those within loops, without constants."""
         return count_operators(self.graph_def)
 
 
 def inference_graph(function: Any) -> ServingGraph:
-    """The graph of a signature's function: frozen, folded and simplified.
+    """Return the graph of a signature's function: frozen, folded and simplified.
 
     Args:
         function: The signature, as `paring.graphs.graph.load_function` gives it.
@@ -96,7 +96,7 @@ def inference_graph(function: Any) -> ServingGraph:
             remedy="serve it as it is",
         ) from error
     for node in all_nodes(done.graph_def):
-        # TensorFlow runs them so unless told otherwise, as `_inlined` did to keep them whole.
+        # TensorFlow runs them so by default; `_inlined` turned that off to keep them whole.
         if node.op in CONTROL_FLOW:
             node.attr["_lower_using_switch_merge"].b = True
     return done
@@ -161,7 +161,7 @@ def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
 
 
 def fixed_key(batch: int) -> str:
-    """The name of the signature that takes `batch` examples and no other number."""
+    """Return the name of the signature that takes `batch` examples and no other number."""
     return f"serving_batch_{batch}"
 
 
@@ -205,7 +205,7 @@ def save_signature(
     saved = read_signature(folder)
     if saved.inputs.keys() != specs.keys():
         raise UnsupportedError(
-            "the names of this model's inputs can't be kept in a new SavedModel",
+            "a new SavedModel can't keep the names of this model's inputs",
             received=f"{', '.join(specs)} became {', '.join(saved.inputs)}",
             remedy="export the model with names of letters, digits and underscores",
         )
@@ -241,7 +241,7 @@ def _frozen(function: Any) -> ServingGraph:
 
 
 def _simplify(graph: ServingGraph) -> ServingGraph:
-    """The graph after Grappler: constants folded, identities and dead branches gone."""
+    """Return the graph after Grappler: constants folded, identities and dead branches gone."""
     outputs = list(graph.outputs.values())
     simple = run_grappler(graph.graph_def, [*graph.inputs.values(), *outputs], _SIMPLIFYING)
     editor = GraphEditor(simple)
@@ -261,7 +261,7 @@ def _read_constants_directly(editor: GraphEditor) -> None:
 
 
 def _weights(graph: ServingGraph) -> dict[str, Any]:
-    """The values of the constants that hold weights, by name."""
+    """Return the values of the constants that hold weights, by name."""
     # An output that does not depend on the inputs has been folded to a constant.
     given = {node_name(tensor) for tensor in graph.outputs.values()}
     found: dict[str, Any] = {}

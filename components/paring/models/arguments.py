@@ -89,7 +89,7 @@ def by_name(function: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 
 def by_position(function: Any, names: Iterable[str]) -> Callable[..., dict[str, Any]]:
-    """As `by_name`; the function takes the tensors one after another.
+    """Return a function that calls a loaded signature with positional tensors; see `by_name`.
 
     Args:
         function: What `tf.saved_model.load(DIR).signatures` holds.

@@ -1,4 +1,4 @@
-"""Rebuild a Keras 3 model in tf_keras: the same layers, weights and outputs.
+"""Rebuilding of a Keras 3 model in tf_keras, with the same layers, weights and outputs.
 
 The optimization methods take tf_keras models only (docs/adr/0006-keras-3-bridge.md).
 Each layer of Keras 3 becomes the tf_keras layer of its name with the same settings;
@@ -43,7 +43,7 @@ class Rebuilt:
 
 
 def rebuild(source: Any) -> Rebuilt:
-    """`source`, a functional or sequential `keras.Model` of Keras 3, in tf_keras.
+    """Rebuild `source`, a functional or sequential `keras.Model` of Keras 3, in tf_keras.
 
     Raises:
         UnsupportedError: A layer, an operation or the model's kind has no
@@ -77,7 +77,7 @@ class _Bridge:
         self._pairs: list[tuple[Any, Any]] = []
 
     def model(self, source: Any) -> Any:
-        """A functional or sequential model, itself or inside another one."""
+        """Return a functional or sequential model, itself or inside another one."""
         import keras
 
         graph = source._functional if isinstance(source, keras.Sequential) else source
@@ -142,7 +142,7 @@ class _Bridge:
 
 
 def _config(source: Any, kind: type) -> dict[str, Any]:
-    """The layer's settings as far as `kind` knows them; initial values don't matter."""
+    """Return the layer's settings as far as `kind` knows them; initial values don't matter."""
     known = {"name", "trainable"}
     for base in kind.__mro__:
         if "__init__" in vars(base):
@@ -205,7 +205,7 @@ _DECOMPOSED: dict[Any, Callable[[Any, str], Any]] = {
 
 
 def _operation(source: Any) -> Callable[..., Any]:
-    """What stands for an operation between layers, such as `x + 3.0`."""
+    """Return the replacement of an operation between layers, such as `x + 3.0`."""
     kind = type(source).__name__
     if kind in _ARITHMETIC:
         return _guarded(source, _arithmetic(source))
@@ -310,7 +310,7 @@ def _input_names(graph: Any) -> list[str]:
 
 
 def _random(tensor: Any, seed: int) -> np.ndarray[Any, Any]:
-    """Examples for an input: floats in [0, 1), integers 0 and 1, False and True."""
+    """Return random examples for an input: floats in [0, 1), integers 0 and 1, or booleans."""
     shape = [_OPEN_DIMENSION if size is None else size for size in tensor.shape]
     shape[0] = tensor.shape[0] or _EXAMPLES
     generator = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Find out whether a SavedModel is whole, without running anything of it."""
+"""Check that a SavedModel is complete, without running it."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def check_saved_model(folder: Path) -> None:
         raise ModelError(
             f"{folder} has a graph with variables, but not their values",
             received=f"no {index.relative_to(folder)}",
-            remedy="copy the folder variables/ as well, or export the model anew",
+            remedy="copy the folder variables/ as well, or export the model again",
         )
 
 
@@ -39,7 +39,7 @@ def _check_weights(prefix: Path) -> None:
         raise ModelError(
             f"the weights {prefix}.* can't be read: they are broken, or were cut off",
             received=first_line(error),
-            remedy="export or copy the model anew",
+            remedy="export or copy the model again",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How much of the GPUs' memory TensorFlow takes in this process."""
+"""Limit on the GPU memory that TensorFlow takes in this process."""
 
 from typing import Any
 
@@ -22,7 +22,9 @@ def set_gpu_memory(limit_mb: int) -> None:
     """
     if limit_mb < 0:
         raise ParameterError(
-            "gpu_memory_mb: must be 0 or more", received=limit_mb, remedy="0 takes what is needed"
+            "gpu_memory_mb: must be 0 or more",
+            received=limit_mb,
+            remedy="give 0 to take what is needed, or a limit in MiB",
         )
     quiet_tensorflow()
     import tensorflow as tf

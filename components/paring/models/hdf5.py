@@ -33,7 +33,7 @@ _SLAB_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class HDF5Contents:
-    """What an HDF5 file of Keras says of itself.
+    """Configuration, version and foreign weights that an HDF5 file of Keras states.
 
     Attributes:
         config: The model's configuration as JSON text; None where it holds weights alone.

@@ -30,7 +30,7 @@ def is_keras_file(path: Path) -> bool:
 
 @contextmanager
 def imported(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Within it, models among a step's inputs that are Keras files have Paring's layout.
+    """Yield a step's inputs with Keras files replaced by models in Paring's layout.
 
     Args:
         inputs: Artifacts, or mappings of them, by the name of the input.

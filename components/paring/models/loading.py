@@ -1,4 +1,4 @@
-"""Bring models in and out of memory, whatever form they are stored in."""
+"""Loading and saving of models in every stored form."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -75,13 +75,13 @@ def find_saved_model(model: Servable) -> Path:
     raise ModelError(
         f"{model.path} holds no SavedModel",
         received=_describe(model.path),
-        remedy="give the folder that holds saved_model.pb, or bring a Keras file in with"
+        remedy="give the folder that holds saved_model.pb, or import a Keras file with"
         " import_model",
     )
 
 
 def keras_source(model: Model) -> Path | None:
-    """What Keras can load: a file, or a SavedModel with Keras metadata.
+    """Return the path that Keras can load: a file, or a SavedModel with Keras metadata.
 
     None for a bare SavedModel, and where import_model found that Keras can't
     take the model (`model.keras` is "none").
@@ -106,7 +106,7 @@ def keras_source(model: Model) -> Path | None:
 
 
 def load_keras(model: Model, *, trust: bool = False) -> Any:
-    """The tf_keras model of `model`, not compiled, in float32.
+    """Return the tf_keras model of `model`, not compiled, in float32.
 
     Args:
         model: A `.keras` or `.h5` file, an artifact with `Format-Keras/`, or a
@@ -143,7 +143,7 @@ class Loaded:
 
 
 def load_whole(model: Model, *, trust: bool = False) -> Loaded:
-    """As `load_keras`; with what was done to load it."""
+    """Load a model as `load_keras` does, and return it with the changes made to load it."""
     return as_tf_keras(load_as_written(model, trust=trust))
 
 
@@ -177,7 +177,7 @@ def as_tf_keras(written: Written) -> Loaded:
 
 
 def load_as_written(model: Model, *, trust: bool = False) -> Written:
-    """As `load_keras`, but a model of Keras 3 stays one."""
+    """Load a model as `load_keras` does, but keep a model of Keras 3 as it is."""
     source = keras_source(model)
     if source is None:
         raise UnsupportedError(
@@ -218,7 +218,7 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
         raise ModelError(
             f"{source} can't be loaded as a Keras model",
             received=f"classes of its own: {own}" if own else first_line(error),
-            remedy="save it anew; where it needs classes of your own, export it as a"
+            remedy="save it again; where it needs classes of your own, export it as a"
             " SavedModel without Keras metadata (model.export(DIR))",
         ) from error
     return Written(loaded, contents.is_keras_3, precision)
@@ -282,7 +282,7 @@ def export(keras_model: Any, folder: Path) -> None:
     archive = tf_keras.export.ExportArchive()
     archive.track(keras_model)
     archive.add_endpoint("serve", serve, input_signature=argument_specs(specs))
-    # write_out prints the endpoints unless Keras is told not to be interactive.
+    # write_out prints the endpoints unless Keras is set not to be interactive.
     interactive = tf_keras.utils.is_interactive_logging_enabled()
     tf_keras.utils.disable_interactive_logging()
     try:
@@ -294,7 +294,7 @@ def export(keras_model: Any, folder: Path) -> None:
 
 
 def optimization_classes() -> AbstractContextManager[Any]:
-    """Within it, tf_keras knows the classes of quantization-aware models."""
+    """Register the classes of quantization-aware models with tf_keras."""
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 

@@ -62,7 +62,7 @@ def refuse_operators(folder: Path, *, all_functions: bool = False) -> None:
 
 @lru_cache(maxsize=32)
 def _findings_of(folder: Path, all_functions: bool, stamp: tuple[int, ...]) -> tuple[str, ...]:
-    """A step asks several times; `stamp` changes with the file."""
+    """Return a step asks several times; `stamp` changes with the file."""
     meta_graph = read_meta_graph(folder)
     try:
         return tuple(sorted(set(_Reached(meta_graph).findings(all_functions))))
@@ -102,7 +102,7 @@ class _Reached:
         return kinds.union(*({n.op for n in one.node_def} for one in self._functions.values()))
 
     def findings(self, all_functions: bool) -> Iterator[str]:
-        """What is reached and on no list."""
+        """Yield the operators that are reached and on no list."""
         objects = list(self._meta.object_graph_def.nodes)
         saver = self._meta.saver_def
         saved, restored = set[str](), set[str]()
@@ -121,7 +121,7 @@ class _Reached:
         yield from self._walk(nodes, functions, frozenset())
 
     def _roots(self, objects: list[Any]) -> tuple[set[str], set[str]]:
-        """Nodes and functions that loading the model runs, or a signature does."""
+        """Return the nodes and functions that loading the model, or a signature, runs."""
         tensors: list[str] = []
         for signature in self._meta.signature_def.values():
             for info in (*signature.inputs.values(), *signature.outputs.values()):
@@ -143,7 +143,7 @@ class _Reached:
         return names & self._nodes.keys()
 
     def _named_functions(self, objects: list[Any], number: object) -> set[str]:
-        """The concrete functions behind an object of the object graph."""
+        """Return the concrete functions behind an object of the object graph."""
         if not isinstance(number, int) or not 0 <= number < len(objects):
             return set()
         kind = objects[number].WhichOneof("kind")
@@ -226,7 +226,7 @@ class _Reached:
             yield f"{node.op} ({node.name})"
 
     def _names_asset(self, tensor: str, function: Any) -> bool:
-        """Whether a tensor is the path of an asset, which TensorFlow puts there on loading."""
+        """Return whether a tensor is the path of an asset, which TensorFlow sets on loading."""
         name = tensor.partition(":")[0]
         nodes = self._nodes if function is None else _nodes_of(function)
         for _ in range(len(nodes)):
@@ -244,7 +244,7 @@ class _Reached:
         return (function.signature.name, arguments.index(name)) in self._asset_arguments
 
     def _is_asset_variable(self, node: Any) -> bool:
-        """Whether a node of the graph reads a variable that is only ever set to an asset's path.
+        """Return whether a node reads a variable that is only ever set to an asset's path.
 
         TensorFlow writes an initializer's call so, for loaders of TensorFlow 1.
         """
@@ -327,12 +327,12 @@ def _data_inputs(node: Any) -> list[str]:
 
 
 def _is_inside(filename: str) -> bool:
-    """Whether an asset of this name lies in the folder `assets`."""
+    """Return whether an asset of this name is in the folder `assets`."""
     return bool(filename) and "/" not in filename and filename not in (".", "..")
 
 
 def _attribute_functions(value: Any) -> Iterator[str]:
-    """A function and those among its own attributes."""
+    """Yield a function and those among its own attributes."""
     pending = [value]
     while pending:
         one = pending.pop()

@@ -1,4 +1,4 @@
-"""Paths that TensorFlow takes for what they are.
+"""Paths without characters that TensorFlow interprets.
 
 TensorFlow reads the path of a checkpoint as a pattern, so that a SavedModel in `model [1]`
 or `50*` can't be loaded, and one in `m?` may be another. It gets a link with a plain name.

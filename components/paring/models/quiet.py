@@ -1,4 +1,4 @@
-"""TensorFlow without its chatter."""
+"""Suppression of TensorFlow's log messages."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ def quiet_tensorflow() -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
     if "tensorflow" in sys.modules:
         return
-    # Messages from before the C++ logging is set up heed no level.
+    # Messages from before the C++ logging is set up ignore its level.
     with silent_stderr():
         import tensorflow  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""What a SavedModel takes and gives, read from its file without loading it."""
+"""Signature of a SavedModel, read from its file without loading it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ class Signature:
 
 
 def read_signature(saved_model_dir: Path, key: str = SERVING_KEY) -> Signature:
-    """The signature `key` of the SavedModel in `saved_model_dir`.
+    """Return the signature `key` of the SavedModel in `saved_model_dir`.
 
     Raises:
         ModelError: There is no saved_model.pb, it can't be read, or it has no
@@ -59,7 +59,7 @@ def read_signature(saved_model_dir: Path, key: str = SERVING_KEY) -> Signature:
 
 
 def read_meta_graph(saved_model_dir: Path) -> Any:
-    """The MetaGraphDef (protocol buffer) for serving.
+    """Return the MetaGraphDef (protocol buffer) for serving.
 
     Raises:
         ModelError: saved_model.pb is missing, cut off, or holds no graph.
@@ -84,7 +84,7 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
         raise ModelError(
             f"{file} is broken: it is no SavedModel, or was cut off",
             received=f"{len(content)} bytes",
-            remedy="export or copy the model anew",
+            remedy="export or copy the model again",
         ) from error
     serving = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]
     if not serving:
@@ -92,14 +92,14 @@ def read_meta_graph(saved_model_dir: Path) -> Any:
         raise ModelError(
             f"{file} holds no graph for serving",
             received=f"{len(content)} bytes, graphs tagged {tags}",
-            remedy="export or copy the model anew",
+            remedy="export or copy the model again",
         )
     return serving[0]
 
 
 @contextmanager
 def loading_saved_model(folder: Path) -> Iterator[Path]:
-    """Say which SavedModel is broken where something fails to load the one in `folder`.
+    """Raise an error that names the SavedModel in `folder` if loading it fails.
 
     Yields:
         The path to load it from; see `paring.models.plain_paths`.
@@ -115,7 +115,7 @@ def loading_saved_model(folder: Path) -> Iterator[Path]:
         raise ModelError(
             f"{folder} can't be loaded as a SavedModel",
             received=first_line(error),
-            remedy="export or copy the model anew; the folder is incomplete or damaged",
+            remedy="export or copy the model again; the folder is incomplete or damaged",
         ) from error
 
 

@@ -34,7 +34,7 @@ def refuse_state(folder: Path, key: str = SERVING_KEY) -> None:
     kept = state_variables(read_meta_graph(folder), key)
     if kept:
         raise UnsupportedError(
-            f"{folder} keeps state from call to call, and examples are judged one by one",
+            f"{folder} keeps state from call to call, and examples are evaluated one by one",
             received=f"variables that each call reads and changes: {', '.join(kept[:5])}",
             remedy="build it with stateful=False, or make the state an input and an output of"
             " the signature",
@@ -69,7 +69,7 @@ def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
 
 
 def called_nodes(meta_graph: Any, key: str = SERVING_KEY) -> Iterable[Any]:
-    """Yield the nodes that a signature runs, each function's once.
+    """Return the nodes that a signature runs, each function's once.
 
     Args:
         meta_graph: A MetaGraphDef.
@@ -111,7 +111,7 @@ def without_writes(graph_def: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Value:
-    """What a tensor may be: handles of variables, and the variables it was computed of."""
+    """Possible values of a tensor: variables' handles, and the variables it is computed from."""
 
     handles: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()

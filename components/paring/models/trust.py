@@ -121,7 +121,7 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
         found |= set(_foreign_weights(source))
     if found:
         raise UntrustedModelError(
-            f"{source} carries code of its own, or names code that is not known to be harmless",
+            f"{source} contains code of its own, or names code that is not known to be harmless",
             received="; ".join(sorted(found)[:5]),
             remedy="give --trust-model if you know where the model comes from, or export"
             " it as a SavedModel without Keras metadata (model.export(DIR))",
@@ -152,7 +152,7 @@ def _registered(config: Any) -> Iterator[str]:
 
 
 def _walk(config: Any) -> Iterator[tuple[dict[str, Any], str, bool]]:
-    """Every dictionary in it, with the name of the layer that it is in, and if it is the first.
+    """Yield each dictionary of a configuration, the name of its layer, and if it is the first.
 
     Without recursion: a configuration may be nested more deeply than Python calls can be.
     """
@@ -187,7 +187,7 @@ def _findings(config: Any) -> Iterator[_Finding]:
 
 
 def _object_findings(value: dict[str, Any], owner: str) -> Iterator[_Finding]:
-    """Findings in what the libraries make an object of: a dictionary with a class name."""
+    """Yield findings in what the libraries make an object of: a dictionary with a class name."""
     kind, module = value["class_name"], value.get("module")
     if kind in ("Lambda", "__lambda__"):
         yield _Finding(f"a Lambda layer ({owner})")
@@ -254,7 +254,7 @@ def _is_type_spec(value: dict[str, Any]) -> bool:
 
 
 def _called_symbol(config: dict[str, Any]) -> str | None:
-    """What a TFOpLambda calls, if that is on no list."""
+    """Return the symbol that a TFOpLambda calls, if it is on no list."""
     symbol = config.get("function")
     if not isinstance(symbol, str):
         return "something that is no name"
@@ -280,7 +280,7 @@ def _called_attribute(config: dict[str, Any]) -> str | None:
 
 
 def _called_operator(config: dict[str, Any]) -> str | None:
-    """What the operator of a model of TensorFlow 2.0 to 2.3 is, if it is on no list."""
+    """Return the operator of a layer of TensorFlow 2.0 to 2.3, if it is on no list."""
     node = config.get("node_def")
     if isinstance(node, str):
         node = _parsed_node(node)
@@ -318,7 +318,7 @@ _CALLS = {
 
 
 def _foreign_weights(source: Path) -> tuple[str, ...]:
-    """Weights that are read from other files than `source`, by links inside of HDF5."""
+    """Return the weights that links inside of an HDF5 file read from files other than `source`."""
     if not is_keras_zip(source):
         return inspect_hdf5(source).foreign
     with _broken_if_unreadable(source), zipfile.ZipFile(source) as archive:
@@ -328,7 +328,7 @@ def _foreign_weights(source: Path) -> tuple[str, ...]:
 
 
 def _read_zip(file: Path) -> tuple[Any, str]:
-    """The configuration, and the version of Keras that wrote it."""
+    """Return the configuration, and the version of Keras that wrote it."""
     with _broken_if_unreadable(file), zipfile.ZipFile(file) as archive:
         metadata = _parse(archive.read(_checked_member(archive, "metadata.json")), file)
         config = _parse(archive.read(_checked_member(archive, "config.json")), file)
@@ -354,7 +354,7 @@ def _read_h5(file: Path) -> tuple[Any, str]:
 
 
 def _parse(text: str | bytes, file: Path) -> Any:
-    """JSON, however deeply it is nested and whatever it is instead."""
+    """Parse JSON; text that is too deeply nested or no JSON is a broken file."""
     with _broken_if_unreadable(file):
         return json.loads(text)
 

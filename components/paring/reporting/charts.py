@@ -54,13 +54,13 @@ class Box:
     y1: float
 
     def overlap(self, other: "Box") -> float:
-        """The common area, in square pixels."""
+        """Return the common area, in square pixels."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)
         return max(width, 0.0) * max(height, 0.0)
 
     def within(self, outer: "Box") -> bool:
-        """Whether no part of it is outside `outer`."""
+        """Return whether no part of the box is outside `outer`."""
         across = outer.x0 <= self.x0 and self.x1 <= outer.x1
         return across and outer.y0 <= self.y0 and self.y1 <= outer.y1
 
@@ -77,7 +77,7 @@ class _Point:
 
 
 def pareto_chart(result: SelectionResult) -> str:
-    """Latency against the gate's metric, a bubble a candidate with its size as area.
+    """Return latency against the gate's metric, a bubble a candidate with its size as area.
 
     Better is up: an axis of errors is turned over.
 
@@ -121,10 +121,10 @@ def pareto_chart(result: SelectionResult) -> str:
 
 
 def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
-    """Horizontal bars from zero, each under its name.
+    """Return horizontal bars from zero, each under its name.
 
     Args:
-        name: Told apart from the page's other charts by this; an identifier.
+        name: Identifier of the chart, unique in the page.
         title: What assistive technology reads first.
         bars: From top to bottom; `upper` is drawn as a thin line.
 
@@ -171,7 +171,7 @@ def _style(name: str) -> Any:
 def _figure(
     width: float, height: float, left: float, right: float, top: float, bottom: float
 ) -> tuple[Any, Any]:
-    """A figure of that many pixels, and axes with those margins."""
+    """Return a figure of that many pixels, and axes with those margins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -231,7 +231,7 @@ def _scale(axes: Any, points: Sequence[_Point], limit: float, budget_ms: float) 
 
 
 def _frontier(axes: Any, points: Sequence[_Point], metric: Metric) -> None:
-    """The staircase of latency and score alone through the front's points."""
+    """Return the staircase of latency and score alone through the front's points."""
     up = 1 if metric.higher_is_better else -1
     best = -math.inf
     corners: list[_Point] = []
@@ -328,7 +328,7 @@ def place(
     bounds: Box,
     taken: Sequence[Box],
 ) -> tuple[Box, float]:
-    """The first free box around a bubble, else the least covered; and its gap."""
+    """Return the first free box around a bubble, else the least covered; and its gap."""
     width, height = size
     best: tuple[float, Box, float] | None = None
     for gap in (3, 8, 16, 28, 42, 58, 76, 96):
@@ -351,7 +351,7 @@ def place(
 
 
 def _leader(axes: Any, centre: tuple[float, float], radius: float, box: Box) -> None:
-    """A thin line from the bubble's edge to the nearest point of its label."""
+    """Return a thin line from the bubble's edge to the nearest point of its label."""
     near = min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1)
     length = math.dist(centre, near)
     share = radius / length if length else 0.0
@@ -366,7 +366,7 @@ def _box(extent: Any) -> Box:
 
 
 def _svg(figure: Any, name: str, title: str, description: str) -> str:
-    """The figure as an element to be put into a page."""
+    """Return the figure as an element to be put into a page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     text = stream.getvalue()

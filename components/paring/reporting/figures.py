@@ -4,18 +4,18 @@ import math
 import re
 
 NONE = "\N{EN DASH}"
-"""What was not measured."""
+"""Text for a value that was not measured."""
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds."""
+    """Format milliseconds."""
     return NONE if value is None else f"{three(value)} ms"
 
 
 def three(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -23,7 +23,7 @@ def three(value: float) -> str:
 
 
 def scaled(value: float | None, unit: str = "") -> str:
-    """A count with k, M, G or T for powers of 1000."""
+    """Format a count with k, M, G or T for powers of 1000."""
     if value is None:
         return NONE
     for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "k")):
@@ -33,22 +33,22 @@ def scaled(value: float | None, unit: str = "") -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in powers of 1000."""
+    """Format bytes in powers of 1000."""
     return scaled(value, "B").replace("kB", "KB")
 
 
 def percent(value: float | None) -> str:
-    """A share, to a tenth of a hundredth."""
+    """Format a share in per cent with one decimal."""
     return NONE if value is None else f"{100 * value:.1f}%"
 
 
 def times(value: float | None) -> str:
-    """A ratio, as in 1.4x with the sign of multiplication."""
+    """Format a ratio, as in 1.4x with the sign of multiplication."""
     if value is None:
         return NONE
     return f"{value:.2f}{_TIMES}" if value < 1.995 else f"{value:.1f}{_TIMES}"
 
 
 def typeset(text: str) -> str:
-    """With the sign of multiplication for the letter, as in 1.4x."""
+    """Replace the letter x after a number, as in 1.4x, by the sign of multiplication."""
     return re.sub(r"(?<=\d)x\b", _TIMES, text)

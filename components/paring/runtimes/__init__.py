@@ -1,4 +1,4 @@
-"""Runtimes: load what a candidate serves and run batches of it.
+"""Runtimes, which load the served files of a candidate and run batches.
 
 One file a runtime. Which one fits is read from what the path holds, and only
 that one is imported: a process that runs a TFLite file never imports
@@ -51,7 +51,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one, such as "tensorflow", "tflite", "onnxruntime" or "tensorrt"."""
+        """Name of the runtime, such as "tensorflow", "tflite", "onnxruntime" or "tensorrt"."""
         ...
 
     @property
@@ -61,11 +61,11 @@ class Runtime(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, "InputTensor"]:
-        """What each input of the signature takes, by its name."""
+        """Type and shape of each input of the signature, by its name."""
         ...
 
     def encode(self, features: Features) -> Features:
-        """The batch in the dtypes that the model itself takes.
+        """Return the batch in the dtypes that the model itself takes.
 
         A TFLite file may take integers where its source takes floats. `run` takes
         both; what is timed is given encoded, as a device's sensor would give it.
@@ -73,7 +73,7 @@ class Runtime(Protocol):
         ...
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs for one batch, by the signature's output names.
+        """Return the outputs for one batch, by the signature's output names.
 
         Calls are independent: a model that holds state starts each of them from none.
         Integers that stand for floats are turned back into those.
@@ -143,7 +143,7 @@ def open_runtime(
 
 
 def blank_batch(runtime: Runtime) -> Features | None:
-    """The smallest batch of zeros that the model takes.
+    """Return the smallest batch of zeros that the model takes.
 
     None where the signature does not say what that is: it takes text, or a dimension
     besides the batch varies.
@@ -176,7 +176,7 @@ def import_library(artifact: Servable) -> None:
 
 
 def served_path(artifact: Servable) -> Path:
-    """The file or the folder that `artifact` serves: all of it, and nothing else.
+    """Return the file or the folder that `artifact` serves: all of it, and nothing else.
 
     Raises:
         ModelError: The path holds nothing that a runtime takes.
@@ -192,7 +192,7 @@ def served_path(artifact: Servable) -> Path:
 
 
 def run_rows(runtime: Runtime, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-    """The outputs for any number of rows, whatever batch the model takes.
+    """Return the outputs for any number of rows, whatever batch the model takes.
 
     Args:
         runtime: The model.
@@ -220,7 +220,7 @@ def run_rows(runtime: Runtime, features: Features) -> dict[str, np.ndarray[Any, 
 
 
 def served_file(path: Path) -> Path | None:
-    """The file at or below `path` that is no SavedModel's, None where there is none."""
+    """Return the file at or below `path` that is no SavedModel's, None where there is none."""
     if path.is_file():
         return path if path.suffix in (".tflite", ".onnx", ".engine") else None
     for folder in (path / SERVING_DIR, path):
@@ -278,7 +278,7 @@ def check_features(model: Path, features: Features, inputs: Mapping[str, InputTe
 
 
 def fixed_batch(inputs: Mapping[str, InputTensor]) -> int | None:
-    """The only batch that the inputs take; None if they take any."""
+    """Return the only batch that the inputs take; None if they take any."""
     for tensor in inputs.values():
         if tensor.shape and tensor.shape[0] is not None:
             return tensor.shape[0]
@@ -294,11 +294,11 @@ def _fits(shape: tuple[int, ...], known: tuple[int | None, ...]) -> bool:
 
 
 class SignatureRuntime:
-    """What runtimes share whose models take batches as their signature states them.
+    """Base class of runtimes whose models take batches as their signature states them.
 
     Args:
         model: The file or folder, for messages.
-        inputs: What each input takes.
+        inputs: Type and shape of each input.
     """
 
     def __init__(self, model: Path, inputs: Mapping[str, InputTensor]) -> None:
@@ -333,5 +333,7 @@ def check_threads(threads: int) -> None:
     """Refuse a negative number of threads."""
     if threads < 0:
         raise ParameterError(
-            "threads: must be 0 or more", received=threads, remedy="0 leaves it to the runtime"
+            "threads: must be 0 or more",
+            received=threads,
+            remedy="give 0 to leave it to the runtime",
         )

@@ -61,7 +61,7 @@ class OpenVinoRuntime(SignatureRuntime):
 
 
 def import_openvino() -> Any:
-    """The module `openvino`.
+    """Return the module `openvino`.
 
     Raises:
         MissingDependencyError: It is not installed.

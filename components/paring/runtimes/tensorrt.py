@@ -46,7 +46,7 @@ class TensorRTRuntime:
             raise UnsupportedError(
                 f"{file}: {library.title} can't prepare it to run",
                 received=self._messages.reason,
-                remedy="most often the GPU's memory is too small: lower max_batch",
+                remedy="lower max_batch; most often the GPU's memory is too small",
             )
         self._dtypes, self._inputs, self._outputs = _tensors(file, library, self._engine)
         # What each tensor has on the GPU: an address and its size in bytes.
@@ -186,7 +186,7 @@ def _load(
 def _tensors(
     file: Path, library: Library, engine: Any
 ) -> tuple[dict[str, np.dtype[Any]], dict[str, tuple[int | None, ...]], list[str]]:
-    """The type of each tensor, the shapes of the inputs, and the names of the outputs."""
+    """Return the type of each tensor, the shapes of the inputs, and the names of the outputs."""
     trt = library.module
     dtypes: dict[str, np.dtype[Any]] = {}
     inputs: dict[str, tuple[int | None, ...]] = {}

@@ -62,7 +62,7 @@ class TFLiteRuntime:
         operators = {one["op_name"] for one in self._interpreter._get_ops_details()}
         if _ASSIGN in operators:
             raise UnsupportedError(
-                f"{file} keeps state from call to call, and examples are judged one by one",
+                f"{file} keeps state from call to call, and examples are evaluated one by one",
                 received=f"an operator {_ASSIGN}",
                 remedy="convert the model with stateful=False, or with the state as an input and"
                 " an output of the signature",
@@ -148,7 +148,7 @@ class TFLiteRuntime:
             raise UnsupportedError(
                 f"{self._file} can't be run on inputs of this shape",
                 received=f"{shapes}: {first_line(error)}",
-                remedy="some operator holds a fixed shape; use the batch it was converted for",
+                remedy="use the batch that it was converted for; some operator has a fixed shape",
             ) from error
         self._shapes = shapes
 
@@ -190,7 +190,7 @@ def has_variable_tensors(content: bytes) -> bool:
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The details of the signature's inputs and outputs, by name."""
+    """Return the details of the signature's inputs and outputs, by name."""
     # The runner must be gone before tensors are allocated: LiteRT refuses that
     # while anything else refers to the interpreter's inner object.
     runner = interpreter.get_signature_runner(SIGNATURE)
@@ -198,7 +198,7 @@ def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dic
 
 
 def _stands_for_floats(details: Mapping[str, Any]) -> bool:
-    """Whether the tensor's integers are floats divided by a scale."""
+    """Return whether the tensor's integers are floats divided by a scale."""
     return bool(details["quantization"][0]) and np.issubdtype(details["dtype"], np.integer)
 
 

@@ -1,4 +1,4 @@
-"""The candidates of a selection, and the content of `selection.json`."""
+"""Candidates of a selection, and the content of `selection.json`."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from paring.system.documents import read_json
 
 
 class Outcome(StrEnum):
-    """What became of a candidate, the best first."""
+    """Outcome of a candidate, the best first."""
 
     SELECTED = "selected"
     PASSED = "passed"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class OutputScore:
-    """Score of one more output that the gate is on.
+    """Score of another output that the gate applies to.
 
     Attributes:
         metric: Its metric.
@@ -49,7 +49,7 @@ class OutputScore:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
-    """A candidate with its figures, its outcome and the reasons; None is unmeasured.
+    """Candidate with its figures, its outcome and the reasons; None is not measured.
 
     A figure of this name among the facts of `BenchmarkMetrics` is taken from there. To be
     shown, it needs a column in `paring.reporting.columns`.
@@ -109,17 +109,17 @@ class CandidateRow:
 
     @property
     def is_source(self) -> bool:
-        """Whether this is the source model."""
+        """True if this is the source model."""
         return self.id == SOURCE
 
     @property
     def is_selected(self) -> bool:
-        """Whether this one was chosen."""
+        """True if this candidate was selected."""
         return self.outcome is Outcome.SELECTED
 
     @property
     def measured(self) -> Measured:
-        """The figures that decide."""
+        """Figures that decide the selection."""
         own = {one.name for one in fields(Measured)} & {one.name for one in fields(self)}
         others = tuple((name, one.metric, one.drop) for name, one in self.other_outputs.items())
         return Measured(**{name: getattr(self, name) for name in own}, others=others)
@@ -189,7 +189,7 @@ class SelectionResult:
 
     @property
     def winner(self) -> CandidateRow:
-        """The row of the chosen candidate."""
+        """Row of the selected candidate."""
         return next(row for row in self.candidates if row.id == self.selected)
 
     @classmethod
@@ -219,7 +219,7 @@ class SelectionResult:
             raise ArtifactTypeError(
                 f"{file} can't be read",
                 received=f"{type(error).__name__}: {error}",
-                remedy="make the artifact anew",
+                remedy="re-run the step that produced this artifact",
             ) from error
         return made
 

@@ -1,4 +1,4 @@
-"""The gate, the Pareto front and the choice among candidates, as pure functions.
+"""Gate, Pareto front and selection among candidates, as pure functions.
 
 Two measurements of the same thing never agree exactly, so differences that are
 within the noise count as none where a candidate is held against the source:
@@ -36,7 +36,7 @@ BYTES_PER_MB = 1_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one candidate; None where it was not.
+    """Measured values of one candidate; None where a value was not measured.
 
     Attributes:
         id: The candidate's id; `SOURCE` is the model all others are held against.
@@ -64,7 +64,7 @@ class Measured:
 
     @property
     def is_source(self) -> bool:
-        """Whether this is the source model."""
+        """True if this is the source model."""
         return self.id == SOURCE
 
     @property
@@ -89,7 +89,7 @@ class Measured:
         return math.inf if self.size_bytes is None else self.size_bytes
 
     def memory(self, source: "Measured") -> float:
-        """Peak memory in bytes, the source's where noise may explain the difference."""
+        """Return the peak memory in bytes, the source's if noise may explain the difference."""
         if self.peak_memory_bytes is None:
             return math.inf
         reference = source.peak_memory_bytes
@@ -98,7 +98,7 @@ class Measured:
         return self.peak_memory_bytes
 
     def memory_level(self, source: "Measured") -> float:
-        """Peak memory in steps of twice the noise, 0 around the source's.
+        """Return the peak memory in steps of twice the noise, 0 around the source's.
 
         Steps, unlike tolerances, keep dominance transitive; two measurements of
         the same memory fall on one of them unless it lies at their border.
@@ -111,7 +111,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate must keep to, and what the best of them is best at.
+    """Constraints on candidates, and the objective among those that pass.
 
     Attributes:
         max_accuracy_drop: Largest loss against the source by the candidates'
@@ -119,7 +119,7 @@ class Gate:
         max_latency_ms: Limit on the median latency of one call; 0 for none.
         max_size_mb: Limit on the served size, in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory, in 10**6 bytes; 0 for none.
-        objective: What the choice among those that pass is by.
+        objective: Ranking criterion among the candidates that pass.
     """
 
     max_accuracy_drop: float = 0.01
@@ -129,7 +129,7 @@ class Gate:
     objective: Objective = "latency"
 
     def objections(self, one: Measured) -> list[str]:
-        """Why `one` does not pass, a sentence each; empty if it passes."""
+        """Return the reasons why `one` does not pass, a sentence each; empty if it passes."""
         found = [] if one.is_source else self._accuracy_objections(one)
         if one.p50_ms is None:
             found.append("its latency was not measured")
@@ -167,7 +167,7 @@ def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
 
 
 def dominates(one: Measured, other: Measured, source: Measured) -> bool:
-    """Whether `one` is nowhere worse than `other` and somewhere better.
+    """Return whether `one` is nowhere worse than `other` and somewhere better.
 
     An accuracy above the source's is no advantage over the source: fine-tuning
     moves accuracy both ways by a few examples. It is one over other candidates,
@@ -184,7 +184,7 @@ def dominates(one: Measured, other: Measured, source: Measured) -> bool:
 
 
 def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured]:
-    """Those that none of the others dominates, in the order they came.
+    """Return the candidates that no other dominates, in their order.
 
     Over accuracy drop, latency, size and peak memory. `source` gives the figures
     that noise is judged by, whether or not it is among `passing`.
@@ -194,12 +194,12 @@ def pareto_front(passing: Iterable[Measured], source: Measured) -> list[Measured
 
 
 def choose(passing: Sequence[Measured], source: Measured, objective: Objective) -> Measured | None:
-    """The best one on the front of `passing` by `objective`; None if it is empty.
+    """Return the best one on the front of `passing` by `objective`; None if it is empty.
 
-    Those that can't be told from the best on latency or memory count as tied with
+    Those whose latency or memory is within the noise of the best count as tied with
     it. Of them the smallest is taken; of those about as small as it the source,
     else the most accurate. By size, of those exactly as small as the smallest, the
-    ones that can't be told from the fastest are tied. Where the source passes, only what
+    ones within the noise of the fastest are tied. Where the source passes, only what
     beats it on latency, size or memory comes into question.
     """
     front = pareto_front(passing, source)
@@ -235,18 +235,18 @@ def _beats(one: Measured, source: Measured) -> bool:
 
 
 def loss(one: Measured) -> float:
-    """The accuracy drop, infinite where it was not measured."""
+    """Return the accuracy drop, infinite where it was not measured."""
     if one.is_source:
         return 0.0
     return math.inf if one.drop is None else one.drop
 
 
 def as_fast(one: Measured, best: Measured) -> bool:
-    """Whether `one`'s speed-up can't be told from that of `best`, the faster one.
+    """Return whether `one` is as fast as `best`, the faster one, within the noise.
 
     That is, they differ by 5% at most, and one of the two lies within the other's
     interval: a machine that is busy in only one of their runs widens that one's. Where
-    `best` is no faster than the source, only those that can't be told from the source are.
+    `best` is no faster than the source, only those as fast as the source are.
     """
     if one.pace <= best.pace or best.pace == 1.0:
         return one.pace <= best.pace

@@ -1,4 +1,4 @@
-"""Why a candidate was chosen and others were not, in sentences."""
+"""Reasons why a candidate was selected and others were not, in sentences."""
 
 import math
 
@@ -7,7 +7,7 @@ from paring.selection.pareto import SIZE_TIE, Measured, Objective, as_fast, loss
 
 
 def why(best: Measured, passing: list[Measured], source: Measured, objective: Objective) -> str:
-    """Why `best` was chosen of those that pass."""
+    """Return the reason why `best` was selected among the passing candidates."""
     if len(passing) == 1:
         return "the only one that passes"
     if best.is_source:
@@ -29,7 +29,7 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
 
 
 def why_not(one: Measured, best: Measured, source: Measured, objective: Objective) -> str:
-    """What `best` has over `one`, in the order in which it was decided."""
+    """Return the advantages of `best` over `one`, in the order in which they decided."""
     speed = _speed(best, one) or "as fast within the noise"
     size = _size(best, one) or ("not larger" if best.size <= one.size else "about as small")
     mine, other = best.memory(source), one.memory(source)
@@ -54,13 +54,13 @@ def why_not(one: Measured, best: Measured, source: Measured, objective: Objectiv
 
 
 def _speed(best: Measured, one: Measured) -> str:
-    """How `best` compares with `one` in speed, "" where noise may explain it."""
+    """Return the comparison of `best` with `one` in speed, "" where noise may explain it."""
     fast, slow = sorted((best, one), key=lambda which: which.pace)
     return "" if as_fast(slow, fast) else _ratio(best.pace, one.pace, "faster", "slower")
 
 
 def _size(best: Measured, one: Measured) -> str:
-    """How `best` compares with `one` in size, "" where it does not decide."""
+    """Return the comparison of `best` with `one` in size, "" where it does not decide."""
     small, large = sorted((best.size, one.size))
     if large <= small * (1 + SIZE_TIE):
         return ""
@@ -72,7 +72,7 @@ def _accuracy(best: Measured, one: Measured) -> str:
 
 
 def _ratio(mine: float, other: float, better: str, worse: str) -> str:
-    """As "1.4x smaller", where mine is 1.4 times less than other's; "" if equal."""
+    """Return a ratio as in "1.4x smaller", if mine is 1.4 times less; "" if equal."""
     if mine == other or math.isinf(mine) or math.isinf(other):
         return ""
     ratio = other / mine if mine < other else mine / other
@@ -87,7 +87,7 @@ def _interval(one: Measured) -> str:
 
 
 def verdict(chosen: CandidateRow, source: CandidateRow, passed: int) -> str:
-    """The result in one sentence."""
+    """Return the result in one sentence."""
     if chosen.is_source:
         if not passed:
             return "Nothing meets the gate and the budgets: the source model is kept."

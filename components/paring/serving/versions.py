@@ -1,4 +1,4 @@
-"""A destination's versions, in the layout that TF Serving serves from.
+"""Versions at a destination, in the layout of TF Serving.
 
     DESTINATION/1/saved_model.pb ...
     DESTINATION/2/model.tflite
@@ -47,7 +47,7 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Version:
-    """A version, and how it came about.
+    """Version at a destination, and its origin.
 
     Attributes:
         number: Its folder's name; 0 while it has none.
@@ -81,7 +81,7 @@ class Version:
 
 
 def versions(destination: str) -> list[Version]:
-    """The complete versions at `destination`, oldest first; none if there is nothing.
+    """Return the complete versions at `destination`, oldest first; none if there is nothing.
 
     Raises:
         StorageError: The store can't be asked.
@@ -95,7 +95,7 @@ def versions(destination: str) -> list[Version]:
 
 
 def existing_versions(destination: str) -> list[Version]:
-    """As `versions`, where there must be some.
+    """Return the versions as `versions` does, and raise an error if there are none.
 
     Raises:
         ParameterError: There are none.
@@ -106,13 +106,13 @@ def existing_versions(destination: str) -> list[Version]:
         raise ParameterError(
             "there are no versions here",
             received=destination,
-            remedy="give what was pushed to: the folder above the versions",
+            remedy="give the destination of a push: the folder above the versions",
         )
     return known
 
 
 def rolled_back(known: Sequence[Version]) -> dict[str, int]:
-    """The digests that were rolled back and not brought back, with a version of each.
+    """Return the digests that were rolled back and not brought back, with a version of each.
 
     The version is 0 where its folder is gone.
     """
@@ -128,7 +128,7 @@ def rolled_back(known: Sequence[Version]) -> dict[str, int]:
 
 
 def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int | None:
-    """A version with this content that was rolled back; None if there is none.
+    """Return a version with this content that was rolled back; None if there is none.
 
     One of the same model with other settings counts too, unless that model is served
     now: then it was the settings that were rolled back.
@@ -281,7 +281,7 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
         if to not in by_number:
             raise ParameterError(
                 f"{destination} has no version {to}",
-                remedy=f"its versions: {', '.join(map(str, by_number))}",
+                remedy=f"give one of its versions: {', '.join(map(str, by_number))}",
             )
         return by_number[to]
     passed_over = {known[-1].digest, *rolled_back(known)} - {""}
@@ -296,10 +296,9 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
 
 
 def _claim(destination: str, about: Version) -> tuple[Version, bool]:
-    """`about` with a number that nobody else has and its record written, and True.
+    """Claim a number for `about`, write its record, and return the version and True.
 
-    Where somebody else has just put the same content there, the version that this made,
-    and False.
+    If another process has just pushed the same content, return its version and False.
     """
     while True:
         there = _look(destination)
@@ -324,7 +323,7 @@ def _claim(destination: str, about: Version) -> tuple[Version, bool]:
 
 
 def _seconds_since(when: str) -> float:
-    """Seconds since a record was written; infinitely many where it does not say when."""
+    """Return the seconds since a record was written; infinitely many where it does not say when."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
     except (TypeError, ValueError):

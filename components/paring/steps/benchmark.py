@@ -1,4 +1,4 @@
-"""Measure a candidate beside its source model, on this machine, in one run."""
+"""Latency, memory and size of a candidate beside its source, measured in one run."""
 
 import json
 import logging
@@ -51,11 +51,11 @@ def benchmark(
     timeout_seconds: Annotated[float, Gt(0)] = 1800.0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Time `candidate` against `source` on held-out inputs, and its memory and size.
+    """Measure the latency of `candidate` against `source`, and its memory and size.
 
     One fresh process loads the candidate alone, for its cold load, first
     inference and peak memory. A second one alternates the two: in each of
-    `rounds` both are loaded anew and called until steady, then timed in pairs of
+    `rounds` both are loaded again and called until steady, then timed in pairs of
     windows, the order swapped from pair to pair. The speed-up is the ratio of
     the pooled medians, with a 95% interval that resamples rounds and pairs
     (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
@@ -65,25 +65,25 @@ def benchmark(
         candidate: The model to time, in any form that a runtime takes; the source itself
             if left out.
         examples: Inputs are drawn from its eval split.
-        configuration: What `tune_batch` found, whose batch size, threads and GPU memory
-            are taken then. Both sides have one process, whatever instances it names.
-        metrics: Gets `benchmark.json`; times in ms, memory and sizes in bytes.
+        configuration: Result of `tune_batch`, whose batch size, threads and GPU memory are
+            used then. Both sides have one process, whatever instances it names.
+        metrics: Figures in `benchmark.json`; times in ms, memory and sizes in bytes.
         batch_size: Examples in one call; 0 for the configuration's, or 1 without one.
         threads: Threads for one call; 0 for the configuration's, or without one for one
             for each usable core.
         gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take, on both sides;
             0 for the configuration's, or without one for what it needs.
-        rounds: How often both models are loaded and timed.
+        rounds: Number of times that both models are loaded and timed.
         windows: Pairs of windows in a round.
         min_seconds: Time to spend in timed windows, at least; a window also
             lasts 20 ms or one call.
-        timeout_seconds: When either process is given up.
-        seed: Of the drawn inputs, the order of the sides, and the resampling.
+        timeout_seconds: Time limit of either process.
+        seed: Seed of the drawn inputs, the order of the sides, and the resampling.
 
     Raises:
         ParameterError: A parameter is given that the configuration states too.
         UnsupportedError: The candidate does not take a batch of this size.
-        ModelError: The two don't take the same inputs, or can't be loaded.
+        ModelError: The two models don't take the same inputs, or can't be loaded.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
     from paring.benchmarking.timed_inputs import draw_inputs
@@ -176,7 +176,7 @@ def benchmark(
 
 
 def _refuse_given(**parameters: int) -> None:
-    """Refuse what stands in the configuration: it would say two things."""
+    """Refuse parameters that the configuration states too."""
     for name, value in parameters.items():
         if value:
             raise ParameterError(
@@ -187,10 +187,10 @@ def _refuse_given(**parameters: int) -> None:
 
 
 def gzip_size(path: Path) -> int:
-    """The bytes of each file at or below `path` after gzip -9, summed.
+    """Return the sum of the sizes of all files at or below `path` after gzip -9, in bytes.
 
-    Each file by itself, without a name or time, so that it depends on nothing
-    but the files' bytes.
+    Each file is compressed by itself, without a name or time, so that the sum depends on
+    nothing but the files' bytes.
     """
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     total = 0
@@ -209,7 +209,7 @@ def _throughput(milliseconds: Array, batch_size: int) -> float:
 
 
 def _side(milliseconds: Array, batch_size: int, steady_rounds: int) -> dict[str, Any]:
-    """What is recorded of one side, times in ms."""
+    """Return the recorded figures of one side, times in ms."""
     found = percentiles(milliseconds)
     return {
         "p50_ms": found.p50,

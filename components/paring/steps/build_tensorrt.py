@@ -1,4 +1,4 @@
-"""The step `build_tensorrt`."""
+"""Building of TensorRT engines from ONNX models."""
 
 import json
 import logging
@@ -35,46 +35,46 @@ def build_tensorrt(
 ) -> None:
     """Build a TensorRT engine of an ONNX model.
 
-    Precision is in the model: `export_onnx` writes float32, float16 and int8 graphs, and
-    a graph in bfloat16 is taken as well. The network is strongly typed, as TensorRT 11
-    has it alone (https://docs.nvidia.com/deeplearning/tensorrt/latest/).
+    The model determines the precision: `export_onnx` writes float32, float16 and int8 graphs,
+    and a graph in bfloat16 is accepted as well. The network is strongly typed, the only kind
+    that TensorRT 11 has (https://docs.nvidia.com/deeplearning/tensorrt/latest/).
 
     - server: TensorRT 10.12 and later, for GPUs of data centres. It measures kernels
       while it builds, on the GPU that the engine is for.
     - rtx: TensorRT for RTX, for the GPUs of desktops and laptops too. It builds without a
-      GPU for a stated `compute_capability`. That it takes a graph shows that NVIDIA's
+      GPU for a stated `compute_capability`. That it accepts a graph shows that NVIDIA's
       parser and builder do, and nothing about the server's kernels.
 
-    `engine.json` beside the engine says what it was built with and for, and a runtime
-    that is not the same refuses it. `layers.json` lists the engine's layers: `name`,
-    `type`, `precision`, and `nodes`, those of the ONNX graph that were fused into it.
+    `engine.json` beside the engine states the versions and hardware that it was built with and
+    for, and runtimes on others refuse it. `layers.json` lists the engine's layers: `name`,
+    `type`, `precision`, and `nodes`, the nodes of the ONNX graph that were fused into it.
     `inspector.json` is the engine inspector's own output, where there is a GPU. The fact
-    `compared` says what the engine was compared on, or why it could not be run here.
+    `compared` states the inputs that the engine was compared on, or why it could not be run here.
 
     Args:
-        model: What export_onnx wrote, a .onnx file, or a folder with model.onnx.
-        examples: An engine that runs on the GPU here is compared with the ONNX file on 32 of
-            the train split; without them, on random numbers.
-        earlier: An engine whose timing cache the build starts from, for server.
+        model: Output of `export_onnx`, a .onnx file, or a folder with model.onnx.
+        examples: An engine that runs on the GPU here is compared with the ONNX file on 32 examples
+            of the train split; without examples, on random numbers.
+        earlier: Engine whose timing cache the build starts from, for server.
         engine: The engine, with the timing cache beside it for server.
-        flavour: See above.
-        compute_capability: Which GPUs the engine is for. `current` is the GPU here, and
-            what server builds for.
-        tf32: Let float32 products be computed in TF32, where the GPU has it.
+        flavour: TensorRT product that builds the engine; see above.
+        compute_capability: Compute capability that the engine is for. `current` is that of the
+            GPU here, and the only one that server builds for.
+        tf32: Allow float32 products to be computed in TF32, where the GPU has it.
         min_batch: The smallest batch, where the graph's batch varies.
-        opt_batch: The batch that kernels are chosen for, likewise.
+        opt_batch: The batch size that kernels are chosen for, likewise.
         max_batch: The largest batch, likewise.
         workspace_mb: Memory of the GPU that a layer may work in, in MiB; 0 for all.
         version_compatible: Later versions of the same major version load it; for server.
             The engine then carries code of TensorRT's that is run on loading.
         hardware_compatibility: Whether other GPUs of the same compute capability, or all
             from Ampere on, load it; for server.
-        on_unavailable: `onnx_only` hands the ONNX model on where the library or the GPU
-            is missing, and says so in the fact `note`.
+        on_unavailable: `onnx_only` outputs the ONNX model where the library or the GPU
+            is missing, and states so in the fact `note`.
 
     Raises:
         MissingDependencyError: The library is missing, or the GPU that it needs.
-        ParameterError: Parameters are for the other flavour, or the batches don't rise.
+        ParameterError: Parameters are for the other flavour, or the batch sizes don't ascend.
         ModelError: The ONNX file is missing or damaged.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: TensorRT refuses the model; the node and its reason are given. Or
@@ -99,7 +99,7 @@ def build_tensorrt(
             raise ParameterError(
                 f"{name} goes with flavour {wanted} alone",
                 received=f"flavour {flavour}",
-                remedy=f"leave {name} out, or take flavour {wanted}",
+                remedy=f"leave {name} out, or use flavour {wanted}",
             )
     if earlier is not None and not earlier.timing_cache.is_file():
         raise ParameterError(

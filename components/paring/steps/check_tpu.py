@@ -1,4 +1,4 @@
-"""Say whether a TPU takes a model, and what padding costs it there."""
+"""Readiness of a model for TPUs, and the cost of its padding there."""
 
 import json
 import logging
@@ -25,13 +25,13 @@ def check_tpu(
 ) -> None:
     """Compile a model for fixed shapes by XLA and estimate a TPU's padding.
 
-    No TPU is needed. The model is turned into XLA's HLO on this machine, which TPUs begin
-    with as well; operators of text, of Python, without an XLA kernel, and results of no
-    fixed shape are named. Then each product and convolution is laid out in a TPU's tiles
-    and matrix unit, as `paring.audit.tpu` says with its sources. `tpu.json` holds:
+    No TPU is needed. The model is converted to XLA's HLO on this machine, the first step of
+    compilation for TPUs too; operators of text, of Python, without an XLA kernel, and results
+    of no fixed shape are named. Then each product and convolution is laid out in a TPU's tiles
+    and matrix unit, by the method of `paring.audit.tpu`. `tpu.json` holds:
 
     - `source`: the digest of the model's bytes;
-    - `batch_size`, `precision`: what it was checked for;
+    - `batch_size`, `precision`: those that the model was checked for;
     - `ready`, and `refusals`: place, kind and reason of each;
     - `flops`, `padded_flops`, `size_bytes`, `padded_bytes`: of all products and
       convolutions for one batch, without and with padding, at least;
@@ -42,9 +42,9 @@ def check_tpu(
 
     Args:
         model: Any model with a SavedModel.
-        readiness: The result; a model that is not ready is no failure.
+        readiness: Result of the check; a model that is not ready is no failure.
         batch_size: Examples in one batch; a model's fixed batch stays as it is.
-        precision: What the TPU computes in. bfloat16 is its own, whatever the model's.
+        precision: Type that the TPU computes in. bfloat16 is its native one, whatever the model's.
 
     Raises:
         ModelError: The SavedModel is missing or broken.

@@ -1,4 +1,4 @@
-"""The step `cluster`."""
+"""Weight clustering with fine-tuning."""
 
 from typing import Annotated
 
@@ -23,13 +23,13 @@ def cluster(
     seed: Annotated[int, Ge(0)] = 0,
     strategy: StrategyName = "auto",
 ) -> None:
-    """Let the weights of each kernel share a few values, and fine-tune those.
+    """Cluster the weights of each kernel to a few shared values, and fine-tune those.
 
     Weight sharing of Han, Mao and Dally, "Deep Compression" (2016,
     arXiv:1510.00149), by tensorflow-model-optimization: k-means++ (Arthur and
     Vassilvitskii 2007) finds the first centroids, and training moves them. Layers
     that it can't cluster are named in the facts. The best epoch is kept, by the loss
-    on a tenth of the train split; the eval split is not looked at.
+    on a tenth of the train split; the eval split is not read.
     Batch-normalization statistics are re-estimated.
 
     Args:
@@ -38,13 +38,13 @@ def cluster(
         clustered: The same architecture under the same signature names, with the
             facts `distinct_weights`, the most values in any clustered kernel,
             `sparsity`, `left_unclustered`, and `not_reached`, the layers with more values.
-        clusters: How many values each kernel may have.
+        clusters: Largest number of distinct values in each kernel.
         preserve_sparsity: Keep the zeros of a pruned model where they are.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
-        learning_rate: Adam's.
-        seed: Everything random follows from it.
-        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+        learning_rate: Learning rate of the Adam optimizer.
+        seed: Seed of all random numbers.
+        strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
@@ -53,7 +53,7 @@ def cluster(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     from paring.models.quiet import quiet_tensorflow
 

@@ -1,4 +1,4 @@
-"""The step `convert_mixed`."""
+"""Conversion to TFLite in int8, with some layers in float."""
 
 import json
 import logging
@@ -31,32 +31,32 @@ def convert_mixed(
     comparison_size: Annotated[int, Ge(1)] = 300,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Convert a model to a TFLite file of int8, with the layers in float that int8 hurts.
+    """Convert a model to an int8 TFLite file, with the layers that lose most by int8 in float.
 
-    Each layer's error is measured on calibration examples: what rounding its output
-    to int8 costs, relative to how much that output varies, channel by channel. The
-    layers with the worst errors compute in float, as few as it takes for the file's
+    Each layer's error is measured on calibration examples: the error of rounding its output
+    to int8, relative to the variation of that output, channel by channel. The layers
+    with the worst errors compute in float, as few as it takes for the file's
     outputs to be within `max_difference` of the float model's on other examples of
-    the train split. The eval split is not looked at.
+    the train split. The eval split is not read.
 
     `layers.json`, beside the served file, lists the layers, the worst first: `name`,
     `operator`, `error` and `in_float`.
 
     Args:
         model: Any model with a SavedModel.
-        examples: The train split is what models are compared on, and calibrated on
+        examples: Models are compared on the train split, and calibrated on it
             where there is no `calibration`.
-        calibration: What `draw_calibration` drew.
+        calibration: Calibration examples of `draw_calibration`.
         converted: The TFLite file, and `layers.json`.
-        max_difference: Largest share of the compared examples whose class may be
+        max_difference: Largest allowed share of the compared examples whose class is
             another than the float model's; for outputs that are no class scores,
             the largest root mean square of the difference over their standard
             deviation.
-        calibration_size: How many examples to calibrate on, drawn with each class in
+        calibration_size: Number of examples to calibrate on, drawn with each class in
             its share; 0 for all of `calibration`, or 200 of `examples`.
-        comparison_size: How many examples to compare on. None of them is among those
+        comparison_size: Number of examples to compare on. None of them is among those
             that are calibrated on, unless there are no others.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ModelError: The SavedModel is missing or broken.

@@ -1,4 +1,4 @@
-"""Convert an ONNX model to OpenVINO's files."""
+"""Conversion of ONNX models to OpenVINO."""
 
 from typing import Annotated
 
@@ -19,30 +19,30 @@ def convert_openvino(
     max_difference: Annotated[float, Ge(0), Le(1)] = 1.0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Convert an ONNX file to OpenVINO's, which Intel's and AMD's processors run fast.
+    """Convert an ONNX file to OpenVINO's format, which Intel's and AMD's processors run fast.
 
     The precision is the ONNX file's, and so are the names of its inputs and outputs.
-    OpenVINO (https://docs.openvino.ai) reads the file itself; its telemetry has no
-    part in that. The result is compared with the ONNX file in ONNX Runtime.
+    OpenVINO (https://docs.openvino.ai) reads the file itself, without its telemetry.
+    The result is compared with the ONNX file in ONNX Runtime.
 
     Args:
-        model: What `export_onnx` made; int8 should be for onnxruntime, which rounds
+        model: Output of `export_onnx`; int8 should be for onnxruntime, which rounds
             between all operators.
-        examples: Both are compared on examples of the train split; without them, on
-            random numbers.
-        converted: `model.xml` and `model.bin`.
-        max_difference: Largest share of the compared examples whose class may be
+        examples: Both files are compared on examples of the train split; without examples,
+            on random numbers.
+        converted: OpenVINO's files, `model.xml` and `model.bin`.
+        max_difference: Largest allowed share of the compared examples whose class is
             another than the ONNX file's; for outputs that are no class scores, the
             largest root mean square of the difference over their standard deviation. With
             1, it is the accuracy gate that judges; a file that is broken is refused in any
             case, see `paring.converters.comparison`.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
         ModelError: The ONNX file is missing or broken.
         ExamplesError: The examples are not what the model takes.
-        UnsupportedError: OpenVINO lacks operators of it, or computes something else.
+        UnsupportedError: OpenVINO lacks operators of the model, or its outputs differ.
     """
     from paring.runtimes.openvino import import_openvino
 

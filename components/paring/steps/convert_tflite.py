@@ -1,4 +1,4 @@
-"""Convert a model to a TFLite file, quantized or not."""
+"""Conversion to TFLite, with or without quantization after training."""
 
 from itertools import islice
 from typing import Annotated, Literal
@@ -27,47 +27,47 @@ def convert_tflite(
     calibration_size: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Convert a model to one TFLite file, compared with its source.
+    """Convert a model to one TFLite file, and compare it with its source.
 
-    The file takes and gives what the SavedModel's signature does, under the same
-    names and, unless `integer_io`, in the same dtypes; with an LSTM in it, one
-    example at a time, and the fact `batch_size` says so. The same model and
+    The file has the inputs and outputs of the SavedModel's signature, under the same
+    names and, unless `integer_io`, in the same dtypes; with an LSTM in it, it takes one
+    example at a time, which the fact `batch_size` states. The same model and
     parameters give the same bytes. The quantizations are TensorFlow's
     post-training ones
     (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization):
 
     - none: float32, also where the model computes in half precision;
     - fp16: weights stored as float16, computed in float32;
-    - dynamic: weights int8, activations quantized as they come;
+    - dynamic: weights int8, activations quantized at run time;
     - int8: weights and activations int8, ranges from calibration examples;
     - int16x8: weights int8, activations int16, ranges likewise.
 
-    A model from quantization-aware training brings the ranges for int8 itself
-    and needs no examples; the other quantizations would discard them.
+    A model from quantization-aware training contains the ranges for int8
+    and needs no examples; the other quantizations would discard the ranges.
 
     Args:
         model: Any model with a SavedModel.
-        examples: Where int8 and int16x8 are calibrated, on the train split. On 32 of its
+        examples: int8 and int16x8 are calibrated on the train split. On 32 of its
             examples the file is also compared with its source; without examples on
             random numbers.
-        calibration: What `draw_calibration` drew; then `examples` are not looked at.
+        calibration: Calibration examples of `draw_calibration`; `examples` are not read then.
         converted: The TFLite file, with the facts `weight_count`, `sparsity` and
             `distinct_weights`, measured in the file itself.
-        quantization: See above.
-        integer_io: Take and give int8 (int16 for int16x8) where the signature has
+        quantization: Quantization after training; see above.
+        integer_io: Use int8 inputs and outputs (int16 for int16x8) where the signature has
             floats: for devices without floating point. A float is the integer less
-            the tensor's zero point, times its scale; both stand in the file.
-        calibration_size: How many examples to calibrate on, drawn with each
+            the tensor's zero point, times its scale; the file states both.
+        calibration_size: Number of examples to calibrate on, drawn with each
             class in its share; 0 for all of `calibration`, or 200 of `examples`.
-        seed: Of that draw.
+        seed: Seed of the draw.
 
     Raises:
         ParameterError: int8 or int16x8 without examples to calibrate on, or
             `integer_io` with another quantization.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
-        UnsupportedError: TFLite has no such operators, the file does not compute what
-            its source does, or the model was trained for another quantization.
+        UnsupportedError: TFLite lacks operators of the model, the file's outputs differ from
+            its source's, or the model was trained for another quantization.
     """
     from paring.models.quiet import quiet_tensorflow
 
@@ -89,7 +89,7 @@ def convert_tflite(
         raise ParameterError(
             "integer_io goes with quantization int8 or int16x8 alone",
             received=f"quantization {quantization}",
-            remedy="take one of them, or leave integer_io out",
+            remedy="use one of them, or leave integer_io out",
         )
     folder = saved_model_dir(model)
     signature = read_signature(folder)
@@ -106,7 +106,7 @@ def convert_tflite(
         raise ParameterError(
             f"quantization {quantization} is calibrated on examples, and there are none",
             received=f"quantization {quantization}",
-            remedy="give --examples, or take quantization dynamic, which needs none",
+            remedy="give --examples, or use quantization dynamic, which needs none",
         )
     calls, batches = None, [random_features(signature, seed)]
     if given is not None:

@@ -1,4 +1,4 @@
-"""The step `convert_tftrt`."""
+"""Conversion of SavedModels by TF-TRT."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -28,34 +28,34 @@ def convert_tftrt(
     calibration_size: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Make engines of the parts of a SavedModel that TensorRT takes, and leave the rest.
+    """Convert the parts of a SavedModel that TensorRT supports to engines by TF-TRT.
 
-    That is TF-TRT
-    (https://docs.nvidia.com/deeplearning/frameworks/tf-trt-user-guide/), for a TensorFlow
-    that was built with TensorRT and the GPU that it is built on. TensorFlow's packages
-    have been built without it since 2.18; `build_tensorrt` needs none.
+    TF-TRT
+    (https://docs.nvidia.com/deeplearning/frameworks/tf-trt-user-guide/) needs a TensorFlow
+    that was built with TensorRT; the engines are for the GPU of this machine. TensorFlow's
+    packages have been built without TensorRT since 2.18; `build_tensorrt` works with them.
 
     Args:
         model: Any model with a SavedModel whose batch varies.
-        examples: Where int8 is calibrated, on the train split, without `calibration`. On
-            32 examples the result is also compared with its source; without any on random
-            numbers.
-        calibration: What `draw_calibration` drew.
+        examples: int8 is calibrated on the train split where there is no `calibration`. On
+            32 examples the result is also compared with its source; without examples on
+            random numbers.
+        calibration: Calibration examples of `draw_calibration`.
         converted: The SavedModel, under the same signature.
-        precision: What the engines compute in.
-        max_batch: The largest batch that they take; of others TensorFlow computes all.
+        precision: Type that the engines compute in.
+        max_batch: Largest batch size of the engines; TensorFlow computes larger batches.
         workspace_mb: Memory of the GPU that an engine may work in, in MiB; 0 for all.
-        calibration_size: How many examples to calibrate on, drawn with each class in its
+        calibration_size: Number of examples to calibrate on, drawn with each class in its
             share; 0 for all of `calibration`, or 200 of `examples`.
-        seed: Of that draw.
+        seed: Seed of the draw.
 
     Raises:
         MissingDependencyError: There is no GPU, or TensorFlow was built without TensorRT.
         ParameterError: int8 without examples to calibrate on.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
-        UnsupportedError: The batch is fixed, TensorRT takes no part of the model, or the
-            result does not compute what its source does.
+        UnsupportedError: The batch size is fixed, TensorRT supports no part of the model, or the
+            outputs differ from the source's.
         StepFailedError: The converter failed.
     """
     given = calibration or examples
@@ -63,7 +63,7 @@ def convert_tftrt(
         raise ParameterError(
             "int8 is calibrated on examples, and there are none",
             received=f"precision {precision}",
-            remedy="give --examples, or take fp16, which needs none",
+            remedy="give --examples, or use fp16, which needs none",
         )
     from paring.converters import tftrt
 

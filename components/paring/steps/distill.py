@@ -1,4 +1,4 @@
-"""The step `distill`."""
+"""Knowledge distillation into a smaller network."""
 
 import logging
 import tempfile
@@ -33,14 +33,14 @@ def distill(
     seed: Annotated[int, Ge(0)] = 0,
     strategy: StrategyName = "auto",
 ) -> None:
-    """Train another, lighter network to say what `model` says.
+    """Train a smaller network, the student, to predict the outputs of `model`.
 
     The student starts from random weights and learns from the source's scores on the
     train split, softened by a temperature (Hinton, Vinyals and Dean 2015,
-    arXiv:1503.02531), from the labels, and, if asked, from the source's features by a
-    linear regressor that is dropped afterwards (Romero et al. 2015, arXiv:1412.6550).
+    arXiv:1503.02531), from the labels, and, with `feature_weight`, from the source's features
+    by a linear regressor that is dropped afterwards (Romero et al. 2015, arXiv:1412.6550).
     The learning rate falls to 0 on a cosine. The best epoch is kept, by the loss on a
-    tenth of the train split; the eval split is not looked at. Batch-normalization
+    tenth of the train split; the eval split is not read. Batch-normalization
     statistics are re-estimated.
 
     Args:
@@ -51,30 +51,30 @@ def distill(
             `source_parameters`, and `agreement` with the source on held-out rows.
         student: mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large or efficientnet,
             for images; or MODULE:FUNCTION, which gets the input's shape without the
-            batch and the number of outputs, and makes a Keras model.
-        width: Times the channels of a MobileNet.
+            batch and the number of outputs, and returns a Keras model.
+        width: Factor on the number of channels of a MobileNet.
         compound: The compound coefficient of an EfficientNet; 0 is B0, negative ones
             give smaller ones.
-        temperature: What the logits of both are divided by before they are compared.
-        soft_weight: Weight of the source's scores; the labels have the rest.
+        temperature: Divisor of the logits of both models before they are compared.
+        soft_weight: Weight of the source's scores; the labels have the rest of 1.
         feature_weight: Weight of the features' mean squared error; 0 for none.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
-        learning_rate: Adam's, in the beginning.
-        seed: Everything random follows from it, the first weights too.
-        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+        learning_rate: Initial learning rate of the Adam optimizer.
+        seed: Seed of all random numbers, those of the initial weights too.
+        strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
-        ParameterError: There is no such student, it has no use for a given scale, or
-            the function can't be had or makes what does not fit.
+        ParameterError: There is no such student, it has no such scale, or the
+            function can't be imported or returns a model that does not fit.
         UnsupportedError: The source is no classifier with one input, the student does
             not take its input, the examples have no labels at a `soft_weight` below
             1, or features are wanted where there are none.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     from paring.models.quiet import quiet_tensorflow
 

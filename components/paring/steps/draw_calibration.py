@@ -1,4 +1,4 @@
-"""The step `draw_calibration`."""
+"""Draw of calibration examples from the train split."""
 
 import json
 from typing import Annotated
@@ -21,30 +21,30 @@ def draw_calibration(
     size: Annotated[int, Ge(1)] = 200,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Draw the examples that quantization after training takes its ranges from.
+    """Draw the examples on which quantization after training is calibrated.
 
-    They come from the train split, each class in its share. An example that also
-    stands in the eval split, byte for byte, is passed over where there are others,
-    so that no model is judged on what its ranges were fitted to.
+    The examples come from the train split, each class in its share. An example that is
+    in the eval split too, byte for byte, is skipped where there are others,
+    so that no model is evaluated on examples that its ranges were fitted to.
 
-    Whether they are enough is measured: the model is quantized to int8 on one half
-    of them and on the other, and the ranges of each activation are compared.
+    To measure if they are enough, the model is quantized to int8 on one half
+    of the examples and on the other, and the ranges of each activation are compared.
     If the median difference is over a tenth, the fact `too_small` is 1.
 
-    `manifest.json` holds the digest of the examples, the rows that were drawn, how
-    many of each class, and what the comparison gave.
+    `manifest.json` holds the digest of the examples, the rows that were drawn, the number
+    of each class, and the result of the comparison.
 
     Args:
         model: Any model with a SavedModel; the halves are compared on it.
-        examples: Labelled or not.
-        calibration: The examples, in Paring's form, and the manifest.
-        size: How many to draw; all, if there are fewer.
-        seed: Of the draw and of the halves.
+        examples: Examples, labelled or not.
+        calibration: The drawn examples, in Paring's form, and the manifest.
+        size: Number of examples to draw; all, if there are fewer.
+        seed: Seed of the draw and of the halves.
 
     Raises:
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are missing or not what the model takes.
-        UnsupportedError: The model takes something else than numeric tensors.
+        UnsupportedError: The model has inputs that are no numeric tensors.
     """
     from paring.converters.tflite.calibration import compare_halves, draw
     from paring.data.columns import copy_column

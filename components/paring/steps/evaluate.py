@@ -1,4 +1,4 @@
-"""The step that measures how well a candidate predicts."""
+"""Accuracy of a candidate and its agreement with the source, on held-out examples."""
 
 import json
 import logging
@@ -32,13 +32,13 @@ def evaluate(
     """Compare a candidate's predictions with the source's and the labels.
 
     Both models run over the whole eval split on Apache Beam, through RunInference: in
-    one worker in this process, or wherever `beam_options` says. What their outputs are
-    shows by the labels:
+    one worker in this process, or on the runner of `beam_options`. The labels determine the
+    kind of each output:
 
     - Integers [n] are classes: the prediction is the class with the highest
       score of [batch, classes]. An output [batch, 1] or [batch] is two classes:
-      class 1 is what lies over 0.5 of a probability, or over 0 of a logit. Which
-      of the two it is shows in the source's graph, or else in its values for the
+      class 1 is a probability over 0.5, or a logit over 0. The kind follows
+      from the source's graph, or else from its values for the
       train split (`paring.evaluation.thresholds`). A prediction with NaN in it is
       wrong, and agrees with nothing. Metrics: top_1 (auto), top_k, and auc of two classes.
     - Integers [n, ...] are the classes of tokens of [batch, ..., classes]; those
@@ -52,18 +52,18 @@ def evaluate(
     - Without labels the metric is the agreement with the source, which for
       outputs that are integers, or probabilities throughout, is the share of
       examples, or of tokens, with the same class; for others the share of the
-      variance of the source's values that the candidate gives. A metric that is
-      named says which.
+      variance of the source's values that the candidate explains. `metric` can
+      name either.
 
-    MODULE:FUNCTION is a function(predictions, labels) of the user's, called on
-    each batch, that returns a number for each example; of a model with several
-    outputs it gets a dict of each. More is better unless it has an attribute
+    MODULE:FUNCTION is a user's function(predictions, labels), called on
+    each batch, that returns a number for each example; for a model with several
+    outputs both are dicts by output. More is better unless it has an attribute
     `lower_is_better` that is true. The metric is the mean over all examples.
 
-    Scores, of which more is better, drop by source less candidate; errors by
+    The drop of scores, of which more is better, is source less candidate; of errors
     (candidate - source) / source, so that 0.01 is a growth of 1%.
 
-    Of a model with several outputs each has its own metric, and the gate is on
+    Each of several outputs of a model has its own metric, and the gate applies to
     each, unless `output` names one or the metric is a function.
 
     `evaluation.json` holds `count`, `output`, `metric`, `higher_is_better`, `score`,
@@ -76,40 +76,40 @@ def evaluate(
     `nan_predictions`, `source_nan_predictions`, `classes` (count and both
     accuracies of each), `most_confused` (the candidate's commonest mistakes); for
     values `mae`, `rmse` and the source's; for tokens their number `tokens`; for
-    auc `score_error`, by how much it may be off. `gated_outputs` says on how many
-    outputs the gate is, `other_outputs` has the figures of those that are not
-    `output`, and `examples_digest` names the examples.
+    auc `score_error`, the bound on its error. `gated_outputs` is the number of outputs
+    that the gate applies to, `other_outputs` has the figures of those that are not
+    `output`, and `examples_digest` is the digest of the examples.
 
     Args:
-        source: The model that everything is compared with; a SavedModel.
-        candidate: The model to judge, in any form that a runtime takes; the source
+        source: The model that candidates are compared with; a SavedModel.
+        candidate: The model to evaluate, in any form that a runtime takes; the source
             itself if left out.
         examples: Its eval split is used.
-        evaluation: What is written.
-        metric: What the gate goes by: auto, top_1, top_k, auc, mae, rmse,
+        evaluation: Figures in `evaluation.json`.
+        metric: Metric of the accuracy gate: auto, top_1, top_k, auc, mae, rmse,
             token_accuracy, or MODULE:FUNCTION.
-        top_k: How many classes a prediction of the metric top_k has.
-        output: The output that the gate is on, and the metric of. "" is each, and
-            the metric is of the first with labels, by name, or the first at all;
+        top_k: Number of classes in a prediction of the metric top_k.
+        output: The only output that the gate and the metric apply to. "" is each, and
+            the metric applies to the first with labels, by name, or the first at all;
             others have the metric auto.
-        metric_digest: What the file of the user's function must be, as
-            `paring.evaluation.metrics.function_digest` gives it; "" takes any. A run that was
-            planned with it is not answered by another function's result.
+        metric_digest: Required digest of the file of the user's function, as
+            `paring.evaluation.metrics.function_digest` returns it; "" accepts any. A run that
+            was planned with it is not answered by another function's result.
         batch_size: Examples in one call of a model.
         beam_options: Apache Beam's pipeline options, as on a command line; "" is one
             worker in this process. Its runner is FnApiRunner (here), FlinkRunner,
             SparkRunner, DataflowRunner or PortableRunner (elsewhere).
-        shared_dir: A folder that workers elsewhere reach: gs://, s3:// or a path. Both
-            models and the split are put below it for as long as the run takes.
+        shared_dir: A folder that remote workers can reach: gs://, s3:// or a path. Both
+            models and the split are stored below it during the run.
 
     Raises:
-        ParameterError: There is no such metric or output, it does not go with the
-            labels, or the user's function fails, or is in another file; or
-            `beam_options` and `shared_dir` can't be taken, or not together.
-        ExamplesError: They are not what the source takes.
+        ParameterError: There is no such metric or output, it does not fit the
+            labels, or the user's function fails, or its file has another digest; or
+            `beam_options` and `shared_dir` are invalid, or not valid together.
+        ExamplesError: The examples are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
         UnsupportedError: The models' outputs can't be compared, or are NaN where
-            a mean error is asked for.
+            a mean error is requested.
         StorageError, OutputError: `shared_dir` can't be used.
         StepFailedError: The runner or its workers broke.
     """
@@ -144,7 +144,7 @@ def evaluate(
         raise ParameterError(
             f"metric_digest: the file of {metric} is another one",
             received=function_digest(metric),
-            remedy=f"start the run anew; it was planned with {metric_digest}",
+            remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
     found = tally_pair(source, judged, plan, split, batch_size, options, shared_dir).summary()

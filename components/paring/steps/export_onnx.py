@@ -1,4 +1,4 @@
-"""Export a model to ONNX, in full or half precision or in int8."""
+"""Export of models to ONNX, in full or half precision or in int8."""
 
 from typing import Annotated, Literal
 
@@ -27,11 +27,11 @@ def export_onnx(
     calibration_size: Annotated[int, Ge(0)] = 0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Export a model to one ONNX file, checked against its source in ONNX Runtime.
+    """Export a model to one ONNX file, and compare it with its source in ONNX Runtime.
 
-    The file takes and gives what the SavedModel's signature does, under the same names
-    and in the same dtypes; a batch that varies there varies here. tf2onnx
-    (https://github.com/onnx/tensorflow-onnx) makes it.
+    The file has the inputs and outputs of the SavedModel's signature, under the same names
+    and in the same dtypes; a batch size that varies there varies here. tf2onnx
+    (https://github.com/onnx/tensorflow-onnx) converts it.
 
     - fp32: as trained;
     - fp16: weights and computation in float16, inputs and outputs as they were;
@@ -39,38 +39,38 @@ def export_onnx(
       DequantizeLinear nodes; weights symmetric with a scale for each output channel,
       ranges of activations from calibration examples.
 
-    A model from quantization-aware training brings the ranges for int8 itself; the other
-    precisions would discard them.
+    A model from quantization-aware training contains the ranges for int8; the other
+    precisions would discard the ranges.
 
     Before it is written, the file's outputs are compared with the source's, on examples
-    of the train split or else on random numbers, without what ONNX Runtime would change
-    in the graph. fp32 must agree to within a thousandth of the largest output.
+    of the train split or else on random numbers, without ONNX Runtime's optimizations of
+    the graph. fp32 must agree to within a thousandth of the largest output.
 
     Args:
         model: Any model with a SavedModel.
-        examples: Where int8 is calibrated, and all are compared, on the train split.
-            Without examples a file is compared on random numbers, and is not int8.
-        calibration: What `draw_calibration` drew; then `examples` serve to compare.
+        examples: int8 is calibrated, and all files are compared, on the train split.
+            Without examples a file is compared on random numbers, and can't be int8.
+        calibration: Calibration examples of `draw_calibration`, in place of the train split's.
         exported: The ONNX file.
-        precision: See above.
-        int8_for: Whose int8: "tensorrt" takes symmetric int8 activations alone, rounded
-            in front of the operators that it computes in int8; "onnxruntime" is faster
+        precision: Precision of the file; see above.
+        int8_for: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone,
+            rounded in front of the operators that it computes in int8; "onnxruntime" is faster
             with asymmetric uint8 ones that are rounded between all operators.
         opset: The version of ONNX's operators.
-        max_difference: Largest share of the compared examples whose class may be
+        max_difference: Largest allowed share of the compared examples whose class is
             another than the source's; for outputs that are no class scores, the largest
             root mean square of the difference over their standard deviation. With 1, it is
             the accuracy gate that judges; a file that is broken is refused in any case, see
             `paring.converters.comparison`.
-        calibration_size: How many examples to calibrate on, drawn with each class in its
+        calibration_size: Number of examples to calibrate on, drawn with each class in its
             share; 0 for all of `calibration`, or 200 of `examples`.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ParameterError: int8 without examples.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
-        UnsupportedError: ONNX has no such operators, the model was trained for
+        UnsupportedError: ONNX lacks operators of the model, the model was trained for
             another precision, or the file's outputs are too far from the source's.
     """
     given = calibration or examples
@@ -78,7 +78,7 @@ def export_onnx(
         raise ParameterError(
             "precision int8 is calibrated and checked on examples, and there are none",
             received="precision int8",
-            remedy="give --examples, or take precision fp16, which needs none",
+            remedy="give --examples, or use precision fp16, which needs none",
         )
 
     from paring.models.quiet import quiet_tensorflow
@@ -100,7 +100,7 @@ def export_onnx(
         raise UnsupportedError(
             f"a model from quantization-aware training can't become {precision}",
             received=f"precision {precision}",
-            remedy="take precision int8, for which it was trained",
+            remedy="use precision int8, for which it was trained",
         )
     graph = to_onnx(folder, signature, opset)
     if precision == "fp16":

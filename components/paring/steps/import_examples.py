@@ -1,4 +1,4 @@
-"""The step that brings a user's examples into Paring's form."""
+"""Import of a user's examples into Paring's form."""
 
 import shutil
 from typing import Annotated, Literal
@@ -27,30 +27,30 @@ def import_examples(
 
     Writes `Split-train/` and `Split-eval/` with one `.npy` file for each input
     of the model, [count, ...] in its dtype, and `label.npy` if there are labels
-    of its only output; those of several are named for them. A column that nothing
-    takes is left out, with a warning that names it. See
-    `paring.data.example_files` for what is read, `paring.data.examples.open_split` for
-    which dtypes are converted, and `paring.data.columns.check_labels` for which
-    labels are taken.
+    of its only output; labels of several outputs are named for the outputs. A column
+    that belongs to no input or output is left out, with a warning that names it. See
+    `paring.data.example_files` for the formats, `paring.data.examples.open_split` for
+    the dtypes that are converted, and `paring.data.columns.check_labels` for the
+    labels that are accepted.
 
     Args:
         original: `.npz`, TFRecords, TFX's Examples, or Paring's own form.
         model: A model whose signature states names, shapes and dtypes.
-        examples: What is written.
-        label: The name in `original` of the only output's labels; of several, OUTPUT=COLUMN
-            for each, by commas, or nothing where columns are named after their outputs.
+        examples: The imported examples.
+        label: Name in `original` of the only output's labels; for several outputs OUTPUT=COLUMN
+            for each, separated by commas, or nothing where columns are named after outputs.
         eval_fraction: Share of a source without splits that becomes eval, taken
             from each class alike; with `eval_from` train, of the train split.
         eval_from: With train, a part of the train split becomes eval, and the
             source's own eval split is left out: for choices that must not be
-            made on the examples which the result is held to.
-        train_limit: How many examples of train are kept, drawn with each class in
+            made on the examples that the result is evaluated on.
+        train_limit: Number of examples of train to keep, drawn with each class in
             its share; 0 for all.
         eval_limit: The same for eval.
-        seed: Of that split and of both draws.
+        seed: Seed of that split and of both draws.
 
     Raises:
-        ExamplesError: They are missing, broken, or not what the model takes.
+        ExamplesError: The examples are missing, broken, or not what the model takes.
         ModelError: The model's signature can't be read.
     """
     import numpy as np

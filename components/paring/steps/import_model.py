@@ -1,4 +1,4 @@
-"""Bring a model from outside into Paring's layout."""
+"""Import of a user's model into Paring's layout."""
 
 import logging
 import shutil
@@ -21,27 +21,27 @@ def import_model(
     original: Input[Model],
     model: Output[Model],
 ) -> None:
-    """Bring a trained model into Paring's layout, checked to be whole.
+    """Import a trained model into Paring's layout, and check that it is complete.
 
     A SavedModel (bare, written by tf_keras, or in the `Format-Serving/` of TFX's
     Trainer) is copied byte by byte into `Format-Serving/`; a `.keras` or `.h5`
     file is exported to it. Where tf_keras can load the model, its Keras form is
     kept beside it for the training steps. A file of Keras 3 is rebuilt in
-    tf_keras and checked to give the same outputs (`paring.models.bridge`). What can't
+    tf_keras and checked to give the same outputs (`paring.models.bridge`). A model that can't
     be rebuilt is exported by Keras 3 itself: it can be converted, and the fact
-    `not_trainable` says why it can't be trained.
+    `not_trainable` states why it can't be trained.
 
-    A Keras model that computes in half precision, as mixed_float16 has it, becomes
-    the same model in float32, in both forms, and the fact `source_precision` says
-    what it was. A bare SavedModel stays as it is.
+    A Keras model that computes in half precision, such as mixed_float16, becomes
+    the same model in float32, in both forms, and the fact `source_precision` states
+    its former precision. A bare SavedModel stays as it is.
 
     Args:
-        original: The file or folder that the user has.
+        original: File or folder of the user's model.
         model: The imported model.
 
     Raises:
         ModelError: There is no model at the path, or it is broken.
-        UntrustedModelError: It carries code, and trust_model is off.
+        UntrustedModelError: The model contains code, and trust_model is off.
         UnsupportedError: A Keras file whose model has no declared inputs, or one
             of Keras 3 that can neither be rebuilt in tf_keras nor exported; or a model
             whose outputs depend on the calls before, as recurrent layers with
@@ -102,7 +102,7 @@ def _save_in_float32(loaded: "Loaded", folder: Path, model: Model) -> None:
 def _add_keras_form(original: Model, folder: Path, model: Model) -> str:
     """Write the Keras form of a tf_keras SavedModel; "none" where it has none.
 
-    Keras brings classes that it does not know back as stand-ins, which can't be
+    Keras loads classes that it does not know as stand-ins, which can't be
     stored in its own format or trained: such a model is served as it is.
     """
     from paring.models.loading import load_keras, load_whole, save_keras

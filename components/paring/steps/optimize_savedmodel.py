@@ -1,4 +1,4 @@
-"""The step `optimize_savedmodel`."""
+"""Optimization of SavedModels that stay SavedModels."""
 
 import json
 import tempfile
@@ -35,20 +35,20 @@ def optimize_savedmodel(
     max_minutes: Annotated[float, Gt(0)] = 15.0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Make a SavedModel faster that stays a SavedModel, for servers and accelerators.
+    """Optimize a SavedModel for the latency of servers and accelerators.
 
-    Tried one after another, each on top of what helped before:
+    These changes are tried one after another, each on top of those that helped before:
 
     - the inference graph: the serving signature alone, its variables constants, batch
-      normalization folded into the layers before it, constants folded, and gone what
-      no output needs (assertions, prints, updates, identities, dead branches);
-    - bfloat16 and float16: convolutions and products of matrices, what only moves or
-      bounds their values, and their weights; the rest stays in float32;
+      normalization folded into the layers before it, constants folded, and without
+      what no output needs (assertions, prints, updates, identities, dead branches);
+    - bfloat16 and float16: convolutions and products of matrices, operators that only move
+      or bound their values, and their weights; the rest stays in float32;
     - XLA: TensorFlow compiles the signature (`jit_compile=True`).
 
-    Each is kept if it is measured faster than what there was, on this machine and the
-    two sides alternating, so that the interval of the ratio is above 1; and if its
-    outputs are the source's within the tolerance. Where none is, the result is a copy of
+    Each change is kept if it is measured faster than the model without it, on this machine
+    with the two sides alternating, so that the interval of the ratio is above 1; and if its
+    outputs are the source's within the tolerance. If none is kept, the result is a copy of
     the source's SavedModel. `trials.json` lists all that was tried, with its figures.
 
     The signature `serving_default` keeps its names, dtypes and shapes. The result has
@@ -56,33 +56,33 @@ def optimize_savedmodel(
 
     Args:
         model: Any model with a SavedModel.
-        examples: What is compared and timed on, from the train split; random numbers
-            without them, and zeros where the model takes integers.
+        examples: Models are compared and timed on the train split; without examples on random
+            numbers, and on zeros where the model takes integers.
         optimized: The SavedModel, and `trials.json`.
         variables: Whether weights become constants, or stay variables, which other
             tools can read and set; the rest of the graph is frozen in any case.
-        precision: Which half precisions are tried: both, none (float32), or one.
-        xla: Whether XLA is tried.
+        precision: Half precisions to try: both, none (float32), or one.
+        xla: Whether to try XLA.
         fixed_batch: If not 0, a second signature, `serving_batch_N`, takes this batch
-            size alone, for what compiles a model for known shapes.
+            size alone, for compilers that need known shapes.
         max_difference: Largest absolute difference of an output in float32, over the
             largest absolute value of that output.
         max_half_difference: The same in half precision.
-        comparison_size: How many examples outputs are compared on.
+        comparison_size: Number of examples on which outputs are compared.
         batch_size: Examples in a timed call; 0 for 1, or the model's fixed batch.
         threads: Threads for a timed call; 0 for one for each usable core.
-        rounds: How often both sides of a measurement are loaded and timed.
+        rounds: Number of times that both sides of a measurement are loaded and timed.
         windows: Pairs of windows in a round.
         min_seconds: Time to spend in timed windows of a measurement, at least.
-        max_minutes: How long all measurements may take.
-        seed: Of the drawn examples, the order of the sides, and the resampling.
+        max_minutes: Time limit of all measurements.
+        seed: Seed of the drawn examples, the order of the sides, and the resampling.
 
     Raises:
-        ParameterError: The model's own batch is fixed, and another was asked for.
+        ParameterError: The model's own batch size is fixed, and another was requested.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: The model takes text, gives other outputs in each call, or a
-            fixed batch would make it slower.
+            fixed batch size would make it slower.
     """
     from paring.models.quiet import quiet_tensorflow
 

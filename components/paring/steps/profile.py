@@ -1,4 +1,4 @@
-"""Say what a model is made of, what it costs, and what is wrong with its graph."""
+"""Profile of a model: its weights, operations and memory, and an audit of its graph."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
 
     - `source`: the digest of the model's bytes;
     - `signature`: inputs and outputs with shape (null where it varies) and dtype;
-    - `batch_size`: the batch it was profiled at: 1, or the model's fixed one;
+    - `batch_size`: the batch size of the profile: 1, or the model's fixed one;
     - `parameters`, `weight_bytes`: elements and bytes of all weights;
     - `flops`: floating-point operations, a multiply-add being 2;
     - `uncounted`: operators that `flops` leaves out (loops, unknown shapes);
@@ -29,10 +29,10 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
       and outputs included, weights not, and nothing computed in place;
     - `operators`: how often each TensorFlow operator occurs;
     - `largest_weights`: the ten largest, with name, shape, dtype and size_bytes;
-    - `findings`: what a specialist would change in the graph, the most severe
+    - `findings`: recommended changes to the graph, the most severe
       first: rule, severity (high, medium, low), place, cost and fix.
 
-    Where the model leaves a dimension other than the batch open, 32 stands in.
+    Open dimensions other than the batch are taken as 32.
 
     Args:
         model: Any model with a SavedModel.

@@ -1,4 +1,4 @@
-"""The step `prune`."""
+"""Magnitude pruning with fine-tuning."""
 
 import json
 from dataclasses import asdict
@@ -35,19 +35,19 @@ def prune(
     full sparsity is kept, by the loss on a tenth of the train split; the eval
     split is not looked at. Batch-normalization statistics are re-estimated.
 
-    The zeros can be held to a pattern, in convolutions and dense layers; the others then
+    The zeros can follow a pattern, in convolutions and dense layers; other layers then
     stay dense:
 
-    - unstructured: none;
+    - unstructured: no pattern;
     - 1x4: blocks of four neighbouring output channels (Elsen et al. 2019,
       arXiv:1911.09723), on the same schedule;
     - 2:4: two of four neighbouring input channels (Mishra et al. 2021,
       arXiv:2104.08378), all of them from the first step; the sparsity is 0.5.
 
-    The zeros can also go to the layers where they cost least. For that,
+    The zeros can also be allocated by the layers' sensitivity. For that,
     each layer alone is pruned to several sparsities, and the loss on up to 128 of the
-    held-out examples is taken (Han et al. 2015, arXiv:1506.02626); then the budget goes
-    where the loss rises least.
+    held-out examples is measured (Han et al. 2015, arXiv:1506.02626); then more zeros
+    are allocated where the loss rises least.
 
     Args:
         model: A model in Keras form, with class scores or values as outputs.
@@ -55,17 +55,17 @@ def prune(
         pruned: The same architecture under the same signature names, with the
             facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
             prunable kernels, `left_dense`, and `not_reached`, the layers that have fewer
-            zeros than was asked for.
+            zeros than requested.
         sparsity: The share of zeros: of each prunable kernel, or with allocation
             sensitivity, of all prunable weights together.
-        pattern: See above.
-        allocation: uniform, or sensitivity; see above. The latter writes what it saw
-            to `sensitivity.json`.
+        pattern: Pattern of the zeros; see above.
+        allocation: uniform, or sensitivity; see above. The latter writes the measured
+            losses to `sensitivity.json`.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
-        learning_rate: Adam's.
-        seed: Everything random follows from it.
-        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+        learning_rate: Learning rate of the Adam optimizer.
+        seed: Seed of all random numbers.
+        strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
@@ -76,19 +76,19 @@ def prune(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     if pattern == "2:4" and sparsity != 0.5:
         raise ParameterError(
             "pattern 2:4 makes half of the weights zero",
             received=f"sparsity {sparsity}",
-            remedy="leave sparsity out, or take pattern 1x4 or unstructured",
+            remedy="leave sparsity out, or use pattern 1x4 or unstructured",
         )
     if pattern == "2:4" and allocation == "sensitivity":
         raise ParameterError(
             "pattern 2:4 leaves nothing to allocate: it makes half of every kernel zero",
             received=f"allocation {allocation}",
-            remedy="leave allocation out, or take pattern 1x4 or unstructured",
+            remedy="leave allocation out, or use pattern 1x4 or unstructured",
         )
     from paring.models.quiet import quiet_tensorflow
 

@@ -1,4 +1,4 @@
-"""The step `prune_channels`."""
+"""Structured pruning of channels with fine-tuning."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -26,11 +26,11 @@ def prune_channels(
     seed: Annotated[int, Ge(0)] = 0,
     strategy: StrategyName = "auto",
 ) -> None:
-    """Take the least important channels out of `model` and fine-tune what is left.
+    """Remove the least important channels of `model` and fine-tune the rest.
 
-    Structured pruning: filters and units go with everything that is coupled to them
-    (batch normalization, depthwise filters, residual sums, gates, concatenations), so
-    that the layers themselves are smaller. Channels that the same layers make are
+    Structured pruning: filters and units are removed with everything that is coupled to
+    them (batch normalization, depthwise filters, residual sums, gates, concatenations), so
+    that the layers themselves are smaller. Channels that the same layers produce are
     compared with each other, by one of three measures:
 
     - `taylor`: the change of the loss without them, to first order (Molchanov et al.
@@ -39,9 +39,9 @@ def prune_channels(
     - `batch_norm`: the scale of the batch normalization after them (Liu et al. 2017,
       arXiv:1708.06519); channels without one stay.
 
-    Channels stay where they reach the model's output or a layer whose kind is not
-    followed, and the facts name the reason. The best epoch is kept, by the loss on a
-    tenth of the train split; the eval split is not looked at. Batch-normalization
+    Channels that reach the model's output, or a layer of a kind that can't be followed,
+    are kept, and the facts name the reason. The best epoch is kept, by the loss on a
+    tenth of the train split; the eval split is not read. Batch-normalization
     statistics are re-estimated.
 
     Args:
@@ -50,24 +50,24 @@ def prune_channels(
         pruned: The smaller model, with the same layer names, inputs and outputs under
             the same signature names, and the facts `parameters`, `flops`,
             `channels_removed` and `left_whole`.
-        ratio: The share of each group of channels that goes, rounded down.
-        importance: Which channels go first.
-        multiple_of: Groups keep a multiple of this many channels: as many more stay
-            as it takes.
+        ratio: The share of each group of channels to remove, rounded down.
+        importance: Measure of importance; see above. The least important channels are removed.
+        multiple_of: The number of channels that a group keeps is rounded up to a multiple
+            of this.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
-        learning_rate: Adam's.
-        seed: Everything random follows from it.
-        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+        learning_rate: Learning rate of the Adam optimizer.
+        seed: Seed of all random numbers.
+        strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
-        UnsupportedError: No channel can go, the examples have no labels, or the model
+        UnsupportedError: No channel can be removed, the examples have no labels, or the model
             is no classifier in Keras form.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     from paring.models.quiet import quiet_tensorflow
 

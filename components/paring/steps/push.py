@@ -1,4 +1,4 @@
-"""Push the selected model to where it is served, as a new version."""
+"""Push of the selected model to its serving destination, as a new version."""
 
 import json
 import tempfile
@@ -43,44 +43,43 @@ def push(
 ) -> None:
     """Push the selected model to a versioned destination, if it passed the gate.
 
-    The layout is that of TF Serving: `DESTINATION/VERSION/saved_model.pb` and what
-    belongs to it, or in that file's place `model.tflite`, `model.onnx`, OpenVINO's
+    The layout is that of TF Serving: `DESTINATION/VERSION/saved_model.pb` with the other
+    files of a SavedModel, or instead `model.tflite`, `model.onnx`, OpenVINO's
     `model.xml` or TensorRT's `model.engine`; VERSION is the newest one's number plus 1.
     `paring.json` beside it holds the lineage and, as `figures`, the model's row of
     `selection.json`. The version is written beside its place, read back, loaded, run on
-    a batch of zeros where the signature says its shape, and then put in place
+    a batch of zeros where the signature states its shape, and then renamed to its place
     (`paring.serving.versions`).
 
-    Nothing is pushed, which is no error, and `note` says why:
+    Nothing is pushed, which is no error, and `note` states the reason:
 
     - if nothing passes the gate and the budgets;
-    - if the source is kept, since it is what is served already, unless `push_source`;
-    - if the configuration could not be made: no setting keeps to the limits;
-    - if the model was pushed before and rolled back; `paring rollback --to` brings it
-      back.
+    - if the source is selected, since it is served already, unless `push_source`;
+    - if there is no configuration, since no setting is within the limits;
+    - if the model was pushed before and rolled back; `paring rollback --to` restores it.
 
     A model that is the newest version already gets no second one.
 
-    With a configuration its settings lie beside the served files as `runtime.json`, for a
+    The settings of a configuration are stored beside the served files as `runtime.json`, for a
     SavedModel as TF Serving's `batching_parameters.txt` too, and are part of the version:
-    other settings make another one. `paring.json` has its figures as `configuration`.
+    other settings give another version. `paring.json` has its figures as `configuration`.
     Beside a TFLite file with variable tensors, `runtime.json` also states `holds_state`:
     whoever serves it resets them before each sequence.
 
     Args:
-        selection: Of `select`.
-        selected: Of the same `select`.
-        configuration: Of `tune_batch`, for this model.
-        pushed: `push.json`: what became of it.
+        selection: Record of a selection by `select`.
+        selected: Selected model of the same selection.
+        configuration: Result of `tune_batch` for this model.
+        pushed: Result of the push, `push.json`.
         destination: A path, or a URI below gs://, s3:// or file://.
-        push_source: Push the source model too, where it passes and nothing beats it.
-        run: What started this, kept in the version's record.
+        push_source: Push the source model too, if it passes and nothing beats it.
+        run: Name of the run that pushes, kept in the version's record.
 
     Raises:
         ParameterError: There is no destination, the inputs are of two selections, or
             the configuration is another model's.
         ArtifactTypeError: `selection.json` or a version's record can't be read, the
-            configuration states none, or what was selected has been changed since.
+            configuration states none, or the selected model has been changed since.
         ModelError, UnsupportedError: The model can't be loaded or run from there.
         OutputError, StorageError: The destination can't be read or written.
     """
@@ -93,7 +92,7 @@ def push(
     chosen = _chosen(selection)
     if selected.candidate != chosen["selected"]:
         raise ParameterError(
-            "selected: this is not what was selected",
+            "selected: this is not the selected model",
             received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
             remedy="give both outputs of one run of select",
         )
@@ -132,7 +131,9 @@ def _chosen(selection: Selection) -> dict[str, Any]:
         content["source"]["digest"]
     except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
         raise ArtifactTypeError(
-            f"{selection.file} can't be read", received=error, remedy="make the artifact anew"
+            f"{selection.file} can't be read",
+            received=error,
+            remedy="re-run the step that produced this artifact",
         ) from error
     return content
 
@@ -140,7 +141,7 @@ def _chosen(selection: Selection) -> dict[str, Any]:
 def _objection(
     selection: Selection, configuration: RuntimeConfiguration | None, push_source: bool
 ) -> str | None:
-    """Why the selected model is not to be pushed, if there is a reason."""
+    """Return the reason why the selected model is not pushed, if there is one."""
     if not selection.passed:
         return "nothing passes the gate and the budgets"
     if selection.selected == SOURCE and not push_source:
@@ -152,15 +153,15 @@ def _objection(
 
 
 def _check_tuned(configuration: RuntimeConfiguration, selected: SelectedModel) -> None:
-    """Refuse a configuration whose record says that it is another model's."""
+    """Refuse a configuration that its record states to be another model's."""
     inputs = configuration.lineage.get("inputs", {})
     tuned = (inputs.get("candidate") or inputs.get("source", {})).get("digest")
     copied = selected.lineage.get("copy_of", {}).get("digest")
     if tuned and tuned not in (selected.digest, copied):
         raise ParameterError(
-            "configuration: it was found for another model",
+            "configuration: it is the configuration of another model",
             received=tuned,
-            remedy="run tune_batch on what was selected",
+            remedy="run tune_batch on the selected model",
         )
 
 
@@ -170,7 +171,7 @@ def _lay_out(
     folder: Path,
     chosen: dict[str, Any],
 ) -> None:
-    """Add to the served files what else a version's folder holds, and a record of all."""
+    """Add the other files of a version's folder to the served files, and a record of all."""
     added: dict[str, Any] = {
         "figures": {name: value for name, value in chosen["row"].items() if name != "artifact"}
     }
@@ -189,7 +190,7 @@ def _lay_out(
 
 
 def _settings(configuration: RuntimeConfiguration | None, folder: Path) -> dict[str, Any]:
-    """Return what a server needs to know, without figures, which differ from run to run."""
+    """Return the settings for a server, without figures, which differ from run to run."""
     settings: dict[str, Any] = {}
     if configuration is not None:
         names = ("batch_size", "threads", "instances", "gpu_memory_mb")

@@ -1,4 +1,4 @@
-"""The step `quantize`."""
+"""Quantization-aware training."""
 
 from typing import Annotated
 
@@ -24,19 +24,19 @@ def quantize(
     seed: Annotated[int, Ge(0)] = 0,
     strategy: StrategyName = "auto",
 ) -> None:
-    """Fine-tune `model` with fake quantization, so that int8 costs it less accuracy.
+    """Fine-tune `model` with fake quantization, to reduce the loss of accuracy by int8.
 
     Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) by
     tensorflow-model-optimization. The result computes in float with its weights
-    and activations rounded to 8 bits; `convert_tflite` with int8 makes the
-    integer model of it and needs no representative set. Layers without a quantized
+    and activations rounded to 8 bits; `convert_tflite` with int8 converts it to
+    the integer model and needs no representative set. Layers without a quantized
     form compute in float and are named in the fact `in_float`. The activations' ranges
-    start from what the train split shows. The best epoch is kept, by the loss on
-    a tenth of the train split; the eval split is not looked at.
+    start from those on the train split. The best epoch is kept, by the loss on
+    a tenth of the train split; the eval split is not read.
     Batch-normalization statistics are re-estimated, before the first epoch too.
 
-    A pruned model loses its zeros in it, and a clustered one its shared values, unless
-    they are preserved: then zeros stay where they are, and weights that are equal move
+    A pruned model loses its zeros in the training, and a clustered one its shared values,
+    unless they are preserved: then zeros stay where they are, and weights that are equal move
     together, as in Han, Mao and Dally, "Deep Compression" (2016, arXiv:1510.00149). A
     kernel with clusters gets one int8 scale for all of its channels.
 
@@ -51,9 +51,9 @@ def quantize(
         preserve_clusters: Keep the equal weights of a clustered model equal.
         epochs: Passes over the train split.
         batch_size: Examples in a training step.
-        learning_rate: Adam's.
-        seed: Everything random follows from it.
-        strategy: What the training runs on: one_device; mirrored, all GPUs of the machine;
+        learning_rate: Learning rate of the Adam optimizer.
+        seed: Seed of all random numbers.
+        strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
     Raises:
@@ -63,7 +63,7 @@ def quantize(
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
-        MissingDependencyError: There is no TPU, and strategy tpu was asked for.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
     from paring.models.quiet import quiet_tensorflow
 
@@ -108,7 +108,7 @@ def quantize(
     quantized.not_reached = "; ".join(stale_ranges(made.model))
     if not quantized.quantized_tensors:
         raise UnsupportedError(
-            "nothing of the model is rounded to 8 bits after training",
+            "no tensor of the model is rounded to 8 bits after training",
             received=quantized.in_float,
             remedy="use a recipe without quantize",
         )

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page about a run and its winner."""
+"""Report on a run and its selected model, as one self-contained HTML page."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,21 +44,21 @@ def report(
 ) -> None:
     """Write the verdict, charts, table, source profile and lineage as one page.
 
-    The page asks nothing of the network: charts are inline SVG, styles inline
-    CSS for light, dark and print. The same inputs give the same bytes.
+    The page makes no requests: charts are inline SVG, styles inline CSS for light, dark
+    and print. The same inputs give the same bytes.
 
     Args:
         selection: `selection.json` of `select`.
         profile: The source model's profile; its section is left out without it.
-        readiness: Whether a TPU takes the source; its section is left out without it.
-        configuration: What `tune_batch` found for the selected model; its section is left
+        readiness: Result of `check_tpu` for the source; its section is left out without it.
+        configuration: Result of `tune_batch` for the selected model; its section is left
             out without it.
         benchmarks: The family that `select` was given.
         evaluations: The family that `select` was given.
         candidates: The family that `select` was given.
-        report: `report.html`.
-        title: Stands above the verdict.
-        command: What reproduces the run; left out if empty.
+        report: The page, `report.html`.
+        title: Title above the verdict.
+        command: Command that reproduces the run; left out if empty.
 
     Raises:
         ParameterError: A family lacks a candidate of the selection.
@@ -120,11 +120,11 @@ def report(
     report.file.write_text(page, encoding="utf-8")
 
 
-_REMEDY = "make the artifact anew"
+_REMEDY = "re-run the step that produced this artifact"
 
 
 def _read(file: Path, *keys: str) -> dict[str, Any]:
-    """The object in a JSON file, which must have `keys`."""
+    """Return the object in a JSON file, which must have `keys`."""
     content = _load(file)
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
@@ -133,7 +133,7 @@ def _read(file: Path, *keys: str) -> dict[str, Any]:
 
 
 def _load(file: Path) -> Any:
-    """What a JSON file holds."""
+    """Return the content of a JSON file."""
     try:
         return read_json(file)
     except (OSError, ValueError) as error:
@@ -141,7 +141,7 @@ def _load(file: Path) -> Any:
 
 
 def _bars(rows: Sequence[CandidateRow]) -> list[tuple[str, str, str]]:
-    """Heading, note and SVG of each bar chart."""
+    """Return the heading, note and SVG of each bar chart."""
     from paring.reporting.charts import Bar, bar_chart
 
     latency = [
@@ -169,7 +169,7 @@ def _bars(rows: Sequence[CandidateRow]) -> list[tuple[str, str, str]]:
 
 
 def _layers(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
-    """The layers that int8 hurts most, of each candidate that has a table of them."""
+    """Return the layers with the largest errors by int8, of each candidate with such a table."""
     found = []
     for name, candidate in candidates.items():
         if isinstance(candidate, TFLiteModel) and candidate.layers and not candidate.failure:
@@ -187,7 +187,7 @@ def _layers(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
 
 
 def _engines(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
-    """The layers of each TensorRT engine: those with the most nodes fused into them."""
+    """Return the layers of each TensorRT engine with the most nodes fused into them."""
     found = []
     for name, candidate in candidates.items():
         if not isinstance(candidate, TRTEngine) or candidate.failure:
@@ -260,7 +260,7 @@ _CONFIGURATION = (
 
 
 def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
-    """What is known of the machine, as label and text."""
+    """Return the known facts about the machine, as label and text."""
     found = _read(benchmark.file, "environment")["environment"]
     load = found.get("load_average")
     lines = (

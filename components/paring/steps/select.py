@@ -1,4 +1,4 @@
-"""Choose the best candidate that passes the gate, and say why not the others."""
+"""Selection of the best candidate that passes the gate, with reasons against the others."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -45,28 +45,28 @@ def select(
 ) -> None:
     """Choose the best candidate on the Pareto front of those that pass the gate.
 
-    The three families have the same ids; `source` is the model itself, always a
-    candidate, and kept where nothing beats it. `selection.json` gets every
+    The three families have the same ids; `source` is the source model, always a
+    candidate, and selected where nothing beats it. `selection.json` gets every
     candidate with its figures, its outcome, the reasons, and notes on how it was
-    made; null is unmeasured.
+    built; null is not measured.
 
     Args:
-        candidates: What could be served, by id.
+        candidates: Models that could be served, by id.
         benchmarks: Latency, memory and size of each, by the same ids.
         evaluations: The gate's metric, accuracy and agreement of each, by the
             same ids.
-        selection: `selection.json`.
+        selection: Record of the selection, `selection.json`.
         selected: A copy of the chosen candidate's served form.
         max_accuracy_drop: Largest loss against the source by the metric of the
             evaluations: 0.01 is one point of accuracy, a growth of an error by
             1%, or, without labels, a disagreement on 1% of the examples. Each
-            output of the model keeps to it, unless the evaluations are of one.
+            output of the model must be within it, unless the evaluations are of one.
         max_latency_ms: Limit on the median latency in milliseconds; 0 for none.
         max_size_mb: Limit on the served size in 10**6 bytes; 0 for none.
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
-        objective: What the choice is best at. A candidate counts as faster than
+        objective: Ranking criterion among passing candidates. One counts as faster than
             the source only if its speed-up's whole interval is above 1; those
-            within 5% that can't be told from the fastest are tied, and the smallest
+            within 5% of the fastest and within the noise are tied, and the smallest
             of them is taken, or the most accurate where sizes are within 2%.
         recipes: JSON that maps a candidate's id to the text of its recipe.
         search: JSON about the search that the candidates come from, kept as
@@ -86,7 +86,7 @@ def select(
         if artifact.failure is not None:
             raise StepFailedError(
                 f"the source model could not be measured: {artifact.failure.reason}",
-                remedy=f"look at step {artifact.failure.step}; all others are held against it",
+                remedy=f"look at step {artifact.failure.step}; all others are compared with it",
             )
     gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective)
     metric = _metric(evaluations[SOURCE])
@@ -109,7 +109,7 @@ def select(
         raise ModelError(
             f"candidate {chosen.id} has no served form",
             received=served,
-            remedy="give candidates that import_model or an optimizing step made",
+            remedy="give outputs of import_model or of an optimizing step",
         )
     winner.verify(thoroughly=True)
     copy_tree(served, selected.serving_dir)
@@ -158,7 +158,7 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
         raise ParameterError(
             f"candidates: the source model is missing, its id is {SOURCE!r}",
             received=", ".join(candidates) or "no candidates",
-            remedy=f"add the model that the others were made from as {SOURCE!r}",
+            remedy=f"add the model that the others were built from as {SOURCE!r}",
         )
     for name, family in zip(("benchmarks", "evaluations"), others, strict=True):
         odd = sorted(set(family) ^ set(candidates))
@@ -172,7 +172,7 @@ def _check_ids(candidates: Mapping[str, object], *others: Mapping[str, object]) 
 
 
 def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, OutputScore]:
-    """Score of each output that is gated besides the first."""
+    """Return the score of each gated output except the first."""
     if evaluation.gated_outputs < 2:
         return {}
     try:
@@ -180,7 +180,9 @@ def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, OutputScore]:
         return {name: OutputScore.from_json(one) for name, one in others.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactTypeError(
-            f"{evaluation.file} can't be read", received=error, remedy="make the artifact anew"
+            f"{evaluation.file} can't be read",
+            received=error,
+            remedy="re-run the step that produced this artifact",
         ) from error
 
 
@@ -192,7 +194,7 @@ def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric)
     for name, one in evaluations.items():
         if one.failure is None and (not one.metric or one.metric != metric.name):
             raise ParameterError(
-                f"evaluations: {name!r} was not judged by the source's metric",
+                f"evaluations: {name!r} was not evaluated by the source's metric",
                 received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
                 remedy="run evaluate with the same metric for all of them",
             )
@@ -259,7 +261,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
 
 
 def _decide(rows: Sequence[CandidateRow], gate: Gate) -> tuple[list[CandidateRow], int]:
-    """Return the rows with outcome, reasons and front, and how many of them passed."""
+    """Return the rows with outcome, reasons and front, and the number that passed."""
     measured = {row.id: row.measured for row in rows if row.outcome is Outcome.PASSED}
     source = measured[SOURCE]
     objections = {name: gate.objections(one) for name, one in measured.items()}
@@ -289,7 +291,7 @@ def _decide(rows: Sequence[CandidateRow], gate: Gate) -> tuple[list[CandidateRow
 
 
 def _ordered(rows: Sequence[CandidateRow], objective: Objective) -> list[CandidateRow]:
-    """The source first, then by the objective, then what was not measured."""
+    """Return the rows in order: the source, then by the objective, then the unmeasured."""
     source = next(row.measured for row in rows if row.is_source)
 
     def key(row: CandidateRow) -> tuple[bool, float, str]:

@@ -1,4 +1,4 @@
-"""The step `split_model`."""
+"""Partition of a SavedModel into stages on several devices."""
 
 import json
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ def split_model(
     comparison_size: Annotated[int, Ge(1)] = 64,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Spread a SavedModel that one device can't hold over several, stage by stage.
+    """Split a SavedModel that one device can't hold into stages on several devices.
 
     The operations of the serving signature, in the order in which the outputs need them,
-    are cut into as many runs as there are devices. A stage needs the bytes of the weights
+    are cut into as many stages as there are devices. A stage needs the bytes of the weights
     that it reads and of the tensors that are live at once in it; those are measured by
-    running the model. Of all ways to cut, the one whose largest stage is smallest is taken,
+    running the model. Of all layouts, the one whose largest stage is smallest is chosen,
     and of those the one with the fewest bytes across its cuts: see
-    `paring.converters.partition.stage_layout`. What several stages read is in each of them.
+    `paring.converters.partition.stage_layout`. Weights that several stages read are in each.
 
     Stages run one after another, so that a call takes no less time than before.
 
@@ -49,29 +49,29 @@ def split_model(
     compared with the source's, with each stage on a logical CPU device of its own.
     `stages.json` has for each stage:
 
-    - `device`: the device it is put on;
-    - `operations`, `first`, `last`: how many, and the names of the two ends;
-    - `weight_bytes`, `activation_bytes`: what they take of it;
-    - `crossing_bytes`: of the tensors made up to its end that are read after it.
+    - `device`: the device of the stage;
+    - `operations`, `first`, `last`: the number of operations, and the names of both ends;
+    - `weight_bytes`, `activation_bytes`: the memory of weights and of live tensors;
+    - `crossing_bytes`: the bytes of tensors computed up to its end that are read after it.
 
     Args:
         model: Any model with a SavedModel.
-        examples: What is run and compared, from the train split; random numbers without
-            them, and zeros where the model takes integers.
+        examples: The model is run and compared on the train split; without examples on random
+            numbers, and on zeros where the model takes integers.
         split: The SavedModel, and `stages.json`.
-        devices: How many devices there are.
-        device_type: Their kind; the result runs on the first so many of it. They need not
-            be here.
+        devices: Number of devices, and of stages.
+        device_type: Kind of the devices; the result runs on the first ones of this kind. They
+            need not be in this machine.
         batch_size: Examples in the call that is measured; 0 for 1, or the model's fixed
             batch.
         device_memory_mb: MiB that a stage may need; 0 for no limit.
         max_difference: Largest absolute difference of an output, over the largest
             absolute value of that output.
-        comparison_size: How many examples outputs are compared on.
-        seed: Of the drawn examples.
+        comparison_size: Number of examples on which outputs are compared.
+        seed: Seed of the drawn examples.
 
     Raises:
-        ParameterError: The model's own batch is fixed, and another was asked for.
+        ParameterError: The model's own batch size is fixed, and another was requested.
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: The model takes text, has lookup tables, fewer operations than

@@ -1,4 +1,4 @@
-"""Find the batch size, threads and instances with which a model serves the most."""
+"""Search for the batch size, threads and instances of the highest throughput."""
 
 import json
 import logging
@@ -52,14 +52,14 @@ def tune_batch(
     timeout_seconds: Annotated[float, Gt(0)] = 120.0,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> None:
-    """Find the batch size, threads and instances with which `candidate` serves most.
+    """Find the batch size, threads and instances of the highest throughput of `candidate`.
 
     Each trial runs `instances` fresh processes, which load the candidate, are called
     until steady and then timed at the same time. Its throughput is the sum of theirs:
     batch size over mean latency. The search (`paring.benchmarking.batch_search`) starts at the
     smallest batch, one thread and one process, doubles and halves the three while
     throughput rises by 3% or more, and refines the batch. Then the best setting is
-    measured anew, and the next best one should it not fit any more, and the first
+    measured again, and the next best one should it not fit any more, and the first
     setting too; these are the figures that are stated.
 
     A trial does not fit if its latency or memory is over the limit, if a process
@@ -67,32 +67,32 @@ def tune_batch(
     not take the batch. The search goes on below it.
 
     Args:
-        source: The SavedModel that the candidate was made from, by whose signature
+        source: The SavedModel that the candidate was built from, by whose signature
             examples are read.
         candidate: The model to tune, in any form that a runtime takes; the source itself
             if left out.
         examples: Inputs are drawn from its eval split.
-        configuration: Gets `configuration.json`, with the table of all trials.
-        max_latency_ms: The most for the 99th percentile of one call's latency; 0 for no
-            limit. It holds no time of waiting for a batch to fill.
-        max_memory_mb: The most MiB of resident memory that all instances take in sum,
-            the timed inputs included; 0 for nine tenths of what is free at the start.
+        configuration: The best setting in `configuration.json`, with the table of all trials.
+        max_latency_ms: Limit on the 99th percentile of one call's latency; 0 for no
+            limit. The time of waiting for a batch to fill is not in it.
+        max_memory_mb: Limit on the resident memory of all instances in sum, in MiB,
+            the timed inputs included; 0 for nine tenths of the memory free at the start.
         max_batch: The largest batch to try.
         max_instances: The most processes to try; 0 for one for each usable core.
             Threads times instances never exceed the usable cores.
-        gpu_memory_mb: Of a SavedModel: MiB of each GPU's memory that TensorFlow may take
-            in each process; 0 for what it needs.
+        gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take in each process, for
+            a SavedModel; 0 for what it needs.
         max_trials: Settings to try, the measurements in the end not counted.
         budget_seconds: After this time no other setting is tried.
-        trial_seconds: How long a setting is timed, once all is loaded; 10 calls though.
-        timeout_seconds: When a trial is given up.
-        seed: Of the drawn inputs.
+        trial_seconds: Time for which a setting is timed once all is loaded; at least 10 calls.
+        timeout_seconds: Time limit of a trial.
+        seed: Seed of the drawn inputs.
 
     Raises:
-        ParameterError: `gpu_memory_mb` for what does not run in TensorFlow.
+        ParameterError: `gpu_memory_mb` for a candidate that does not run in TensorFlow.
         ModelError: Source and candidate don't take the same inputs, or can't be loaded.
         ExamplesError: The examples are not what the source takes.
-        UnsupportedError: No setting keeps to the limits.
+        UnsupportedError: No setting is within the limits.
         StepFailedError: Not even the first setting could be run.
     """
     candidate = candidate or source
@@ -167,7 +167,7 @@ def tune_batch(
 
 @dataclass
 class _Trials:
-    """Tries settings, and keeps a row of each.
+    """Trials of settings, with a row for each.
 
     Attributes:
         source, candidate, examples, folder: As the step has them; a temporary folder.
@@ -191,7 +191,7 @@ class _Trials:
     seen: dict[str, Any] = field(default_factory=dict)
 
     def fixed_batch(self) -> int | None:
-        """The only batch that the candidate takes; None if it takes any."""
+        """Return the only batch that the candidate takes; None if it takes any."""
         spec = Spec("inspect", **self._common("", [], self.folder, 1))
         found = measure(spec, timeout_seconds=self.timeout_seconds)
         self.seen["runtime"] = found["runtime"]
@@ -274,7 +274,7 @@ class _Trials:
         }
 
     def _inputs(self, batch_size: int) -> tuple[Path, list[str]]:
-        """The file with batches of this size, and the names of the inputs."""
+        """Return the file with batches of this size, and the names of the inputs."""
         from paring.benchmarking.timed_inputs import draw_inputs
 
         file = self.folder / f"inputs-{batch_size}.npz"
@@ -290,7 +290,7 @@ class _Trials:
 
 
 def _confirmed(fitting: list[Trial], attempt: Callable[[Setting], Trial]) -> Trial | None:
-    """The first of `fitting` that fits when it is measured anew.
+    """Return the first of `fitting` that fits when it is measured again.
 
     Of many measurements the best is so by luck too, and another one is not.
     """
@@ -304,7 +304,7 @@ def _confirmed(fitting: list[Trial], attempt: Callable[[Setting], Trial]) -> Tri
 def _nothing_fits(candidate: Servable, rows: list[dict[str, Any]]) -> UnsupportedError:
     tried = "; ".join(
         f"batch {row['batch_size']}, {row['threads']} threads, {row['instances']} processes:"
-        f" {row['why_not'] or 'fits, and did not when measured anew'}"
+        f" {row['why_not'] or 'fits, and did not when measured again'}"
         for row in rows
     )
     return UnsupportedError(

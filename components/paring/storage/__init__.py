@@ -1,4 +1,4 @@
-"""Files and folders wherever they lie: plain paths, file://, gs:// and s3://.
+"""Files and folders at plain paths, file://, gs:// and s3://.
 
 A mounted volume of Kubernetes (PVC) is a plain path. minio:// is S3, as Kubeflow
 writes it. Stores are reached through fsspec with s3fs and gcsfs, which are imported
@@ -80,20 +80,20 @@ class Entry:
 
 
 def join(uri: str, *names: str) -> str:
-    """What lies at `names`, one below the other, below `uri`."""
+    """Join a URI and the names of folders and files below it."""
     return "/".join((uri.rstrip("/"), *names))
 
 
 def name_of(uri: str) -> str:
-    """The last part of a path or URI."""
+    """Return the last part of a path or URI."""
     return uri.rstrip("/").rpartition("/")[2]
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or a folder with something in it at `uri`.
+    """Return whether there is a file, or a folder that is not empty, at `uri`.
 
     Raises:
-        StorageError: The store can't be asked.
+        StorageError: The store can't be reached.
     """
     if not is_remote(uri):
         return local_path(uri).exists()
@@ -102,7 +102,7 @@ def exists(uri: str) -> bool:
 
 
 def list_below(uri: str) -> Iterator[Entry]:
-    """The files at or below `uri`, sorted; none if there is nothing.
+    """Yield the files at or below `uri`, sorted; none if there is nothing.
 
     Others may write there meanwhile: what goes away while it is looked at is not listed.
 
@@ -127,7 +127,7 @@ def list_below(uri: str) -> Iterator[Entry]:
 
 
 def read_text(uri: str, *, errors: Literal["strict", "replace"] = "strict") -> str:
-    """The text of a small file.
+    """Return the text of a small file.
 
     Args:
         uri: Where it lies.
@@ -187,7 +187,7 @@ def create(uri: str, text: str) -> bool:
 
     Raises:
         UnsupportedError: The store ignores the condition, or the file system has neither
-            of the two; nobody was told True.
+            of the two; no caller got True.
         OutputError, StorageError: It can't be written.
     """
     if is_remote(uri):
@@ -251,7 +251,7 @@ def move(source: str, target: str, *, last: str = "") -> None:
 
 
 def fetch(uri: str, into: Path) -> Path:
-    """Bring the file or folder `uri` to this machine.
+    """Download the file or folder `uri` to this machine.
 
     It is written beside its place, checked by the size of each file, and renamed.
 

@@ -1,4 +1,4 @@
-"""Plain paths: what is written appears whole or not at all."""
+"""Atomic writes to plain paths."""
 
 import ctypes
 import errno
@@ -22,7 +22,7 @@ _RENAME_NOREPLACE = 1
 
 
 def local_path(uri: str) -> Path:
-    """The path that a plain path or a file:// URI names.
+    """Return the path that a plain path or a file:// URI names.
 
     Raises:
         ParameterError: It is in a store, or on another machine.
@@ -31,7 +31,7 @@ def local_path(uri: str) -> Path:
         raise ParameterError(
             "only a path on this machine can be taken here",
             received=uri,
-            remedy="bring it to this machine first, or use a volume that is mounted here",
+            remedy="download it to this machine first, or use a volume that is mounted here",
         )
     if not uri.startswith("file://"):
         return Path(uri)
@@ -46,7 +46,7 @@ def local_path(uri: str) -> Path:
 
 
 def files_on_disk(root: Path) -> list[tuple[str, int, float]]:
-    """Path, size and time of each file at or below `root`, sorted by path.
+    """Return the path, size and time of each file at or below `root`, sorted by path.
 
     Raises:
         StorageError: A folder can't be read.
@@ -128,7 +128,7 @@ def written_beside(target: Path, suffix: str = "") -> Iterator[Path]:
 
     Args:
         target: The file or folder to write.
-        suffix: The end of the name, for libraries that go by it.
+        suffix: The end of the name, for libraries that choose a format by it.
 
     Raises:
         OutputError: A device, a pipe or a socket would be replaced, or the place can't be
@@ -173,7 +173,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """What the system said of a place, as an error that names it."""
+    """Return the system's error on writing a path, as an error that names the path."""
     return OutputError(
         "this place can't be written",
         received=f"{path} ({error.strerror or error})",

@@ -1,4 +1,4 @@
-"""Stores of objects, through fsspec, and what they say when they refuse."""
+"""Object stores, through fsspec, and their errors."""
 
 import os
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ _REMEDIES = {
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` names something in a store, not on this machine.
+    """Return whether `uri` is in an object store, not on this machine.
 
     Raises:
-        ParameterError: It has a scheme that Paring does not know.
+        ParameterError: The URI has a scheme that Paring does not know.
     """
     scheme, separator, _ = uri.partition("://")
     if not separator or scheme == "file":
@@ -45,14 +45,14 @@ def is_remote(uri: str) -> bool:
 
 
 def filesystem(uri: str) -> Any:
-    """The fsspec file system of a remote URI.
+    """Return the fsspec file system of a remote URI.
 
     Raises:
         MissingDependencyError: The package for it is not installed.
         ParameterError: The URI is of no known kind.
     """
     if not is_remote(uri):
-        raise ParameterError("this is in no store", received=uri)
+        raise ParameterError("this URI is in no object store", received=uri)
     # One for each environment, since it keeps the address and credentials it found there.
     environment = {
         name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)
@@ -89,7 +89,7 @@ def create_in_store(uri: str, text: str) -> bool:
         created = _create(store, key, text)
         if created and refuses not in _refusing and _create(store, key, text):
             raise UnsupportedError(
-                "this store overwrites what it was told to leave alone",
+                "this store ignores conditional writes, and overwrites existing objects",
                 received=uri,
                 remedy="use a store or a release of it that has conditional writes",
             )
@@ -126,7 +126,7 @@ def _protocol(uri: str) -> str:
 
 
 def key_of(uri: str) -> str:
-    """Bucket and key, as fsspec takes them."""
+    """Return the bucket and key, as fsspec takes them."""
     key = uri.partition("://")[2].rstrip("/")
     if not key.partition("/")[0]:
         raise ParameterError("this URI names no bucket", received=uri)
@@ -134,7 +134,7 @@ def key_of(uri: str) -> str:
 
 
 def files_below(store: Any, key: str) -> dict[str, Any]:
-    """What fsspec knows of each file at or below `key`, by name, sorted."""
+    """Return fsspec's description of each file at or below `key`, sorted by name."""
     found = store.find(key, detail=True)
     # Some tools mark a folder with an empty object whose name ends in a slash.
     return {
@@ -145,7 +145,7 @@ def files_below(store: Any, key: str) -> dict[str, Any]:
 
 
 def below(uri: str, key: str, name: str) -> Path:
-    """The path of an object below its folder, which its name can't lead out of."""
+    """Return the path of an object below its folder, which its name can't lead out of."""
     parts = name.removeprefix(key).lstrip("/").split("/")
     if parts == [""]:
         return Path()
@@ -184,7 +184,7 @@ def check_size(what: str, expected: int, found: int) -> None:
     """Refuse a file that is not as long as it was where it came from."""
     if expected != found:
         raise StorageError(
-            f"{what} did not come through whole",
+            f"{what} was not transferred completely",
             received=f"{found} bytes of {expected}",
             remedy="try again; something else may have written there meanwhile",
         )
@@ -192,7 +192,7 @@ def check_size(what: str, expected: int, found: int) -> None:
 
 @contextmanager
 def asked(uri: str) -> Iterator[tuple[Any, str]]:
-    """The store of `uri` and its key there; what the store says comes as StorageError."""
+    """Yield the store of `uri` and its key there; what the store says comes as StorageError."""
     key = key_of(uri)
     store = filesystem(uri)
     try:
@@ -202,7 +202,7 @@ def asked(uri: str) -> Iterator[tuple[Any, str]]:
 
 
 def _failures(protocol: str) -> tuple[type[BaseException], ...]:
-    """What a store's library raises when it can't do what it was asked to."""
+    """Return the errors that a store's library raises when a request fails."""
     if protocol == "s3":
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -216,14 +216,14 @@ def _failures(protocol: str) -> tuple[type[BaseException], ...]:
 
 
 def _error_code(error: BaseException) -> str:
-    """What S3 calls the error, or its HTTP status; "" where it has none."""
+    """Return the error's code in S3, or its HTTP status; "" where it has none."""
     response = getattr(error.__cause__, "response", None)
     found = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
     return str(found or getattr(error, "code", "") or "")
 
 
 def explained(uri: str, error: BaseException) -> StorageError:
-    """What a library raised, as an error that names the URI."""
+    """Return a library's error as an error that names the URI."""
     told = f"{type(error).__name__}: {error}"
     if isinstance(error, FileNotFoundError):
         bucket = uri.partition("://")[2].partition("/")[0]

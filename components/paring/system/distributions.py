@@ -11,7 +11,7 @@ _VARIANTS = {
 
 
 def installed_version(name: str) -> str | None:
-    """The version of the distribution `name`, or of a variant of it.
+    """Return the version of the distribution `name`, or of a variant of it.
 
     Args:
         name: Such as "tensorflow".

@@ -1,4 +1,4 @@
-"""What the machine is, for figures that hold on this machine alone."""
+"""Description of the machine, for figures that hold on this machine alone."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from paring.system.control_groups import memory_groups
 
 
 def describe() -> dict[str, str | int]:
-    """CPU model, usable cores, total memory in bytes, architecture, system."""
+    """Return the CPU model, usable cores, memory in bytes, architecture and system."""
     import psutil
 
     return {

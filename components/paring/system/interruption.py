@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, also where a library takes what they raise for an error.
+"""Handling of Ctrl-C and SIGTERM, also in libraries that catch their exceptions.
 
 They raise KeyboardInterrupt wherever the main thread happens to be. Beam and
 TensorFlow's callbacks from C++ turn that into errors of their own, so it is remembered too,
@@ -47,7 +47,7 @@ def heeded() -> Iterator[None]:
 
 
 def check() -> None:
-    """Go on, unless the user has interrupted.
+    """Raise KeyboardInterrupt if the user has interrupted.
 
     Raises:
         KeyboardInterrupt: A signal has come since `heeded` was entered.

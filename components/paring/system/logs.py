@@ -1,6 +1,6 @@
-"""What happens, as one JSON object a line, for whatever collects a container's output.
+"""Structured JSON-lines logging for container log collectors.
 
-Off unless asked for: a person reads the console. Each line has the time, the event and
+Off by default: a person reads the console. Each line has the time, the event and
 its facts, and whatever `about` says the work is about: the run, the node, the candidate.
 """
 
@@ -67,7 +67,7 @@ class _JsonLine(logging.Formatter):
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON has it; infinity, nan, and what is no text or number, as text."""
+    """Return `value` as a JSON value; infinity, nan and values of other types as text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -120,7 +120,7 @@ def stop() -> None:
 
 
 def is_json() -> bool:
-    """Whether events are written."""
+    """Return whether events are written."""
     return bool(_LOGGER.handlers)
 
 
@@ -156,12 +156,12 @@ def about(**facts: object) -> Iterator[None]:
 
 
 def known() -> Mapping[str, object]:
-    """What `about` says at the moment."""
+    """Return the context that `about` has set."""
     return _about.get()
 
 
 def candidate_of(step: str, node: str) -> str:
-    """The candidate that a node works on, by its id; "" where it works for all.
+    """Return the candidate that a node works on, by its id; "" where it works for all.
 
     The pipeline's nodes are called STEP-CANDIDATE, and STEP-CANDIDATE.2 where a recipe has
     a step twice; Kubeflow writes dashes for underscores.

@@ -61,7 +61,7 @@ class Ended:
     Attributes:
         status: Its status, as `os.waitpid` gives it.
         error: Limit for which it was ended, or None.
-        interrupted: Whether it was asked to end by a signal that came to the supervisor.
+        interrupted: Whether it was asked to end by a signal to the supervisor.
         crash: Innermost line of Python code in which it crashed; "" where that is unknown.
     """
 
@@ -132,12 +132,12 @@ class Supervisor:
         sys.stderr.flush()
         with _blocked(self._waited) as before:
             counted = [(group.kills(), group.refusals()) for group in self._groups]
-            # What the child leaves behind comes to this process, which can then end it.
+            # What the child leaves behind becomes a child of this process, which can then end it.
             prctl(_SET_CHILD_SUBREAPER, 1)
             child = os.fork()
             if child == 0:
                 _supervisors[:] = [self._owner]
-                # Ctrl-C in a terminal then comes to the supervisor alone, which passes it on.
+                # Ctrl-C in a terminal then reaches the supervisor alone, which passes it on.
                 os.setsid()
                 prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
                 if os.getppid() != supervisor:

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, where the environment says who takes them.
+"""OpenTelemetry spans, if the environment configures an exporter.
 
 On with OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and the package
 opentelemetry-exporter-otlp-proto-http (`paring[traces]`). All other OTEL_ variables are
@@ -53,7 +53,7 @@ def span(name: str, **attributes: str | int | float | bool) -> Iterator[Note]:
 
 
 def stop() -> None:
-    """Send what is left, and look at the environment anew at the next span."""
+    """Send the spans that are left, and read the environment again at the next span."""
     for provider in _providers:
         provider.shutdown()
     _providers.clear()
@@ -86,7 +86,7 @@ def _service(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _within(run: str) -> Any:
-    """The context of the run's trace; None, for the current one, where no run is known."""
+    """Return the context of the run's trace; None, for the current one, where no run is known."""
     from opentelemetry import trace
 
     current = trace.get_current_span().get_span_context()

@@ -1,4 +1,4 @@
-"""Folders from outside: their files, and copies, without what links lead out to."""
+"""Listing and copying of users' folders, without the targets of links that leave them."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def copy_tree(source: Path, target: Path, error: type[ParingError] = ModelError)
 
 
 def _walk(root: Path, error: type[ParingError]) -> Iterator[tuple[str, Path]]:
-    """Folders and files below `root`, by relative name."""
+    """Yield the folders and files below `root`, by relative name."""
     base = root.resolve()
     pending = [("", root)]
     count = 0

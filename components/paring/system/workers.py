@@ -1,6 +1,6 @@
-"""How a training can be spread over devices, and over machines that TF_CONFIG names.
+"""Distribution of a training over devices, and over machines that TF_CONFIG names.
 
-TensorFlow's multi-worker strategy goes by that variable, and what starts such machines
+TensorFlow's multi-worker strategy reads that variable, and what starts such machines
 sets it: Kubeflow's training operator, Vertex AI, or a user by hand.
 """
 
@@ -28,7 +28,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a cluster, and which of them this process is.
+    """Workers of a cluster, and the index of this process.
 
     Attributes:
         addresses: HOST:PORT of each; the first one leads.
@@ -40,12 +40,12 @@ class Workers:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes the outputs."""
+        """True if this process is the one that writes the outputs."""
         return self.index == 0
 
 
 def read_workers(environment: Mapping[str, str] = os.environ) -> Workers | None:
-    """What TF_CONFIG says; None where it is not set, or names no cluster.
+    """Return the workers that TF_CONFIG names; None if it is not set, or names no cluster.
 
     A chief counts as the first worker.
 

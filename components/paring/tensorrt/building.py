@@ -1,4 +1,4 @@
-"""An engine from an ONNX file, by either of NVIDIA's libraries.
+"""Building of an engine from an ONNX file, by either of NVIDIA's libraries.
 
 The network is strongly typed: each layer computes in the types that the graph states,
 since TensorRT 11 has no other networks and the flags FP16, BF16 and INT8 are gone. So
@@ -25,14 +25,14 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What to build.
+    """Options of an engine to build.
 
     Attributes:
         file: The ONNX file.
         batches: The smallest batch, the one that kernels are chosen for, and the largest.
         tf32: Whether float32 products may be computed in TF32, with 10 bits of mantissa.
         workspace_mb: The most memory of the GPU that one layer may work in; 0 for all.
-        compute_capability: What the engine is for, such as "8.9".
+        compute_capability: Compute capability that the engine is for, such as "8.9".
         version_compatible, hardware_compatibility, timing_cache: See `server.configure`.
     """
 
@@ -52,8 +52,8 @@ class Built:
 
     Attributes:
         content: Its bytes.
-        batches: The smallest batch, the preferred one and the largest: what was asked
-            for, or the only one that the graph takes.
+        batches: The smallest batch size, the preferred one and the largest, as requested;
+            or the only one that the graph takes.
         node_precisions: The type that each layer of the network computes in, before any
             were fused; "" where it gives nothing.
         layers: Those of the engine; empty where they could not be read.
@@ -177,7 +177,7 @@ def _set_batches(
 
 
 def _precision(layer: Any) -> str:
-    """The type that a layer of a strongly typed network gives; "" of one without outputs."""
+    """Return the type that a layer of a strongly typed network gives; "" of one without outputs."""
     if not layer.num_outputs:
         return ""
     name: str = layer.get_output(0).dtype.name
@@ -185,7 +185,7 @@ def _precision(layer: Any) -> str:
 
 
 def _inspect(library: Library, content: bytes) -> str:
-    """The engine inspector's JSON.
+    """Return the engine inspector's JSON.
 
     Raises:
         StepFailedError: The engine that was just built can't be loaded here.

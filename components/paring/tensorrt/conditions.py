@@ -1,4 +1,4 @@
-"""Under which conditions an engine loads, and whether they hold here.
+"""Conditions under which an engine loads, and their check on this machine.
 
 They stand in `engine.json` beside the engine, since the engine is copied without its
 artifact's record: to where it was selected, pushed or taken from.
@@ -20,12 +20,12 @@ _AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What an engine was built with and for.
+    """Versions and hardware that an engine was built with and for.
 
     Attributes:
         flavour: "server" or "rtx": which product built it.
         tensorrt_version: That product's version.
-        compute_capability: What it is for, such as "8.9".
+        compute_capability: Compute capability that the engine is for, such as "8.9".
         gpu: The GPU that it was built on; "" where there was none.
         driver_version: That GPU's driver; "" where it is not known.
         version_compatible: Whether later versions of the same major version load it.
@@ -50,7 +50,7 @@ class Conditions:
 
 
 def read_conditions(engine: Path) -> Conditions:
-    """The conditions beside an engine's file.
+    """Return the conditions beside an engine's file.
 
     Raises:
         ModelError: They are not there, or can't be read.

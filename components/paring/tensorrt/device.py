@@ -30,7 +30,7 @@ class Device:
         self._driver.call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
-        """The address of `size` new bytes, at least one."""
+        """Return the address of `size` new bytes, at least one."""
         address = ctypes.c_uint64()
         self._driver.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         return address.value

@@ -40,7 +40,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """The first GPU that this process may use; CUDA_VISIBLE_DEVICES is heeded.
+    """Return the first GPU that this process may use, by CUDA_VISIBLE_DEVICES.
 
     Raises:
         MissingDependencyError: There is no driver, or no GPU.
@@ -120,7 +120,7 @@ def _no_gpu(received: str) -> MissingDependencyError:
 
 
 def _driver_version() -> str:
-    """The driver's version; "" without NVML, since nothing else hangs on it."""
+    """Return the driver's version; "" without NVML, since nothing else depends on it."""
     try:
         nvml = ctypes.CDLL(_NVML)
     except OSError:

@@ -1,4 +1,4 @@
-"""What an engine is made of: its layers after fusing, and the precision of each.
+"""Layers of an engine after fusing, and the precision of each.
 
 Read from the engine inspector's JSON, which needs a GPU, or from the table that the
 builder logs at detailed verbosity, which is the inspector's one-line form and is there
@@ -73,7 +73,7 @@ class Layer:
 
 
 def from_inspector(text: str) -> list[Layer]:
-    """The layers in an EngineInspector's JSON; none if it is of another form."""
+    """Return the layers in an EngineInspector's JSON; none if it is of another form."""
     try:
         entries = json.loads(text)["Layers"]
         return [
@@ -91,7 +91,7 @@ def from_inspector(text: str) -> list[Layer]:
 
 
 def from_log(text: str) -> list[Layer]:
-    """The layers in the builder's table; none if it is of another form."""
+    """Return the layers in the builder's table; none if it is of another form."""
     found = []
     for line in text.partition("\n\n")[0].splitlines()[1:]:
         match = _LINE.match(line)
@@ -110,7 +110,7 @@ def from_log(text: str) -> list[Layer]:
 
 
 def count_precisions(precisions: Iterable[str]) -> str:
-    """How many have each precision: "float32 3, int8 14"; without those that have none."""
+    """Count the layers of each precision, as in "float32 3, int8 14"; "" is not counted."""
     counted = Counter(one for one in precisions if one)
     return ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
 
@@ -121,7 +121,7 @@ def _types(tensors: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _precision(inputs: Iterable[str], outputs: Iterable[str]) -> str:
-    """Of the inputs, else of the outputs; "" of what has neither, such as a shape."""
+    """Return the inputs' precision, else the outputs'; "" if they have none, as shapes do."""
     for texts in (inputs, outputs):
         words = {word for text in texts for word in re.findall(r"[a-z]+\d*", text.lower())}
         known = {_SPELLINGS[word] for word in words if word in _SPELLINGS}

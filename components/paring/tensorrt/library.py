@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Library:
-    """One of them, imported.
+    """One of NVIDIA's products, imported.
 
     Attributes:
         flavour: "server" or "rtx".
@@ -43,7 +43,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        """What it is called, with its version."""
+        """Name and version of the library."""
         return f"{TITLES[self.flavour]} {self.version}"
 
 
@@ -75,15 +75,15 @@ def load_library(flavour: str) -> Library:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing: "10.13.0.35" is (10, 13, 0, 35)."""
+    """Return the numbers of a version, for comparing: "10.13.0.35" is (10, 13, 0, 35)."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 class Messages:
-    """What a library says: its errors, and its table of an engine's layers.
+    """Messages of a library: its errors, and its table of an engine's layers.
 
     Args:
-        library: Which one. Warnings and errors are logged at level INFO, since whoever gets
+        library: The library. Warnings and errors are logged at level INFO, since whoever gets
             `errors` raises them.
     """
 
@@ -94,7 +94,7 @@ class Messages:
 
     @property
     def reason(self) -> str:
-        """The errors on one line each, the first ones."""
+        """The first errors, each on one line."""
         return "\n    ".join(self.errors[:4]) or "it gave no reason"
 
 

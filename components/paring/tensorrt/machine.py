@@ -1,4 +1,4 @@
-"""What this machine has for engines: a library, a GPU, both or neither."""
+"""Detection of this machine's TensorRT library and GPU."""
 
 from paring.errors import MissingDependencyError
 from paring.tensorrt.driver import Gpu, find_gpu
@@ -6,7 +6,7 @@ from paring.tensorrt.library import TITLES, Library, load_library
 
 
 def look(flavour: str, *, needs_gpu: bool) -> tuple[Library, Gpu | None]:
-    """The library of a flavour and the GPU.
+    """Return the library of a flavour, and the GPU.
 
     The GPU is looked for first, and by the driver alone: TensorRT's own objects crash
     without one. All that is missing is named at once.

@@ -1,4 +1,4 @@
-"""An ONNX file, before a parser gets it."""
+"""Checks of an ONNX file before TensorRT parses it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ _NAME = "model.onnx"
 
 
 def onnx_file(model: ONNXModel) -> Path:
-    """The file: an artifact's, a bare one, or model.onnx in a folder.
+    """Return the file: an artifact's, a bare one, or model.onnx in a folder.
 
     Raises:
         ModelError: There is none.
@@ -21,7 +21,7 @@ def onnx_file(model: ONNXModel) -> Path:
             return place
     raise ModelError(
         f"{model.path} holds no ONNX model",
-        remedy=f"give what export_onnx wrote, a .onnx file, or a folder with {_NAME}",
+        remedy=f"give the output of export_onnx, a .onnx file, or a folder with {_NAME}",
     )
 
 

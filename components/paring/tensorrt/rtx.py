@@ -1,4 +1,4 @@
-"""What only TensorRT for RTX has.
+"""Functions that only TensorRT for RTX has.
 
 Engines are compiled ahead for a stated compute capability, on any machine, and finished
 on the GPU that runs them. Its timing caches do nothing, and it has no hardware
@@ -24,7 +24,7 @@ def configure(library: Library, config: Any, *, compute_capability: str) -> None
     if compute_capability not in CAPABILITIES:
         raise UnsupportedError(
             f"{library.title} builds no engines for compute capability {compute_capability}",
-            remedy=f"take flavour server there; known here: {', '.join(CAPABILITIES)}",
+            remedy=f"use flavour server there; known here: {', '.join(CAPABILITIES)}",
         )
     wanted = "SM" + compute_capability.replace(".", "")
     config.num_compute_capabilities = 1

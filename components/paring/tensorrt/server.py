@@ -1,4 +1,4 @@
-"""What only TensorRT for servers has.
+"""Functions that only TensorRT for servers has.
 
 A timing cache, and engines for other GPUs and later versions than they were built with.
 It measures kernels while it builds, so it needs the GPU that the engine is for.
@@ -49,6 +49,6 @@ def configure(
         raise ParameterError(
             "earlier: its timing cache is of another GPU or another version of TensorRT",
             received=f"{library.title} here",
-            remedy="leave earlier out, and take this engine for it the next time",
+            remedy="leave earlier out, and use this engine for it the next time",
         )
     return cache

@@ -1,4 +1,4 @@
-"""Batch-normalization statistics, taken anew after the weights have changed.
+"""Batch-normalization statistics, computed again after the weights have changed.
 
 The moving averages that training keeps lag behind the weights; after a short
 fine-tuning they can be far off what the layers see at inference. So they are
@@ -85,7 +85,7 @@ class _Statistics:
         self._channels = list(layer.axis)
 
     def reset(self) -> None:
-        """Forget what was taken in."""
+        """Reset the statistics."""
         for variable in (self.count, self.mean, self.squares):
             variable.assign(tf.zeros_like(variable))
 
@@ -108,7 +108,7 @@ class _Statistics:
 
 @contextmanager
 def _measured(pairs: Iterable[tuple[Any, _Statistics]]) -> Iterator[None]:
-    """Within it, the layers measure their inputs and normalize as in training."""
+    """Make the layers measure their inputs and normalize as in training."""
     changed = []
     try:
         for layer, statistics in pairs:
@@ -123,7 +123,7 @@ def _measured(pairs: Iterable[tuple[Any, _Statistics]]) -> Iterator[None]:
 
 @contextmanager
 def synchronized_batch_norm(model: Any) -> Iterator[None]:
-    """Within it, the layers normalize by the whole batch, not by each device's part of it.
+    """Make the layers normalize by the whole batch, not by each device's part of it.
 
     On one device nothing changes.
 

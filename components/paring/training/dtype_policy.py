@@ -7,7 +7,7 @@ from paring.models.precision import set_weights
 
 
 def with_dtype_policy(model: Any, policy: str) -> Any:
-    """A copy of `model` whose layers compute by `policy`.
+    """Return a copy of `model` whose layers compute by `policy`.
 
     Layers that give the model's outputs, and models inside it that do, compute in float32
     whatever the policy is, so that a loss is not taken of rounded scores.

@@ -1,4 +1,4 @@
-"""Feed the rows of a split to a tf_keras model in batches."""
+"""Feeding of a split's rows to a tf_keras model in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def hold_out(split: Split, seed: int) -> Portions:
 
 
 def features_at(model: Any, split: Split, rows: Rows) -> Any:
-    """The features at `rows`, in the form that the tf_keras model takes.
+    """Return the features at `rows`, in the form that the tf_keras model takes.
 
     Raises:
         UnsupportedError: There are several inputs, and the model has other
@@ -53,7 +53,7 @@ def features_at(model: Any, split: Split, rows: Rows) -> Any:
         return next(iter(features.values()))
     if set(features) != set(model.input_names):
         raise UnsupportedError(
-            "the signature's inputs are not the Keras model's, and which is which is unclear",
+            "the signature's inputs are not the Keras model's, and their order is ambiguous",
             received=f"signature: {', '.join(features)}; Keras: {', '.join(model.input_names)}",
             remedy="export the model under its Keras names, as model.save(DIR) does",
         )
@@ -61,7 +61,7 @@ def features_at(model: Any, split: Split, rows: Rows) -> Any:
 
 
 def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> Iterator[Any]:
-    """The features at `rows` in order, once; the last batch may be smaller."""
+    """Yield the features at `rows` in order, once; the last batch may be smaller."""
     for start in range(0, len(rows), batch_size):
         yield features_at(model, split, rows[start : start + batch_size])
 
@@ -69,7 +69,7 @@ def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> It
 def labelled_batches(
     model: Any, split: Split, rows: Rows, batch_size: int, targets: NDArray[Any] | None = None
 ) -> Iterator[Any]:
-    """Like `feature_batches`, with the labels [batch, ...], a tuple of several outputs'.
+    """Yield `feature_batches` with the labels [batch, ...], a tuple for several outputs.
 
     With `targets`, an array [count, ...] over the split, those stand in the labels' place.
     """
@@ -80,7 +80,7 @@ def labelled_batches(
 def labelled_at(
     model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None = None
 ) -> tuple[Any, Any]:
-    """The features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
+    """Return the features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
 
     Raises:
         UnsupportedError: As `features_at`, or there are no labels.
@@ -103,7 +103,7 @@ def shuffled_batches(
     seed: int,
     targets: NDArray[Any] | None = None,
 ) -> tf.data.Dataset:
-    """Features and labels without end, with the next batches ready; see `shuffled_rows`.
+    """Return features and labels without end, with the next batches ready; see `shuffled_rows`.
 
     The batches, of [batch, ...] as `labelled_at` gives them, come in the same order each
     time, though several may be copied from the mapped columns at once.
@@ -118,7 +118,7 @@ def shuffled_batches(
 
 
 def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
-    """The rows of each batch without end, each pass over `rows` in an order of its own.
+    """Yield the rows of each batch without end, each pass over `rows` in an order of its own.
 
     Every batch is full: what is left over in a pass is skipped, since a very
     small batch would upset the batch normalization. Fewer rows than one are one batch.
@@ -134,7 +134,7 @@ def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
 
 
 def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) -> tf.data.Dataset:
-    """What `read` gives for each of `rows`, as a dataset that has the next ones ready.
+    """Return the results of `read` for each of `rows`, as a dataset that prefetches them.
 
     They come in the order of `rows`. Several are read at a time, on threads beside the
     caller's; TensorFlow chooses how many, and how many to hold, by how fast they are taken
@@ -173,7 +173,7 @@ def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) 
 
 
 def as_outputs(model: Any, values: Sequence[Any]) -> Any:
-    """`values`, one for each output of the tf_keras model in order, in the outputs' form.
+    """Return `values`, one for each output of the tf_keras model, in the outputs' structure.
 
     That is a dict where the model gives a dict, else a tuple, or an only value.
     """

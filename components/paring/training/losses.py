@@ -1,4 +1,4 @@
-"""The loss that a model is fine-tuned by, from how it ends and what its labels are."""
+"""Loss of fine-tuning, chosen by a model's last activation and its labels."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers
 
 
 def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
-    """The loss that fits the model's labels and its last activation.
+    """Return the loss that fits the model's labels and its last activation.
 
     Of floats it is the mean squared error, but of zeros and ones under a sigmoid
     binary cross-entropy. Of class ids softmax gives cross-entropy on
@@ -84,7 +84,7 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
 
 
 def total_loss(loss: Any, labels: Any, outputs: Any) -> Any:
-    """The loss of a batch as `fit` computes it, for whoever has to call it by hand.
+    """Return the loss of a batch as `fit` computes it, for whoever has to call it by hand.
 
     A tf_keras loss compares labels [batch] with outputs [batch, 1] by broadcasting them to
     [batch, batch], unless it is called through `fit` or `evaluate`; and only these add
@@ -121,7 +121,7 @@ class TokenCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]
         self.from_logits = from_logits
 
     def call(self, labels: Any, outputs: Any) -> Any:
-        """The losses of labels [batch, ...] and outputs [batch, ..., 1], padding below 0."""
+        """Return the losses of labels [batch, ...] and outputs [batch, ..., 1], padding below 0."""
         real = labels >= 0
         wanted = tf.cast(tf.maximum(labels, 0), outputs.dtype)
         losses = tf_keras.backend.binary_crossentropy(
@@ -133,7 +133,7 @@ class TokenCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]
 
 
 def last_activation(output: Any) -> str:
-    """The name of the activation that an output comes from."""
+    """Return the name of the activation that an output comes from."""
     made_by = output._keras_history
     while isinstance(made_by.layer, _SHAPE_ONLY):
         made_by = made_by.layer.get_input_at(made_by.node_index)._keras_history

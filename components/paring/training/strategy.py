@@ -1,4 +1,4 @@
-"""Which devices a training runs on, by TensorFlow's distribution strategies."""
+"""Devices that a training runs on, by TensorFlow's distribution strategies."""
 
 import logging
 import os
@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training is spread over.
+    """Devices over which a training is distributed.
 
     Attributes:
         strategy: one_device, mirrored, multi_worker or tpu.
         replicas: Copies of the model that train on a part of each batch.
-        dtype_policy: What Keras computes in: float32, or mixed_bfloat16 on a TPU.
+        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 on a TPU.
         scope: Enters the context that models must be made or loaded in, and trained.
     """
 
@@ -42,16 +42,16 @@ class Devices:
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __str__(self) -> str:
-        """As in `mirrored, 2 replicas, float32`."""
+        """Return the devices as in `mirrored, 2 replicas, float32`."""
         counted = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
         return f"{self.strategy}, {counted}, {self.dtype_policy}"
 
     def put_on(self, model: Any) -> Any:
-        """A model of a single device as one of these; call it within `scope`."""
+        """Return a model of a single device as one of these; call it within `scope`."""
         return self._moved(model, self.dtype_policy)
 
     def take_off(self, model: Any) -> Any:
-        """A model of these devices as one of a single device; call it outside of `scope`.
+        """Return a model of these devices as one of a single device; call it outside of `scope`.
 
         What is saved of it is the same as without a strategy.
         """
@@ -64,7 +64,7 @@ class Devices:
         return moved if self.dtype_policy == "float32" else with_dtype_policy(moved, dtype_policy)
 
     def batch_size(self, wanted: int, fixed: int | None = None) -> int:
-        """The largest batch of at most `wanted` that all replicas get an equal part of.
+        """Return the largest batch of at most `wanted` that all replicas get an equal part of.
 
         It has at least one example for each.
 
@@ -95,7 +95,7 @@ class Devices:
 
 
 def _rebuilt(model: Any) -> Any:
-    """A copy of `model` in the scope that this is called in."""
+    """Return a copy of `model` in the scope that this is called in."""
     # By way of a file: configs alone build wrapped layers twice.
     with tempfile.TemporaryDirectory(prefix="paring-rebuilt-") as folder:
         file = Path(folder) / "keras" / "model.keras"
@@ -105,7 +105,7 @@ def _rebuilt(model: Any) -> Any:
 
 
 def open_devices(strategy: StrategyName) -> Devices:
-    """The devices of `strategy`, set up; call it before anything else uses TensorFlow.
+    """Return the devices of `strategy`, set up; call it before anything else uses TensorFlow.
 
     Args:
         strategy: auto takes the first that the machine offers: a TPU; several workers
@@ -113,8 +113,8 @@ def open_devices(strategy: StrategyName) -> Devices:
             of this machine, or without any, TensorFlow's logical CPU devices.
 
     Raises:
-        MissingDependencyError: There is no TPU, and tpu was asked for.
-        ParameterError: TF_CONFIG is broken, or lacks where multi_worker was asked for;
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        ParameterError: TF_CONFIG is broken, or missing where multi_worker was requested;
             or TensorFlow has been used in this process before that.
     """
     workers = read_workers()
@@ -145,7 +145,7 @@ def _offered(workers: Workers | None) -> StrategyName:
 
 @cache
 def _make(strategy: StrategyName) -> Any:
-    """TensorFlow's object, one for the whole process.
+    """Return TensorFlow's strategy object, one for the whole process.
 
     A second one would number the exchanges between replicas from the start again, and
     TensorFlow would take them for those of the first.

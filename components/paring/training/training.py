@@ -1,4 +1,4 @@
-"""Fine-tune a model, the same way every time.
+"""Reproducible fine-tuning of a model.
 
 The eval split takes no part in it: the best epoch is chosen by a validation
 set held out of the train split, so the gate later sees data that no choice
@@ -48,7 +48,7 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """A model that is to be fine-tuned in another form, and what with.
+    """Model to fine-tune in another form, and the data and devices for it.
 
     Attributes:
         model: The tf_keras model as it was loaded.
@@ -57,7 +57,7 @@ class Training:
         portions: Its rows to train on and to validate on.
         loss: A tf_keras loss, or one for each output.
         batch_size: Examples in a step; the model's own where it is fixed.
-        seed: Everything random follows from it.
+        seed: Seed of all random numbers.
         devices: What it is spread over.
         source_precision: As in `paring.artifacts.Model`.
     """
@@ -128,7 +128,7 @@ def open_training(
         model: A model in Keras form.
         examples: Its train split is used.
         batch_size: Examples in a step, over all devices.
-        seed: Everything random follows from it.
+        seed: Seed of all random numbers.
         strategy: See `paring.training.strategy.open_devices`.
         mixed: Compute in bfloat16 where the devices are best at that.
 
@@ -248,7 +248,7 @@ def fine_tune(
         epochs: Passes over the training rows, at least 1.
         batch_size: Examples in a step. What is left over in a pass is skipped;
             each pass has an order of its own.
-        learning_rate: Adam's.
+        learning_rate: Learning rate of the Adam optimizer.
         seed: Of the order and of whatever random layers the model has.
         decay: Let the learning rate fall to 0 by the last step, on half a cosine
             (Loshchilov and Hutter 2017, arXiv:1608.03983), rather than stay constant.
@@ -314,7 +314,7 @@ def compile_loss(model: Any, loss: Any, optimizer: Any = "sgd") -> None:
 
 
 def steps_per_epoch(portions: Portions, batch_size: int) -> int:
-    """Training steps in a pass over the training rows, at least 1."""
+    """Return the training steps in a pass over the training rows, at least 1."""
     return max(1, len(portions.train) // batch_size)
 
 
@@ -322,7 +322,7 @@ def keep_signature(model: Any, source: Signature) -> None:
     """Have `model` saved with the signature names of the model it was made from.
 
     Wrapping renames layers, and a SavedModel may have been exported under names
-    that its Keras form does not know; what calls the model goes by the source's.
+    that its Keras form does not know; callers of the model use the source's names.
 
     Raises:
         UnsupportedError: The names can't be matched to the model's tensors.
@@ -333,7 +333,7 @@ def keep_signature(model: Any, source: Signature) -> None:
             continue
         if len(names) != 1 or len(wanted) != 1:
             raise UnsupportedError(
-                f"the signature's {what}s are not the Keras model's, and which is which is unclear",
+                f"the signature's {what}s are not the Keras model's, and their order is ambiguous",
                 received=f"signature: {', '.join(wanted)}; Keras: {', '.join(names)}",
                 remedy="export the model under its Keras names, as model.save(DIR) does",
             )
@@ -341,7 +341,7 @@ def keep_signature(model: Any, source: Signature) -> None:
 
 
 def signature_of(model: Model, keras_model: Any) -> Signature:
-    """The signature of `model`'s SavedModel, or of its Keras file where it is one.
+    """Return the signature of `model`'s SavedModel, or of its Keras file where it is one.
 
     Args:
         model: The artifact that `keras_model` was loaded from.

@@ -1,4 +1,4 @@
-"""Wrap the layers of a model that a method can change, and keep the others."""
+"""Wrapping of the layers of a model that a method can change."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -77,6 +77,6 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
 
 
 def share_of_zeros(kernels: Iterable[np.ndarray[Any, Any]]) -> float:
-    """The share of zeros among all weights of the kernels, from 0 to 1."""
+    """Return the share of zeros among all weights of the kernels, from 0 to 1."""
     counts = [(np.count_nonzero(kernel == 0), kernel.size) for kernel in kernels]
     return float(sum(zeros for zeros, _ in counts) / sum(size for _, size in counts))

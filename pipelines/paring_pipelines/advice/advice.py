@@ -1,4 +1,4 @@
-"""Which recipes are worth trying on a model, and why, before any of them is tried.
+"""Advice on the recipes that are worth trying on a model, before any of them is tried.
 
 A table of plain rules. Each looks at one fact of the model, the examples or the budgets
 and speaks for or against a recipe; it claims only what docs/ has measured, or what the
@@ -71,7 +71,7 @@ _COMPOUNDS = (0.0, -4.0, -8.0, -12.0, -16.0, -20.0)
 
 @dataclass(frozen=True)
 class Reason:
-    """What speaks for or against a recipe.
+    """Reason for or against a recipe.
 
     Attributes:
         worth: Whether it speaks for it.
@@ -86,19 +86,19 @@ class Reason:
 
 @dataclass(frozen=True)
 class Advice:
-    """A recipe, and what speaks for it or, if anything does, against it."""
+    """Recipe with the reasons for it or, if there are any, against it."""
 
     recipe: Recipe
     reasons: tuple[Reason, ...]
 
     @property
     def worth(self) -> bool:
-        """Whether it is worth trying: nothing speaks against it."""
+        """True if the recipe is worth trying: nothing speaks against it."""
         return all(one.worth for one in self.reasons)
 
 
 def advise(recipes: Sequence[Recipe], facts: Facts, gate: Gate) -> list[Advice]:
-    """What speaks for and against each recipe, and a student that suits the model."""
+    """Return the reasons for and against each recipe, and a student that suits the model."""
     student = suggest_student(facts, gate)
     found = [Advice(recipe, _reasons(recipe, facts, gate)) for recipe in recipes]
     known = {one.name for one in recipes}
@@ -115,14 +115,14 @@ def _reasons(recipe: Recipe, facts: Facts, gate: Gate) -> tuple[Reason, ...]:
 
 @dataclass(frozen=True)
 class AdvisedRecipes:
-    """What was advised of all recipes, and what that rests on."""
+    """Advice on all recipes, and the facts that it is based on."""
 
     facts: Facts
     advised: Sequence[Advice]
 
     @property
     def worth(self) -> list[Recipe]:
-        """Those that are worth trying.
+        """Recipes that are worth trying.
 
         Raises:
             ParameterError: None is.
@@ -132,12 +132,12 @@ class AdvisedRecipes:
             raise ParameterError(
                 "--recipes auto: no recipe is worth trying on this model",
                 received=f"{len(self.advised)} recipes",
-                remedy="`paring advise` says why; loosen the limits, or name a file of recipes",
+                remedy="loosen the limits, or name a file of recipes; `paring advise` says why",
             )
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """All of it for programs: `facts`, and of each recipe whether, and why."""
+        """Return all of it for programs: `facts`, and of each recipe whether, and why."""
         return {
             "facts": asdict(self.facts),
             "recipes": [
@@ -158,7 +158,7 @@ class AdvisedRecipes:
 
 
 def _trained(recipe: Recipe) -> str:
-    """The first step that goes on training the model's own layers, or ""."""
+    """Return the first step that goes on training the model's own layers, or ""."""
     names = (
         link.step.name
         for link in recipe.links
@@ -170,7 +170,7 @@ def _trained(recipe: Recipe) -> str:
 
 
 def _taught(recipe: Recipe, parameter: str) -> float | None:
-    """A parameter of the recipe's distill; None where it has none."""
+    """Return a parameter of the recipe's distill; None where it has none."""
     found = (link.parameters[parameter] for link in recipe.links if link.step.name == "distill")
     value = next(found, None)
     return None if value is None else float(value)
@@ -181,13 +181,13 @@ def _uses(recipe: Recipe, *steps: str) -> bool:
 
 
 def _format(recipe: Recipe) -> str:
-    """What runs the file that the recipe ends in; "" where it ends in a SavedModel."""
+    """Return the runtime of the recipe's last file; "" if that is a SavedModel."""
     last = next(iter(recipe.links[-1].step.outputs.values()))
     return _RUNTIMES.get(last, "")
 
 
 def _quantization(recipe: Recipe) -> str:
-    """Of the file that the recipe ends in, as convert_tflite calls it; "" for none."""
+    """Return the quantization of the recipe's last file, as convert_tflite names it."""
     if _format(recipe) == "TFLite":
         return str(recipe.links[-1].parameters.get("quantization", "mixed"))
     found = (link.parameters for link in recipe.links if link.step.name == "export_onnx")
@@ -307,7 +307,7 @@ def _is_fast(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
 
 
 def _gains(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
-    """What the formats promise, where nothing else is at stake."""
+    """Return the gain that the format promises, unless other facts decide."""
     quantization = _quantization(recipe)
     known = quantization in _WEIGHT_BYTES and not _uses(recipe, "distill")
     if not known or gate.max_size_mb or facts.count(*_LOOPS):
@@ -334,7 +334,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def suggest_student(facts: Facts, gate: Gate) -> Advice:
-    """A smaller network to distil, of the family that suits the budgets.
+    """Return a smaller network to distil, of the family that suits the budgets.
 
     It has at most half of the model's parameters and keeps to a limit on size, as int8 in
     TFLite, or for accelerators as the float SavedModel that it is.

@@ -1,4 +1,4 @@
-"""What is known of a model and its examples before any recipe is tried."""
+"""Facts about a model and its examples, collected before any recipe is tried."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ from paring_pipelines.pipeline.optimize import Settings
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at.
+    """Facts that the rules read.
 
     Attributes:
         parameters, flops, activation_bytes: See the step `profile`.
@@ -45,12 +45,12 @@ class Facts:
     target: str
 
     def count(self, *kinds: str) -> int:
-        """How many operators are of one of these kinds."""
+        """Count the operators of these kinds."""
         return sum(self.operators.get(kind, 0) for kind in kinds)
 
     @property
     def is_image(self) -> bool:
-        """Whether the input is [height, width, channels], with no more channels than rows."""
+        """True if the input is [height, width, channels], with no more channels than rows."""
         if len(self.input_shape) != 3 or self.input_shape[2] is None:
             return False
         return self.input_shape[0] is None or self.input_shape[2] <= self.input_shape[0]

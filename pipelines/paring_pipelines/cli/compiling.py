@@ -1,4 +1,4 @@
-"""What the command line compiles for Kubeflow: `compile`, `components`, and packages to submit."""
+"""Compilation for Kubeflow: the commands `compile` and `components`, and packages to submit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,14 +38,14 @@ placement_options = (
 
 
 def placing(function: Any) -> Any:
-    """The options that say where the steps run, for every command that compiles."""
+    """Return the options that say where the steps run, for every command that compiles."""
     for option in reversed(placement_options):
         function = option(function)
     return function
 
 
 def recipes_file(recipes: Path | None) -> Path:
-    """The file of recipes, for the commands that choose none by a model.
+    """Return the file of recipes, for the commands that choose none by a model.
 
     Raises:
         ParameterError: They are to be chosen by a model.
@@ -60,7 +60,7 @@ def recipes_file(recipes: Path | None) -> Path:
 
 
 def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = "") -> str:
-    """Compile the pipeline that the options come to.
+    """Compile the pipeline that the options describe.
 
     Args:
         given: The values of `pipeline_options` and `placing` by name.

@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, lineage, errors."""
+"""Output of the command line: progress, tables, lineage, errors."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -39,7 +39,7 @@ _OUTCOME_STYLES = {
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for logs."""
+    """Return a console as wide as the terminal, or wide enough for logs."""
     # Without emoji, which would rewrite :a: in a path or a message.
     console = Console(stderr=stderr, highlight=False, emoji=False)
     return (
@@ -59,7 +59,7 @@ class NodeProgress:
         self._started = 0
 
     def progress(self) -> Progress:
-        """The callbacks for `paring_pipelines.runners.session.run`."""
+        """Return the callbacks for `paring_pipelines.runners.session.run`."""
         return Progress(self._planned, self._observed)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class NodeProgress:
 
 
 def _told(outputs: Sequence[Artifact]) -> str:
-    """The facts worth a glance while a run goes on."""
+    """Return the facts worth a glance while a run goes on."""
     shown = {
         "sparsity": "{:.0%} zeros",
         "accuracy": "accuracy {:.2%}",
@@ -137,7 +137,7 @@ def _told(outputs: Sequence[Artifact]) -> str:
 
 
 def show_outcome(console: Console, outcome: PublishedRun, seconds: float) -> None:
-    """The table of candidates, why each is where it is, and what was chosen."""
+    """Show the table of candidates, why each is where it is, and what was chosen."""
     selection = outcome.selection
     table = Table(title="Candidates", title_justify="left", header_style="bold")
     metric, columns = selection.metric, brief_columns()
@@ -179,7 +179,7 @@ def show_outcome(console: Console, outcome: PublishedRun, seconds: float) -> Non
 
 
 def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
-    """With which settings the model serves the most, or why with none."""
+    """Show the settings with the highest throughput, or why there are none."""
     if tuned.failure is not None:
         console.print(f"tuned     not: {escape(tuned.failure.reason)}")
         return
@@ -192,7 +192,7 @@ def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
 
 
 def show_pushed(console: Console, pushed: PushedModel) -> None:
-    """Which version the model is now, or why it is none."""
+    """Show the version of the pushed model, or why it was not pushed."""
     place = escape(f"{pushed.destination}/{pushed.version}")
     if pushed.note:
         told = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
@@ -202,7 +202,7 @@ def show_pushed(console: Console, pushed: PushedModel) -> None:
 
 
 def show_versions(console: Console, known: Sequence[Version], withdrawn: Collection[str]) -> None:
-    """The versions of a destination, the newest last.
+    """Show the versions of a destination, the newest last.
 
     Args:
         console: Where they are shown.
@@ -235,7 +235,7 @@ def _number(value: float | None, text: str) -> str:
 
 
 def show_plan(console: Console, dag: Dag) -> None:
-    """Every node with its step, its parameters and what it reads."""
+    """Show every node with its step, its parameters and what it reads."""
     table = Table(
         header_style="bold", title=f"{dag.name}: {len(dag.nodes)} nodes", title_justify="left"
     )
@@ -256,7 +256,7 @@ def show_plan(console: Console, dag: Dag) -> None:
 
 
 def show_recipes(console: Console, recipes: Sequence[Recipe]) -> None:
-    """Every recipe with its chain of steps."""
+    """Show every recipe with its chain of steps."""
     table = Table(header_style="bold")
     for header in ("recipe", "steps", "targets", "about"):
         table.add_column(header, overflow="fold")
@@ -266,7 +266,7 @@ def show_recipes(console: Console, recipes: Sequence[Recipe]) -> None:
 
 
 def show_advice(console: Console, advised: Sequence[Advice]) -> None:
-    """Every recipe, whether it is worth trying, and what was looked at to say so."""
+    """Show every recipe, whether it is worth trying, and what was looked at to say so."""
     table = Table(header_style="bold")
     for header in ("recipe", "steps", "worth trying", "why"):
         table.add_column(header, overflow="fold")
@@ -282,7 +282,7 @@ def show_advice(console: Console, advised: Sequence[Advice]) -> None:
 
 
 def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
-    """What one step made, and the facts measured about it."""
+    """Show the outputs of one step, and the facts measured about them."""
     for name, output in outputs.items():
         console.print(f"[bold]{name}[/bold]  {type(output).__name__}  {output.path}")
         if output.failure:
@@ -294,7 +294,7 @@ def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
 
 
 def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
-    """What the audit of a graph found, the most severe first."""
+    """Show the findings of the audit of a graph, the most severe first."""
     if not profile["findings"]:
         return
     table = Table(header_style="bold")
@@ -307,7 +307,7 @@ def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
 
 
 def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:
-    """Which bytes, steps, parameters and versions an artifact came from.
+    """Show the digests, steps, parameters and versions that an artifact came from.
 
     Args:
         console: Where it is shown.
@@ -349,7 +349,7 @@ def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest
 
 
 def _step_text(lineage: Mapping[str, Any]) -> str:
-    """A step with its parameters; one that holds JSON is for programs to read."""
+    """Return a step with its parameters; one that holds JSON is for programs to read."""
     shown = ", ".join(
         f"{name}={value}"
         for name, value in lineage["parameters"].items()
@@ -359,7 +359,7 @@ def _step_text(lineage: Mapping[str, Any]) -> str:
 
 
 def show_error(console: Console, error: ParingError) -> None:
-    """An error on one screen: what, the value, the remedy."""
+    """Show an error on one screen: what, the value, the remedy."""
     console.print(f"[bold red]error:[/bold red] {escape(error.what)}")
     if error.received:
         console.print(f"  received:  {escape(error.received)}")

@@ -1,4 +1,4 @@
-"""The commands that talk to a Kubeflow cluster; what they need is imported in them."""
+"""Commands that talk to a Kubeflow cluster, which import their libraries late."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -> Iterator["Plan"]:
-    """What the options come to; a package made for this is gone in the end."""
+    """Yield the plan that the options describe; a package compiled for it is deleted at the end."""
     from paring_pipelines.kubeflow.package import parse_parameters, read_package
     from paring_pipelines.kubeflow.stores import check_pipeline_root
     from paring_pipelines.kubeflow.submit import Plan

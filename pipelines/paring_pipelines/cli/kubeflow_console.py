@@ -1,4 +1,4 @@
-"""What the cluster's commands print."""
+"""Output of the commands that talk to Kubeflow."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SHOWN_REASON = 160
 
 
 def show_runs(console: Console, runs: Sequence[Run]) -> None:
-    """A line for each run."""
+    """Show a line for each run."""
     table = Table(header_style="bold")
     for header in ("run", "id", "state", "created", "finished"):
         table.add_column(header, no_wrap=True)
@@ -137,7 +137,7 @@ _UNSHOWN = ("tasks", "spec", "version")
 
 
 def dumps(document: object) -> str:
-    """JSON for a program, indented for a person."""
+    """Return JSON for a program, indented for a person."""
     return json.dumps(document, indent=2)
 
 

@@ -69,7 +69,7 @@ no_cache_option = click.option(
 
 
 def options(*chosen: Any) -> Callable[[Any], Any]:
-    """Several options as one decorator, in their order."""
+    """Return several options as one decorator, in their order."""
 
     def decorate(function: Any) -> Any:
         for option in reversed(chosen):
@@ -96,7 +96,7 @@ def connect(host: str | None, namespace: str | None, timeout: float) -> "Kubeflo
 
 @contextmanager
 def on_interrupt(words: str) -> Iterator[None]:
-    """Say what an interrupt leaves behind, in place of the words for all commands.
+    """State what an interrupt leaves behind, in place of the text for all commands.
 
     Args:
         words: What goes on, and how to come back to it.

@@ -271,7 +271,7 @@ def fetch(
     namespace: str | None,
     timeout: float,
 ) -> None:
-    """Bring the selected model and the report of a finished run here."""
+    """Download the selected model and the report of a finished run."""
     from paring_pipelines.kubeflow.fetch import check_succeeded, fetch_run
     from paring_pipelines.kubeflow.run_reader import RunReader, find_run
 

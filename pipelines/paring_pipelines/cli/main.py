@@ -201,7 +201,7 @@ def _check_workers(settings: Settings) -> None:
 
 
 def _brought(model: str, examples: str, place: Destination) -> tuple[Path, Path]:
-    """The paths of both sources; what is in a store is kept in the results' folder."""
+    """Return the paths of both sources; what is in a store is kept in the results' folder."""
     if not (is_remote(model) or is_remote(examples)):
         return local_path(model), local_path(examples)
     from paring_pipelines.runners.session import PIPELINE_DIR, claimed
@@ -250,7 +250,7 @@ def _advise(
 def advise(
     model: str, examples: str, target: str, recipes: Path | None, as_json: bool, **given: Any
 ) -> None:
-    """Say which recipes are worth trying on a model, and why, without trying them."""
+    """Show which recipes are worth trying on a model, and why, without trying them."""
     from paring_pipelines.cli.console import make_console, show_advice
 
     file, settings = recipes_file(recipes), settings_of("", given, target)
@@ -336,12 +336,12 @@ def list_recipes(recipes: Path | None, target: str | None, as_toml: bool) -> Non
 @click.argument("artifact", type=local_path, metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def lineage(artifact: Path, as_json: bool) -> None:
-    """Say which bytes, recipe, parameters and versions an artifact came from."""
+    """Show the bytes, recipe, parameters and versions that an artifact came from."""
     from paring_pipelines.cli.console import make_console, show_lineage
 
     if not artifact.exists():
         raise ParameterError(
-            "MODEL: there is nothing at this path",
+            "MODEL: path does not exist",
             received=artifact,
             remedy="give an artifact's folder, such as out/selected",
         )
@@ -351,7 +351,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
     record = read_record(folder)
     if record is None:
         raise ArtifactTypeError(
-            "MODEL: Paring did not make this, so its lineage is unknown",
+            "MODEL: Paring did not write this, so its lineage is unknown",
             received=artifact,
             remedy="give an artifact's folder, such as out/selected",
         )
@@ -403,7 +403,7 @@ def _show(error: Exception) -> int:
 
     if not isinstance(error, ParingError):
         error = StepFailedError(
-            "something broke that Paring did not foresee",
+            "an unexpected error occurred",
             received=f"{type(error).__name__}: {error}",
             remedy="run again with --debug and report the traceback",
         )

@@ -121,8 +121,8 @@ metric_options = (
         default="auto",
         show_default=True,
         metavar="NAME",
-        help="What the gate goes by: top_1, top_k, auc, mae, rmse, token_accuracy, or"
-        " MODULE:FUNCTION of your own; auto goes by the labels.",
+        help="Metric of the accuracy gate: top_1, top_k, auc, mae, rmse, token_accuracy, or"
+        " MODULE:FUNCTION of your own; auto chooses by the labels.",
     ),
     click.option(
         "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
@@ -149,7 +149,7 @@ after_selection_options = (
 
 
 def after_selection(function: Any) -> Any:
-    """What becomes of the selected model, for the commands that build all of the pipeline."""
+    """Add the options on the selected model, for commands that build the whole pipeline."""
     for option in reversed(after_selection_options):
         function = option(function)
     return function
@@ -163,7 +163,7 @@ def step_limits(function: Any) -> Any:
 
 
 def runner_option(default: str) -> Callable[[Any], Any]:
-    """What runs a pipeline on this machine."""
+    """Return the option for the runner of a pipeline on this machine."""
     return click.option(
         "--runner",
         type=click.Choice(["local", "beam"]),
@@ -174,7 +174,7 @@ def runner_option(default: str) -> Callable[[Any], Any]:
 
 
 def pipeline_options(function: Any) -> Any:
-    """The options that shape the pipeline, for every command that builds it."""
+    """Return the options that shape the pipeline, for every command that builds it."""
     options = [
         target_option,
         recipes_option,
@@ -259,7 +259,7 @@ def pipeline_options(function: Any) -> Any:
 
 
 def settings_of(command: str, given: Mapping[str, Any], target: str) -> Settings:
-    """What the values of `pipeline_options` come to.
+    """Return the settings that the values of `pipeline_options` describe.
 
     Args:
         command: What the report says reproduces the run.

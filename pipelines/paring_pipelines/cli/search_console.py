@@ -1,4 +1,4 @@
-"""What a search shows: each round, why it comes, the best so far, and the time left."""
+"""Output of a search: each round, its reason, the best result so far, and the time left."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,7 +9,7 @@ from paring_pipelines.search.results import Round
 
 
 def search_progress(console: Console, nodes: NodeProgress) -> SearchProgress:
-    """The callbacks for `paring_pipelines.search.loop.search`."""
+    """Return the callbacks for `paring_pipelines.search.loop.search`."""
 
     def planned(coming: Round, standing: Standing) -> None:
         tried = ", ".join(one.name for one in coming.recipes) or "the source alone"

@@ -1,4 +1,4 @@
-"""`paring versions` and `paring rollback`: what a push has left, and the way back."""
+"""Commands on pushed versions: `paring versions` and `paring rollback`."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""What Paring asks of Kubeflow Pipelines, through the API client of its SDK.
+"""Client of Kubeflow Pipelines, on the API client of its SDK.
 
 The SDK's own `kfp.Client` waits for answers without end, prints, and asks a question
 before it is asked one; so the API is called as it does, with time-outs.
@@ -50,7 +50,7 @@ class Kubeflow:
         )
 
     def run(self, run_id: str) -> Run:
-        """The run of this id, with its tasks.
+        """Return the run of this id, with its tasks.
 
         Raises:
             ClusterError: There is none, or Kubeflow can't be asked.
@@ -144,7 +144,7 @@ class Kubeflow:
         self._asking.ask(self._schedules.recurring_run_service_disable_recurring_run, schedule.id)
 
     def runs(self, limit: int = 20) -> list[Run]:
-        """At most so many runs, the newest first."""
+        """Return at most so many runs, the newest first."""
         listed = self._listed(
             self._runs.run_service_list_runs,
             "runs",
@@ -155,7 +155,7 @@ class Kubeflow:
         return [run_of(one) for one in listed]
 
     def runs_named(self, name: str) -> list[Run]:
-        """Every run of exactly this name, the oldest first."""
+        """Return every run of exactly this name, the oldest first."""
         listed = self._listed(
             self._runs.run_service_list_runs,
             "runs",
@@ -260,7 +260,7 @@ class Kubeflow:
         return self._locks.held(name, 2 * self._locks.lease if wait is None else wait)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of this name, which is made if there is none."""
+        """Return the id of the experiment of this name, which is made if there is none."""
         made = find_or_create(
             lambda: [_Id(one.experiment_id) for one in self._experiments_named(name)],
             lambda: _Id(self._create_experiment(name)),
@@ -270,7 +270,7 @@ class Kubeflow:
         return made.first.id
 
     def pipeline(self, name: str, description: str = "") -> str:
-        """The id of the pipeline of this name, which is made if there is none."""
+        """Return the id of the pipeline of this name, which is made if there is none."""
         body = api.V2beta1Pipeline(
             name=name,
             display_name=name,
@@ -289,7 +289,7 @@ class Kubeflow:
         )
 
     def version(self, pipeline_id: str, name: str, package: Path) -> str:
-        """The id of the version of this name, which is uploaded if there is none.
+        """Return the id of the version of this name, which is uploaded if there is none.
 
         Args:
             pipeline_id: Whose version it is.
@@ -313,7 +313,7 @@ class Kubeflow:
         )
 
     def schedules_named(self, name: str) -> list[Schedule]:
-        """Every recurring run of exactly this name, the oldest first."""
+        """Return every recurring run of exactly this name, the oldest first."""
         listed = self._listed(
             self._schedules.recurring_run_service_list_recurring_runs,
             "recurring_runs",
@@ -378,7 +378,7 @@ class Kubeflow:
         )
 
     def waits(self) -> Iterator[float]:
-        """Seconds before each further attempt at something, growing and spread."""
+        """Return the seconds before each further attempt at something, growing and spread."""
         return self._asking.waits()
 
     @property
@@ -428,7 +428,7 @@ class Kubeflow:
         make: Callable[[], Any],
         **within: Any,
     ) -> str:
-        """The id of what has a unique name."""
+        """Return the id of what has a unique name."""
 
         def find() -> list[_Id]:
             found = self._listed(listing, what, filter=_named(name), **within)
@@ -451,7 +451,7 @@ class Kubeflow:
     def _listed(
         self, listing: Callable[..., Any], what: str, *, limit: int | None = None, **named: Any
     ) -> list[Any]:
-        """All pages of a listing, or so many of its entries."""
+        """Return all pages of a listing, or so many of its entries."""
         found: list[Any] = []
         token = ""
         while True:
@@ -481,7 +481,7 @@ def _runtime(parameters: dict[str, Any], pipeline_root: str) -> Any:
 
 
 def _uncached(spec: dict[str, Any]) -> dict[str, Any]:
-    """The pipeline with caching off for each of its tasks."""
+    """Return the pipeline with caching off for each of its tasks."""
     changed: dict[str, Any] = json.loads(json.dumps(spec))
     pipeline = changed.get("pipeline_spec", changed)
     for task in pipeline["root"]["dag"]["tasks"].values():
@@ -490,7 +490,7 @@ def _uncached(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(name: str) -> str:
-    """A filter by name."""
+    """Return a filter by name."""
     predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
     return json.dumps({"predicates": [predicate]})
 

@@ -139,7 +139,7 @@ def _identities(dag: Dag) -> dict[str, str]:
 
 
 def _resources(package: Any, namespace: str) -> dict[str, Any]:
-    """The compiler's options for a Pipeline and a PipelineVersion."""
+    """Return the compiler's options for a Pipeline and a PipelineVersion."""
     content = [package.pipeline_spec, package.platform_spec]
     digest = hashlib.sha256(b"".join(one.SerializeToString(deterministic=True) for one in content))
     version = f"{package.name}-{digest.hexdigest()[:12]}"
@@ -313,7 +313,7 @@ def _members(node: Node) -> dict[str, list[str]]:
 
 
 def _edges(node: Node) -> dict[str, Edge]:
-    """The node's edges by the names of its component's inputs."""
+    """Return the node's edges by the names of its component's inputs."""
     found: dict[str, Edge] = {}
     for name, wire in node.inputs.items():
         if isinstance(wire, Edge):

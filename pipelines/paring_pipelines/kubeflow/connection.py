@@ -1,4 +1,4 @@
-"""Where Kubeflow Pipelines is, and who asks: from options and the environment alone."""
+"""Address and credentials of Kubeflow Pipelines, from options and the environment alone."""
 
 import os
 import re
@@ -25,13 +25,13 @@ _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True)
 class Connection:
-    """How Kubeflow Pipelines is asked.
+    """Address, credentials and time-outs of the requests to Kubeflow Pipelines.
 
     Attributes:
         host: The API's URL, with http:// or https://.
         namespace: The user's namespace where Kubeflow has several users; "" for none.
         token: A bearer token; "" for none. Never shown.
-        token_file: A file that holds one and is read anew for each request; "" for none.
+        token_file: A file that holds one and is read for each request; "" for none.
         ca_file: Certificates to check the server's by; "" for those of certifi.
         timeout: Seconds to wait for a connection, and for each answer.
         attempts: How often a request is sent that Kubeflow can't take at the moment.
@@ -55,7 +55,7 @@ def connection(
     timeout: float = 30.0,
     environment: Mapping[str, str] = os.environ,
 ) -> Connection:
-    """What the options give, and for the rest what `environment` does.
+    """Return the connection that the options state, completed from the environment.
 
     Args:
         host: Of the option; KFP_ENDPOINT or KF_PIPELINES_ENDPOINT if not given.
@@ -106,7 +106,7 @@ def _check_url(host: str) -> None:
         )
     problem = "it names no server"
     try:
-        # The port is read when it is asked for.
+        # The port is parsed when it is accessed.
         parts = urlsplit(host)
         valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", host)
     except ValueError as error:
@@ -120,5 +120,5 @@ def _check_url(host: str) -> None:
 
 
 def pod_namespace() -> str:
-    """The namespace of the pod that this runs in; "" outside a cluster."""
+    """Return the namespace of the pod that this runs in; "" outside a cluster."""
     return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.is_file() else ""

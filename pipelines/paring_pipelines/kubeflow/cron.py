@@ -1,4 +1,4 @@
-"""Kubeflow's cron, which has seconds: read, checked, and said back."""
+"""Parsing, checks and description of Kubeflow's cron expressions, which have seconds."""
 
 import re
 from calendar import monthrange
@@ -28,7 +28,7 @@ _NICKNAMES = {
 
 
 def read_cron(text: str) -> str:
-    """The six fields that Kubeflow takes, from six, from five, or from a nickname.
+    """Return the six fields that Kubeflow takes, from six, from five, or from a nickname.
 
     Six are second, minute, hour, day of month, month, day of week. Five, as crontab has
     them, are without the second, which is then 0.
@@ -74,7 +74,7 @@ def read_cron(text: str) -> str:
 
 
 def said(cron: str) -> str:
-    """Six fields with the name of each, for a person to check."""
+    """Return the six fields with their names, for a person to check."""
     pairs = zip(cron.split(), _FIELDS, strict=True)
     return ", ".join(f"{name} {given}" for given, (name, *_) in pairs)
 

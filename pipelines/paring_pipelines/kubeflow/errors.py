@@ -1,4 +1,4 @@
-"""The ways in which Kubeflow does not do what it is asked."""
+"""Errors of requests to Kubeflow."""
 
 from paring.errors import ClusterError
 
@@ -12,7 +12,7 @@ class AbsentError(RefusedError):
 
 
 class NotDoneError(ClusterError):
-    """Kubeflow did not do what it was asked, and may at another time.
+    """Kubeflow did not carry out a request, which can be retried.
 
     Attributes:
         wait: Seconds that it asked to be left alone for.
@@ -22,7 +22,7 @@ class NotDoneError(ClusterError):
 
 
 class UnansweredError(ClusterError):
-    """Kubeflow did not say whether it did what it was asked."""
+    """Kubeflow did not answer, so the outcome of a request is unknown."""
 
 
 class TakenError(RefusedError):

@@ -24,7 +24,7 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """What lies in the folder now.
+    """Paths of the fetched results.
 
     Attributes:
         selected: The selected model's folder.
@@ -38,7 +38,7 @@ class Fetched:
 
 
 def fetch_run(run: Run, out: Path, *, pipeline_root: str = "", pipeline: str = "") -> Fetched:
-    """Bring the results of `run` to `out`, each checked by its digest, then renamed.
+    """Download the results of `run` to `out`, each checked by its digest, then renamed.
 
     Args:
         run: A run of Paring's pipeline that has succeeded.
@@ -85,7 +85,7 @@ def check_succeeded(run: Run) -> None:
 
 
 def _newest(root: str, entries: Sequence[Entry], task: str, output: str) -> str:
-    """The URI of a task's output, of the last attempt that wrote it."""
+    """Return the URI of a task's output, of the last attempt that wrote it."""
     records = [
         entry
         for entry in entries
@@ -107,7 +107,9 @@ def _check_whole(uri: str, folder: Path) -> None:
     found = content_digest(folder)
     if found != recorded:
         raise StorageError(
-            f"{uri} is not as it was made", received=found, remedy=f"its record says {recorded}"
+            f"{uri} has been changed since it was written",
+            received=found,
+            remedy=f"run the pipeline again; its record states {recorded}",
         )
 
 

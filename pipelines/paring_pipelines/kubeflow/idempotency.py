@@ -1,8 +1,8 @@
 """Idempotent creation on an API without request ids.
 
 What has a unique name is looked for and created: `find_or_create`. A request that nobody
-answered may still be carried out, so it is given as long again as an answer may take
-before another one is sent.
+answered may still be carried out, so it gets as long again as an answer may take before
+another one is sent.
 
 A run or a recurring run has a display name, but Kubeflow takes any number of one name,
 orders them by whole seconds, and lists each one only some time after the second that it is

@@ -71,7 +71,7 @@ class Claim:
     earlier: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Return if what is begun now surely ends before the claim expires.
+        """Raise LeaseExpiredError unless work that begins now ends before the claim expires.
 
         Raises:
             LeaseExpiredError: It may not.
@@ -86,7 +86,7 @@ class Claim:
 
 
 class Progress:
-    """What has been done under a claim.
+    """Progress of the work under a claim.
 
     Attributes:
         claim: The claim.
@@ -183,7 +183,7 @@ class Claims:
         return mine
 
     def hold(self, claim: Claim, work: Callable[["Progress"], T]) -> T:
-        """Do `work`; where it fails before it has begun anything, give the claim back.
+        """Run `work`, and give the claim back if it fails before it has begun anything.
 
         What has been begun may yet be carried out, whatever came of it here, and only the
         claim's end is sure to be late enough. What `work` has found out by then is kept:
@@ -264,7 +264,7 @@ def _read_claim(uri: str) -> Claim:
 
 
 def _read_object(uri: str) -> dict[str, Any]:
-    """The JSON object in a small file."""
+    """Return the JSON object in a small file."""
     text = read_text(uri)
     try:
         found = json.loads(text)

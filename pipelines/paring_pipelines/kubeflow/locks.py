@@ -109,7 +109,7 @@ class Locks:
     def _acquire(self, name: str, wait: float) -> Lock:
         title = _title(name)
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
-        # A lost answer is told from another client's lock by the description.
+        # The description distinguishes this client's lock, if the answer is lost, from another's.
         started: dict[str, float] = {}
         seen: dict[str, float] = {}
         waits = self._asking.waits()
@@ -153,7 +153,7 @@ class Locks:
             time.sleep(min(_POLL, self._asking.settings.timeout / 10, max(end - _now(), 0.01)))
 
     def _age(self, experiment: Any) -> float:
-        """Seconds since its creation, at least, by Kubeflow's clock."""
+        """Return the seconds since its creation, at least, by Kubeflow's clock."""
         now = self._asking.server_time()
         if now is None or experiment.created_at is None:
             return 0.0
@@ -174,10 +174,10 @@ class Locks:
 
 
 def _title(name: str) -> str:
-    """The experiment's name: of a fixed length, whatever `name` is."""
+    """Return the experiment's name: of a fixed length, whatever `name` is."""
     return f"paring-lock-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def _now() -> float:
-    """Seconds on a clock that goes on while the process or the machine is stopped."""
+    """Return the seconds on a clock that goes on while the process or the machine is stopped."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

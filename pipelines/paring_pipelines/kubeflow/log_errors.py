@@ -89,7 +89,7 @@ def _json(line: str) -> Mapping[str, Any]:
 
 
 def _text(lines: list[str]) -> LoggedError:
-    """An error as the console shows it, which breaks long lines."""
+    """Return an error as the console shows it, which breaks long lines."""
     parts: dict[str, list[str]] = {"what": [], "received": [], "remedy": []}
     part = "what"
     for line in lines:

@@ -1,4 +1,4 @@
-"""What `paring watch` measures of itself, as Prometheus reads it."""
+"""Metrics of `paring watch` about itself, for Prometheus."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class WatchMetrics:
         return Gauge(f"paring_watch_{name}", text, registry=self.registry)
 
     def serve(self, port: int) -> int:
-        """Answer Prometheus on `port` of every interface, 0 for a free one; the port."""
+        """Serve the metrics on `port` of every interface, 0 for a free one; return the port."""
         server, _ = start_http_server(port, registry=self.registry)
         return int(server.server_port)
 

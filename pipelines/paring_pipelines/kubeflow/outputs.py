@@ -1,4 +1,4 @@
-"""Finds what training has finished, below a prefix of a store or a path."""
+"""Finished outputs of training below a prefix of a store or a path."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Found:
-    """What a look at the prefix came to.
+    """Outputs found below a prefix.
 
     Attributes:
-        finished: In the order in which they were.
+        finished: Finished outputs, in the order in which they were finished.
         unsettled: Folders that may still be written to.
     """
 
@@ -41,7 +41,7 @@ class Found:
 
 
 def find_outputs(source: str, *, marker: str, settle: float, now: float) -> Found:
-    """Every finished output at or below `source`.
+    """Return every finished output at or below `source`.
 
     With a marker, it is each folder that holds a file of that name, from the moment that
     this file is there. Without, it is each folder as TFX's Pusher and TF Serving have

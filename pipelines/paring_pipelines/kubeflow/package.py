@@ -41,12 +41,12 @@ class Package:
     required: frozenset[str]
 
     def digest(self, *settings: object) -> str:
-        """SHA-256 over the pipeline and `settings`, whatever the file's layout."""
+        """Return SHA-256 over the pipeline and `settings`, whatever the file's layout."""
         text = json.dumps([self.spec, *settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def parameters(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """`given` as the pipeline's own types.
+        """Return `given` as the pipeline's own types.
 
         Raises:
             ParameterError: A name is unknown, one is missing, or a value is of another
@@ -109,7 +109,7 @@ def read_package(path: Path) -> Package:
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, str]:
-    """The values of `--parameter NAME=VALUE` by name.
+    """Return the values of `--parameter NAME=VALUE` by name.
 
     Raises:
         ParameterError: One is of another form, or Paring's own to set.
@@ -119,7 +119,7 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, str]:
         name, separator, value = text.partition("=")
         if not (name and separator):
             raise ParameterError(
-                "--parameter takes NAME=VALUE", received=text, remedy="--parameter NAME=VALUE"
+                "--parameter takes NAME=VALUE", received=text, remedy="write --parameter NAME=VALUE"
             )
         if name in (*SOURCES, DIGEST):
             raise ParameterError(
@@ -168,7 +168,7 @@ def _no_package(path: Path, why: str) -> ParameterError:
 
 
 def copied(package: Package, folder: Path) -> Path:
-    """The package's file in `folder`, with the ending that Kubeflow's upload asks for."""
+    """Return the package's file in `folder`, with the ending that Kubeflow's upload asks for."""
     target = folder / "pipeline.yaml"
     shutil.copyfile(package.path, target)
     return target

@@ -1,4 +1,4 @@
-"""Where a node of a Dag runs: what the files of `placement_rules` come to."""
+"""Placement of a node of a Dag, as the files of `placement_rules` determine it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,13 +29,13 @@ class EnvReference:
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a failed task is tried again, and when.
+    """Number and delays of the retries of a failed task.
 
     Attributes:
-        count: How many times after the first one.
-        backoff_seconds: The wait before the first of them.
-        factor: What each wait is longer by than the one before it.
-        max_seconds: So long after its first start a task is not tried again.
+        count: Number of retries after the first attempt.
+        backoff_seconds: The wait before the first retry.
+        factor: Ratio of each wait to the one before it.
+        max_seconds: Time after its first start from which a task is not retried.
     """
 
     count: int
@@ -46,7 +46,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one node runs, and what it is given there.
+    """Machine, resources and environment of one node.
 
     Attributes:
         image: The container image; None for the one that is compiled for all.

@@ -199,7 +199,7 @@ Topology = Literal["1x1", "2x2", "2x4"]
 
 
 def chips(topology: Topology) -> int:
-    """How many chips an arrangement of TPUs has."""
+    """Return the number of chips of a TPU topology."""
     return math.prod(int(side) for side in topology.split("x"))
 
 
@@ -332,7 +332,7 @@ class SecurityContext(_Table):
 
 
 class Fields(_Table):
-    """What a rule may say of a node; docs/kubeflow.md tells what each one does."""
+    """Fields of a rule on a node; docs/kubeflow.md describes each one."""
 
     image: ImageTarget | None = None
     pool: str | None = None
@@ -398,7 +398,7 @@ class Rule(Fields):
 
 
 class TargetTable(_Table):
-    """What goes over the rest for one --target."""
+    """Fields that override the others for one --target."""
 
     defaults: Fields = Fields()
     place: list[Rule] = []
@@ -467,7 +467,7 @@ _INNER: Mapping[str | int, type[BaseModel]] = {
 
 
 def _table(place: Sequence[str | int]) -> tuple[type[BaseModel], int]:
-    """The model of the table that holds `place`, and how many parts name that table."""
+    """Return the model of the table that holds `place`, and how many parts name that table."""
     if place[0] == "targets":
         if len(place) < 4:
             return TargetTable, 2
@@ -485,7 +485,7 @@ def _table(place: Sequence[str | int]) -> tuple[type[BaseModel], int]:
 
 
 def _where(place: Sequence[str | int], depth: int) -> str:
-    """The table in brackets as the file has it, and the key."""
+    """Return the table in brackets as the file has it, and the key."""
     table = ".".join(one for one in place[:depth] if isinstance(one, str))
     keys = " ".join(str(one + 1) if isinstance(one, int) else one for one in place[depth:])
     numbers = [one + 1 for one in place[:depth] if isinstance(one, int)]

@@ -1,4 +1,4 @@
-"""Where each node of a Dag runs on a cluster, as k8s/runtime.toml says it.
+"""Placement of each node of a Dag on a cluster, by files such as k8s/runtime.toml.
 
 A file names images and pools of machines, and has rules that match nodes by their step
 or their id. Rules apply in the file's order, and a later one overrides an earlier one
@@ -83,7 +83,7 @@ _RUN_MODELS = ("benchmark", "evaluate", "tune_batch")
 def place(
     dag: Dag, files: Sequence[Path], *, target: str, image: str | None = None
 ) -> dict[str, Placement]:
-    """Where each node of `dag` runs, by its id.
+    """Return the placement of each node of `dag`, by its id.
 
     Args:
         dag: The wiring.
@@ -129,7 +129,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Runtime:
-    """What all files say for one target.
+    """Images, pools and rules of all files for one target.
 
     Attributes:
         images: The reference of each.
@@ -286,7 +286,7 @@ class _Fields:
         return self._values.get(key) not in (None, 0, NONE)
 
     def refusal(self, key: str, text: str, *, received: object, remedy: str) -> ParameterError:
-        """An error about what is said of this node under `key`."""
+        """Return an error about what is said of this node under `key`."""
         return ParameterError(
             f"{self._origins[key]}: {key}: {text} (node {self._node.id})",
             received=received,
@@ -294,7 +294,7 @@ class _Fields:
         )
 
     def placement(self) -> Placement:
-        """What the fields come to, checked.
+        """Return the placement that the fields describe, checked.
 
         Raises:
             ParameterError: They name what there is not, or don't fit each other.

@@ -1,4 +1,4 @@
-"""Sends one request to Kubeflow Pipelines, again where that can do no harm.
+"""Requests to Kubeflow Pipelines, retried if that is safe.
 
 What can be asked twice is, with growing pauses, where Kubeflow is busy or away. What
 makes something is asked again only where it surely was not done; see `idempotency`.
@@ -144,7 +144,7 @@ class Asking:
             return None
 
     def waits(self) -> Iterator[float]:
-        """Seconds before each further attempt, growing and spread."""
+        """Yield the seconds before each further attempt, growing and spread."""
         wait = self.settings.first_wait
         for _ in range(self.settings.attempts - 1):
             # Spread, so that many that were turned away don't come back at once.
@@ -158,7 +158,7 @@ class Asking:
             raise ClusterError(
                 f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
                 received=kind or "an answer without a type",
-                remedy="it may ask to log in: set KFP_EXISTING_TOKEN; or give --host the API's"
+                remedy="set KFP_EXISTING_TOKEN if it asks to log in; or give --host the API's"
                 " own address",
             )
 
@@ -180,7 +180,7 @@ class Asking:
 
 
 def _uncertain(problem: ClusterError, not_done: bool, wait: float) -> ClusterError:
-    """What a request came to that may not be sent twice."""
+    """Return the error for a failed request that may not be sent twice."""
     if not_done:
         busy = NotDoneError(problem.what, received=problem.received, remedy=problem.remedy)
         busy.wait = wait
@@ -219,7 +219,7 @@ def _configuration(settings: Connection) -> Any:
 
 
 def _reason(error: Any) -> str:
-    """What Kubeflow says about its refusal, in one line."""
+    """Return Kubeflow's reason for its refusal, in one line."""
     try:
         told = json.loads(error.body or "")
         text = str(told.get("message") or told.get("error") or error.reason)

@@ -54,7 +54,7 @@ class LogPrinter:
             raise AbsentError(
                 f"no node of {reader.run.name} has a log that can be read",
                 received=problems[-1].received if problems else "a pipeline without nodes",
-                remedy="`paring status RUN` shows where each node stands",
+                remedy="look at the state of each node by `paring status RUN`",
             )
 
     def print_more(self, reader: "RunReader") -> bool:

@@ -233,7 +233,7 @@ class RunReader:
             raise AbsentError(
                 f"{name} has written no log",
                 received=_why_no_log(trace, self.run),
-                remedy="`paring status RUN` shows where each node stands",
+                remedy="look at the state of each node by `paring status RUN`",
             )
         problems: list[str] = []
         # Where names are not known, neither is the number of attempts.

@@ -44,13 +44,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What came of it.
+    """Result of scheduling a package.
 
     Attributes:
-        schedule: The one that is enabled now.
+        schedule: The schedule that is enabled now.
         version: The name of the pipeline's version.
-        new: Whether this call made it.
-        replaced: How many it took the place of.
+        new: Whether this call created the schedule.
+        replaced: Number of schedules that it replaced.
     """
 
     schedule: Schedule

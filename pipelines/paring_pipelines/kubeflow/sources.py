@@ -1,4 +1,4 @@
-"""What a source's content is called before anything has read it."""
+"""Digest of a source's content, computed before any step reads it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from paring.storage import Entry, is_remote, list_below, local_path
 
 
 def source_digest(model: str, examples: str) -> str:
-    """One digest of both sources: of where they lie and what lies there.
+    """Compute one digest of both sources: of their locations and contents.
 
     On this machine's disk, or on a volume mounted here, the files are read. In a store
     it is taken from what the store lists: each object's name, size and time of writing.
-    So an object that is written anew, even with the same bytes, is another source, and
+    So an object that is written again, even with the same bytes, is another source, and
     a model of gigabytes costs one listing. What it can't see is an object that is
     replaced by one of the same size within the same second, which is as fine as S3
     tells the time.
@@ -46,7 +46,7 @@ def source_digest(model: str, examples: str) -> str:
 
 
 def listing_digest(uri: str, entries: Iterable[Entry]) -> str:
-    """SHA-256 over `uri` and what a store lists below it."""
+    """Return SHA-256 over `uri` and what a store lists below it."""
     total = hashlib.sha256(f"{uri}\n".encode())
     for entry in sorted(entries, key=lambda one: one.uri):
         name = entry.uri.removeprefix(uri)

@@ -41,14 +41,14 @@ class Plan:
     attempt: int = 1
 
     def digest(self) -> str:
-        """SHA-256 over what decides what the run does, as hexadecimal digits.
+        """Return SHA-256 over what decides what the run does, as hexadecimal digits.
 
         Not over where it does it: the experiment, the service account.
         """
         return self.package.digest(self.parameters, self.pipeline_root, self.caching)
 
     def run_name(self, digest: str) -> str:
-        """What the run on the source of this digest is called.
+        """Return the name of the run on the source with this digest.
 
         Args:
             digest: Of `paring_pipelines.kubeflow.sources.source_digest`.
@@ -102,7 +102,7 @@ def submit(
 def submit_claimed(
     kubeflow: "Kubeflow", plan: Plan, model: str, examples: str, digest: str, state: str
 ) -> Made[Run]:
-    """As `submit`, where others may submit the same at the same moment.
+    """Submit as `submit` does, while others may submit the same at the same moment.
 
     Args:
         kubeflow: Where it runs.

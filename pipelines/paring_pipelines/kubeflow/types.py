@@ -1,4 +1,4 @@
-"""What Kubeflow tells, in plain classes: nothing else here knows those of its client."""
+"""Plain classes for Kubeflow's answers; only the client module knows its SDK's classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Run:
         created: When it was submitted.
         finished: When it ended, None if it has not.
         error: What Kubeflow says went wrong, "" for nothing.
-        pipeline: The pipeline's name as its package has it; "" where it is not told.
+        pipeline: The pipeline's name as its package has it; "" where it is not reported.
         pipeline_root: The URI that its artifacts lie below; "" for Kubeflow's default.
         parameters: As they were given.
         tasks: What Kubeflow calls tasks, about three for each node, in the order of their
@@ -90,12 +90,12 @@ class Schedule:
 
     @property
     def ours(self) -> bool:
-        """Whether `paring schedule` made it."""
+        """True if `paring schedule` created the schedule."""
         return self.description.startswith(SCHEDULE_MARK)
 
 
 def run_of(told: Any) -> Run:
-    """A `V2beta1Run` as a `Run`."""
+    """Return a `V2beta1Run` as a `Run`."""
     config = told.runtime_config
     details = told.run_details
     tasks = [_task_of(one) for one in (details.task_details if details else None) or ()]
@@ -128,7 +128,7 @@ def pipeline_name(spec: Mapping[str, Any]) -> str:
 
 
 def schedule_of(told: Any) -> Schedule:
-    """A `V2beta1RecurringRun` as a `Schedule`."""
+    """Return a `V2beta1RecurringRun` as a `Schedule`."""
     trigger = told.trigger
     cron = trigger.cron_schedule if trigger else None
     return Schedule(

@@ -40,7 +40,7 @@ _FAILURES_IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched.
+    """Source and settings of a watch.
 
     Attributes:
         source: The prefix, a path or URI.
@@ -60,7 +60,7 @@ class Watched:
 
 
 class Watcher:
-    """Looks through a prefix, again and again.
+    """Watcher that searches a prefix for new outputs repeatedly.
 
     Raises:
         ParameterError: The lease is too short for the time-out of requests.
@@ -80,7 +80,7 @@ class Watcher:
             raise ParameterError(
                 "--lease: this is too short",
                 received=watched.lease,
-                remedy=f"more than four times --timeout, so more than {2 * margin:g}",
+                remedy=f"give more than four times --timeout, so more than {2 * margin:g}",
             )
         if f"{watched.state}/".startswith(f"{watched.source.rstrip('/')}/"):
             raise ParameterError(
@@ -211,7 +211,7 @@ class Watcher:
         self._tell("submitted" if made.new else "was submitted before", **facts)
 
     def _find_earlier(self, progress: Progress) -> Made[Run] | None:
-        """The run that the holder of an earlier claim started, under whatever name.
+        """Return the run that the holder of an earlier claim started, under whatever name.
 
         The examples or the package may have changed since, and the name with them.
         """

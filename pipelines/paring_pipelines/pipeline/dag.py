@@ -1,4 +1,4 @@
-"""The wiring of a pipeline, once: steps as nodes, typed edges between them.
+"""Graph of a pipeline: steps as nodes, typed edges between them.
 
 A Dag knows no orchestrator. Nodes can only refer to what was added before
 them, so it has no cycles, and iterating it gives a topological order.
@@ -17,7 +17,7 @@ from paring.step import TRUST_MODEL, InputSpec, Scalar, Step
 
 @dataclass(frozen=True)
 class Edge:
-    """What a node or a source hands on.
+    """Output of a node, or a source, that other nodes read.
 
     Attributes:
         node: The id of the node, or the name of one of the Dag's sources.
@@ -33,7 +33,7 @@ Wire = Edge | Mapping[str, Edge]
 
 @dataclass(frozen=True)
 class Node:
-    """One step in its place.
+    """Step with its inputs and parameters in a Dag.
 
     Attributes:
         id: Unique in the Dag.
@@ -51,7 +51,7 @@ class Node:
     tolerate: bool = False
 
     def out(self, output: str) -> Edge:
-        """The edge that leads from this node's output `output`."""
+        """Return the edge that leads from this node's output `output`."""
         if output not in self.step.outputs:
             raise ParameterError(
                 f"step {self.step.name} has no output {output!r}",
@@ -60,7 +60,7 @@ class Node:
         return Edge(self.id, output)
 
     def edges(self) -> Iterator[Edge]:
-        """All edges that lead here."""
+        """Yield all edges that lead here."""
         for wire in self.inputs.values():
             if isinstance(wire, Edge):
                 yield wire
@@ -70,7 +70,7 @@ class Node:
 
 @dataclass
 class Dag:
-    """A pipeline's nodes in topological order, and what it takes from outside.
+    """Nodes of a pipeline in topological order, and its sources.
 
     Attributes:
         name: The pipeline's name.
@@ -89,7 +89,7 @@ class Dag:
         return MappingProxyType(self._nodes)
 
     def source(self, name: str) -> Edge:
-        """The edge that leads from the source `name`."""
+        """Return the edge that leads from the source `name`."""
         if name not in self.sources:
             raise ParameterError(f"no source {name!r}", remedy=nearest(name, self.sources))
         return Edge(name)
@@ -131,7 +131,7 @@ class Dag:
         return node
 
     def type_of(self, edge: Edge) -> type[Artifact]:
-        """The declared type of what `edge` carries."""
+        """Return the declared type of what `edge` carries."""
         if edge.node in self.sources:
             return self.sources[edge.node]
         if edge.node not in self._nodes:
@@ -152,9 +152,9 @@ class Dag:
                 )
 
     def identities(self, digests: Mapping[str, str], machine: str) -> dict[str, str]:
-        """What each node's work is, as one digest a node.
+        """Compute the identity of each node's work, one digest a node.
 
-        It is made of the content digests of the sources, the step's name and
+        It is computed from the content digests of the sources, the step's name and
         version, its parameters, the identities of the nodes before it, and,
         for steps that measure, the machine. Orchestrators' caches look at none
         of these but the parameters; so each node gets its identity as one.

@@ -1,4 +1,4 @@
-"""THE pipeline: every recipe tried on one model, measured, chosen, reported."""
+"""The pipeline that tries, measures and reports all recipes on one model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,15 +28,15 @@ NAME = "paring-optimize"
 
 @dataclass(frozen=True)
 class Settings:
-    """All that shapes the pipeline besides its recipes.
+    """Settings of the pipeline besides its recipes.
 
     Attributes:
         gate: See `Gate`.
         trust_model: Whether code inside the model may run.
         label: The name of the label among the examples' features, or OUTPUT=NAME.
-        metric: What the gate goes by; see the step `evaluate`.
-        top_k: Of the metric top_k.
-        metric_digest: Of the file of the user's function; "" for any.
+        metric: Metric of the accuracy gate; see the step `evaluate`.
+        top_k: Number of classes of the metric top_k.
+        metric_digest: Digest of the file of the user's function; "" for any.
         output: The output that the gate is on; "" for each.
         beam_options: Where the workers of `evaluate` are; "" for one in its process.
         shared_dir: A folder that workers elsewhere reach.
@@ -93,7 +93,7 @@ BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds":
 
 
 def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
-    """The Dag that tries `recipes` on the sources `model` and `examples`.
+    """Return the Dag that tries `recipes` on the sources `model` and `examples`.
 
     With `sample` it ends at `select`, whose rows tell what became of each recipe on
     that part of the examples; there is no report, and nothing is tuned or pushed.
@@ -105,7 +105,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
     # The step takes 0, for a configuration's batch; there is none here.
     if settings.batch_size == 0:
         raise ParameterError(
-            "batch_size: must be 1 or more", received=0, remedy="1 measures single examples"
+            "batch_size: must be 1 or more", received=0, remedy="give 1 to measure single examples"
         )
     drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
     timing = {} if sample is None and not settings.brief else BRIEF
@@ -175,7 +175,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         return dag
     shown: dict[str, Wire] = {"selection": selected.out("selection"), "profile": profiled}
     pushed: dict[str, Wire] = {name: selected.out(name) for name in ("selection", "selected")}
-    # That these two find no answer is told with the rest of the result.
+    # A failure of these two is reported with the rest of the result.
     if settings.check_tpu:
         shown["readiness"] = dag.add("check_tpu", check_tpu, {"model": source}, tolerate=True).out(
             "readiness"
@@ -209,7 +209,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
 
 
 def _limits(gate: Gate) -> dict[str, float]:
-    """The budgets as `tune_batch` takes them: memory in whole MiB, and no budget as 0."""
+    """Return the budgets as `tune_batch` takes them: memory in whole MiB, and no budget as 0."""
     memory = max(1, int(gate.max_memory_mb * BYTES_PER_MB / 2**20)) if gate.max_memory_mb else 0
     return {"max_latency_ms": gate.max_latency_ms, "max_memory_mb": memory}
 

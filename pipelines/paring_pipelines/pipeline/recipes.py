@@ -1,4 +1,4 @@
-"""Recipes: chains of steps, each making one candidate from the source model."""
+"""Recipes: chains of steps, each of which builds one candidate from the source model."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Link:
     parameters: Mapping[str, Scalar]
 
     def __str__(self) -> str:
-        """The step with the parameters that differ from its defaults."""
+        """Return the step with the parameters that differ from its defaults."""
         shown = [
             f"{name}={value}"
             for name, value in self.parameters.items()
@@ -38,7 +38,7 @@ class Link:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for links that do the same work."""
+        """Key that is equal for links that do the same work."""
         return (self.step.name, *sorted(self.parameters.items()))
 
 
@@ -52,12 +52,12 @@ class Recipe:
     targets: tuple[str, ...] = TARGETS
 
     def __str__(self) -> str:
-        """The chain as a person reads it."""
+        """Return the chain as a person reads it."""
         return " > ".join(str(link) for link in self.links)
 
 
 def optimizing_steps() -> dict[str, Step]:
-    """The steps that a recipe may use: one model in, one model out."""
+    """Return the steps that a recipe may use: one model in, one model out."""
     return {name: step for name, step in STEPS.items() if _optimizes(step)}
 
 

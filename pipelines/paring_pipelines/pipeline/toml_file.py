@@ -1,4 +1,4 @@
-"""The TOML files that people write: read, or refused with what is wrong."""
+"""Reading of users' TOML files."""
 
 import tomllib
 from pathlib import Path
@@ -10,7 +10,7 @@ _MAX_BYTES = 4 << 20
 
 
 def read_toml(path: Path, option: str, *, remedy: str) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Return the tables of a TOML file.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def read_toml(path: Path, option: str, *, remedy: str) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ParameterError(
-            f"{path} is not TOML", received=error, remedy="mend the line that it names"
+            f"{path} is not TOML", received=error, remedy="fix the line that it names"
         ) from error
     except RecursionError as error:
         raise ParameterError(f"{path} is nested too deeply", remedy=remedy) from error

@@ -1,4 +1,4 @@
-"""Where a run's sources lie and its results go: on this machine, or in a store."""
+"""Locations of a run's sources and results, on this machine or in a store."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ DEFAULT_OUT = "out"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the results of a run go.
+    """Destination of the results of a run.
 
     Attributes:
         folder: On this machine, with the artifacts and the metadata of the run.
@@ -59,7 +59,7 @@ class Destination:
 
 
 def destination(out: str, work: Path | None) -> Destination:
-    """What --out and --work come to.
+    """Return the destination that --out and --work describe.
 
     Raises:
         ParameterError: There is a folder to work in beside one on this machine.
@@ -83,7 +83,7 @@ def fetched_for_now(model: str, examples: str) -> Iterator[tuple[Path, Path]]:
 
 
 def fetched(model: str, examples: str, folder: Path) -> tuple[Path, Path]:
-    """The paths of both sources; what is in a store is brought below `folder`.
+    """Return the paths of both sources; what is in a store is brought below `folder`.
 
     A copy lies there under the parts of its URI, so that lineage tells where it came
     from, and is taken again as long as the store lists the same files, each with the

@@ -64,8 +64,8 @@ class PublishedRun:
         nodes: How many nodes there are.
         import_seconds: How long it took to load TFX and TensorFlow.
         uri: Where the results were put as well; "" for nowhere.
-        tuned: What became of tuning the selected model; None if that was not asked for.
-        pushed: What became of pushing it; None if that was not asked for.
+        tuned: Result of tuning the selected model; None if that was not requested.
+        pushed: Result of pushing it; None if that was not requested.
     """
 
     selection: SelectionResult
@@ -81,7 +81,7 @@ class PublishedRun:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells while it goes on.
+    """Callbacks on the progress of a run.
 
     Attributes:
         planned: Called with the Dag before anything runs.
@@ -114,8 +114,8 @@ def run(
         out: Gets report.html, selection.json, selected/ and pipeline/; of a
             `Destination` the folder gets them, and the store all but the last.
         runner: TFX's local runner, or its Beam runner in this process.
-        progress: Told what goes on.
         limits: Limits on the time and memory of each step.
+        progress: Callbacks on the progress of the run.
 
     Raises:
         ParingError: Of the class that fits; what `out` held before is intact.
@@ -127,14 +127,14 @@ def run(
 
 
 def completed(settings: Settings, model: Path) -> Settings:
-    """`settings` with what they leave to be found: a title, and the metric's digest."""
+    """Return `settings` with defaults resolved: a title, and the metric's digest."""
     if Metric(settings.metric).is_function:
         settings = replace(settings, metric_digest=function_digest(settings.metric))
     return replace(settings, title=settings.title or model.name)
 
 
 class Place:
-    """A results folder that is ours for now, and what is run into it.
+    """Locked folder for the results of runs.
 
     Attributes:
         root: Holds the artifacts of every node and the metadata store.
@@ -162,7 +162,7 @@ class Place:
         self.machine = _machine()
 
     def identities(self, dag: Dag) -> dict[str, str]:
-        """What each node's work is; see `Dag.identities`."""
+        """Compute the identity of each node's work; see `Dag.identities`."""
         return dag.identities(self.digests, self.machine)
 
     def run(
@@ -172,7 +172,7 @@ class Place:
 
         Args:
             dag: Takes the sources `model` and `examples`.
-            progress: Told what goes on.
+            progress: Callbacks on the progress of the run.
             retry_failed: Whether the next run tries again what broke in this one.
 
         Raises:
@@ -181,8 +181,8 @@ class Place:
         if importlib.util.find_spec("tfx") is None:
             raise MissingDependencyError(
                 "TFX, which runs pipelines on one machine, is not installed here",
-                remedy="an image runs single steps, and pipelines on a cluster "
-                "(`paring step`, `paring compile`); elsewhere, `make setup` installs it",
+                remedy="install it by `make setup`; an image runs single steps, and pipelines on a "
+                "cluster (`paring step`, `paring compile`)",
             )
         identities = self.identities(dag)
         progress.planned(dag)
@@ -279,13 +279,11 @@ def _check_source(
     option: str, path: Path, error: type[ModelError] | type[ExamplesError], wanted: str
 ) -> None:
     if not path.exists():
-        raise error(
-            f"{option}: there is nothing at this path", received=path, remedy=f"give {wanted}"
-        )
+        raise error(f"{option}: path does not exist", received=path, remedy=f"give {wanted}")
 
 
 def _machine() -> str:
-    """A digest of the hardware and libraries that measurements depend on."""
+    """Return a digest of the hardware and libraries that measurements depend on."""
     facts = json.dumps([hardware.describe(), environment()], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

@@ -34,7 +34,7 @@ _RUNNERS = {"local": LocalDagRunner, "beam": BeamDagRunner}
 
 @dataclass
 class RunResult:
-    """What a run made.
+    """Outputs of a run.
 
     Attributes:
         outputs: The path of each output by node id and output name.
@@ -54,7 +54,7 @@ def to_pipeline(
     identities: Mapping[str, str],
     root: Path,
 ) -> Pipeline:
-    """`dag` as a TFX pipeline below `root`.
+    """Return `dag` as a TFX pipeline below `root`.
 
     Args:
         dag: The wiring.
@@ -121,8 +121,8 @@ def run(
         root: The folder given to `to_pipeline`.
         runner: `local`, TFX's LocalDagRunner, or `beam`, its BeamDagRunner on
             Beam's in-process runner. Both run one node after another.
-        observer: Told when a node starts and ends.
         execute: Runs the step of a node.
+        observer: Called when a node starts and ends.
         retry_failed: Whether the next run tries again what broke in this one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`paring run --budget-minutes`: which recipes to try next, within a time.
+"""Search for the best recipe and parameters within a time: `paring run --budget-minutes`.
 
 `plan` says what to try, `space` draws parameters, `cost` predicts times, `journal`
 remembers, and `loop` runs it. All but the loop know neither TFX nor TensorFlow.

@@ -1,4 +1,4 @@
-"""How long a round will take, from how long its kind of work took before.
+"""Estimate of the time that a round will take, from the time of earlier work of its kind.
 
 A guess that errs does so on the long side: a search that stops a little early has a
 result, one that runs over breaks a promise.
@@ -16,7 +16,7 @@ _PASSES = 3
 
 @dataclass(frozen=True)
 class Work:
-    """What a node has to do, in terms that its time follows from.
+    """Work of a node, in terms that determine its time.
 
     Attributes:
         step: The step's name.
@@ -30,7 +30,7 @@ class Work:
 
 
 def work_of(node: Node, train_count: int, on_sample: bool) -> Work:
-    """The work of `node`, where the train split holds `train_count` examples."""
+    """Return the work of `node`, where the train split holds `train_count` examples."""
     epochs = node.parameters.get("epochs", 0)
     amount = train_count * float(epochs)
     return Work(node.step.name, node.step.measures and on_sample, amount)
@@ -39,7 +39,7 @@ def work_of(node: Node, train_count: int, on_sample: bool) -> Work:
 def predict(
     works: Iterable[Work], known: Sequence[tuple[Work, float]], forward_seconds: float
 ) -> float:
-    """Seconds that `works` will take.
+    """Return the seconds that `works` will take.
 
     Args:
         works: What is to be done.
@@ -64,7 +64,7 @@ def _one(work: Work, known: Sequence[tuple[Work, float]], forward_seconds: float
 
 
 def _scaled(amount: float, known: Sequence[tuple[float, float]]) -> float:
-    """Seconds for `amount`, from the seconds of other amounts.
+    """Return the seconds for `amount`, from the seconds of other amounts.
 
     With two amounts it is the line through both ends: training has a start that does
     not depend on them. With one, a larger amount takes longer in proportion, and a
@@ -80,5 +80,5 @@ def _scaled(amount: float, known: Sequence[tuple[float, float]]) -> float:
 
 
 def _slow(seconds: Sequence[float]) -> float:
-    """The upper quartile: long, but no single bad moment of the machine's."""
+    """Return the upper quartile: long, but no single bad moment of the machine's."""
     return sorted(seconds)[math.ceil(0.75 * len(seconds)) - 1]

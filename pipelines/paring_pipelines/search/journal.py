@@ -1,4 +1,4 @@
-"""What a search has done so far, in a file that survives the process."""
+"""Record of a search so far, in a file that survives the process."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclass
 class Journal:
-    """What a search has done.
+    """Record of a search's complete rounds.
 
     The next round follows from the complete ones alone. So a round that was cut off
     is planned again as it was, and the pipeline's cache has what of it was done.
@@ -50,7 +50,7 @@ class Journal:
 
     @property
     def times(self) -> list[tuple[Work, float]]:
-        """The work whose time is known."""
+        """Work whose time is known."""
         return [one for one in self.nodes.values() if one is not None]
 
     def save(self) -> None:
@@ -74,7 +74,7 @@ class Journal:
 def search_key(
     recipes: Sequence[Recipe], settings: Settings, digests: Mapping[str, str], machine: str
 ) -> str:
-    """A digest of all that a search's rounds depend on, but the budget."""
+    """Return a digest of all that a search's rounds depend on, but the budget."""
     shaping = replace(
         settings,
         title="",
@@ -95,7 +95,7 @@ def search_key(
 
 
 def open_journal(file: Path, key: str) -> Journal:
-    """The journal in `file`, or a new one where there is none of this search.
+    """Return the journal in `file`, or a new one where there is none of this search.
 
     Raises:
         OutputError: The file is broken.

@@ -1,4 +1,4 @@
-"""Run a search: round after round into one folder, within a budget of time."""
+"""Search in rounds into one folder, within a budget of time."""
 
 import json
 import math
@@ -44,10 +44,10 @@ class SearchInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands before a round.
+    """State of a search before a round.
 
     Attributes:
-        number: Of the round that comes, from 1.
+        number: Number of the coming round, from 1.
         best: The verdict on what is in place; "" before there is any.
         seconds_left: What is left of the budget.
     """
@@ -59,7 +59,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """What a search tells while it goes on.
+    """Callbacks on the progress of a search.
 
     Attributes:
         nodes: About the nodes of each round.
@@ -99,8 +99,8 @@ def search(
         budget_minutes: Time for all; no round starts that is not expected to end in it,
             but the first.
         runner: TFX's local runner, or its Beam runner in this process.
-        progress: Told what goes on.
         limits: Limits on the time and memory of each step.
+        progress: Callbacks on the progress of the search.
 
     Raises:
         ParameterError: The budget is no positive number.
@@ -152,7 +152,7 @@ class _Search:
         self._spent_before = journal.seconds
 
     def run(self) -> PublishedRun:
-        """All rounds that there is time for; then the results, with how it went."""
+        """Return all rounds that there is time for; then the results, with how it went."""
         while True:
             planner = Planner(self._recipes, self._settings.gate, self._journal.train_count)
             coming = planner.next(self._journal.done, self._fits)
@@ -200,10 +200,10 @@ class _Search:
         return self._place.run(dag, Progress(told.planned, observed), retry_failed=retry_failed)
 
     def _dag(self, coming: Round | None, stopped: str = "") -> Dag:
-        """The pipeline of a round; without one, that of all that may be chosen.
+        """Return the pipeline of a round; without one, that of all that may be chosen.
 
         Recipes stand in the order in which they were first tried, since a node that
-        two of them share is named for the first, and the cache goes by names too.
+        two of them share is named for the first, and the cache compares names too.
         """
         told = replace(self._settings, search=json.dumps(self._told(coming, stopped)))
         if coming is not None and coming.train_limit:
@@ -212,12 +212,12 @@ class _Search:
         rounds = [one.round for one in self._journal.done if not one.round.train_limit]
         if coming is not None:
             rounds.append(coming)
-            # Only what the whole search comes to is tuned and pushed.
+            # Only the result of the whole search is tuned and pushed.
             told = replace(told, tune_batch=False, push_to="")
         return build([recipe for one in rounds for recipe in one.recipes], told)
 
     def _fits(self, rounds: Sequence[Round]) -> bool:
-        """Whether there is time for `rounds`, which are not run yet."""
+        """Return whether there is time for `rounds`, which are not run yet."""
         source = self._journal.done[0].results[SOURCE].measured
         forward = (source.p50_ms or 0.0) / 1000 / self._settings.batch_size
         expected = 0.0
@@ -247,7 +247,7 @@ class _Search:
         self._journal.save()
 
     def _told(self, coming: Round | None, stopped: str) -> dict[str, Any]:
-        """How the search went, for selection.json and the report."""
+        """Return the course of the search, for selection.json and the report."""
         rounds = [_round_told(one.round, one) for one in self._journal.done]
         if coming is not None:
             rounds.append(_round_told(coming, None))
@@ -264,7 +264,7 @@ def _key(node: str, identities: dict[str, str]) -> str:
 
 
 def _round_told(planned: Round, done: Done | None) -> dict[str, Any]:
-    """A round as selection.json has it; null is what is not known yet."""
+    """Return a round as selection.json has it; null is what is not known yet."""
     return {
         "stage": planned.stage,
         "why": planned.why,

@@ -1,4 +1,4 @@
-"""What a search tries next: a pure function of what it has tried and of the time.
+"""Plan of a search's next rounds: a pure function of its results so far and of the time.
 
 Recipes are tried in the order of what they are expected to gain. Those that train
 nothing come first and all at once: they cost seconds. Where three or more train,
@@ -39,7 +39,7 @@ _CHAINS, _TURNS, _VARIANTS = 2, 3, 3
 
 
 class Planner:
-    """Plans the rounds of one search."""
+    """Planner of the rounds of one search."""
 
     def __init__(
         self, recipes: Sequence[Recipe], gate: Gate, train_count: int, seed: int = 0
@@ -64,7 +64,7 @@ class Planner:
         self._narrowed_on = half if half >= _SMALLEST else self._count
 
     def next(self, done: Sequence[Done], fits: Fits) -> Round | str:
-        """The round after those that are done, or why there is none.
+        """Return the round after those that are done, or why there is none.
 
         A round is taken only if there is time for it and for what makes use of it:
         no recipe is screened that could not be tried on the whole data afterwards.
@@ -90,7 +90,7 @@ class Planner:
         return "nothing is left to try"
 
     def _screen(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
-        """Successive halving: the next rung, if there is one."""
+        """Yield the next rung of successive halving, if there is one."""
         rungs = _of(done, "screening")
         if _of(done, "whole"):
             return
@@ -107,7 +107,7 @@ class Planner:
                 yield bracket[0]
 
     def _finish(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
-        """The whole data for what was not screened out."""
+        """Yield the whole data for what was not screened out."""
         rungs = _of(done, "screening")
         if not rungs:
             yield from self._whole(self._trained, "it is next in the order", done, fits)
@@ -126,7 +126,7 @@ class Planner:
             yield Round("whole", unfit, "they don't fit this model; the table says why")
 
     def _narrow(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
-        """New parameters for the best chains, then the whole data for the best of them."""
+        """Yield rounds of new parameters for the best chains, or of the best on all data."""
         whole, on_part = _by_name(done, 0), _by_name(done, self._narrowed_on)
         chains = {
             one.name: one
@@ -157,7 +157,7 @@ class Planner:
         ranked: Sequence[tuple[Recipe, int]],
         fits: Fits,
     ) -> Iterator[Round]:
-        """A round of new variants of `base`, as many as there is time for."""
+        """Yield a round of new variants of `base`, as many as there is time for."""
         taken = [*self._names, *(one.name for one in variants)]
         drawn = draw(base, ranked, taken, _VARIANTS, self._seed)
         first = () if any(one.name == base.name for one, _ in ranked) else (base,)
@@ -170,7 +170,7 @@ class Planner:
                 yield one
 
     def _catch_up(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
-        """The whole data for what there was no time for, then for the screened out."""
+        """Yield the whole data for what there was no time for, then for the screened out."""
         rungs = _of(done, "screening")
         # Who got further comes first, who was not screened before all.
         order = [name for rung in reversed(rungs) for name in self._ranked_in(rung)]
@@ -181,7 +181,7 @@ class Planner:
     def _whole(
         self, field: Sequence[Recipe], why: str, done: Sequence[Done], fits: Fits
     ) -> Iterator[Round]:
-        """The first of `field` that was not tried on the whole data and can be.
+        """Yield the first of `field` that was not tried on the whole data and can be.
 
         One at a time, so that the best so far is known early, and that the times of
         the first tell what the next will cost.
@@ -193,13 +193,13 @@ class Planner:
                 yield one
 
     def _limits(self, size: int) -> list[int]:
-        """Examples to train on in each rung for a field of `size`."""
+        """Return the number of training examples in each rung for a field of `size`."""
         halvings = size.bit_length() - 1
         limits = [self._count >> left for left in range(halvings, 0, -1)]
         return [one for one in limits if one >= _SMALLEST]
 
     def _bracket(self, field: Sequence[Recipe], limits: Sequence[int]) -> list[Round]:
-        """What screening `field` takes to its end, if the order is as expected."""
+        """Return the rounds that screening `field` takes, if the order is as expected."""
         rounds: list[Round] = []
         for limit in limits:
             kept = _half(field)
@@ -210,7 +210,7 @@ class Planner:
         return [*rounds, Round("whole", tuple(field), "")]
 
     def _survivors(self, rung: Done) -> list[Recipe]:
-        """The better half of a rung, without what does not work."""
+        """Return the better half of a rung, without what does not work."""
         better = self._ranked_in(rung)[: _half(rung.round.recipes)]
         recipes = {one.name: one for one in rung.round.recipes}
         return [recipes[name] for name in better if rung.results[name].works]
@@ -224,14 +224,14 @@ class Planner:
 
 
 def _expected(recipe: Recipe) -> tuple[int, int]:
-    """Sorts trained recipes: by their first training step, then by how many there are."""
+    """Return the sort key of a trained recipe: its first training step, then their number."""
     steps = [link.step.name for link in recipe.links if "epochs" in link.step.parameters]
     place = PRIOR.index(steps[0]) if steps[0] in PRIOR else len(PRIOR)
     return place, len(steps)
 
 
 def _can_gain(recipe: Recipe, result: Result) -> bool:
-    """Whether other parameters might make `recipe` better.
+    """Return whether other parameters might make `recipe` better.
 
     Calibration, which is all that can be varied where nothing trains, moves accuracy
     alone; where none was lost there is none to win back.
@@ -241,7 +241,7 @@ def _can_gain(recipe: Recipe, result: Result) -> bool:
 
 
 def _as_fast_as(base: Result, variant: Result) -> Result:
-    """`variant` with the latency and memory of `base`, where it has any.
+    """Return `variant` with the latency and memory of `base`, where it has any.
 
     None of the parameters that are varied changes what is computed for a prediction,
     so whatever a brief measurement finds between the two is noise.
@@ -262,7 +262,7 @@ def _of(done: Sequence[Done], stage: str) -> list[Done]:
 
 
 def _by_name(done: Sequence[Done], train_limit: int) -> dict[str, Result]:
-    """The results of what was tried on so many examples."""
+    """Return the results of what was tried on so many examples."""
     return {
         recipe.name: one.results[recipe.name]
         for one in done

@@ -1,4 +1,4 @@
-"""What a round of a search tried, what came of it, and which result is better."""
+"""Rounds of a search, their results, and the ranking of results."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ Stage = Literal["post-training", "screening", "narrowing", "whole"]
 
 @dataclass(frozen=True)
 class Round:
-    """What is tried together.
+    """Candidates that a search tries together.
 
     Attributes:
         stage: What the round is for; `whole` is on all examples under the gate.
@@ -43,7 +43,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one candidate in one round.
+    """Result of one candidate in one round.
 
     Attributes:
         outcome: `passed` (selected ones too), `rejected`, `unsupported` or `failed`.
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def works(self) -> bool:
-        """Whether it could be made and measured."""
+        """True if the candidate could be built and measured."""
         return self.outcome in ("passed", "rejected")
 
 
@@ -77,7 +77,7 @@ class Done:
 
 
 def results_of(selection: SelectionResult, names: Iterable[str]) -> dict[str, Result]:
-    """The results of `names` and of the source in a selection."""
+    """Return the results of `names` and of the source in a selection."""
     wanted = {SOURCE, *names}
     passed = (Outcome.SELECTED, Outcome.PASSED)
     return {
@@ -90,7 +90,7 @@ def results_of(selection: SelectionResult, names: Iterable[str]) -> dict[str, Re
 
 
 def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[str]:
-    """The names of `results`, the best first, by what `select` would choose.
+    """Return the names of `results`, the best first, by what `select` would choose.
 
     What passes comes first: what `select` chooses of it, what it would choose without
     that, and so on; so differences within the noise count as none. Then what the gate
@@ -112,7 +112,7 @@ def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[s
 
 
 def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
-    """Whether `one` ranks before `other` by more than the noise."""
+    """Return whether `one` ranks before `other` by more than the noise."""
     pair = {"one": one, "other": other}
     if ranking(pair, source, gate)[0] == "other":
         return False
@@ -126,13 +126,13 @@ def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
 
 
 def _misses(result: Result, gate: Gate) -> tuple[float, float]:
-    """Sorts what does not pass behind what does: by kind, then by how far it misses."""
+    """Return the sort key of a result: passing first, then by outcome and by the excess."""
     kind = ("passed", "rejected", "failed", "unsupported").index(result.outcome)
     return (kind, _excess(result.measured, gate) if result.outcome == "rejected" else 0.0)
 
 
 def _excess(one: Measured, gate: Gate) -> float:
-    """By how much the gate is missed: a share of accuracy, and shares of each budget."""
+    """Return the excess over the gate: a share of accuracy, and shares of each budget."""
     drop = math.inf if one.drop is None else one.drop
     budgets = (
         (one.p50_ms, gate.max_latency_ms),

@@ -1,4 +1,4 @@
-"""Which parameters a search varies, and the draw of new ones."""
+"""Parameters that a search varies, and the draw of new values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ _ATTEMPTS = 20
 
 
 def trains(recipe: Recipe) -> bool:
-    """Whether a step of `recipe` trains: those have a parameter `epochs`."""
+    """Return whether a step of `recipe` trains: those have a parameter `epochs`."""
     return any("epochs" in link.step.parameters for link in recipe.links)
 
 
@@ -83,7 +83,7 @@ def check_ranges(ranges: Sequence[Range] = RANGES) -> None:
 
 
 def space(recipe: Recipe) -> dict[str, Range]:
-    """What can be varied in `recipe`: a range by `<place of the step>.<parameter>`.
+    """Return the ranges to vary in `recipe`, by `<place of the step>.<parameter>`.
 
     Conversion is left out where something is trained: training moves the result
     more. A value of the recipe that lies outside of a range widens it.
@@ -105,11 +105,11 @@ def space(recipe: Recipe) -> dict[str, Range]:
 def draw(
     base: Recipe, tried: Sequence[tuple[Recipe, int]], taken: Sequence[str], count: int, seed: int
 ) -> list[Recipe]:
-    """New variants of `base`, drawn where those tried so far did well.
+    """Draw new variants of `base` where those tried so far did well.
 
     By Optuna's tree-structured Parzen estimator (Bergstra, Bardenet, Bengio and
     Kégl, "Algorithms for Hyper-Parameter Optimization", 2011), which looks only at
-    the order of the results; so ranks are enough. The study is built anew at each
+    the order of the results; so ranks are enough. The study is built again at each
     call and its sampler seeded: the same arguments give the same variants.
 
     Args:
@@ -160,7 +160,7 @@ def _distribution(base: Recipe, name: str, one: Range) -> "BaseDistribution":
 
 
 def _rounded(value: float, one: Range) -> float:
-    """To the range's spacing, or two digits: what people can read and type."""
+    """Round to the range's spacing, or to two digits, which people can read and type."""
     if isinstance(value, int):
         return value
     if one.spacing:
@@ -191,5 +191,5 @@ def _variant(base: Recipe, values: dict[str, float], taken: Sequence[str]) -> Re
 
 
 def _key(recipe: Recipe) -> tuple[object, ...]:
-    """Equal for recipes that do the same work."""
+    """Return a key that is equal for recipes that do the same work."""
     return tuple(link.key for link in recipe.links)

@@ -135,7 +135,7 @@ def _figures(folder: Path, name: str, made: Artifact) -> Path:
 
 @pytest.fixture
 def families(tmp_path: Path) -> dict[str, dict[str, Path]]:
-    """What `select` takes, with made-up figures: int8 is twice as fast."""
+    """Inputs of `select`, with made-up figures: int8 is twice as fast."""
     folder = tmp_path / "given"
     lite = TFLiteModel(folder, size_bytes=40, quantization="int8", gzip_bytes=30)
     times = {"source_p50_ms": 2.0, "peak_memory_bytes": 9, "gzip_bytes": 30}

@@ -1,4 +1,4 @@
-"""What Kubeflow's page of a task shows of an artifact."""
+"""Views of artifacts on Kubeflow's page of a task."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def _rows(text: str) -> list[list[str]]:
 
 @pytest.fixture
 def selection(family: Any) -> Selection:
-    """Of the source, a faster candidate, one that is rejected, and one that can't be made."""
+    """Selection of the source, a faster, a rejected, and an unsupported candidate."""
     family.add("int8", accuracy=0.975, p50_ms=2.0, speedup=5.0, size_bytes=250_000)
     family.add("poor", accuracy=0.6, p50_ms=1.9, speedup=5.2, size_bytes=250_000)
     family.add("odd", failure=Failure("unsupported", "prune", "<b>Rescaling</b> |\nand others"))

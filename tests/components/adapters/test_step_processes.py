@@ -107,15 +107,15 @@ def test_a_crash_is_a_failure_that_names_the_signal_and_the_place(model: Path) -
 
 
 @pytest.mark.parametrize(
-    ("way", "told"),
+    ("way", "result"),
     [
         ("vanish", "ended without a result\n  received: exit code 7"),
         ("quit", "SystemExit: enough"),
         ("odd", "OddError: 1 and 2"),
     ],
 )
-def test_an_end_of_another_kind_is_a_failure_too(model: Path, way: str, told: str) -> None:
-    assert told in _reason(_end(model, way))
+def test_an_end_of_another_kind_is_a_failure_too(model: Path, way: str, result: str) -> None:
+    assert result in _reason(_end(model, way))
 
 
 def test_without_tolerance_errors_are_raised_as_they_are(model: Path) -> None:

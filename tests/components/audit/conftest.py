@@ -1,4 +1,4 @@
-"""What the rules look at, made from a Python function by way of a SavedModel."""
+"""Subjects of the rules, built from a Python function by way of a SavedModel."""
 
 from collections.abc import Callable
 from pathlib import Path

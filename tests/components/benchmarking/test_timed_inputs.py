@@ -1,4 +1,4 @@
-"""What models are timed on: held-out examples, the same for a seed."""
+"""Inputs on which models are timed: held-out examples, the same for a seed."""
 
 from pathlib import Path
 

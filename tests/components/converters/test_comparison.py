@@ -1,4 +1,4 @@
-"""How far outputs lie apart, and what is refused for it."""
+"""Differences of outputs, and the conversions that are refused for them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -205,7 +205,7 @@ def test_outputs_without_pairs_are_not_compared() -> None:
     assert compared(text, text, "float") == Compared(
         "not compared: no output is a number of a known shape"
     )
-    with pytest.raises(UnsupportedError, match="gives other outputs"):
+    with pytest.raises(UnsupportedError, match="has other outputs"):
         compare(
             lambda: Given(y=product),
             lambda: Given(z=product),

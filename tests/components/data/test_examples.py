@@ -145,7 +145,7 @@ def test_a_model_that_takes_strings_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_or_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExamplesError, match="nothing at this path"):
+    with pytest.raises(ExamplesError, match="path does not exist"):
         open_split(Examples(tmp_path / "none"), "train", SIGNATURE)
     file = write_npz(tmp_path / "e.npz", x_train=images(), y_train=classes())
     with pytest.raises(ExamplesError, match="no eval split"):

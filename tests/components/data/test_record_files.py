@@ -86,7 +86,7 @@ def test_strings_of_another_length_come_with_it(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
-    """Of half a gigabyte, little is held at a time."""
+    """Little of half a gigabyte is held at a time."""
     row = bytes(2**16)
     file = write_records(tmp_path / "0.tfrecord", [{"raw": row}] * 256)
     files = [file, *(tmp_path / f"{number}.tfrecord" for number in range(1, 32))]

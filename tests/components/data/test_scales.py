@@ -1,4 +1,4 @@
-"""Channels of unlike scales are told from those that one range of integers holds."""
+"""Channels of unlike scales are detected; one range of integers holds the others."""
 
 import numpy as np
 import pytest

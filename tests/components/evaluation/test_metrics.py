@@ -1,4 +1,4 @@
-"""How a metric's scores and drops are told."""
+"""Wording of a metric's scores and drops."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How much of a GPU TensorFlow is let take; on a GPU, and on a stand-in for its settings."""
+"""Limit on TensorFlow's memory of a GPU; on a GPU, and on a stand-in for its settings."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from paring.models.gpu_memory import _set_one, set_gpu_memory
 
 @dataclass
 class _Config:
-    """What `tf.config` keeps of one GPU; `started` refuses changes, as TensorFlow does."""
+    """Settings of one GPU in `tf.config`; `started` refuses changes, as TensorFlow does."""
 
     started: bool = False
     growth: bool | None = None

@@ -26,7 +26,7 @@ def saved(folder: Path, serve: Callable[[Any, Any], Any]) -> Path:
 
 
 def remembers(folder: Path) -> bool:
-    """Whether the second of two equal calls gives something else."""
+    """Return whether the second of two equal calls gives something else."""
     call = tf.saved_model.load(str(folder)).signatures["serving_default"]
     x = tf.constant([[0.5, -0.5]])
     return bool(np.any(call(x=x)["y"].numpy() != call(x=x)["y"].numpy()))

@@ -1,4 +1,4 @@
-"""What a runtime took is free again once it is closed."""
+"""Release of a runtime's memory when it is closed."""
 
 import subprocess
 import sys
@@ -86,7 +86,7 @@ def _growth(model: Path, what: str) -> int:
     [pytest.param("tensorflow", marks=pytest.mark.slow), "tflite", "onnxruntime", "openvino"],
 )
 def test_memory_is_back_at_its_start_after_20_loads(name: str, served: dict[str, Path]) -> None:
-    # Each load's weights alone, were they kept, would come to six times as much.
+    # Each load's weights alone, were they kept, would take six times as much.
     assert _growth(served[name], "close") < TOLERANCE
 
 

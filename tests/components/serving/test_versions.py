@@ -53,7 +53,7 @@ def _numbers(place: str) -> list[int]:
 
 
 def _seen(place: str) -> set[str]:
-    """What TF Serving finds below the destination."""
+    """Return the paths that TF Serving finds below the destination."""
     root = place if storage.is_remote(place) else str(storage.local_path(place))
     below = (one.uri.removeprefix(f"{root}/") for one in storage.list_below(place))
     return {name for name in below if not name.startswith(f"{RECORDS}/")}
@@ -247,7 +247,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(
     _push(place, tiny_models["one"])
     with pytest.raises(ParameterError, match="no version 7") as raised:
         roll_back(place, 7)
-    assert raised.value.remedy == "its versions: 1"
+    assert raised.value.remedy == "give one of its versions: 1"
     with pytest.raises(ParameterError, match="no earlier version"):
         roll_back(place)
 

@@ -1,4 +1,4 @@
-"""What can be tried of TF-TRT without a TensorFlow that was built with it."""
+"""Checks of TF-TRT that need no TensorFlow that was built with it."""
 
 import time
 from pathlib import Path

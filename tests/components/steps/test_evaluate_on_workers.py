@@ -1,4 +1,4 @@
-"""Workers in other processes come to the same results as one in this process."""
+"""Workers in other processes give the same results as one in this process."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ ROWS = 157
 
 
 def judge(pair: dict[str, Path], out: Path, **parameters: object) -> dict[str, Any]:
-    """What evaluation.json holds."""
+    """Return the content of evaluation.json."""
     found = execute(evaluate, Call(pair, {"evaluation": out}, {"batch_size": 16, **parameters}))
     written: dict[str, Any] = json.loads((found["evaluation"].path / "evaluation.json").read_text())
     return written
@@ -82,7 +82,7 @@ def regressors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def in_one_worker(
     tmp_path_factory: pytest.TempPathFactory, classifiers: dict[str, Path]
 ) -> dict[str, Any]:
-    """What one worker in this process finds of the classifiers."""
+    """Evaluation of the classifiers by one worker in this process."""
     return judge(classifiers, tmp_path_factory.mktemp("one") / "evaluation")
 
 

@@ -33,7 +33,7 @@ def scores(model: Path, images: np.ndarray) -> np.ndarray:
 
 
 def weight_types(file: Path) -> Counter[str]:
-    """How many constants of two dimensions or more there are of each dtype."""
+    """Count the constants of two dimensions or more of each dtype."""
     arrays = [onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer]
     return Counter(array.dtype.name for array in arrays if array.ndim > 1)
 

@@ -192,7 +192,7 @@ def test_a_broken_saved_model_is_refused_by_the_file_that_is_broken(
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="nothing at this path"):
+    with pytest.raises(ParameterError, match="path does not exist"):
         imported(tmp_path / "missing", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="a folder with nothing in it"):

@@ -58,7 +58,7 @@ def test_the_result_is_measured_faster_or_is_a_copy(
     (trial,) = trials(made)
     assert (trial["tried"], trial["beside"]) == ("inference graph", "source")
     assert trial["difference"] < 1e-4
-    # Which of the two it is hangs on the machine.
+    # Which of the two it is depends on the machine.
     assert trial["applied"] == (trial["speedup"]["low"] > 1)
     assert is_copy(made, digits_model) == (not trial["applied"])
     facts = made.facts()

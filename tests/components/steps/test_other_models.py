@@ -327,7 +327,7 @@ def test_another_file_of_the_users_function_is_refused(
     regressor: Given, tmp_path: Path, own_metrics: Callable[[str], str]
 ) -> None:
     given = {"metric": own_metrics("error"), "metric_digest": "sha256:other"}
-    with pytest.raises(ParameterError, match=r"metric_digest[\s\S]*start the run anew"):
+    with pytest.raises(ParameterError, match=r"metric_digest[\s\S]*start the run again"):
         judge(regressor, regressor.model, tmp_path / "evaluation", **given)
 
 

@@ -1,4 +1,4 @@
-"""What `push` makes of a selection: a version where the gate passed, and else a reason."""
+"""Pushing a selection: a version where the gate passed, and else a reason."""
 
 import json
 import os
@@ -312,7 +312,7 @@ def test_the_configuration_of_another_model_is_refused(
     assert pushed(configuration=_configuration(tmp_path / "own", candidate=own)).version == 1
     for inputs in ({"source": own, "candidate": "sha256:0"}, {"source": "sha256:0"}):
         other = _configuration(tmp_path / "other", **inputs)
-        with pytest.raises(ParameterError, match="found for another model"):
+        with pytest.raises(ParameterError, match="configuration of another model"):
             pushed(configuration=other)
 
 
@@ -326,7 +326,7 @@ def test_a_model_that_could_not_be_tuned_is_not_pushed(
     made = pushed(configuration=tuned)
     assert (made.version, made.note) == (0, "it could not be tuned: no setting keeps to the limits")
     assert versions(destination) == []
-    # Where nothing passes, that is what is told.
+    # Where nothing passes, that is the reason.
     assert "gate" in (pushed(gate={"max_latency_ms": 0.001}, configuration=tuned).note or "")
 
 
@@ -353,7 +353,7 @@ def test_the_outputs_of_two_selections_are_not_mixed(candidates: Any, destinatio
     candidates.select()
     inputs = {"selection": candidates.root / "selection", "selected": candidates.root / "other"}
     call = Call(inputs, {"pushed": candidates.root / "pushed"}, {"destination": destination})
-    with pytest.raises(ParameterError, match="not what was selected") as raised:
+    with pytest.raises(ParameterError, match="not the selected model") as raised:
         execute(push, call)
     assert raised.value.received == "source, not int8"
 

@@ -314,7 +314,7 @@ def test_a_layer_that_ends_in_a_swish_and_is_called_twice_is_named() -> None:
 def test_what_the_library_refuses_whole_is_quantized_where_it_can_be(
     name: str, until: str, keras_application: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    """Of Keras 3, with layers that have no quantized form: kernels become int8."""
+    """Kernels of a Keras 3 model become int8 beside layers that have no quantized form."""
     from paring.converters.tflite.tflite_weights import weight_tensors
 
     model, examples = keras_application(name, until)

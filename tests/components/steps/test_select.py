@@ -1,4 +1,4 @@
-"""What `select` writes about a family, and what it copies."""
+"""Outputs of `select`: the record of a family, and the copied model."""
 
 import json
 from collections.abc import Callable
@@ -162,7 +162,7 @@ def test_evaluations_by_other_metrics_are_refused(family: Any, metric: str) -> N
     record = json.loads((path / "paring.json").read_text())
     record["facts"]["metric"] = metric
     (path / "paring.json").write_text(json.dumps(record))
-    with pytest.raises(ParameterError, match="'int8' was not judged by the source's metric"):
+    with pytest.raises(ParameterError, match="'int8' was not evaluated by the source's metric"):
         family.select()
 
 

@@ -205,7 +205,7 @@ def test_with_two_devices_each_stage_runs_on_its_own_and_has_its_weights_there(
     told = json.loads(done.stdout)
     assert told["ran"] == [["0", f"{kind}:0"], ["1", f"{kind}:1"]]
     assert told["kept"] == [["paring_stage_0/", f"{kind}:0"], ["paring_stage_1/", f"{kind}:1"]]
-    # TensorFlow leaves the devices of weights aside unless it is told otherwise.
+    # TensorFlow ignores the devices of weights by default.
     assert told["plain"] == [f"{kind}:0"]
     expected = SavedModelRuntime(digits_model).run({"image": digits.x_eval[:20]})["digit"]
     for found in np.load(outputs):

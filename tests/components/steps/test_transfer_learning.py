@@ -172,7 +172,7 @@ def test_what_has_fewer_zeros_than_asked_for_is_named(examples: Path, tmp_path: 
         "third: 0.000 of 0.500, since its other 96 weights have 1 magnitudes, and equal ones stay"
     )
     every = equal_weights("first", "second", "third", "scores")
-    with pytest.raises(UnsupportedError, match="no kernel of the model has the zeros"):
+    with pytest.raises(UnsupportedError, match="no kernel of the model has the requested zeros"):
         ran(prune, every, examples, tmp_path / "all", **rate)
 
 

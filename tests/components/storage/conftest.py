@@ -42,7 +42,7 @@ def careless_bucket(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 @pytest.fixture
 def copied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The paths of the copies that the server was asked for, in order."""
+    """Paths of the copies that were requested of the server, in order."""
     paths: list[str] = []
 
     def look(environ: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def gcs_server() -> Iterator[GcsServer]:
 def gcs(gcs_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
     """The same with one empty bucket, `models`; the environment says where it is."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server.address)
-    # Nothing but loopback is asked for credentials, or for the kind of a bucket.
+    # Only loopback gets requests for credentials, or for the kind of a bucket.
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     gcs_server.objects["models"] = {}

@@ -229,7 +229,7 @@ def test_of_many_writers_at_once_one_creates(tmp_path: Path) -> None:
 
 
 def _without_links(script: str, *arguments: Path) -> str:
-    """What a process prints that the kernel refuses hard links."""
+    """Return the output of a process that the kernel refuses hard links."""
     start = "import sys\nfrom pathlib import Path\nfrom paring.storage import create\n"
     start += "from tests.conformance.no_links import LINKS, RENAMES, refuse\nrefuse(LINKS)\n"
     done = subprocess.run(
@@ -248,20 +248,20 @@ import threading
 text = "a" * 100_000
 for number in range(50):
     file = Path(sys.argv[1], str(number))
-    told, read, start = [], set(), threading.Barrier(5)
+    results, read, start = [], set(), threading.Barrier(5)
     def write(one):
         start.wait()
-        told.append(create(str(file), f"{one}{text}"))
+        results.append(create(str(file), f"{one}{text}"))
     def look():
         start.wait()
-        while len(told) < 4:
+        while len(results) < 4:
             if file.exists():
                 read.add(len(file.read_text()))
     threads = [threading.Thread(target=write, args=(one,)) for one in range(4)]
     threads.append(threading.Thread(target=look))
     [one.start() for one in threads]
     [one.join() for one in threads]
-    assert sum(told) == 1, told
+    assert sum(results) == 1, results
     assert read <= {len(text) + 1}, read
 print("all")
 """

@@ -1,4 +1,4 @@
-"""What TF_CONFIG says of the machines that train together."""
+"""Machines that train together, as TF_CONFIG names them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which engines are refused on which machines."""
+"""Refusal of engines on machines that they were not built for."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is read of TensorRT's own descriptions of an engine."""
+"""Reading of TensorRT's own descriptions of an engine."""
 
 import json
 

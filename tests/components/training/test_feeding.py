@@ -37,7 +37,7 @@ def split() -> Split:
 
 
 def _expected(rows: Rows, size: int, seed: int, count: int) -> Iterator[Rows]:
-    """The first `count` batches, written down anew."""
+    """Yield the first `count` batches, computed independently."""
     generator, left = np.random.default_rng(seed), []
     for _ in range(count):
         if not left:

@@ -1,4 +1,4 @@
-"""Trainings on several devices and machines come to what one device comes to."""
+"""Trainings on several devices and machines give the results of one device."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(small: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the steps make on one device, and `mirrored-NAME` on two."""
+    """Folder of the steps' outputs on one device, and `mirrored-NAME` on two."""
     made = tmp_path_factory.mktemp("made")
     runs = {
         f"{prefix}{name}": [step, {**SHORT, **parameters, "strategy": strategy}]

@@ -254,7 +254,7 @@ def test_the_signature_names_of_the_source_are_kept() -> None:
     assert (list(model.input_names), list(model.output_names)) == (["pixels"], ["scores"])
 
     two = _two_headed()
-    with pytest.raises(UnsupportedError, match="which is which"):
+    with pytest.raises(UnsupportedError, match="order is ambiguous"):
         keep_signature(two, Signature(_spec(two.input_names[0]), _spec("scores")))
 
 

@@ -42,7 +42,7 @@ def _advice(facts: Facts, **gate: Any) -> dict[str, Advice]:
 
 
 def _against(facts: Facts, **gate: Any) -> dict[str, str]:
-    """What speaks against the recipes that are not worth trying."""
+    """Return the reasons against the recipes that are not worth trying."""
     return {
         name: " ".join(f"{reason.fact}: {reason.because}" for reason in one.reasons)
         for name, one in _advice(facts, **gate).items()

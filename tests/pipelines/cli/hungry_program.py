@@ -1,4 +1,4 @@
-"""The `paring` command with one step, `fill`, which takes as much memory as it is told."""
+"""The `paring` command with one step, `fill`, which takes a stated amount of memory."""
 
 import os
 import signal

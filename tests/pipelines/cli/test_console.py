@@ -1,4 +1,4 @@
-"""What the command line shows of a run."""
+"""Output of the command line about a run."""
 
 import io
 from pathlib import Path

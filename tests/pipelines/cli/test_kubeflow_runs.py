@@ -701,8 +701,8 @@ def test_people_may_do_what_these_commands_ask_for_and_no_more(
     for change in ("pause", "resume", "delete"):
         paring("schedules", change, "nightly")
     granted = _granted("people.yaml")
-    # Of two runs of one name, which this test does not make, one is deleted. The cluster
-    # itself is asked for the ConfigMap.
+    # Of two runs of one name, which this test does not make, one is deleted. The ConfigMap
+    # is read from the cluster itself.
     assert granted == {*server.verbs, ("runs", "delete"), ("configmaps", "get")}
     assert granted - _granted("submitter.yaml") == {("runs", "terminate"), ("configmaps", "get")}
 

@@ -253,7 +253,7 @@ def test_an_output_folder_of_somebody_elses_is_left_alone(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="nothing at this path"):
+    with pytest.raises(Exception, match="path does not exist"):
         main(["run", "--model", str(tmp_path / "m"), "--examples", "e", "--debug"])
 
 

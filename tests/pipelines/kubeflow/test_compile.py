@@ -248,7 +248,7 @@ def test_the_source_is_judged_and_measured_without_a_candidate() -> None:
 
 
 def test_the_metadata_store_refuses_one_artifact_under_two_inputs(tmp_path: Path) -> None:
-    """What `compile_dag` refuses can't run: so it was with every package before 0.1."""
+    """Check that a package like those that `compile_dag` refuses can't run."""
     judge = component(STEPS["evaluate"], image=IMAGE)
 
     @dsl.pipeline(name="mine")
@@ -429,7 +429,7 @@ def test_a_task_without_a_placement_is_as_it_was(tmp_path: Path) -> None:
 
 
 # Long chains, so that most steps are in one of few candidates, all of which are measured.
-# What optimize_savedmodel makes hangs on what it measures, unless it has no time to.
+# The output of optimize_savedmodel depends on what it measures, unless it has no time to.
 RECIPES = """
 [recipes.compressed]
 steps = [
@@ -485,7 +485,7 @@ def _conformance_dag(folder: Path) -> Dag:
             node.id, node.step, node.inputs, {**node.parameters, **quick}, tolerate=node.tolerate
         )
     source = dag.nodes["import_model"].out("model")
-    # No recipe has it; it is asked for by itself.
+    # No recipe has it; it is added by itself.
     dag.add("split", STEPS["split_model"], {"model": source})
     # Judged, but not measured: that would take longer than all else about them.
     examples = dag.nodes["import_examples"].out("examples")
@@ -537,7 +537,7 @@ def _comparable(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_stored(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What equals the facts once ML Metadata has kept them: it keeps six decimals."""
+    """Return matchers of the facts as ML Metadata stores them, with six decimals."""
     return {
         name: pytest.approx(value, rel=0, abs=1e-6) if isinstance(value, float) else value
         for name, value in facts.items()

@@ -113,7 +113,7 @@ def test_the_examples_own_component_goes_by_parings_facts(
     figures = dsl.Metrics(uri=str(tmp_path / "figures"), metadata={"speedup_low": 1.4})
     released = dsl.Model(uri=str(tmp_path / "released"))
     arguments = {"model": model, "figures": figures, "released": released}
-    with pytest.raises(RuntimeError, match=r"1\.4 times as fast, 1\.5 is asked for"):
+    with pytest.raises(RuntimeError, match=r"1\.4 times as fast, 1\.5 is required"):
         example["release"].python_func(**arguments, min_speedup=1.5)
     example["release"].python_func(**arguments, min_speedup=1.3)
     assert (tmp_path / "released" / "file").read_text() == "weights"

@@ -1,4 +1,4 @@
-"""What a finished run on the cluster left, brought here whole."""
+"""Download of the results of a finished run on the cluster."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_what_came_through_broken_is_refused_and_what_was_there_stays(tmp_path: 
     fetch_run(_run(root), tmp_path / "out")
     place = join(root, "paring-optimize", RUN_ID, "select", "selected", "model.tflite")
     write_text(place, "cut off")
-    with pytest.raises(StorageError, match="not as it was made"):
+    with pytest.raises(StorageError, match="changed since it was written"):
         fetch_run(_run(root), tmp_path / "out")
     assert (tmp_path / "out" / "selected" / "model.tflite").read_text() == "weights"
 

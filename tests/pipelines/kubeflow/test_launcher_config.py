@@ -16,7 +16,7 @@ from paring_pipelines.kubeflow.launcher_config import BUILT_IN_ROOT, default_roo
 
 @dataclass
 class Cluster:
-    """What a cluster's API answers to a request for the ConfigMap.
+    """Cluster's API as it answers requests for the ConfigMap.
 
     Attributes:
         status: The HTTP status.

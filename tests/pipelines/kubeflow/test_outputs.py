@@ -1,4 +1,4 @@
-"""What counts as a finished output of training."""
+"""Finished and unfinished outputs of training."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What k8s/runtime.toml may hold, and in which words the rest is refused."""
+"""Fields of k8s/runtime.toml, and the errors about invalid ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where nodes are placed by files of rules, and what is refused."""
+"""Placement of nodes by files of rules, and the errors about invalid ones."""
 
 import textwrap
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ K8S = Path(__file__).parents[3] / "k8s"
 
 @dataclass
 class Engine(Servable):
-    """What runs only where it was built."""
+    """Artifact that runs only where it was built."""
 
     bound_to_hardware: ClassVar[bool] = True
 

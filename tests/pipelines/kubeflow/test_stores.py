@@ -1,4 +1,4 @@
-"""Which stores the tasks of a package can open, and what is said of the others."""
+"""Stores that the tasks of a package can open, and the errors about others."""
 
 import itertools
 from collections.abc import Callable

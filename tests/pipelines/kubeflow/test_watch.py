@@ -68,14 +68,14 @@ class Scene:
             client = Kubeflow(Connection(self._kubeflow.settings.host, timeout=TIMEOUT))
             problem = self.watcher(client).look()
             told = [*self.told, ("problem", {"text": str(problem or "")})]
-            (self.state.parent / f"told-{os.getpid()}").write_text(json.dumps(told))
+            (self.state.parent / f"events-{os.getpid()}").write_text(json.dumps(told))
         os._exit(0)
 
     def ended(self, child: int) -> list[tuple[str, dict[str, Any]]]:
-        """What a forked watcher told, and a last entry with its problem."""
+        """Return the events of a forked watcher, and a last entry with its problem."""
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
-        told = json.loads((self.state.parent / f"told-{child}").read_text())
+        told = json.loads((self.state.parent / f"events-{child}").read_text())
         return [(what, facts) for what, facts in told]
 
     def look_until_nothing_waits(self) -> None:
@@ -105,7 +105,7 @@ class Scene:
         return self.watcher().look()
 
     def figures(self) -> dict[str, float]:
-        """What Prometheus would read, by name."""
+        """Return the values that Prometheus would read, by name."""
         return {
             sample.name: sample.value
             for family in self.metrics.registry.collect()

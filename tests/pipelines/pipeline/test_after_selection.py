@@ -1,4 +1,4 @@
-"""What a run does besides trying recipes, where it is asked for: tunes, checks for TPUs."""
+"""Optional steps after the selection: tuning, and the check for TPUs."""
 
 from pathlib import Path
 from typing import Any

@@ -33,7 +33,7 @@ def _rerun(
     recipes: list[Recipe],
     **changed: Any,
 ) -> tuple[PublishedRun, set[str]]:
-    """Run again into the same folder; what came of it, and what was done anew."""
+    """Run again into the same folder; return the run, and the nodes that were not cached."""
     done: set[str] = set()
     runner = changed.pop("runner", "local")
     settings = replace(SETTINGS, **changed)
@@ -170,7 +170,7 @@ def test_the_selected_model_is_tuned_and_the_source_checked_for_tpus(
     assert "How float32 serves the most" in page
     assert "The source model on a TPU" in page
 
-    # Less than any process takes: that is told, and ends nothing.
+    # Less than any process takes: that is reported, and ends nothing.
     outcome, shown = told(Gate(max_memory_mb=1.0))
     assert outcome.tuned is not None
     assert outcome.tuned.failure is not None

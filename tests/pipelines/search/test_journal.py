@@ -1,4 +1,4 @@
-"""What a search remembers: whole after each write, and of this search alone."""
+"""Journal of a search: complete after each write, and of this search alone."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -29,7 +29,7 @@ RECIPES = "\n".join(
 
 
 class Ended(NamedTuple):
-    """How a search ended: its exit code, and all that it showed."""
+    """End of a search: its exit code, and all that it showed."""
 
     code: int
     shown: str
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 @dataclass
 class Story:
-    """What was there after each of the three processes.
+    """Files after each of the three processes.
 
     Attributes:
         arguments: Of the command, but for the budget.
@@ -131,7 +131,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     second = _search_until(r"(\w+)-\1-v", journal, signal.SIGINT, [*arguments, "600"])
     interrupted = _read(journal)
     served_early = (folder / "served").exists()
-    # No time is left of so small a budget, so it comes to its end at once.
+    # No time is left of so small a budget, so it ends at once.
     third = _search_here([*arguments, "0.01"])
     return Story(
         arguments,
@@ -164,7 +164,7 @@ def test_a_search_that_was_killed_or_interrupted_does_no_complete_node_again(
     story: Story,
 ) -> None:
     # A node that ran again would have another time in the journal. The last one had
-    # told that it was done, but the metadata may not have had it when the kill came.
+    # reported that it was done, but the metadata may not have had it when the kill came.
     *complete, last = story.killed["nodes"]
     assert last.startswith("convert")
     assert any(name.startswith("quantize-") for name in complete)

@@ -1,4 +1,4 @@
-"""What a search plans, from what came of the rounds before; nothing is run."""
+"""Plans of a search, from the results of the rounds before; nothing is run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

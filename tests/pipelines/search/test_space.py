@@ -1,4 +1,4 @@
-"""Which parameters are varied, and that draws are lawful and repeatable."""
+"""Parameters that are varied; draws are valid and repeatable."""
 
 from pathlib import Path
 

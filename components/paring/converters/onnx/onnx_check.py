@@ -1,4 +1,4 @@
-"""Write an ONNX graph into its artifact, if it computes what its source does."""
+"""Storing of an ONNX graph in its artifact, if its outputs match its source's."""
 
 import gzip
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def store(
         raise UnsupportedError(
             "the fp32 ONNX file does not compute what its source does",
             received=f"outputs that are {error:.3g} of the largest output off",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
     if precision != "fp32":
         refuse_broken(

@@ -1,4 +1,4 @@
-"""SavedModel to ONNX, by tf2onnx."""
+"""Conversion of SavedModels to ONNX, by tf2onnx."""
 
 import gc
 import logging
@@ -30,7 +30,7 @@ _LISTED = 5
 
 
 def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
-    """The ONNX graph of the SavedModel in `folder`, in float32.
+    """Return the ONNX graph of the SavedModel in `folder`, in float32.
 
     That is what it computes in where the SavedModel does so in half precision. Inputs and
     outputs keep the signature's names, dtypes and shapes; a batch that varies is called
@@ -70,7 +70,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
             raise UnsupportedError(
                 "this model can't be exported to ONNX",
                 received=first_line(error),
-                remedy="take another runtime for this model",
+                remedy="use another runtime for this model",
             ) from error
     _check_operators(model)
     _name_batch(model, signature)
@@ -193,7 +193,7 @@ def _convert(frozen: _Frozen, opset: int) -> onnx.ModelProto:
 
 
 def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
-    """1 - erf(x): Keras's exact GELU has erfc, for which tf2onnx has nothing."""
+    """Convert erfc, which Keras's exact GELU has and tf2onnx lacks, to 1 - erf(x)."""
     import numpy as np
 
     shapes, dtypes = node.output_shapes, node.output_dtypes
@@ -221,15 +221,15 @@ def check(model: onnx.ModelProto) -> None:
         raise UnsupportedError(
             "the exported graph is no valid ONNX",
             received=first_line(error),
-            remedy="take another opset or precision, or another runtime for this model",
+            remedy="use another opset or precision, or another runtime for this model",
         ) from error
 
 
 def read_onnx_signature(file: Path) -> Signature:
-    """What the ONNX file takes and gives.
+    """Return the signature of an ONNX file.
 
     Raises:
-        ModelError: It can't be read.
+        ModelError: The file can't be read.
     """
     try:
         graph = onnx.load(file).graph
@@ -262,7 +262,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
         raise UnsupportedError(
             "this model has operators that ONNX lacks",
             received=named,
-            remedy="replace them, or take another runtime for this model",
+            remedy="replace them, or use another runtime for this model",
         )
 
 
@@ -304,7 +304,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """What the node reads, and what it loops over, of this graph or of outer ones."""
+    """Return the names of all tensors that a node and its inner graphs read."""
     inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     reads = [name for graph in inner for one in graph.node for name in _reads(one)]
     return [*node.input, *reads, *(one.name for graph in inner for one in graph.output)]
@@ -354,7 +354,7 @@ class _Names:
 
 @contextmanager
 def _quiet_tf2onnx() -> Iterator[None]:
-    """Within it, tf2onnx says nothing; what fails is raised as well."""
+    """Silence the logging of tf2onnx, which raises its errors as well."""
     names = [name for name in logging.root.manager.loggerDict if re.match(r"tf2onnx(\.|$)", name)]
     loggers = [logging.getLogger(name) for name in {"tf2onnx", *names}]
     levels = [one.level for one in loggers]
@@ -370,5 +370,5 @@ def _quiet_tf2onnx() -> Iterator[None]:
 
 
 def weight_arrays(model: onnx.ModelProto) -> dict[str, Any]:
-    """The graph's constants, as arrays by name."""
+    """Return the graph's constants, as arrays by name."""
     return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}

@@ -28,7 +28,7 @@ _ON_GRID = 1e-3
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph in float16, with float32 inputs and outputs.
+    """Return the graph in float16, with float32 inputs and outputs.
 
     Operators that have no float16 kernel stay in float32, between casts. Weights too
     small or too large for float16 are cut off at its limits.
@@ -62,7 +62,7 @@ def _follow_types(graph: onnx.GraphProto) -> None:
 
 
 def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.ModelProto:
-    """The graph with int8 weights and activations, between Q and DQ nodes.
+    """Return the graph with int8 weights and activations, between Q and DQ nodes.
 
     Weights are symmetric, with a scale for each output channel. The ranges of the
     activations are the least and the largest value that the calls give.
@@ -116,13 +116,13 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
             raise UnsupportedError(
                 "ONNX Runtime can't quantize this model",
                 received=first_line(error),
-                remedy="take precision fp16 or fp32, or convert_tflite",
+                remedy="use precision fp16 or fp32, or convert_tflite",
             ) from error
         return onnx.load(made)
 
 
 def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.ModelProto:
-    """The graph of a model from quantization-aware training, with its own ranges.
+    """Return the graph of a model from quantization-aware training, with its own ranges.
 
     tf2onnx leaves such a model's activations between Q and DQ nodes of asymmetric
     uint8, and its weights as floats of the values that they were rounded to. The weights
@@ -147,14 +147,14 @@ def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.Model
     if not _round_weights(model, arrays):
         raise UnsupportedError(
             "no weight of this model was rounded by quantization-aware training",
-            remedy="take precision fp16 or fp32, or convert_tflite",
+            remedy="use precision fp16 or fp32, or convert_tflite",
         )
     sort_nodes(model.graph)
     return model
 
 
 def layers_in_float(model: onnx.ModelProto) -> list[str]:
-    """The names of convolutions and products of weights that are not in int8."""
+    """Return the names of convolutions and products of weights that are not in int8."""
     dequantized = {one.output[0] for one in model.graph.node if one.op_type == "DequantizeLinear"}
     weights = {one.name for one in model.graph.initializer} | dequantized
     return [
@@ -170,7 +170,7 @@ def _reader(calls: Calls) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Gives one call's inputs after another."""
+        """Calibration reader of ONNX Runtime for the inputs of each call."""
 
         def __init__(self) -> None:
             self._left: Iterator[dict[str, NDArray[Any]]] = calls()
@@ -229,7 +229,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
 
 
 def _was_rounded(weights: NDArray[Any], axis: int) -> bool:
-    """Whether some output channel holds multiples of its largest value over 127.
+    """Return whether some output channel holds multiples of its largest value over 127.
 
     Not all do where training had one scale for the whole tensor.
     """

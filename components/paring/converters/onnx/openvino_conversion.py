@@ -1,4 +1,4 @@
-"""ONNX to OpenVINO's files, and a check that they compute the same."""
+"""Conversion of ONNX files to OpenVINO, and the comparison of their outputs."""
 
 import re
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def store(
         raise UnsupportedError(
             "OpenVINO can't convert this model, or not run it",
             received=first_line(error),
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         ) from error
     numbers = same_outputs(source, made)
     refuse_broken(

@@ -53,7 +53,7 @@ class OrderedSet(MutableSet[Any]):
 
 @contextmanager
 def ordered_sets() -> Iterator[None]:
-    """Within it, the sets that tf2onnx builds are `OrderedSet`s.
+    """Make tf2onnx build `OrderedSet`s in place of sets.
 
     It takes nodes and names out of sets, whose order depends on addresses and on the seed
     of hashes, and what its optimizers fuse depends on which node comes first: the same

@@ -1,4 +1,4 @@
-"""Split a SavedModel, and compare the result with it."""
+"""Splitting of a SavedModel, and the comparison of the result with it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ class Source:
             self.own_difference = largest_difference(self.outputs, self._run(inputs.compared))
 
     def measure(self, features: Features) -> StageGraph:
-        """Its graph, with the size of every tensor in one call.
+        """Return the model's graph, with the size of every tensor in one call.
 
         Raises:
             UnsupportedError: It can't be cut; the message names what is in the way.
@@ -78,7 +78,7 @@ def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path) -> None:
 def compare(
     source: Source, folder: Path, devices: int, inputs: TrialInputs, max_difference: float
 ) -> float:
-    """How far a split model's outputs are from the source's, its stages on CPU devices.
+    """Compare a split model's outputs with the source's, its stages on CPU devices.
 
     Returns:
         The difference; see `paring.converters.comparison.largest_difference`.
@@ -105,7 +105,7 @@ def compare(
 
 
 def _or_refuse(action: Callable[[], _T]) -> _T:
-    """What `action` gives; what TensorFlow can't do is the model's."""
+    """Return the result of `action`; raise TensorFlow's error as one about the model."""
     try:
         return action()
     except (

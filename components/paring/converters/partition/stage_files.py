@@ -25,10 +25,10 @@ _TRANSFERS = ("_Send", "_Recv")
 
 @dataclass(frozen=True)
 class Run:
-    """What a split model did on logical CPU devices.
+    """Outputs and placement of a split model on logical CPU devices.
 
     Attributes:
-        outputs: Those of each call.
+        outputs: Outputs of each call.
         devices: The numbers of the devices where nodes of each stage ran; a stage of
             which TensorFlow left no node is not in it.
     """
@@ -94,9 +94,9 @@ def place_stages(folder: Path, device_type: DeviceType) -> None:
 
 
 def run_on_cpus(folder: Path, devices: int, calls: Sequence[Features]) -> Run:
-    """Run a SavedModel that is placed on CPU devices, in a session with so many.
+    """Run a SavedModel that is placed on CPU devices, in a session with `devices` of them.
 
-    Sessions have devices of their own, whatever TensorFlow was told when it started here.
+    Sessions have devices of their own, whatever TensorFlow was configured with at its start.
     Nothing runs elsewhere than where it was put, or TensorFlow refuses it.
 
     Args:
@@ -127,7 +127,7 @@ def _place(nodes: Iterable[Any], device_type: DeviceType) -> None:
 
 
 def _devices_of_stages(graphs: Iterable[Any]) -> dict[int, set[int]]:
-    """Where the nodes of each stage are, without what TensorFlow adds to send tensors."""
+    """Return the devices of each stage's nodes, except those that transfer tensors."""
     devices: dict[int, set[int]] = {}
     for graph in graphs:
         received = {node.name for node in graph.node if node.op == "_Recv"}

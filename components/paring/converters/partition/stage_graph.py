@@ -30,7 +30,7 @@ STAGE = re.compile(r"paring_stage_(\d+)/")
 
 @dataclass
 class _Free:
-    """What a node that no input changes is made of.
+    """Weights and computed nodes of a node that no input changes.
 
     Attributes:
         weights: The variables and constants, by the nodes that stand for them.
@@ -62,7 +62,7 @@ class StagedGraph:
 
 
 def stage_name(stage: int, name: str) -> str:
-    """What node `name` is called in a stage; see `STAGE`."""
+    """Return the name of node `name` in a stage; see `STAGE`."""
     return f"paring_stage_{stage}/{name}"
 
 
@@ -119,7 +119,7 @@ class StageGraph:
         self.work = self._workload(sizes)
 
     def cut(self, cuts: Sequence[int]) -> StagedGraph:
-        """The graph in stages; for `cuts` see `stage_layout.best_cuts`."""
+        """Return the graph in stages; for `cuts` see `stage_layout.best_cuts`."""
         stages = {
             name: stage
             for stage, (start, end) in enumerate(pairwise(cuts))
@@ -132,7 +132,7 @@ class StageGraph:
         variables: dict[str, Any] = {}
 
         def copied(name: str, stage: int) -> str:
-            """A node of this stage, with what it reads that no input changes."""
+            """Return a node of this stage, with what it reads that no input changes."""
             new = stage_name(stage, name)
             if new not in names:
                 names.add(new)
@@ -145,7 +145,7 @@ class StageGraph:
             return new
 
         def moved(tensor: str, stage: int) -> str:
-            """What stands for `tensor` in this stage."""
+            """Return the tensor that replaces `tensor` in this stage."""
             source, _, index = _full_name(tensor).partition(":")
             if source in self._free:
                 return f"{copied(source, stage)}:{index}"
@@ -172,13 +172,13 @@ class StageGraph:
         return StagedGraph(made, outputs, variables)
 
     def _source(self, output: Any) -> str:
-        """The tensor that an output's identity hands on; its own, if no operation makes it."""
+        """Return the tensor that an output's identity passes on; its own, if none computes it."""
         source = node_name(output.input[0])
         made = source not in self._inputs and source not in self._free
         return str(output.input[0] if made else output.name)
 
     def _find_free(self, editor: GraphEditor) -> dict[str, _Free]:
-        """The nodes that no input changes, outputs excepted."""
+        """Return the nodes that no input changes, outputs excepted."""
         outputs = set(map(node_name, self.inlined.outputs.values()))
         found: dict[str, _Free] = {}
         for node in editor.in_order():
@@ -198,7 +198,7 @@ class StageGraph:
         return found
 
     def _run(self, features: Features) -> dict[str, int]:
-        """Bytes of each tensor that is computed, by its full name; their types are noted."""
+        """Return bytes of each tensor that is computed, by its full name; their types are noted."""
         computed = {name for one in self._free.values() for name in one.computed}
         names = [*self.operations, *sorted(computed)]
         sizes: dict[str, int] = {}
@@ -266,7 +266,7 @@ class StageGraph:
         )
 
     def _hands_on(self, name: str) -> bool:
-        """Whether the operation's one tensor is stored where its first input is."""
+        """Return whether the operation's output shares the memory of its first input."""
         node = self._nodes[name]
         return (
             node.op in ALIASES and bool(node.input) and node_name(node.input[0]) not in self._free
@@ -283,7 +283,7 @@ class StageGraph:
 
 
 def captured_handles(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The handle of each variable in the function that is being traced."""
+    """Return the handle of each variable in the function that is being traced."""
     graph = tf.compat.v1.get_default_graph()
     for variable in variables.values():
         graph.watch_variable(variable)
@@ -292,7 +292,7 @@ def captured_handles(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _callable(graph: Any) -> Iterator[None]:
-    """Within it, TensorFlow finds the functions that nodes call which were imported."""
+    """Register a graph's functions with TensorFlow, so that imported nodes can call them."""
     known = context.context()
     names = []
     for function in graph.as_graph_def().library.function:
@@ -307,7 +307,7 @@ def _callable(graph: Any) -> Iterator[None]:
 
 
 def _prepared(graph: InlinedGraph) -> GraphEditor:
-    """The graph without places and identities, what it captures besides variables in it."""
+    """Return the graph without places and identities, what it captures besides variables in it."""
     plain = type(graph.graph_def)()
     plain.CopyFrom(graph.graph_def)
     for node in all_nodes(plain):
@@ -316,7 +316,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
         for name in ("_class", "_output_shapes"):
             node.attr.pop(name, None)
         if node.op in CONTROL_FLOW:
-            # TensorFlow runs them so unless told otherwise, as `inlined_graph` did.
+            # TensorFlow runs them so by default, as `inlined_graph` did.
             node.attr["_lower_using_switch_merge"].b = True
     editor = GraphEditor(plain)
     for name, tensor in graph.captured.items():
@@ -332,7 +332,7 @@ def _prepared(graph: InlinedGraph) -> GraphEditor:
 
 
 def _behind_identities(tensor: str, editor: GraphEditor) -> str:
-    """What `tensor` is, if identities only hand it on."""
+    """Return the tensor that identities pass on as `tensor`."""
     node = editor.nodes[node_name(tensor)]
     while node.op in ("Identity", "IdentityN"):
         tensor = node.input[int(tensor.partition(":")[2] or 0)]

@@ -1,4 +1,4 @@
-"""Cut operations that run one after another into stages of little memory.
+"""Layout of operations that run one after another in stages of little memory.
 
 A stage is a run of operations on a device of its own. It needs the weights that its
 operations read, and room for the tensors that are live at once:
@@ -41,7 +41,7 @@ class Operation:
 
 
 class Workload:
-    """What the memory of a stage is computed from.
+    """Operations and sizes from which the memory of a stage is computed.
 
     Args:
         operations: In the order they run.
@@ -76,12 +76,12 @@ class Workload:
         self._last[[tensors[name] for name in results]] = self.count
 
     def weight_bytes(self, start: int, end: int) -> int:
-        """Bytes of the weights that the operations from `start` to before `end` read."""
+        """Return the bytes of the weights that the operations from `start` to before `end` read."""
         read = np.unique(self._weight_reads.between(start, end)[1])
         return int(self._weight_sizes[read].sum())
 
     def activation_bytes(self, start: int, end: int) -> int:
-        """The most bytes of tensors that are live at once in this stage."""
+        """Return the most bytes of tensors that are live at once in this stage."""
         places, what = self._reads.between(start, end)
         last = np.full(len(self._sizes), _BEFORE, np.int64)
         # Of several places for one tensor, the last one stays.
@@ -96,30 +96,30 @@ class Workload:
         return int(np.cumsum(change).max())
 
     def stage_bytes(self, start: int, end: int) -> int:
-        """The memory that the operations from `start` to before `end` need."""
+        """Return the memory that the operations from `start` to before `end` need."""
         return self.weight_bytes(start, end) + self.activation_bytes(start, end)
 
     def crossing_bytes(self, cut: int) -> int:
-        """Bytes of the tensors that are made before operation `cut` and read from there on."""
+        """Return the bytes of the tensors computed before operation `cut` and read after it."""
         across = (self._made > _BEFORE) & (self._made < cut) & (self._read_last >= cut)
         return int(self._sizes[across].sum())
 
 
 class _Uses:
-    """Which of some numbered things each operation reads, as two arrays in its order."""
+    """Numbered values that each operation reads, as two arrays in the operations' order."""
 
     def __init__(self, used: Iterable[Iterable[int]]) -> None:
         pairs = [(place, one) for place, ones in enumerate(used) for one in ones]
         self.places, self.what = np.array(pairs, np.int64).reshape(-1, 2).T
 
     def between(self, start: int, end: int) -> tuple[Integers, Integers]:
-        """Those of the operations from `start` to before `end`."""
+        """Return the pairs of the operations from `start` to before `end`."""
         low, high = np.searchsorted(self.places, (start, end))
         return self.places[low:high], self.what[low:high]
 
 
 def best_cuts(work: Workload, stages: int) -> list[int]:
-    """Where to cut: each stage's first operation, and the number of operations at the end.
+    """Return the first operation of each stage, and the number of operations at the end.
 
     The largest stage is as small as can be; of such layouts, the fewest bytes cross the
     cuts, each counted where it crosses; of those, the last cut is the earliest.
@@ -133,7 +133,7 @@ def best_cuts(work: Workload, stages: int) -> list[int]:
 
 
 def stages_within(work: Workload, bound: int) -> int | None:
-    """How few stages of at most `bound` bytes there can be.
+    """Return the smallest number of stages of at most `bound` bytes each.
 
     None where an operation alone needs more.
     """
@@ -159,7 +159,7 @@ def _smallest_bound(work: Workload, stages: int) -> int:
 
 
 def _end_within(work: Workload, start: int, bound: int) -> int:
-    """Where the longest stage from `start` ends that keeps to the bound."""
+    """Return the end of the longest stage from `start` that is within the bound."""
     low, high = start, work.count
     while low < high:
         middle = (low + high + 1) // 2
@@ -171,7 +171,7 @@ def _end_within(work: Workload, start: int, bound: int) -> int:
 
 
 def _furthest(work: Workload, bound: int) -> Integers:
-    """`_end_within` for each operation that a stage may start at."""
+    """Return `_end_within` for each operation that a stage can start at."""
     ends = np.zeros(work.count, np.int64)
     end = 0
     for start in range(work.count):
@@ -183,7 +183,7 @@ def _furthest(work: Workload, bound: int) -> Integers:
 
 
 def _fewest_crossing(work: Workload, stages: int, furthest: Integers) -> list[int]:
-    """The cuts into so many stages, none longer than `furthest` allows."""
+    """Return the cuts into so many stages, none longer than `furthest` allows."""
     count = work.count
     crossing = np.array([0, *(work.crossing_bytes(cut) for cut in range(1, count))], np.float64)
     # The fewest bytes over the cuts before each operation, with so many stages before it.
@@ -207,5 +207,5 @@ def _fewest_crossing(work: Workload, stages: int, furthest: Integers) -> list[in
 
 
 def largest_stage(work: Workload, cuts: Sequence[int]) -> int:
-    """Bytes of the stage that needs most; `cuts` as `best_cuts` gives them."""
+    """Return the bytes of the stage that needs most; `cuts` as `best_cuts` gives them."""
     return max(work.stage_bytes(start, end) for start, end in pairwise(cuts))

@@ -1,4 +1,4 @@
-"""The forms of a serving graph that are tried: its precision, and whether XLA compiles it."""
+"""Forms of a serving graph to try, by precision and compilation by XLA."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,10 @@ _HALVES: tuple[HalfPrecision, ...] = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Form:
-    """How a serving graph is written.
+    """Variant of a serving graph: its precision and compilation.
 
     Attributes:
-        precision: What its convolutions and products of matrices compute in.
+        precision: Type in which convolutions and products of matrices compute.
         compiled: Whether XLA compiles it.
     """
 
@@ -26,13 +26,13 @@ class Form:
     compiled: bool = False
 
     def __str__(self) -> str:
-        """What was done to the source, by commas."""
+        """Return the changes to the source, separated by commas."""
         half = [] if self.precision == "float32" else [self.precision]
         return ", ".join(["inference graph", *half, *(["xla"] if self.compiled else [])])
 
 
 class Forms:
-    """Writes one model in its forms.
+    """Writer of one model in its forms.
 
     Attributes:
         graph: Its serving graph, None where it can't be frozen.
@@ -58,7 +58,7 @@ class Forms:
     def changes(
         self, precision: Literal["auto", "float32", "float16", "bfloat16"], xla: bool
     ) -> dict[str, dict[str, Any]]:
-        """What to try one after another: fields of `Form`, by what that is called."""
+        """Return the changes to try one after another: fields of `Form`, by the change's name."""
         found: dict[str, dict[str, Any]] = {"inference graph": {}}
         if self.graph is None:
             # The others are made of it.
@@ -71,7 +71,7 @@ class Forms:
         return found
 
     def write(self, form: Form) -> ServingGraph:
-        """The serving graph in a form.
+        """Return the serving graph in a form.
 
         Raises:
             UnsupportedError: The model has no such form.

@@ -1,4 +1,4 @@
-"""Try forms of a serving graph, and keep those that are faster and give the same."""
+"""Trials of forms of a serving graph; faster ones with equal outputs are kept."""
 
 import logging
 import tempfile
@@ -31,7 +31,7 @@ _MIN_WINDOW_SECONDS = 0.02
 
 @dataclass
 class TrialOutcome:
-    """What became of one form.
+    """Result of the trial of one form.
 
     Attributes:
         tried: What was added to the form before it.
@@ -56,14 +56,14 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `choose` found.
+    """Form that `choose` selected.
 
     Attributes:
         folder: The SavedModel of the best form, the source's if there is no better one.
         form: The form; None for the source.
         difference: Its difference from the source; None for the source.
         speedup: Of the form, over the source; None for the source.
-        outcomes: What became of each form.
+        outcomes: Results of all forms tried.
     """
 
     folder: Path
@@ -74,14 +74,14 @@ class Choice:
 
 
 class Judge(Protocol):
-    """What `choose` asks; see `Trial`."""
+    """Measurements that `choose` needs; see `Trial`."""
 
     def difference(self, folder: Path) -> float:
-        """How far the outputs are from the source's."""
+        """Return the difference of the outputs from the source's."""
         ...
 
     def speedup(self, base: Path, folder: Path) -> Interval:
-        """How much faster `folder` is than `base`."""
+        """Return the speedup of `folder` over `base`."""
         ...
 
 
@@ -157,7 +157,7 @@ def _note_replaced(
 def with_fixed_batch(
     function: Any, choice: Choice, trial: Judge, folder: Path, fixed_batch: int, limit: float
 ) -> Choice:
-    """The source's own graph with a second signature for a fixed batch.
+    """Return the source's own graph with a second signature for a fixed batch.
 
     Args:
         function: The source's signature, as `paring.graphs.graph.load_function` gives it.
@@ -190,7 +190,7 @@ def _objection(
     judge: Judge,
     limit: float,
 ) -> str:
-    """Why the form is not to be taken; "" if it is."""
+    """Return the reason to reject the form; "" if there is none."""
     try:
         build(form, folder)
         outcome.size_bytes = content_bytes(folder)
@@ -212,7 +212,7 @@ def _slower(found: Interval) -> str:
 
 
 def in_short(error: Exception) -> str:
-    """One line of an error, without the place in TensorFlow's sources."""
+    """Return one line of an error, without the place in TensorFlow's sources."""
     if isinstance(error, ParingError):
         return f"{error.what} ({error.received})" if error.received else error.what
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -222,7 +222,7 @@ def in_short(error: Exception) -> str:
 
 
 class Trial:
-    """Compares SavedModels with a source, and times them beside one another.
+    """Comparison and timing of SavedModels with a source.
 
     Args:
         source: The source's SavedModel.
@@ -272,14 +272,14 @@ class Trial:
         """How far the source's outputs for one example are from those for another."""
 
     def difference(self, folder: Path) -> float:
-        """How far the outputs are from the source's; see `largest_difference`."""
+        """Return the difference of the outputs from the source's; see `largest_difference`."""
         return max(
             largest_difference(self._expected[key], _outputs(folder, calls, key))
             for key, calls in self._compared.items()
         )
 
     def speedup(self, base: Path, folder: Path) -> Interval:
-        """The latency of `base` over that of `folder`, measured alternately.
+        """Return the latency of `base` over that of `folder`, measured alternately.
 
         Raises:
             StepFailedError: The time is up, or a process crashed.
@@ -324,7 +324,7 @@ class Trial:
 
 
 def _shifted(call: Features) -> Features:
-    """Outputs of one call, each example's in the place of the next one's."""
+    """Return the outputs of one call, shifted by one example."""
     return {
         name: np.roll(array, 1, axis=0) if array.ndim else array for name, array in call.items()
     }

@@ -1,4 +1,4 @@
-"""What two models are compared and timed on: drawn examples, or random numbers."""
+"""Inputs on which two models are compared and timed: drawn examples or random numbers."""
 
 from dataclasses import dataclass
 
@@ -33,14 +33,14 @@ class TrialInputs:
     drawn_from: str
 
     def batch_of(self, size: int) -> Features:
-        """A batch of so many of the compared examples, used again where they are fewer."""
+        """Return a batch of so many of the compared examples, used again where they are fewer."""
         names = self.compared[0]
         whole = {name: np.concatenate([call[name] for call in self.compared]) for name in names}
         return {name: np.resize(array, (size, *array.shape[1:])) for name, array in whole.items()}
 
 
 def fixed_batch_of(signature: Signature) -> int | None:
-    """The only batch that the signature takes; None if it takes any.
+    """Return the only batch that the signature takes; None if it takes any.
 
     Raises:
         UnsupportedError: An input has no batch, or takes text.
@@ -62,14 +62,14 @@ def fixed_batch_of(signature: Signature) -> int | None:
 
 
 def check_batches(signature: Signature, **asked: int) -> int | None:
-    """`fixed_batch_of`, with what was asked for held against it.
+    """Return `fixed_batch_of`, and check the requested batch sizes against it.
 
     Args:
         signature: The model's.
         asked: Batches by the names of their parameters; 0 leaves it to the model.
 
     Raises:
-        ParameterError: Another batch than the only one is asked for.
+        ParameterError: Another batch size than the only one is requested.
         UnsupportedError: As `fixed_batch_of`.
     """
     own = fixed_batch_of(signature)
@@ -95,7 +95,7 @@ def check_repeatable(own_difference: float, max_difference: float) -> None:
     """
     if not own_difference <= max_difference:
         raise UnsupportedError(
-            "this model gives other outputs for the same inputs in each call",
+            "this model has other outputs for the same inputs in each call",
             received=f"a difference of {own_difference:.2g} from itself",
             remedy="export it for inference: with training=False, and without augmentation",
         )
@@ -145,5 +145,5 @@ def draw_trial_inputs(
 
 
 def _reshaped(rows: Features, places: NDArray[np.int64], calls: int) -> list[Features]:
-    """The rows at `places`, in so many calls of one size."""
+    """Return the rows at `places`, in so many calls of one size."""
     return [{name: array[part] for name, array in rows.items()} for part in np.split(places, calls)]

@@ -1,4 +1,4 @@
-"""Choose the examples that post-training quantization is calibrated on."""
+"""Draw of the examples on which post-training quantization is calibrated."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _HASHED_AT_ONCE = 256
 
 
 def calibration_calls(split: Split, signature: Signature, size: int, seed: int) -> Calls:
-    """A function that gives the inputs of one model call after another.
+    """Return a function that gives the inputs of one model call after another.
 
     Args:
         split: Where they are drawn from.
@@ -40,7 +40,7 @@ def calibration_calls(split: Split, signature: Signature, size: int, seed: int) 
 
 
 def calls_of(chosen: Split, signature: Signature) -> Calls:
-    """All examples of `chosen`, as `calibration_calls` gives those that it draws."""
+    """Return the calls on all examples of `chosen`, in the form of `calibration_calls`."""
     batch = max((spec.shape[0] or 1 for spec in signature.inputs.values() if spec.shape), default=1)
 
     def calls() -> Iterator[dict[str, NDArray[Any]]]:
@@ -54,7 +54,7 @@ def calls_of(chosen: Split, signature: Signature) -> Calls:
 def drawn_batches(
     examples: Examples | None, signature: Signature, size: int, seed: int
 ) -> list[dict[str, NDArray[Any]]]:
-    """What two models are to be run on, to compare them: one call's inputs after another.
+    """Return the inputs of each call on which two models are compared.
 
     Args:
         examples: Calls are drawn of the train split; None for one call of random numbers.
@@ -70,12 +70,12 @@ def drawn_batches(
 
 @dataclass(frozen=True)
 class Drawn:
-    """What `draw` chose.
+    """Rows that `draw` chose.
 
     Attributes:
         rows: Sorted row numbers of the train split.
-        classes: How many there are of each class, by class id; None without class ids.
-        also_in_eval: How many also stand in the eval split.
+        classes: Number of rows of each class, by class id; None without class ids.
+        also_in_eval: Number of rows that are in the eval split too.
     """
 
     rows: NDArray[np.int64]
@@ -110,7 +110,7 @@ def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
 
 
 def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[np.bool_]:
-    """Which of the rows of `train` also stand in `held_out`; bool [rows]."""
+    """Return a mask of the rows of `train` that are in `held_out` too; bool [rows]."""
     wanted = list(_digests(train, rows))
     some = set(wanted)
     found = some.intersection(_digests(held_out, np.arange(held_out.count)))
@@ -118,7 +118,7 @@ def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[n
 
 
 def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
-    """A digest of each row's features."""
+    """Yield a digest of each row's features."""
     for start in range(0, len(rows), _HASHED_AT_ONCE):
         part = split.take(rows[start : start + _HASHED_AT_ONCE])
         for index in range(part.count):
@@ -131,7 +131,7 @@ def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
 def compare_halves(
     folder: Path, chosen: Split, signature: Signature, seed: int
 ) -> tuple[float | None, str]:
-    """How far the ranges of two disjoint halves of `chosen` lie apart.
+    """Compare the activation ranges of two disjoint halves of `chosen`.
 
     Args:
         folder: The SavedModel that is quantized on each half.
@@ -167,6 +167,6 @@ def compare_halves(
 
 
 def _ranges(folder: Path, half: Split, signature: Signature) -> dict[str, float]:
-    """The range of each activation, in units of its 255 steps."""
+    """Return the range of each activation, in units of its 255 steps."""
     content = convert(folder, "int8", calls_of(half, signature)).content
     return {name: scale for name, (scale, _) in activation_quantization(content).items()}

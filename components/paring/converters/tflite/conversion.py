@@ -1,4 +1,4 @@
-"""SavedModel to TFLite, and a check that the result runs."""
+"""Conversion of SavedModels to TFLite, and a check that the result runs."""
 
 import gzip
 import logging
@@ -48,7 +48,7 @@ Calls = Callable[[], Iterator[Features]]
 
 
 def has_fake_quantization(folder: Path) -> bool:
-    """Whether the SavedModel carries ranges from quantization-aware training."""
+    """Return whether the SavedModel has ranges from quantization-aware training."""
     graph = read_meta_graph(folder).graph_def
     functions = (node for function in graph.library.function for node in function.node_def)
     return any(
@@ -73,7 +73,7 @@ def form_of(quantization: Quantization, *, rounded: bool) -> Form:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What `convert` was asked for."""
+    """Arguments of `convert`."""
 
     quantization: Quantization
     representative: Calls | None
@@ -101,7 +101,7 @@ def convert(
     *,
     integer_io: bool = False,
 ) -> Converted:
-    """The TFLite file of the SavedModel in `folder`.
+    """Return the TFLite file of the SavedModel in `folder`.
 
     Inputs and outputs keep the signature's names, and its dtypes unless
     `integer_io`. Where an operator has no quantized kernel, it stays in float.
@@ -129,7 +129,7 @@ def convert(
 
 @contextmanager
 def convertible(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Within it, the SavedModel in `folder` has a form whose variables the converter finds.
+    """Yield a copy of the SavedModel in `folder` whose variables the converter finds.
 
     Yields:
         The folder of that form, and how many weights it has; see
@@ -219,7 +219,7 @@ def _convert(folder: Path, settings: _Settings) -> bytes:
                 "this model can't be converted to TFLite with quantization"
                 f" {settings.quantization}",
                 received=reason(error, folder),
-                remedy="replace these operators, or take another quantization or runtime",
+                remedy="replace these operators, or use another quantization or runtime",
             ) from error
 
 
@@ -234,7 +234,7 @@ def quantize_but(calibrated: bytes, nodes: Sequence[str]) -> bytes:
 
 @contextmanager
 def quiet_converter() -> Iterator[None]:
-    """Within it, neither the converter nor what it runs to calibrate says anything.
+    """Silence the converter and its calibration.
 
     Nor does what it runs to calibrate hand on state from one example to the next.
     """
@@ -246,7 +246,7 @@ def quiet_converter() -> Iterator[None]:
 
 @contextmanager
 def _independent_examples() -> Iterator[None]:
-    """Within it, TensorFlow's calibrator starts each example without state.
+    """Make TensorFlow's calibrator start each example without state.
 
     By itself it resets the variable tensors of recurrent layers once, before the first.
     """
@@ -269,7 +269,7 @@ def _independent_examples() -> Iterator[None]:
 
 
 def open_converter(folder: Path) -> Any:
-    """TensorFlow's converter on the SavedModel in `folder`.
+    """Return TensorFlow's converter on the SavedModel in `folder`.
 
     Raises:
         ModelError: TensorFlow can't load the SavedModel.
@@ -381,18 +381,18 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         raise UnsupportedError(
             "the converted TFLite file does not run in LiteRT",
             received=reason(error),
-            remedy="take another quantization or runtime for this model",
+            remedy="use another quantization or runtime for this model",
         ) from error
     if sorted(outputs) != sorted(signature.outputs):
         raise UnsupportedError(
-            "the converted TFLite file gives other outputs than its source",
+            "the converted TFLite file has other outputs than its source",
             received=f"{', '.join(sorted(outputs))} for {', '.join(signature.outputs)}",
-            remedy="take another runtime for this model",
+            remedy="use another runtime for this model",
         )
 
 
 def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of each int8 or int16 tensor that the file's operators compute.
+    """Return scale and zero point of each int8 or int16 tensor that the file's operators compute.
 
     Args:
         content: A TFLite file's bytes.
@@ -410,7 +410,7 @@ def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
 
 
 def random_features(signature: Signature, seed: int) -> Features:
-    """One call's inputs: floats uniform in [0, 1), zeros for other types."""
+    """Return one call's inputs: floats uniform in [0, 1), zeros for other types."""
     generator = np.random.default_rng(seed)
     features: Features = {}
     for name, spec in signature.inputs.items():
@@ -443,7 +443,7 @@ def _configure(converter: Any, settings: _Settings) -> None:
 
 
 def reason(error: Exception, folder: Path | None = None) -> str:
-    """The operators that the converter names, else its first line.
+    """Return the operators that the converter names, else its first line.
 
     Args:
         error: What the converter raised.

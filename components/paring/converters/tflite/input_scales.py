@@ -1,4 +1,4 @@
-"""What of a TFLite file must not round inputs whose channels have unlike scales."""
+"""Operators of a TFLite file that must not round inputs of channels with unlike scales."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice

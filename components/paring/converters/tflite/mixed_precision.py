@@ -1,4 +1,4 @@
-"""Find the layers that int8 hurts, and quantize all but those."""
+"""Mixed precision: quantization of all layers except those with the largest errors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Quantizer:
                 raise UnsupportedError(
                     "this model can't be calibrated for int8",
                     received=reason(error, source),
-                    remedy="take quantization none, fp16 or dynamic of convert_tflite",
+                    remedy="use quantization none, fp16 or dynamic of convert_tflite",
                 ) from error
         check_weights(self._float, weights)
         unlike = unlike_inputs(calls())
@@ -92,15 +92,15 @@ class Quantizer:
         if not self.layers:
             raise UnsupportedError(
                 "no layer of this model has an int8 form",
-                remedy="take quantization none or fp16 of convert_tflite",
+                remedy="use quantization none or fp16 of convert_tflite",
             )
 
     def in_float(self) -> bytes:
-        """The file with nothing quantized."""
+        """Return the file with nothing quantized."""
         return self._float
 
     def without(self, layers: Sequence[Layer]) -> bytes:
-        """The file with all quantized but what touches the outputs of `layers`."""
+        """Return the file with all quantized but what touches the outputs of `layers`."""
         touched = {name for layer in layers for name in layer.touching}
         names = sorted(touched | set(self._in_float))
         with quiet_converter():
@@ -110,7 +110,7 @@ class Quantizer:
 
 
 def fewest(layers: int, passes: Callable[[int], bool]) -> int:
-    """The fewest of the worst layers to leave in float so that `passes`.
+    """Return the fewest of the worst layers to leave in float so that `passes`.
 
     Doubles their number until it passes, then bisects; so it takes about twice the
     logarithm of the number of layers. All of them always pass.
@@ -129,7 +129,7 @@ def fewest(layers: int, passes: Callable[[int], bool]) -> int:
 
 
 def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
-    """What the TFLite file gives for all calls, by name, along the first axis."""
+    """Return the TFLite file's outputs for all calls, by name, along the first axis."""
     with silent_stderr():
         interpreter = Interpreter(model_content=content)
         runner = interpreter.get_signature_runner(SERVING_KEY)
@@ -142,7 +142,7 @@ def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
 
 
 def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
-    """The layers that `quantized` rounds, the worst first, on the float model's values."""
+    """Return the layers that `quantized` rounds, the worst first, on the float model's values."""
     scales = activation_quantization(quantized)
     interpreter = Interpreter(
         model_content=content,

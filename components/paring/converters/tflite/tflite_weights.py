@@ -1,4 +1,4 @@
-"""What the weights in a TFLite file are like, read from the file itself.
+"""Statistics of the weights in a TFLite file, read from the file itself.
 
 The file is a flatbuffer of operators, tensors and buffers
 (https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.fbs).
@@ -114,7 +114,7 @@ def stored_constants(content: bytes) -> tuple[int, int]:
 
 
 def weight_tensors(content: bytes) -> Iterator[StoredTensor]:
-    """The weight tensors in the TFLite file `content`, each once.
+    """Yield the weight tensors in the TFLite file `content`, each once.
 
     They are the constants with two dimensions or more that convolutions, dense and
     recurrent layers, and embeddings compute with: no biases, shapes or paddings.

@@ -39,7 +39,7 @@ _ABSENT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How two models are compared.
+    """Scoring of each output in a comparison of two models.
 
     Attributes:
         outputs: The scoring of each output that is looked at.
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def gated_outputs(self) -> int:
-        """How many outputs the gate is on."""
+        """Number of outputs that the gate applies to."""
         return 1 if self.alone or self.function else len(self.outputs)
 
 
@@ -66,7 +66,7 @@ def make_plan(
     outputs: Mapping[str, Array | None],
     thresholds: Mapping[str, Threshold] = MappingProxyType({}),
 ) -> Plan:
-    """The plan for models with these outputs.
+    """Return the plan for models with these outputs.
 
     The metric is that of the first output, or, if it is a function, of the whole
     model; other outputs have the one that goes with their labels.
@@ -105,13 +105,13 @@ def make_plan(
 
 @dataclass
 class Tally:
-    """What was counted of two models; merged from those of single batches.
+    """Counts of the outputs of two models; the tallies of single batches are merged.
 
     Attributes:
-        plan: How they are compared.
+        plan: Scoring of the outputs.
         count: Examples.
-        outputs: What each output came to.
-        function: What the user's function said of each model.
+        outputs: Tally of each output.
+        function: Mean of the user's function over each model's examples.
     """
 
     plan: Plan
@@ -167,7 +167,7 @@ class Tally:
             tally.merge(other.outputs[name])
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json; see the step `evaluate`.
+        """Return the figures of evaluation.json; see the step `evaluate`.
 
         Raises:
             UnsupportedError, ExamplesError: The gate's metric has no value, see

@@ -1,4 +1,4 @@
-"""The classes that two models choose, tallied into sums."""
+"""Sums over the classes that two models predict."""
 
 import math
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class ClassTally:
 
     @property
     def classes(self) -> int:
-        """How many there are; 0 before the first row."""
+        """Number of classes; 0 before the first row."""
         return int(self.class_sums.shape[1])
 
     def add(
@@ -75,7 +75,7 @@ class ClassTally:
         Raises:
             ExamplesError: A label is not one of the classes.
             ParameterError: top_k is no fewer than there are classes.
-            UnsupportedError: Ranks are asked for of more than two classes.
+            UnsupportedError: Ranks of more than two classes are requested.
         """
         classes = 2 if source.shape[1] == 1 else source.shape[1]
         if self.count == 0:
@@ -135,7 +135,7 @@ class ClassTally:
             raise UnsupportedError(
                 "metric auc is that of two classes",
                 received=f"{classes} classes",
-                remedy="take top_1 or top_k, or a function of your own",
+                remedy="use top_1 or top_k, or a function of your own",
             )
 
     def _judge(
@@ -154,7 +154,7 @@ class ClassTally:
             self.confusion[pair] = self.confusion.get(pair, 0) + number
 
     def _top_1(self, scores: NDArray[Any]) -> NDArray[np.int64]:
-        """Class ids [rows]; -1 for NaN."""
+        """Return the class ids [rows]; -1 for NaN."""
         if scores.shape[1] == 1:
             top = (scores[:, 0] > self.threshold).astype(np.int64)
         else:
@@ -163,13 +163,13 @@ class ClassTally:
         return top
 
     def scores(self, metric: str) -> tuple[float, float, Interval | None]:
-        """The source's and the candidate's score, and the interval of the drop.
+        """Return the source's and the candidate's score, and the interval of the drop.
 
         Args:
             metric: top_1, auc, or top_ and `top_k`.
 
         Raises:
-            ExamplesError: All labels are of one class, and auc is asked for.
+            ExamplesError: All labels are of one class, and auc is requested.
         """
         if metric == "auc":
             areas = [ranks.area() for ranks in self.ranks]
@@ -178,7 +178,7 @@ class ClassTally:
                 raise ExamplesError(
                     "metric auc needs labels of both classes in the eval split",
                     received="labels of one class alone",
-                    remedy="give examples of both, or take metric top_1",
+                    remedy="give examples of both, or use metric top_1",
                 )
             return found[0], found[1], None
         sums = self.sums[:3] if metric == "top_1" else self.top_sums
@@ -190,11 +190,11 @@ class ClassTally:
         )
 
     def area_error(self) -> float:
-        """By how much an area may be off; see `Ranks`."""
+        """Return the bound on the error of the areas; see `Ranks`."""
         return max(area[1] for area in (ranks.area() for ranks in self.ranks) if area)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json that are of classes; see the step `evaluate`."""
+        """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         agree, source_nan, nan = (int(value) for value in self.sums[3:])
         found: dict[str, Any] = {
             "agreement": agree / self.count,
@@ -243,13 +243,13 @@ class ClassTally:
 
 
 def interval_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """The figures NAME_low and NAME_high of evaluation.json, null without an interval."""
+    """Return the figures NAME_low and NAME_high of evaluation.json, null without an interval."""
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _broken(scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows hold NaN."""
+    """Return a mask of the rows that hold NaN; bool [rows]."""
     if scores.dtype.kind != "f":
         return np.zeros(len(scores), bool)
     broken: NDArray[np.bool_] = np.isnan(scores).any(axis=1)
@@ -257,7 +257,7 @@ def _broken(scores: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    """Whether the label's score is among the k highest; of equals the first come first."""
+    """Return whether each label's score is among the k highest; of equals the first counts."""
     own = scores[np.arange(len(scores)), labels][:, np.newaxis]
     earlier = np.arange(scores.shape[1]) < labels[:, np.newaxis]
     place = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
@@ -266,7 +266,7 @@ def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArra
 
 
 def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """What puts rows in the order of how sure the model is of class 1."""
+    """Return scores whose order is that of the model's confidence in class 1."""
     values = scores.astype(np.float64)
     if values.shape[1] == 1:
         return values[:, 0]
@@ -276,7 +276,7 @@ def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]:
-    """Both, the source alone, the candidate alone."""
+    """Count the rows that both models, the source alone, and the candidate alone got right."""
     return [
         int(np.count_nonzero(which))
         for which in (source & candidate, source & ~candidate, candidate & ~source)
@@ -284,7 +284,7 @@ def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]
 
 
 def accuracy_interval(source_only: int, candidate_only: int, count: int) -> Interval:
-    """95% confidence interval for the drop in accuracy, source less candidate.
+    """Return the 95% confidence interval for the drop in accuracy, source less candidate.
 
     Both models saw the same examples, so only those that one of them alone got
     right bear on the difference. The interval is the adjusted Wald interval of

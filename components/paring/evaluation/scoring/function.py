@@ -1,4 +1,4 @@
-"""A metric of the user's own: found, called, and checked."""
+"""Metrics by a user's function: import, calls, and checks of the results."""
 
 import importlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Function = Callable[[Any, Any], Any]
 
 
 def load_function(name: str) -> Function:
-    """The function that MODULE:FUNCTION names, which runs the user's module.
+    """Return the function that MODULE:FUNCTION names, which runs the user's module.
 
     The module is looked for in the working directory first.
 
@@ -49,18 +49,18 @@ def load_function(name: str) -> Function:
 
 
 def higher_is_better(function: Function) -> bool:
-    """Whether more is better: unless its attribute `lower_is_better` is true."""
+    """Return whether more is better, which the attribute `lower_is_better` negates."""
     return not getattr(function, "lower_is_better", False)
 
 
 def call_function(
     function: Function, name: str, predictions: Any, labels: Any, count: int
 ) -> NDArray[np.float64]:
-    """What the function says of each of `count` examples, float64 [count].
+    """Return the function's score of each of `count` examples, float64 [count].
 
     Args:
         function: From `load_function`.
-        name: What messages call it.
+        name: Name of the function in messages.
         predictions: The model's output [count, ...], or of a model with several
             outputs a dict of them by name.
         labels: The same of the labels.

@@ -1,4 +1,4 @@
-"""The class ids, counts or flags that two models give, compared by equality."""
+"""Sums over class ids, counts or flags of two models, compared by equality."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +78,7 @@ class IdentifierTally:
         self._keep_bounded()
 
     def scores(self) -> tuple[float, float, Interval]:
-        """The source's and the candidate's accuracy, and the interval of the drop."""
+        """Return the source's and the candidate's accuracy, and the interval of the drop."""
         return (
             (self.both + self.source_only) / self.labelled,
             (self.both + self.candidate_only) / self.labelled,
@@ -86,7 +86,7 @@ class IdentifierTally:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json that are of classes; see the step `evaluate`."""
+        """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         found: dict[str, Any] = {
             "agreement": self.agreeing / self.count,
             "nan_predictions": 0,

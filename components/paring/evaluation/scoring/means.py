@@ -54,7 +54,7 @@ class PairedMeans:
         return float(self.sums[1]) / self.count
 
     def difference_interval(self) -> Interval | None:
-        """95% interval of the source's mean less the candidate's.
+        """Return the 95% interval of the source's mean less the candidate's.
 
         None of fewer than two examples.
         """
@@ -65,7 +65,7 @@ class PairedMeans:
         return centre - half, centre + half
 
     def growth_interval(self, power: float = 1.0) -> Interval | None:
-        """95% interval of (candidate / source) ** power - 1, of two positive means.
+        """Return the 95% interval of (candidate / source) ** power - 1, of two positive means.
 
         By the delta method on the ratio's logarithm, so that it can't reach
         below -1. With power 0.5 and squared errors it is that of the growth of
@@ -83,7 +83,7 @@ class PairedMeans:
         return low, high
 
     def _variance(self, a: float, b: float) -> float:
-        """The unbiased variance of a * source - b * candidate."""
+        """Return the unbiased variance of a * source - b * candidate."""
         squares = (
             a * a * self.sums[2] + b * b * self.sums[3] - 2 * a * b * self.sums[4]
         ) / self.count
@@ -120,7 +120,7 @@ class TokenSums:
         self.sums += other.sums
 
     def interval(self) -> Interval | None:
-        """95% interval of the drop in token accuracy; None of under two examples."""
+        """Return the 95% interval of the drop in token accuracy; None of under two examples."""
         if self.count < 2:
             return None
         lost, tokens, lost_squares, token_squares, products = (float(one) for one in self.sums)

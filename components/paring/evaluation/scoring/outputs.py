@@ -1,4 +1,4 @@
-"""One output of two models: what is made of it, and what it scores."""
+"""Scoring of one output of two models."""
 
 import math
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where an output of one value for each row changes from class 0 to class 1.
+    """Value from which an output of one value for each row is class 1, not 0.
 
     Attributes:
         value: 0.5 of a probability, 0 of a logit.
@@ -39,13 +39,13 @@ class Threshold:
 
     @property
     def is_of_probabilities(self) -> bool:
-        """Whether the output's values are probabilities, not logits."""
+        """True if the output's values are probabilities, not logits."""
         return self.value == 0.5
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How an output is scored.
+    """Kind, metric and threshold by which an output is scored.
 
     Attributes:
         reads: "classes" takes the last axis as scores, of the whole example or
@@ -70,10 +70,10 @@ class Scoring:
         labels: Array | None,
         threshold: Threshold | None = None,
     ) -> "Scoring":
-        """The scoring that goes with `metric` and the kind of the labels.
+        """Return the scoring that goes with `metric` and the kind of the labels.
 
         Args:
-            metric: One of `paring.evaluation.metrics.NAMES`; auto goes by the labels.
+            metric: One of `paring.evaluation.metrics.NAMES`; auto chooses by the labels.
             top_k: For the metric top_k.
             labels: Integers [count] are classes, integers [count, ...] tokens,
                 floats values, but for zeros and ones of an output of probabilities,
@@ -102,7 +102,7 @@ class Scoring:
             raise ParameterError(
                 f"metric: {metric} does not go with these labels",
                 received=f"labels of {kind}, {labels.dtype} {list(labels.shape)}",
-                remedy=f"take {' or '.join(fitting)}, or auto",
+                remedy=f"use {' or '.join(fitting)}, or auto",
             )
         if metric == "top_k" and top_k > 1:
             return cls("classes", f"top_{top_k}", top_k, limit)
@@ -112,11 +112,11 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an output, or the user's function, came to.
+    """Scores of both models on an output, or by the user's function.
 
     Attributes:
-        metric: Which score it is.
-        source, score: The source's, and the candidate's.
+        metric: Metric of the scores.
+        source, score: Score of the source, and of the candidate.
         interval: 95% interval of the drop; None where there is none.
     """
 
@@ -126,7 +126,7 @@ class Scored:
     interval: Interval | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Its figures in evaluation.json.
+        """Return the figures of the output in evaluation.json.
 
         Raises:
             UnsupportedError: The drop is relative to a score that is not above 0.
@@ -135,7 +135,7 @@ class Scored:
             raise UnsupportedError(
                 f"the source's {self.metric.label} is not above 0, so no share of it can be lost",
                 received=self.source,
-                remedy="take another metric, or leave out labels that are the source's own outputs",
+                remedy="use another metric, or leave out labels that are the source's own outputs",
             )
         low, high = self.interval or (None, None)
         return {
@@ -262,7 +262,7 @@ class OutputTally:
             raise UnsupportedError(
                 "the metric ranks scores, and this output holds class ids",
                 received=f"{source.dtype} {list(source.shape)}",
-                remedy="take metric auto, or export the model with its scores as the output",
+                remedy="use metric auto, or export the model with its scores as the output",
             )
         self.of_tokens = math.prod(source.shape[1:]) > 1
         rows, others = source.reshape(-1), candidate.reshape(-1)
@@ -283,7 +283,7 @@ class OutputTally:
         self.tokens.add(spread.reshape(count, -1).sum(axis=1), tokens)
 
     def _are_probabilities(self, rows: Array) -> bool:
-        """Whether each row is a distribution, or a single probability."""
+        """Return whether each row is a distribution, or a single probability."""
         if rows.shape[1] == 1:
             return self.scoring.threshold.is_of_probabilities
         if not ((rows >= 0) & (rows <= 1)).all():
@@ -299,7 +299,7 @@ class OutputTally:
         return reads == "values" or (reads == "either" and not self.probable)
 
     def scored(self) -> Scored:
-        """The scores of the output.
+        """Return the scores of the output.
 
         Raises:
             ExamplesError: There is no label that is not padding, or see
@@ -334,7 +334,7 @@ class OutputTally:
         return Scored(Metric.named(metric), source, score, interval)
 
     def summary(self) -> dict[str, Any]:
-        """Its figures in evaluation.json, without those of `scored`."""
+        """Return the output's figures in evaluation.json, without those of `scored`."""
         if self._is_of_values:
             return self.values.summary()
         predictions = self.ids if self.of_ids else self.classes
@@ -351,7 +351,7 @@ class OutputTally:
 
 
 def _are_ids(source: Array, labels: Array | None) -> bool:
-    """Whether the integers of an output are predictions, not scores or values."""
+    """Return whether the integers of an output are predictions, not scores or values."""
     if source.dtype.kind == "f":
         return False
     return labels is None or (labels.dtype.kind != "f" and labels.size == source.size)

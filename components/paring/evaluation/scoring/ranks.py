@@ -13,7 +13,7 @@ _LAST = np.uint64(2**64 - 1)
 
 
 def score_keys(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Keys:
-    """Integers in the order of the scores.
+    """Return integers in the order of the scores.
 
     The bits of a double, read as an integer, are in the order of the numbers
     but for the sign. A score that is NaN gets the place that is worst for its
@@ -33,7 +33,7 @@ def score_keys(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Keys
 
 @dataclass
 class Ranks:
-    """How often each score was given to an example of class 0 and of class 1.
+    """Counts of each score over the examples of class 0 and of class 1.
 
     Exact up to 2**20 different scores. Beyond, neighbouring ones are counted as
     one, so that memory stays bounded: the lowest bits of the keys are dropped,
@@ -94,7 +94,7 @@ class Ranks:
             np.add.at(total, places, part)
 
     def area(self) -> tuple[float, float] | None:
-        """The area, and by how much it may be off; None where a class is missing.
+        """Return the area, and by how much it may be off; None where a class is missing.
 
         The share of pairs of an example of each class in which that of class 1
         scores higher; a tie counts half (D. Bamber, "The area above the ordinal

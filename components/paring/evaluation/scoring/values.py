@@ -1,4 +1,4 @@
-"""The numbers that two regressors give, tallied into sums."""
+"""Sums over the values that two regressors predict."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,7 +87,7 @@ class ValueTally:
                 )
 
     def scores(self, metric: str) -> tuple[float, float, Interval | None]:
-        """The source's and the candidate's error, and the interval of its growth.
+        """Return the source's and the candidate's error, and the interval of its growth.
 
         Args:
             metric: mae or rmse. The root is taken of the mean over all values
@@ -99,9 +99,9 @@ class ValueTally:
         return squared.source**0.5, squared.candidate**0.5, squared.growth_interval(0.5)
 
     def agreement(self) -> float:
-        """How much of the variance of the source's values the candidate gives, 0 to 1.
+        """Return the share of the variance of the source's values that the candidate explains.
 
-        The coefficient of determination: 1 less the squared differences over
+        The coefficient of determination, at least 0: 1 less the squared differences over
         the squared distances of the source's values from their mean. 0.99 is a
         root mean squared difference of a tenth of the standard deviation.
         """
@@ -111,7 +111,7 @@ class ValueTally:
         return max(0.0, 1 - self.difference / spread) if spread else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The figures of evaluation.json that are of values; see the step `evaluate`."""
+        """Return the figures of evaluation.json that are of values; see the step `evaluate`."""
         found: dict[str, Any] = {
             "agreement": self.agreement(),
             "nan_predictions": self.broken[1],

@@ -1,4 +1,4 @@
-"""The channels of a model, and which of them can only be removed together.
+"""Channels of a model, and the groups that can only be removed together.
 
 A channel is a number. Each tensor's last axis is an array of such numbers, so a
 concatenation is one of arrays, and flattening repeats an array. Numbers are tied where
@@ -16,7 +16,7 @@ Channels = NDArray[np.int64]
 
 
 class Role(Enum):
-    """What an axis of a weight has to do with the channels along it.
+    """Relation of an axis of a weight to the channels along it.
 
     MAKES: slices are the filters that make the channels.
     READS: slices are what the layer multiplies the channels by to mix them.
@@ -49,7 +49,7 @@ class Part:
     role: Role
 
     def totals(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Sums of `values`, shaped as the weight, for each place along the axis."""
+        """Return the sums of `values`, shaped as the weight, for each place along the axis."""
         others = tuple(axis for axis in range(values.ndim) if axis != self.axis % values.ndim)
         return np.asarray(values.sum(axis=others, dtype=np.float64))
 
@@ -84,13 +84,13 @@ class Group:
     whole: str
 
     def __str__(self) -> str:
-        """The first layers by name."""
+        """Return the first layers by name."""
         more = len(self.makers) - 3
         return ", ".join(self.makers[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 class Coupling:
-    """All channels of a model, what ties them, and the weights along them.
+    """All channels of a model, their ties, and the weights along them.
 
     Attributes:
         parts: Every axis of a weight that shrinks with the channels along it.
@@ -105,7 +105,7 @@ class Coupling:
         self._whole: list[tuple[Channels, str]] = []
 
     def new(self, count: int, maker: Any | None = None) -> Channels:
-        """`count` new channels; those that no layer makes are in no group, and stay."""
+        """Add `count` channels; those that no layer makes are in no group, and are kept."""
         made = np.arange(len(self._parent), len(self._parent) + count)
         self._parent.extend(made.tolist())
         if maker is not None:
@@ -113,13 +113,13 @@ class Coupling:
         return made
 
     def tie(self, one: Channels, other: Channels) -> None:
-        """Each channel of `one` can only go together with that of `other`."""
+        """Tie each channel of `one` to that of `other`: they can only be removed together."""
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             first, second = sorted((self._root(a), self._root(b)))
             self._parent[second] = first
 
     def keep_whole(self, channels: Channels, reason: str) -> None:
-        """None of these channels can go."""
+        """Mark these channels as not removable."""
         self._whole.append((channels, reason))
 
     def add_part(self, layer: Any, weight: Any, axis: int, channels: Channels, role: Role) -> None:
@@ -131,15 +131,15 @@ class Coupling:
         self.widths.append(Width(layer, key, channels))
 
     def roots(self) -> Channels:
-        """For each channel the number that stands for all that are tied to it."""
+        """Return for each channel the representative of all channels that are tied to it."""
         return np.array([self._root(one) for one in range(len(self._parent))], np.int64)
 
     def made(self) -> Channels:
-        """The channels that layers of the model make: its filters and units."""
+        """Return the channels that layers of the model make: its filters and units."""
         return np.array(sorted(self._makers), np.int64)
 
     def groups(self) -> list[Group]:
-        """The channels that layers make, by those layers and by whether they can go."""
+        """Return the channels that layers make, by those layers and by whether they can go."""
         reasons: dict[int, str] = {}
         for channels, reason in self._whole:
             reasons.update((self._root(one), reason) for one in channels.tolist())

@@ -1,4 +1,4 @@
-"""How much each channel of a model matters, by three published measures."""
+"""Importance of each channel of a model, by three published measures."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,7 +20,7 @@ _EXAMPLES = 512
 
 
 def channel_scores(coupling: Coupling, importance: str, training: Training) -> Scores:
-    """Scores by `filter_norms`, `normalization_scales` or `loss_changes`.
+    """Return the scores by `filter_norms`, `normalization_scales` or `loss_changes`.
 
     Args:
         coupling: What `trace` found of the model of `training`.
@@ -36,7 +36,7 @@ def channel_scores(coupling: Coupling, importance: str, training: Training) -> S
 
 
 def filter_norms(coupling: Coupling) -> Scores:
-    """The L1 norms of the filters that make each channel.
+    """Return the L1 norms of the filters that make each channel.
 
     Li, Kadav, Durdanovic, Samet and Graf, "Pruning Filters for Efficient ConvNets",
     2017 (arXiv:1608.08710). Where several layers make tied channels, the norms are
@@ -55,7 +55,7 @@ def filter_norms(coupling: Coupling) -> Scores:
 
 
 def normalization_scales(coupling: Coupling) -> Scores:
-    """The absolute scales (gamma) of the batch normalizations that a channel goes through.
+    """Return the absolute scales (gamma) of the batch normalizations that a channel goes through.
 
     Liu, Li, Shen, Huang, Yan and Zhang, "Learning Efficient Convolutional Networks
     through Network Slimming", 2017 (arXiv:1708.06519), without its penalty on the
@@ -70,7 +70,7 @@ def normalization_scales(coupling: Coupling) -> Scores:
 
 
 def loss_changes(coupling: Coupling, training: Training) -> Scores:
-    """The squared change of the loss without each channel, to first order.
+    """Return the squared change of the loss without each channel, to first order.
 
     Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural
     Network Pruning", 2019 (arXiv:1906.10771): a set of weights as one, the set being a gate

@@ -1,4 +1,4 @@
-"""What each kind of layer does with channels.
+"""Rules on how each kind of layer relates its outputs' channels to its inputs'.
 
 Only exact kinds have a rule: a subclass may compute something else. A layer without
 one, or used in a way that its rule does not know, keeps the channels around it whole.
@@ -40,14 +40,14 @@ class Call:
 
 
 class NotFollowedError(Exception):
-    """A layer whose channels can't be followed; says why, to come after its name."""
+    """A layer whose channels can't be followed, with the reason as it follows the name."""
 
 
 Rule = Callable[[Coupling, Call], Channels]
 
 
 def follow(coupling: Coupling, call: Call) -> Channels:
-    """The channels of what `call` gives; notes the layer's weights in `coupling`.
+    """Return the channels of what `call` gives; notes the layer's weights in `coupling`.
 
     Raises:
         NotFollowedError: There is no rule for this layer.
@@ -69,12 +69,12 @@ def follow(coupling: Coupling, call: Call) -> Channels:
 
 
 def describe(layer: Any) -> str:
-    """The layer's name and kind."""
+    """Return the layer's name and kind."""
     return f"{layer.name} ({_function(layer) or type(layer).__name__})"
 
 
 def _function(layer: Any) -> str:
-    """The TensorFlow function that the layer is a call of, or ""."""
+    """Return the TensorFlow function that the layer is a call of, or ""."""
     called = layer.get_config().get("function") if isinstance(layer, _FUNCTION_CALL) else None
     return f"tf.{called}" if isinstance(called, str) else ""
 

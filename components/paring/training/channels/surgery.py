@@ -1,4 +1,4 @@
-"""Choose the channels that go, and build the model without them."""
+"""Choice of the channels to remove, and building of the model without them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,10 @@ from paring.training.channels.tracing import is_graph
 
 @dataclass(frozen=True)
 class Cut:
-    """Which channels stay.
+    """Channels that are kept.
 
     Attributes:
-        coupling: What `trace` found of the model.
+        coupling: Result of `trace` for the model.
         kept: bool [channels].
         left_whole: The groups of channels that lose none, each with the reason.
     """
@@ -29,21 +29,21 @@ class Cut:
 
     @property
     def removed(self) -> int:
-        """How many filters and units go."""
+        """Number of filters and units that are removed."""
         return int(np.count_nonzero(~self.kept[self.coupling.made()]))
 
     def stay(self, channels: Channels) -> Channels:
-        """The places of these channels that stay."""
+        """Return the places of these channels that stay."""
         return np.flatnonzero(self.kept[channels])
 
 
 def choose(
     coupling: Coupling, scores: NDArray[np.float64], *, ratio: float, multiple_of: int
 ) -> Cut:
-    """In each group of channels, let those with the lowest scores go.
+    """Choose the channels to remove: those with the lowest scores of each group.
 
     Args:
-        coupling: What `trace` found of the model.
+        coupling: Result of `trace` for the model.
         scores: As `importance` gives them; a group with nan among its scores is left
             whole.
         ratio: Share of each group that goes, rounded down.
@@ -83,7 +83,7 @@ def _going(count: int, ratio: float, multiple_of: int) -> int:
 
 
 def without_channels(model: Any, cut: Cut) -> Any:
-    """`model` without the channels that go, of fewer parameters and operations.
+    """Return `model` without the removed channels, with fewer parameters and operations.
 
     The layers have the same names and are called in the same order; those that lose
     nothing are shared with `model`. Without training, the result computes what
@@ -116,7 +116,7 @@ class _Copies:
         self._narrowed: list[tuple[Any, Any]] = []
 
     def of(self, layer: Any) -> Any:
-        """What stands for `layer`: itself, where it loses nothing."""
+        """Return the replacement of `layer`: the layer itself if it loses no channels."""
         if id(layer) not in self._made:
             self._made[id(layer)] = self._make(layer)
         return self._made[id(layer)]
@@ -150,7 +150,7 @@ class _Copies:
 
 
 def _resized(config: dict[str, Any], widths: dict[str, int]) -> dict[str, Any]:
-    """The config with other numbers of channels; in a shape, they are the last number."""
+    """Return the config with other numbers of channels; in a shape, they are the last number."""
     resized = dict(config)
     for key, width in widths.items():
         old = config[key]

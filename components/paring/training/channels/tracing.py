@@ -1,4 +1,4 @@
-"""Follow the channels of a model through its graph of layers."""
+"""Tracing of a model's channels through its graph of layers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from paring.training.channels.rules import Call, NotFollowedError, describe, fol
 
 
 def trace(model: Any) -> Coupling:
-    """The channels of `model`, a sequential or functional tf_keras model.
+    """Return the channels of `model`, a sequential or functional tf_keras model.
 
     Models inside it are followed as if their layers stood in it. What goes into the
     model and what it gives is kept whole.
@@ -28,7 +28,7 @@ def trace(model: Any) -> Coupling:
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether `layer` is a sequential or functional model, whose layers can be followed."""
+    """Return whether `layer` is a sequential or functional model, with traceable layers."""
     return isinstance(layer, tf_keras.Model) and bool(getattr(layer, "_is_graph_network", False))
 
 
@@ -40,7 +40,7 @@ class _Tracer:
         self._first: dict[int, tuple[list[Channels], Channels]] = {}
 
     def walk(self, model: Any, inputs: list[Channels]) -> list[Channels]:
-        """The channels of the model's outputs, from those of its inputs."""
+        """Return the channels of the model's outputs, from those of its inputs."""
         known = {id(t): one for t, one in zip(model.inputs, inputs, strict=True)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
@@ -92,7 +92,7 @@ class _Tracer:
         return made
 
     def _again(self, layer: Any, given: list[Channels]) -> Channels | None:
-        """For a layer that was called before, what came out; ties what goes in."""
+        """Return the output channels of a layer called before, and tie its inputs."""
         if id(layer) not in self._first:
             return None
         before, made = self._first[id(layer)]
@@ -102,7 +102,7 @@ class _Tracer:
 
 
 def _constants(node: Any) -> dict[str, Any]:
-    """The arguments of a call that are no tensors of the model, by name.
+    """Return the arguments of a call that are no tensors of the model, by name.
 
     Raises:
         NotFollowedError: One argument holds tensors of the model and others.
@@ -120,6 +120,6 @@ def _constants(node: Any) -> dict[str, Any]:
 
 
 def _width(tensor: Any) -> int:
-    """The size of the last axis; 1 where it is not fixed, for it is not followed."""
+    """Return the size of the last axis; 1 where it is not fixed, for it is not followed."""
     shape = tensor.shape
     return int(shape[-1] or 1) if shape.rank else 1

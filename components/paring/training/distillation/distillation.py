@@ -1,4 +1,4 @@
-"""Distillation: a student learns from the scores and the features of its teacher.
+"""Distillation of a teacher's scores and features into a student.
 
 The scores by G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural
 Network", 2015 (arXiv:1503.02531); the features by A. Romero and others, "FitNets: Hints
@@ -41,7 +41,7 @@ _FORWARD_BATCH = 128
 
 @dataclass(frozen=True)
 class Teacher:
-    """A source model that is only asked, not trained.
+    """Source model whose outputs a student is trained on.
 
     Attributes:
         signature: What it takes and gives.
@@ -57,12 +57,12 @@ class Teacher:
 
     @property
     def units(self) -> int:
-        """Values that it gives for an example."""
+        """Number of output values for an example."""
         return int(next(iter(self.signature.outputs.values())).shape[1] or 0)
 
     @property
     def input(self) -> TensorSpec:
-        """What it takes."""
+        """Input of the model."""
         return next(iter(self.signature.inputs.values()))
 
 
@@ -122,14 +122,14 @@ def _check_signature(signature: Signature) -> None:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the teacher says of every example of a split, and the labels.
+    """Teacher's outputs for every example of a split, and the labels.
 
     Attributes:
         table: float32 [count, 1 + units + features], mapped from a file: the class id,
             0 without labels; the scores as logits; the features with mean 0, and
             deviation 1 over all of them.
         wanted: What a student must take and give.
-        features: How many there are; 0 where none were asked for.
+        features: Number of features; 0 where none were requested.
     """
 
     table: NDArray[np.float32]
@@ -137,7 +137,7 @@ class Lessons:
     features: int
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
-        """The teacher's scores at `rows`, as logits [rows, units]."""
+        """Return the teacher's scores at `rows`, as logits [rows, units]."""
         return np.asarray(self.table[rows, 1 : 1 + self.wanted.units])
 
 
@@ -199,7 +199,7 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
 
 
 def _activation_of(scores: NDArray[np.float32]) -> str:
-    """Which activation such scores come from."""
+    """Return the activation that gives such scores."""
     if scores.min() < 0 or scores.max() > 1:
         return "linear"
     if scores.shape[1] == 1:
@@ -221,7 +221,7 @@ def _standardize(features: NDArray[np.float32]) -> None:
 
 
 def logits_of(scores: Any, activation: str) -> Any:
-    """Logits that give `scores` by `activation`; softmax leaves them open by a constant."""
+    """Return logits that give `scores` by `activation`; softmax leaves them open by a constant."""
     if activation == "softmax":
         return tf.math.log(tf.maximum(scores, _LEAST))
     if activation == "sigmoid":
@@ -231,7 +231,7 @@ def logits_of(scores: Any, activation: str) -> Any:
 
 
 def penultimate(model: Any) -> Any:
-    """The features that the last layer with weights of a tf_keras model takes.
+    """Return the features that the last layer with weights of a tf_keras model takes.
 
     Returns:
         A Keras tensor [batch, features]; positions of an image or a sequence are
@@ -267,7 +267,7 @@ def _has_one_input(history: Any) -> bool:
 
 @dataclass(frozen=True)
 class Pupil:
-    """A student in the form that it is trained in.
+    """Student in the form in which it is trained.
 
     Attributes:
         model: Shares its weights with the student. It gives the student's scores, and
@@ -343,7 +343,7 @@ def _certain(labels: Any, units: int) -> Any:
 
 
 def _cross_entropy(probabilities: Any, logits: Any, units: int) -> Any:
-    """Of each example, [batch]; of a single unit, with what remains for the other class."""
+    """Compute the cross entropy of each example, [batch]; one unit stands for two classes."""
     if units == 1:
         return tf.nn.sigmoid_cross_entropy_with_logits(probabilities, logits)[:, 0]
     return tf.nn.softmax_cross_entropy_with_logits(probabilities, logits)

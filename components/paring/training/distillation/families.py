@@ -1,4 +1,4 @@
-"""The mobile families that students are made of: MobileNetV2, MobileNetV3, EfficientNet.
+"""Families of student networks: MobileNetV2, MobileNetV3 and EfficientNet.
 
 M. Sandler and others, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018
 (arXiv:1801.04381); A. Howard and others, "Searching for MobileNetV3", 2019
@@ -57,7 +57,7 @@ class _Family:
     squeeze_input: bool = False
 
     def scaled(self, width: float, depth: float) -> "_Family":
-        """With `width` times the channels and `depth` times the blocks.
+        """Return the family with `width` times the channels and `depth` times the blocks.
 
         The last convolution too: the papers leave it wide below a width of 1,
         for a thousand classes, and it would be most of a small student.
@@ -80,13 +80,13 @@ class _Family:
 
 
 def _v3(expansion: float, channels: int, kernel: int, stride: int, kind: str) -> _Stage:
-    """A row of MobileNetV3's tables; `kind` is RE or HS, with SE or without."""
+    """Return a row of MobileNetV3's tables; `kind` is RE or HS, with SE or without."""
     activation = "hard_swish" if "HS" in kind else "relu"
     return _Stage(channels, expansion, 1, stride, kernel, activation, "SE" in kind)
 
 
 def _b0(channels: int, expansion: float, repeats: int, stride: int, kernel: int) -> _Stage:
-    """A row of EfficientNet-B0's table."""
+    """Return a row of EfficientNet-B0's table."""
     return _Stage(channels, expansion, repeats, stride, kernel, "swish", True)
 
 
@@ -181,7 +181,7 @@ def features(name: str, values: Any, *, width: float, depth: float) -> Any:
 
 
 def _network(family: _Family, values: Any) -> Any:
-    """Everything up to the features [batch, channels] that the classes come from."""
+    """Build the network up to the features [batch, channels] before the classifier."""
     values = layers.Conv2D(family.stem, 3, 2, padding="same", use_bias=False)(values)
     values = _activated(_normalized(values), family.activation)
     for stage in family.stages:
@@ -247,6 +247,6 @@ def _activated(values: Any, kind: str) -> Any:
 
 
 def _in_eights(channels: float) -> int:
-    """The nearest multiple of 8, at least 8, and never below nine tenths of it."""
+    """Return the nearest multiple of 8, at least 8, and never below nine tenths of it."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -1,4 +1,4 @@
-"""Build the student of a distillation: one of the mobile families, or the user's own."""
+"""Building of students, of the mobile families or by a user's function."""
 
 import functools
 import importlib
@@ -30,12 +30,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a student must take and give.
+    """Input and output that a student must have.
 
     Attributes:
         input: The signature's input.
         units: Values in the output [batch, units].
-        activation: The output's: softmax, sigmoid or linear.
+        activation: Activation of the output: softmax, sigmoid or linear.
     """
 
     input: TensorSpec
@@ -71,7 +71,7 @@ def check_student(student: str, *, width: float, compound: float) -> None:
 def build_student(
     student: str, wanted: Wanted, split: Split, rows: Rows, *, width: float, compound: float
 ) -> Any:
-    """The untrained student; call `seed_everything` before it.
+    """Return the untrained student; call `seed_everything` before it.
 
     Args:
         student: A family's name, or `module:function`; see `check_student`.
@@ -124,7 +124,7 @@ def build_student(
 def count_parameters(
     student: str, channels: int, units: int, *, width: float = 1.0, compound: float = 0.0
 ) -> int:
-    """Elements of all weights that a family's student would have.
+    """Return the elements of all weights that a family's student would have.
 
     Args:
         student: The family's name.
@@ -145,14 +145,14 @@ def _is_mobilenet(student: str) -> bool:
 
 
 def _image_size(height: int, width: int, resolution: float) -> tuple[int, int]:
-    """Enlarged to `SMALLEST_IMAGE` on the shorter side, after scaling, if need be."""
+    """Return the scaled size, with at least `SMALLEST_IMAGE` on the shorter side."""
     short = min(height, width)
     ratio = max(SMALLEST_IMAGE, max(SMALLEST_IMAGE, short) * resolution) / short
     return round(height * ratio), round(width * ratio)
 
 
 def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
-    """Mean and standard deviation of each channel; 1 where a channel is constant."""
+    """Return the mean and standard deviation of each channel; 1 where a channel is constant."""
     count, total, squares = 0, np.zeros(images.shape[3]), np.zeros(images.shape[3])
     for start in range(0, len(rows), _CHUNK):
         pixels = np.asarray(images[rows[start : start + _CHUNK]], np.float64)
@@ -166,7 +166,7 @@ def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
 
 
 def _by_function(name: str, wanted: Wanted) -> Any:
-    """What the user's function makes, checked, with the wanted activation at its end."""
+    """Return the checked model of the user's function, with the wanted activation at its end."""
     function = _user_function(name)
     try:
         with _working_directory_importable():
@@ -176,7 +176,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         raise ParameterError(
             f"student: {name} failed",
             received=f"{type(error).__name__}: {error}",
-            remedy=f"mend it; it was called with {wanted.input.shape[1:]} and {wanted.units}",
+            remedy=f"fix it; it was called with {wanted.input.shape[1:]} and {wanted.units}",
         ) from error
     if any(kind.__module__.startswith("keras.src") for kind in type(made).__mro__):
         from paring.models.bridge import rebuild
@@ -184,7 +184,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         made = rebuild(made).model
     if not isinstance(made, tf_keras.Model) or not getattr(made, "_is_graph_network", False):
         raise ParameterError(
-            f"student: {name} made no functional or sequential model",
+            f"student: {name} returned no functional or sequential model",
             received=type(made).__name__,
             remedy="build it with the functional API, or with Sequential and an Input",
         )
@@ -195,7 +195,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
         return made
     if activation != "linear":
         raise ParameterError(
-            f"student: {name} made a model that ends in {activation}, and the source's"
+            f"student: {name} returned a model that ends in {activation}, and the source's"
             f" ends in {wanted.activation}",
             remedy="leave the last activation off; the source's is added",
         )
@@ -241,7 +241,7 @@ def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
     spec = wanted.input
     if len(made.inputs) != 1 or len(made.outputs) != 1:
         raise ParameterError(
-            f"student: {name} made a model of several inputs or outputs",
+            f"student: {name} returned a model of several inputs or outputs",
             received=f"{len(made.inputs)} inputs, {len(made.outputs)} outputs",
             remedy="make one that takes and gives what the source does",
         )
@@ -249,13 +249,13 @@ def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
     fits = taken.shape[0] in (None, spec.shape[0]) and tuple(taken.shape[1:]) == spec.shape[1:]
     if not fits or taken.dtype.name != spec.dtype:
         raise ParameterError(
-            f"student: {name} made a model that does not take what the source takes",
+            f"student: {name} returned a model that does not take what the source takes",
             received=f"{taken.dtype.name} {list(taken.shape)}",
             remedy=f"give it an Input of {list(spec.shape[1:])}, dtype {spec.dtype!r}",
         )
     if tuple(given.shape[1:]) != (wanted.units,) or given.dtype.name != "float32":
         raise ParameterError(
-            f"student: {name} made a model that does not give what the source gives",
+            f"student: {name} returned a model that does not give what the source gives",
             received=f"{given.dtype.name} {list(given.shape)}",
             remedy=f"end it in float32 [batch, {wanted.units}]",
         )
@@ -268,7 +268,7 @@ def _check_layers(name: str, made: Any) -> None:
         own = [first_line(error)]
     if own:
         raise ParameterError(
-            f"student: {name} made a model with layers that are not of tf_keras, which no"
+            f"student: {name} returned a model with layers that are not of tf_keras, which no"
             " later step could load",
             received="; ".join(own[:5]),
             remedy="use the layers of tf_keras, without Lambda",

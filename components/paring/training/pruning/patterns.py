@@ -1,4 +1,4 @@
-"""Patterns that the zeros of a pruned kernel may be held to.
+"""Patterns of the zeros of a pruned kernel.
 
 Kernels are [..., channels in, channels out], as tf_keras has them.
 
@@ -27,7 +27,7 @@ _KINDS = (tf_keras.layers.Conv2D, tf_keras.layers.Dense, tf_keras.layers.Separab
 
 
 def misfit(layer: Any, kernel: Any, pattern: Pattern) -> str | None:
-    """Why the kernel of a layer can't follow the pattern; None if it can."""
+    """Return the reason why a layer's kernel can't follow the pattern; None if it can."""
     if pattern == "unstructured":
         return None
     if type(layer) not in _KINDS:
@@ -39,7 +39,7 @@ def misfit(layer: Any, kernel: Any, pattern: Pattern) -> str | None:
 
 
 def follows(kernel: NDArray[Any], pattern: Pattern) -> bool:
-    """Whether the zeros of the kernel follow the pattern everywhere."""
+    """Return whether the zeros of the kernel follow the pattern everywhere."""
     if pattern == "unstructured":
         return True
     # The groups lie along the last axis.
@@ -69,12 +69,12 @@ def zero_groups(kernel: NDArray[Any], pattern: Pattern) -> tuple[int, int]:
 
 
 def largest(kernel: NDArray[Any], sparsity: float, pattern: Pattern) -> NDArray[np.bool_]:
-    """Where the weights are that stay at a sparsity: those of the largest magnitude.
+    """Return a mask of the weights that stay at a sparsity: those of the largest magnitude.
 
     Args:
         kernel: Of two dimensions or more.
         sparsity: The share that does not stay, in [0, 1).
-        pattern: unstructured, or 1x4, where blocks go by the mean of their magnitudes.
+        pattern: unstructured, or 1x4, which ranks blocks by the mean of their magnitudes.
 
     Returns:
         A mask of the kernel's shape.
@@ -88,7 +88,7 @@ def largest(kernel: NDArray[Any], sparsity: float, pattern: Pattern) -> NDArray[
 
 
 def _groups(channels: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where groups of neighbouring channels start, and how many each has."""
+    """Return the start and size of each group of neighbouring channels."""
     starts = np.arange(0, channels, width)
     return starts, np.minimum(width, channels - starts)
 

@@ -21,7 +21,7 @@ from paring.training.wrapping import share_of_zeros, wrap_layers
 # Updates of the masks while the sparsity rises; each sorts every kernel.
 _UPDATES = 100
 
-# Of the share of zeros that was asked for; a model none of whose kernels has it was not pruned.
+# Of the requested share of zeros; a model none of whose kernels has it was not pruned.
 _LEAST_SHARE = 0.5
 
 _log = logging.getLogger(__name__)
@@ -44,14 +44,14 @@ class PrunedLayer(PruneLowMagnitude):  # type: ignore[misc]
 
 
 class MaskUpdates(tf_keras.callbacks.Callback):  # type: ignore[misc]
-    """Makes the masks of wrappers as training goes on.
+    """Callback that updates the masks of wrappers during training.
 
     Attributes:
         steps: Training steps that began.
     """
 
     def __init__(self, wrappers: Sequence[Any], is_due: Callable[[int], bool]) -> None:
-        """Take the wrappers, and which steps their masks are made anew in."""
+        """Take the wrappers, and the steps in which their masks are computed again."""
         super().__init__()
         self._wrappers = wrappers
         self._is_due = is_due
@@ -129,11 +129,11 @@ class Pruning:
         return self._masks
 
     def reached(self) -> bool:
-        """Whether the sparsity has risen to its target."""
+        """Return whether the sparsity has risen to its target."""
         return self._masks.steps >= self._last_step
 
     def shortfalls(self) -> list[str]:
-        """Return the layers that have fewer zeros than was asked for, each with the reason.
+        """Return the layers that have fewer zeros than requested, each with the reason.
 
         Raises:
             UnsupportedError: No kernel has even half of its zeros.
@@ -154,31 +154,31 @@ class Pruning:
                     )
         if least and not any(least):
             raise UnsupportedError(
-                "no kernel of the model has the zeros that were asked for after training",
+                "no kernel of the model has the requested zeros after training",
                 received="; ".join(short[:5]),
                 remedy="use a recipe without prune",
             )
         return short
 
     def sparsity(self) -> float:
-        """The share of zeros among all prunable weights, as they are now."""
+        """Return the share of zeros among all prunable weights, as they are now."""
         return share_of_zeros(self._kernels())
 
     def layer_sparsities(self) -> list[tuple[str, float]]:
-        """The name of each layer, and the share of zeros in its kernels as they are now."""
+        """Return the name of each layer, and the share of zeros in its kernels as they are now."""
         return [
             (one.layer.name, share_of_zeros(kernel.numpy() for kernel in one.prunable_weights))
             for one in self._wrappers
         ]
 
     def pattern(self) -> Pattern:
-        """The pattern that was asked for, if all kernels follow it as they are now."""
+        """Return the requested pattern, if all kernels follow it as they are now."""
         if all(follows(kernel, self._pattern) for kernel in self._kernels()):
             return self._pattern
         return "unstructured"
 
     def strip(self) -> Any:
-        """The model without wrappers, as it was given; it shares the weights."""
+        """Return the model without wrappers, as it was given; it shares the weights."""
         return tfmot.sparsity.keras.strip_pruning(self.model)
 
     def _kernels(self) -> list[NDArray[Any]]:
@@ -221,7 +221,7 @@ def _reason(kernel: NDArray[Any]) -> str:
 
 
 def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
-    """The layers of `model`, and of models inside it, that can be pruned to the pattern."""
+    """Return the layers of `model`, and of models inside it, that can be pruned to the pattern."""
     found: dict[Any, None] = {}
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
@@ -232,7 +232,7 @@ def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
 
 
 def kernels_of(layer: Any) -> list[Any]:
-    """The variables of `layer` that the library can prune."""
+    """Return the variables of `layer` that the library can prune."""
     # The wrapper hands on one input only, and attention takes two.
     if isinstance(layer, tf_keras.layers.MultiHeadAttention) or not PruneRegistry.supports(layer):
         return []

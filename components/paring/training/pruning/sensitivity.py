@@ -1,4 +1,4 @@
-"""Spread one budget of zeros over the layers, by what each layer's zeros cost.
+"""Allocation of one budget of zeros to the layers, by their sensitivity.
 
 The scan is that of Han, Pool, Tran and Dally, "Learning both Weights and Connections
 for Efficient Neural Networks", 2015 (arXiv:1506.02626): each layer alone is pruned to
@@ -26,11 +26,11 @@ _EXAMPLES = 128
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What zeros in one layer cost.
+    """Loss of the model at each sparsity of one layer.
 
     Attributes:
         layer: The layer's name.
-        weights: How many weights of it can be pruned.
+        weights: Number of its weights that can be pruned.
         levels: Sparsities in ascending order, the first of them 0.
         losses: The model's loss with this layer alone at each of them.
     """
@@ -79,7 +79,7 @@ def scan(
 
 
 def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
-    """The sparsity of each layer, so that all of them together have the one asked for.
+    """Return the sparsity of each layer that gives all of them together the requested one.
 
     Between levels the loss is taken to be linear, and never to fall with more zeros; the
     lower convex hull of that is what is gone by. The budget is then best spent on the
@@ -105,7 +105,7 @@ def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
 
 
 def _pieces(one: Sensitivity) -> list[tuple[float, float, float]]:
-    """The pieces of the hull: loss for a weight, and the sparsities between which."""
+    """Return the pieces of the hull: loss for a weight, and the sparsities between which."""
     losses = np.maximum.accumulate(one.losses).tolist()
     hull: list[tuple[float, float]] = []
     for point in zip(one.levels, losses, strict=True):

@@ -41,11 +41,11 @@ class Clustering:
         self._wrappers = wrapped.wrappers
 
     def strip(self) -> Any:
-        """The model without wrappers, its kernels on their centroids."""
+        """Return the model without wrappers, its kernels on their centroids."""
         return tfmot.clustering.keras.strip_clustering(self.model)
 
     def kernels(self) -> list[np.ndarray[Any, Any]]:
-        """The clustered kernels, as the last call of the model or `strip` left them."""
+        """Return the clustered kernels, as the last call of the model or `strip` left them."""
         return [
             np.asarray(wrapper.get_weight_from_layer(name))
             for wrapper in self._wrappers

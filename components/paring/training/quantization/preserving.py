@@ -1,4 +1,4 @@
-"""Keep a kernel's zeros and shared values through quantization-aware training.
+"""Preservation of zeros and shared values in quantization-aware training.
 
 Weights that are equal stay equal if they start so and always get equal gradients,
 since the optimizer works on each weight alone. So a zero gets none, and the weights
@@ -26,7 +26,7 @@ _MOST_CLUSTERS = 256
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A kernel, and what of it is kept.
+    """Kernel whose zeros or shared values are kept.
 
     Attributes:
         variable: The kernel itself.
@@ -51,11 +51,11 @@ class _Kernel:
 
 
 class Preserving:
-    """The kernels of a model with fake quantization that keep what they have.
+    """Kernels of a model with fake quantization whose zeros or shared values are kept.
 
     Attributes:
-        not_preserved: The layers with kernels that do not keep all that was asked
-            for, each with the reason.
+        not_preserved: The layers with kernels that do not keep all that was
+            requested, each with the reason.
     """
 
     def __init__(self, model: Any, *, sparsity: bool, clusters: bool) -> None:
@@ -86,17 +86,17 @@ class Preserving:
             raise self._nothing_to_keep(model, "clusters", "cluster")
 
     def settle(self) -> None:
-        """After the training: undo what rounding did to the equality of weights."""
+        """Restore the equality of weights that rounding in training has changed."""
         for kernel in self._kernels:
             kernel.settle()
 
     def sparsity(self) -> float | None:
-        """The share of zeros among the kernels whose zeros are kept, as they are now."""
+        """Return the share of zeros among the kernels whose zeros are kept, as they are now."""
         kept = [one.variable.numpy() for one in self._kernels if one.zeros is not None]
         return share_of_zeros(kept) if kept else None
 
     def distinct_weights(self) -> int | None:
-        """The most distinct values in any kernel whose clusters are kept."""
+        """Return the most distinct values in any kernel whose clusters are kept."""
         kept = [one.variable.numpy() for one in self._kernels if one.clusters is not None]
         return max((len(np.unique(kernel)) for kernel in kept), default=None)
 
@@ -129,7 +129,7 @@ class Preserving:
 
 
 class _Quantizer:
-    """Rounds a kernel as the library's quantizer does, and governs range and gradients."""
+    """Quantizer of a kernel, as the library's, with its own range and gradients."""
 
     def __init__(self, rounding: Any, kernel: _Kernel) -> None:
         self._rounding = rounding
@@ -147,12 +147,12 @@ class _Quantizer:
             limit = tf.where(limit > 0, limit, 1)
             for name, bound in (("min_var", -limit), ("max_var", limit)):
                 weights[name].assign(tf.broadcast_to(bound, weights[name].shape))
-        # Not in training the quantizer goes by the range as it is.
+        # Not in training the quantizer uses the range as it is.
         return self._rounding(inputs, False, weights)
 
 
 def _restricted(kernel: _Kernel) -> Any:
-    """The identity, with the gradients that keep `kernel` as it is."""
+    """Return the identity, with the gradients that keep `kernel` as it is."""
     mask = None if kernel.zeros is None else tf.constant(~kernel.zeros, kernel.variable.dtype)
     clusters = None if kernel.clusters is None else tf.constant(kernel.clusters)
     count = 0 if kernel.clusters is None else int(kernel.clusters.max()) + 1

@@ -146,7 +146,7 @@ def fake_quantized(model: Any, unlike: Collection[str] = ()) -> FakeQuantized:
 
 
 def unlike_layers(model: Any, split: Split, rows: Rows) -> list[str]:
-    """The names of the model's inputs whose channels have unlike scales.
+    """Return the names of the model's inputs whose channels have unlike scales.
 
     Args:
         model: A tf_keras model.
@@ -160,7 +160,7 @@ def unlike_layers(model: Any, split: Split, rows: Rows) -> list[str]:
 
 
 def _preparing(model: Any, unlike: Collection[str]) -> set[str]:
-    """The layers between inputs of unlike scales and the first layers with a kernel.
+    """Return the layers between inputs of unlike scales and the first layers with a kernel.
 
     Without those whose output such a layer, or any other, reads: that has scales that are
     alike, and is rounded.
@@ -183,7 +183,7 @@ def _before(layer: Any) -> list[Any]:
 
 @contextmanager
 def _exact_inputs(names: Collection[str]) -> Iterator[None]:
-    """Within it, the library puts no rounding behind the inputs of these names."""
+    """Keep the library from rounding the inputs of these names."""
     own = default_8bit_transforms.InputLayerQuantize.replacement
 
     def replacement(self: Any, match_layer: Any) -> Any:
@@ -199,19 +199,19 @@ def _exact_inputs(names: Collection[str]) -> Iterator[None]:
 
 
 class _SwishApart(transforms.Transform):  # type: ignore[misc]
-    """Gives the swish that a layer ends in a layer of its own.
+    """Transform that moves the swish at the end of a layer to a layer of its own.
 
     The library would quantize what comes after the swish, and not what goes into it. Since
     swish is an operator of its own in TFLite, the one before it would compute in float.
     """
 
     def pattern(self) -> Any:
-        """Layers with a kernel that end in a swish."""
+        """Return the pattern of layers with a kernel that end in a swish."""
         kinds = "|".join(one.__name__ for one in _KERNELS)
         return transforms.LayerPattern(kinds, {"activation": "swish"})
 
     def replacement(self, match_layer: Any) -> Any:
-        """The layer without the swish, and a layer for that."""
+        """Return the layer without the swish, and a layer for that."""
         config = match_layer.layer["config"]
         swish = tf_keras.layers.Activation(config["activation"], name=f"{config['name']}_swish")
         config["activation"] = "linear"
@@ -226,7 +226,7 @@ def _ends_in_swish(layer: Any) -> bool:
 
 @contextmanager
 def _refusing(model: Any) -> Iterator[None]:
-    """Say which model it is where the library fails; it has no error of its own for that."""
+    """Raise an error that names the model if the library fails."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -307,7 +307,7 @@ class _Range:
 
 @contextmanager
 def _observed() -> Iterator[dict[Any, _Range]]:
-    """Within it, quantizers hand values on as they are; those of activations note them."""
+    """Make quantizers pass values on unchanged, and record the ranges of activations."""
     quantizers = tfmot.quantization.keras.quantizers
     activations = quantizers.MovingAverageQuantizer
     seen: dict[Any, _Range] = {}
@@ -331,7 +331,7 @@ def _observed() -> Iterator[dict[Any, _Range]]:
 
 
 def _in_float(model: Any, registry: Any) -> dict[str, str]:
-    """The layers that the library can't quantize, each with the reason."""
+    """Return the layers that the library can't quantize, each with the reason."""
     found: dict[str, str] = {}
     for layer in model.layers:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)):
@@ -357,15 +357,15 @@ def _in_float(model: Any, registry: Any) -> dict[str, str]:
 
 
 def _registry() -> Any:
-    """What the library knows of layers' quantized forms."""
+    """Return the library's registry of layers' quantized forms."""
     scheme = tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
     return scheme.get_quantize_registry()
 
 
 def _is_folded(layer: Any, model: Any) -> bool:
-    """Whether it is a batch normalization that becomes part of the layer before it.
+    """Return whether `layer` is a batch normalization that is folded into the layer before it.
 
-    Of that layer, nothing else may read the output.
+    Nothing else may read the output of that layer.
     """
     if not isinstance(layer, tf_keras.layers.BatchNormalization):
         return False

@@ -36,7 +36,7 @@ print(peak() - before)
 
 
 def _in_one_call(folder: Path) -> onnx.ModelProto:
-    """What tf2onnx's own function makes of the SavedModel."""
+    """Convert the SavedModel by tf2onnx's own function."""
     import tf2onnx
 
     graph, inputs, outputs, renamed = tf2onnx.tf_loader.from_saved_model(

@@ -1,4 +1,4 @@
-"""What is kept of what is tried, with speeds and differences that are given."""
+"""The choice among tried forms, with stated speeds and differences."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What models are compared and timed on."""
+"""Inputs on which models are compared and timed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many layers to leave in float."""
+"""Number of layers to leave in float."""
 
 import pytest
 

@@ -142,7 +142,7 @@ _LOSSES: dict[str, Callable[[Any, Any], Any]] = {
 def test_the_taylor_score_takes_the_loss_that_training_takes(
     heads: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Of outputs [batch, 1] and labels [batch], above all, and of several outputs."""
+    """Check outputs [batch, 1] with labels [batch], above all, and several outputs."""
     generator = np.random.default_rng(0)
     image = tf_keras.Input((4, 4, 2), name="image")
     inner = layers.Conv2D(5, 3, activation="tanh", padding="same", name="inner")(image)

@@ -205,7 +205,7 @@ def _mixes(layer: Any) -> bool:
 
 
 def unread(model: Any, chosen: Cut, features: Any) -> Any:
-    """What `model` gives where nothing reads the filters and units that are to go.
+    """Return the outputs of `model` if nothing reads the filters and units to be removed.
 
     It knows of no coupling: what these give is nan, nan spreads with all that depends
     on it, and the next layer that mixes channels reads 0 in its place.

@@ -1,4 +1,4 @@
-"""Which channels of a model go together, and what keeps them whole."""
+"""Groups of a model's channels that are removed together, and reasons to keep them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from paring.training.channels.tracing import trace
 
 
 def _widths(model: Any) -> dict[str, int]:
-    """How many channels can go one by one, by the layers that make them."""
+    """Count the channels that can be removed one by one, by the layers that make them."""
     return {str(one): len(one.channels) for one in trace(model).groups() if not one.whole}
 
 

@@ -101,7 +101,7 @@ def test_equal_weights_move_together(sparsity: bool) -> None:
 
 
 def test_plain_training_with_fake_quantization_loses_both() -> None:
-    """What the tests above would see if nothing was preserved."""
+    """Check that the tests above would fail if nothing was preserved."""
     wrapped = fake_quantized(_network(_clustered)).model
     _train(wrapped)
     kernel = _kernel(wrapped, "convolution")

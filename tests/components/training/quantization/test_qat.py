@@ -1,4 +1,4 @@
-"""Which layers and inputs of a model are rounded in quantization-aware training."""
+"""Layers and inputs of a model that quantization-aware training rounds."""
 
 from pathlib import Path
 from typing import Any
