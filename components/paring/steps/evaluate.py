@@ -14,7 +14,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="4")
+@step(version="5")
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -24,6 +24,7 @@ def evaluate(
     metric: str = "auto",
     top_k: Annotated[int, Ge(1)] = 5,
     output: str = "",
+    weights: str = "",
     metric_digest: str = "",
     batch_size: Annotated[int, Ge(1)] = 64,
     beam_options: str = "",
@@ -63,6 +64,11 @@ def evaluate(
     Scores, of which more is better, drop by source less candidate; errors by
     (candidate - source) / source, so that 0.01 is a growth of 1%.
 
+    With sample weights each example, and each of its tokens, counts as much as its weight
+    says, in every metric, the agreement and the intervals; counts remain those of examples.
+    A weight of 0 leaves the example out. The areas, shares and means are those of examples
+    that are repeated so often; the intervals are not, since repeating tells nothing new.
+
     Of a model with several outputs each has its own metric, and the gate is on
     each, unless `output` names one or the metric is a function.
 
@@ -78,7 +84,8 @@ def evaluate(
     values `mae`, `rmse` and the source's; for tokens their number `tokens`; for
     auc `score_error`, by how much it may be off. `gated_outputs` says on how many
     outputs the gate is, `other_outputs` has the figures of those that are not
-    `output`, and `examples_digest` names the examples.
+    `output`, `sample_weights` names the column of weights, null without, and
+    `examples_digest` the examples.
 
     Args:
         source: The model that everything is compared with; a SavedModel.
@@ -92,6 +99,8 @@ def evaluate(
         output: The output that the gate is on, and the metric of. "" is each, and
             the metric is of the first with labels, by name, or the first at all;
             others have the metric auto.
+        weights: The column of sample weights, one number of 0 or more for each example; ""
+            for that which the examples were imported with, if any.
         metric_digest: What the file of the user's function must be, as
             `paring.evaluation.metrics.function_digest` gives it; "" takes any. A run that was
             planned with it is not answered by another function's result.
@@ -125,7 +134,7 @@ def evaluate(
 
     folder = saved_model_dir(source)
     signature = read_signature(folder)
-    split = open_split(examples, "eval", signature)
+    split = open_split(examples, "eval", signature, weights=weights)
     labels = split.labels_by_output
     thresholds = find_thresholds(
         source, folder, signature, labels, lambda: open_split(examples, "train", signature)
@@ -153,10 +162,12 @@ def evaluate(
     if found["nan_predictions"]:
         told = "%d predictions are NaN, on %d examples"
         _log.warning(told, found["nan_predictions"], found["count"])
+    found["sample_weights"] = split.weights_column or None
     found["examples_digest"] = examples.digest or content_digest(examples.path)
     evaluation.file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     for fact in ("metric", "score", "source_score", "drop", "drop_low", "drop_high"):
         setattr(evaluation, fact, found[fact])
+    evaluation.sample_weights = split.weights_column
     evaluation.gated_outputs = found["gated_outputs"]
     evaluation.higher_is_better = int(found["higher_is_better"])
     evaluation.count = found["count"]

@@ -310,3 +310,23 @@ def test_what_is_told_of_a_search_is_kept(family: Any) -> None:
 def test_a_search_that_can_not_be_read_is_refused(family: Any, search: str, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         family.select(search=search)
+
+
+def test_a_selection_names_the_weights_that_its_evaluations_have(family: Any) -> None:
+    assert family.select()["gate"]["sample_weights"] is None
+    family.add("int8", speedup=5.0)
+    for name in ("source", "int8"):
+        evaluation = EvaluationMetrics.load(family.path("evaluations", name))
+        evaluation.sample_weights = "importance"
+        evaluation.save()
+    assert family.select()["gate"]["sample_weights"] == "importance"
+    assert Selection.load(family.root / "selection").sample_weights == "importance"
+
+
+def test_evaluations_with_different_weights_are_refused(family: Any) -> None:
+    family.add("int8", speedup=5.0)
+    evaluation = EvaluationMetrics.load(family.path("evaluations", "int8"))
+    evaluation.sample_weights = "importance"
+    evaluation.save()
+    with pytest.raises(ParameterError, match=r"'int8'[\s\S]*importance, the source with none"):
+        family.select()
