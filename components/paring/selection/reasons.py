@@ -36,8 +36,8 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
         return f"needs the least memory of the {len(passing)} that pass, within the noise"
     fastest = min(passing, key=lambda one: one.pace)
     if fastest.pace == best.pace:
-        others = [one for one in passing if one is not best]
-        near = [_name(one) for one in others if not _is_apart(best, one)]
+        rest = [one for one in passing if one is not best]
+        near = [_name(one) for one in rest if not _is_apart(best, one)]
         if not near:
             return f"the fastest of the {len(passing)} that pass"
         return (

@@ -137,7 +137,11 @@ def evaluate(
     split = open_split(examples, "eval", signature, weights=weights)
     labels = split.labels_by_output
     thresholds = find_thresholds(
-        source, folder, signature, labels, lambda: open_split(examples, "train", signature)
+        source,
+        folder,
+        signature,
+        labels,
+        lambda: open_split(examples, "train", signature, weights=weights),
     )
     numbers = [name for name, spec in signature.outputs.items() if spec.dtype != "object"]
     if not numbers:
