@@ -114,6 +114,7 @@ def optimize(
     objective: Objective = "latency",
     metric: str = "auto",
     label: str = "label",
+    weights: str = "",
     batch_size: int = 1,
     threads: int = 0,
     brief: bool = False,
@@ -157,6 +158,8 @@ def optimize(
         objective: What the choice among those that pass is by.
         metric: Metric of the accuracy gate.
         label: Column of the labels in TFRecords.
+        weights: Column of sample weights, one number of 0 or more for each example, for
+            training and the metrics; "" if all count the same.
         batch_size: Examples of one call that is measured.
         threads: Threads of one call that is measured; 0 for all cores.
         brief: Train and measure briefly, to try things out.
@@ -181,6 +184,7 @@ def optimize(
         gate=Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective),
         trust_model=trust_model,
         label=label,
+        weights=weights,
         metric=metric,
         batch_size=batch_size,
         threads=threads,

@@ -20,11 +20,14 @@ class Examples(Artifact):
         train_count: Examples in the train split.
         eval_count: Examples in the eval split.
         labelled: 1 if there are labels.
+        sample_weights: The column that the sample weights were taken from; "" where all examples
+            count the same.
     """
 
     train_count: int = 0
     eval_count: int = 0
     labelled: int = 0
+    sample_weights: str = ""
 
 
 @dataclass

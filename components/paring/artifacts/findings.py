@@ -141,6 +141,7 @@ class EvaluationMetrics(Artifact):
 
     Attributes:
         count: Examples looked at.
+        sample_weights: Column of the sample weights; "" if all examples count the same.
         metric: Metric of the accuracy gate; see `paring.evaluation.metrics.Metric`.
         higher_is_better: 0 for errors.
         score: Of that metric.
@@ -157,6 +158,7 @@ class EvaluationMetrics(Artifact):
     """
 
     count: int = 0
+    sample_weights: str = ""
     metric: str = ""
     higher_is_better: int = 1
     score: float | None = None
@@ -183,11 +185,14 @@ class Selection(Artifact):
         selected: The id of the chosen candidate.
         candidates: How many there were.
         passed: How many passed the gate.
+        sample_weights: The column of the weights by which the examples count in the gate's
+            metric; "" if all count the same.
     """
 
     selected: str = ""
     candidates: int = 0
     passed: int = 0
+    sample_weights: str = ""
 
     @property
     def file(self) -> Path:

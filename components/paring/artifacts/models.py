@@ -52,6 +52,7 @@ class Model(Servable):
             mixed_float16, where that was half precision; this one computes in float32.
             None if it was not.
         trained_on: The strategy, replicas and dtype policy of the step that trained it.
+        sample_weights: The column of sample weights that it was trained with; "" without.
     """
 
     keras: str = ""
@@ -59,6 +60,7 @@ class Model(Servable):
     rebuilt_difference: float | None = None
     source_precision: str | None = None
     trained_on: str = ""
+    sample_weights: str = ""
 
     @property
     def keras_file(self) -> Path:

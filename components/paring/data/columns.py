@@ -150,7 +150,7 @@ def match_columns(
     matched: dict[str, str] = {}
     left_out: list[str] = []
     for column in sorted(columns):
-        target = _target(column, inputs, labels, label)
+        target = find_target(column, inputs, labels, label)
         if target is None:
             left_out.append(column)
             continue
@@ -196,9 +196,10 @@ def match_columns(
     return matched
 
 
-def _target(
+def find_target(
     column: str, inputs: Mapping[str, TensorSpec], labels: Mapping[str, TensorSpec], label: str
 ) -> str | None:
+    """Return the input or the label that `column` holds; None if it holds neither."""
     if column in inputs or column in labels:
         return column
     if column == "x" and len(inputs) == 1:
@@ -225,7 +226,7 @@ def check_features(
                 received=f"shape {list(array.shape)}",
                 remedy="give at least one example in each split",
             )
-        _check_length(where, name, len(array), count)
+        check_length(where, name, len(array), count)
         if not _fits(array.shape, spec.shape):
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong shape",
@@ -241,7 +242,12 @@ def check_features(
     return count
 
 
-def _check_length(where: str, name: str, length: int, count: int) -> None:
+def check_length(where: str, name: str, length: int, count: int) -> None:
+    """Check that a column has one row for each example.
+
+    Raises:
+        ExamplesError: It has more or fewer.
+    """
     if length != count:
         raise ExamplesError(
             f"{where}: {name!r} has another number of rows than the first feature",
@@ -292,7 +298,7 @@ def check_labels(
     Raises:
         ExamplesError: They are nothing of that kind.
     """
-    _check_length(where, label, len(array), count)
+    check_length(where, label, len(array), count)
     rank = len(output.shape)
     if array.shape == (count, 1) and rank < 3:
         array = array.reshape(count)
@@ -316,18 +322,18 @@ def check_labels(
     if not _fits(array.shape, wanted):
         raise _no_labels(where, label, array, output)
     _check_classes(where, label, array, output, of_tokens)
-    if of_tokens and array.dtype.kind == "i" and any(c.min() < -1 for _, c in _chunks(array)):
+    if of_tokens and array.dtype.kind == "i" and any(c.min() < -1 for _, c in chunks(array)):
         return _padded(array, file, where)
     return write_column(where, label, array, "int64", file)
 
 
 def are_flags(array: Array) -> bool:
     """Return whether all values are 0 or 1."""
-    return all(((chunk == 0) | (chunk == 1)).all() for _, chunk in _chunks(array))
+    return all(((chunk == 0) | (chunk == 1)).all() for _, chunk in chunks(array))
 
 
 def _are_one_hot(array: Array) -> bool:
-    return all((chunk.sum(axis=1) == 1).all() for _, chunk in _chunks(array))
+    return all((chunk.sum(axis=1) == 1).all() for _, chunk in chunks(array))
 
 
 def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> ExamplesError:
@@ -351,7 +357,7 @@ def _check_classes(
     # One value, [batch] or [..., 1], is two classes.
     single = len(shape) == 1 or shape[-1:] == (1,)
     classes = 2 if single else shape[-1] if shape else None
-    for start, chunk in _chunks(array):
+    for start, chunk in chunks(array):
         wrong = np.zeros(chunk.shape, bool)
         if chunk.dtype.kind == "i" and not of_tokens:
             wrong |= chunk < 0
@@ -372,7 +378,7 @@ def _check_classes(
 def _padded(array: Array, file: Path, where: str) -> Array:
     """Return `array` as int64, with -1 for all values below."""
     written = open_memmap(file, "w+", np.dtype(np.int64), array.shape)
-    for start, chunk in _chunks(array):
+    for start, chunk in chunks(array):
         written[start : start + len(chunk)] = np.maximum(chunk, -1)
     written.flush()
     del written
@@ -397,12 +403,12 @@ def write_column(
     """
     target = np.dtype(dtype)
     if rows is None and array.dtype == target:
-        for start, chunk in _chunks(array):
+        for start, chunk in chunks(array):
             _check_finite(where, name, chunk, start)
         return array
     count = len(array) if rows is None else len(rows)
     written = open_memmap(file, "w+", target, (count, *array.shape[1:]))
-    for start, chunk in _chunks(array, rows):
+    for start, chunk in chunks(array, rows):
         _check_finite(where, name, chunk, start)
         with np.errstate(over="ignore"):
             converted = chunk.astype(target)
@@ -422,7 +428,7 @@ def write_column(
 def copy_column(array: Array, file: Path, rows: NDArray[np.int64]) -> None:
     """Write the `rows` of `array` to a `.npy` file."""
     written = open_memmap(file, "w+", array.dtype, (len(rows), *array.shape[1:]))
-    for start, chunk in _chunks(array, rows):
+    for start, chunk in chunks(array, rows):
         written[start : start + len(chunk)] = chunk
     written.flush()
 
@@ -441,8 +447,8 @@ def _check_finite(where: str, name: str, chunk: Array, start: int) -> None:
     )
 
 
-def _chunks(array: Array, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Array]]:
-    """Yield the first row's number and the rows, some megabytes at a time."""
+def chunks(array: Array, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Array]]:
+    """Yield the number of the first row and the rows, some megabytes at a time."""
     count = len(array) if rows is None else len(rows)
     row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
     step = max(1, _CHUNK_BYTES // row_bytes)

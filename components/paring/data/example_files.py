@@ -1,6 +1,7 @@
 """Locations of the columns of a user's examples, in each form that can be read.
 
     FOLDER/Split-train/NAME.npy, FOLDER/Split-eval/NAME.npy    Paring's form
+    FOLDER/Split-train/sample_weights/NAME.npy, ...            its sample weights
     FOLDER/Split-train/*.gz, FOLDER/Split-eval/*.gz            TFX's Examples
     FOLDER/*train*.tfrecord, FOLDER/*eval*.tfrecord[.gz]       TFRecords
     FILE.npz with NAME_train, NAME_eval for each NAME          NumPy
@@ -27,6 +28,7 @@ from urllib.parse import quote, unquote
 from numpy.typing import NDArray
 
 from paring.data.columns import map_array
+from paring.data.weights import FOLDER as WEIGHTS_FOLDER
 from paring.errors import ExamplesError
 from paring.models.signature import TensorSpec
 from paring.system.trees import tree_files
@@ -69,6 +71,7 @@ class Group:
         archive: The `.npz` file, and its member for each column.
         records: TFRecord files in order.
         folder: Where their feature_spec.json may be looked for.
+        weights: Column and `.npy` file of sample weights that Paring's own form states.
     """
 
     where: str
@@ -76,6 +79,7 @@ class Group:
     archive: tuple[Path, Mapping[str, str]] | None = None
     records: tuple[Path, ...] = ()
     folder: Path = Path()
+    weights: tuple[str, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ class Columns:
         where: What messages call it.
         arrays: The columns.
         unread: Features of TFRecords that nothing takes, and that were not read.
+        weights: The column of sample weights that Paring's own form states, and its array.
     """
 
     where: str
     arrays: Mapping[str, NDArray[Any]]
     unread: tuple[str, ...] = ()
+    weights: tuple[str, NDArray[Any]] | None = None
 
 
 def column_file(name: str) -> str:
@@ -155,7 +161,7 @@ def _folder_group(folder: Path, root: Path) -> Group:
     files = [one for one in sorted(folder.iterdir()) if one.is_file()]
     arrays = {unquote(one.stem): one for one in files if one.suffix == _ARRAY}
     if arrays:
-        return Group(str(folder), arrays=arrays)
+        return Group(str(folder), arrays=arrays, weights=_stored_weights(folder))
     records = _record_files(files)
     if records:
         beside = folder if _spec_file(folder).exists() else root
@@ -165,6 +171,22 @@ def _folder_group(folder: Path, root: Path) -> Group:
         received=f"files {', '.join(one.name for one in files) or 'none'}",
         remedy="put one .npy file for each input there, or TFRecords",
     )
+
+
+def _stored_weights(folder: Path) -> tuple[str, Path] | None:
+    """Find the sample weights of a split in Paring's own form.
+
+    Raises:
+        ExamplesError: There are several columns.
+    """
+    files = sorted((folder / WEIGHTS_FOLDER).glob(f"*{_ARRAY}"))
+    if len(files) > 1:
+        raise ExamplesError(
+            f"{folder / WEIGHTS_FOLDER}: holds several columns of weights",
+            received=", ".join(one.name for one in files),
+            remedy="keep one of them",
+        )
+    return (unquote(files[0].stem), files[0]) if files else None
 
 
 def _flat_groups(folder: Path) -> dict[str, Group]:
@@ -240,11 +262,12 @@ def read_columns(
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     scratch: Path,
+    weights: str = "",
 ) -> Columns:
     """Map the columns of `group`; what must be unpacked goes to `scratch`.
 
-    Of TFRecords, whose records name their features, only the model's inputs
-    and the labels are read.
+    Of TFRecords, whose records name their features, only the model's inputs,
+    the labels and the column `weights` are read.
 
     Raises:
         ExamplesError: Something can't be read.
@@ -255,7 +278,7 @@ def read_columns(
 
         spec = _spec_file(group.folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        arrays, unread = read_records(group.records, spec, inputs, labels, scratch)
+        arrays, unread = read_records(group.records, spec, inputs, labels, scratch, weights)
         return Columns(group.where, arrays, unread)
     if group.archive is not None:
         file, members = group.archive
@@ -264,7 +287,11 @@ def read_columns(
     else:
         files = dict(group.arrays or {})
     mapped = {name: map_array(file, f"{group.where}, {name}") for name, file in files.items()}
-    return Columns(group.where, mapped)
+    stored = None
+    if group.weights is not None:
+        column, file = group.weights
+        stored = column, map_array(file, f"{group.where}, {column}")
+    return Columns(group.where, mapped, weights=stored)
 
 
 def _unpack(file: Path, members: Collection[str], scratch: Path) -> dict[str, Path]:

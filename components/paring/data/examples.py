@@ -31,6 +31,7 @@ from paring.data.columns import (
     write_column,
 )
 from paring.data.example_files import WHOLE, Columns, locate, read_columns
+from paring.data.weights import check_any_weight, check_weights, check_weights_column
 from paring.errors import ExamplesError
 from paring.models.signature import Signature
 
@@ -53,6 +54,9 @@ class Split:
         count: The number of examples, at least 1.
         output: The name of the model's first output.
         other_labels: Those of its other outputs, by name.
+        weights: How much each example counts, float64 [count] of 0 or more; None if all
+            count the same.
+        weights_column: The name of the column that the weights come from; "" without.
     """
 
     features: dict[str, NDArray[Any]]
@@ -60,12 +64,21 @@ class Split:
     count: int
     output: str = ""
     other_labels: dict[str, NDArray[Any]] = field(default_factory=dict)
+    weights: NDArray[np.float64] | None = None
+    weights_column: str = ""
 
     @property
     def labels_by_output(self) -> dict[str, NDArray[Any]]:
         """All labels that there are, by the output's name."""
         own = {} if self.labels is None else {self.output: self.labels}
         return own | self.other_labels
+
+    @property
+    def used_rows(self) -> NDArray[np.int64]:
+        """Numbers of the rows that count, int64: those whose weight is above 0."""
+        if self.weights is None:
+            return np.arange(self.count)
+        return np.flatnonzero(np.asarray(self.weights, np.float32) > 0)
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> "Split":
         """Return the examples at `indices`, in that order, copied into memory."""
@@ -76,6 +89,8 @@ class Split:
             len(chosen),
             self.output,
             {name: np.array(array[chosen]) for name, array in self.other_labels.items()},
+            None if self.weights is None else np.array(self.weights[chosen]),
+            self.weights_column,
         )
 
     def batches(
@@ -100,6 +115,7 @@ def open_split(
     signature: Signature,
     *,
     label: str = LABEL,
+    weights: str = "",
 ) -> Split:
     """Open one split, checked against the model's signature.
 
@@ -116,7 +132,9 @@ def open_split(
     """
     scratch = Path(tempfile.mkdtemp(prefix="paring-examples-"))
     try:
-        splits = open_splits(examples.path, [name], signature, scratch, label=label)
+        splits = open_splits(
+            examples.path, [name], signature, scratch, label=label, weights=weights
+        )
     except BaseException:
         shutil.rmtree(scratch)
         raise
@@ -133,6 +151,7 @@ def open_splits(
     scratch: Path,
     *,
     label: str = LABEL,
+    weights: str = "",
     eval_fraction: float = EVAL_FRACTION,
     seed: int = 0,
 ) -> dict[SplitName, Split]:
@@ -145,6 +164,8 @@ def open_splits(
         scratch: A folder for what has to be unpacked or converted.
         label: The name of the column with the only output's labels, or OUTPUT=COLUMN; see
             `paring.data.columns.label_outputs`.
+        weights: The name of the column of sample weights; "" for those that Paring's own
+            form states, or none.
         eval_fraction: Share of a source without splits that becomes eval.
         seed: Of that split.
     """
@@ -157,8 +178,8 @@ def open_splits(
     groups = locate(path)
     labels = label_outputs(signature, label)
     if WHOLE in groups:
-        columns = read_columns(groups[WHOLE], inputs, labels, scratch / WHOLE)
-        whole = _checked(columns, signature, label, scratch / WHOLE)
+        columns = read_columns(groups[WHOLE], inputs, labels, scratch / WHOLE, weights)
+        whole = _checked(columns, signature, label, weights, scratch / WHOLE)
         if whole.count < 2:
             raise ExamplesError(
                 f"{columns.where}: too few examples to split into train and eval",
@@ -167,7 +188,11 @@ def open_splits(
             )
         train, held_out = stratified_split(whole.labels, whole.count, eval_fraction, seed)
         rows: dict[SplitName, NDArray[np.int64]] = {"train": train, "eval": held_out}
-        return {name: _gathered(whole, rows[name], scratch / name) for name in names}
+        gathered = {name: _gathered(whole, rows[name], scratch / name) for name in names}
+        for name, split in gathered.items():
+            if split.weights is not None:
+                check_any_weight(f"{columns.where}, {name}", split.weights_column, split.weights)
+        return gathered
     opened: dict[SplitName, Split] = {}
     for name in names:
         if name not in groups:
@@ -176,8 +201,8 @@ def open_splits(
                 received=f"splits: {', '.join(sorted(groups))}",
                 remedy="give both train and eval, or one set without splits to be split",
             )
-        columns = read_columns(groups[name], inputs, labels, scratch / name)
-        opened[name] = _checked(columns, signature, label, scratch / name)
+        columns = read_columns(groups[name], inputs, labels, scratch / name, weights)
+        opened[name] = _checked(columns, signature, label, weights, scratch / name)
     return opened
 
 
@@ -241,12 +266,25 @@ def draw_rows(
     return rows[drawn]
 
 
-def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) -> Split:
+def _checked(
+    columns: Columns, signature: Signature, label: str, weights: str, scratch: Path
+) -> Split:
     """Return the columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)
     inputs = model_inputs(signature)
     outputs = label_outputs(signature, label)
     given = [*columns.arrays, *columns.unread]
+    stored = columns.weights
+    if weights and stored is not None and stored[0] != weights:
+        raise ExamplesError(
+            f"{columns.where}: the examples were imported with the weights {stored[0]!r}",
+            received=weights,
+            remedy=f"give {stored[0]!r} or leave weights out, or import the examples again",
+        )
+    if weights and stored is None:
+        check_weights_column(columns.where, given, inputs, outputs, label, weights)
+        stored = weights, columns.arrays[weights]
+        given.remove(weights)
     matched = match_columns(columns.where, given, inputs, outputs, label)
     features = {name: columns.arrays[matched[name]] for name in inputs}
     count = check_features(columns.where, features, inputs)
@@ -273,7 +311,14 @@ def _checked(columns: Columns, signature: Signature, label: str, scratch: Path) 
         if name in matched
     }
     first = next(iter(signature.outputs))
-    return Split(checked, labels.pop(first, None), count, first, labels)
+    split = Split(checked, labels.pop(first, None), count, first, labels)
+    if stored is not None:
+        split.weights_column, array = stored
+        split.weights = check_weights(
+            columns.where, split.weights_column, array, count, scratch / "weights.npy"
+        )
+        check_any_weight(columns.where, split.weights_column, split.weights)
+    return split
 
 
 def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
@@ -288,4 +333,10 @@ def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
         file = folder / f"label-{index}.npy"
         write_column("", name, array, array.dtype.name, file, rows)
         labels[name] = map_array(file, name)
-    return Split(features, labels.pop(whole.output, None), len(rows), whole.output, labels)
+    split = Split(features, labels.pop(whole.output, None), len(rows), whole.output, labels)
+    if whole.weights is not None:
+        file = folder / "weights.npy"
+        split.weights_column = whole.weights_column
+        write_column("", split.weights_column, whole.weights, "float64", file, rows)
+        split.weights = map_array(file, split.weights_column)
+    return split

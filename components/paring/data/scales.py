@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# A channel that gets fewer of the 255 steps has lost what it says.
+# A channel that gets fewer of the steps has lost what it says.
 _FEWEST_STEPS = 8
-_STEPS = 255
+INT8_STEPS = 2**8 - 1
+INT16_STEPS = 2**16 - 1
 MEASURED_CALLS = 200
 """Calls that scales are measured on, at most."""
 
@@ -33,8 +34,8 @@ class Scales:
         self._lows = np.minimum(self._lows, rows.min(axis=0))
         self._highs = np.maximum(self._highs, rows.max(axis=0))
 
-    def unlike(self) -> bool:
-        """Return whether integers with one scale for all channels round one of them away.
+    def unlike(self, steps: int = INT8_STEPS) -> bool:
+        """Return whether `steps` integers for all channels leave one of them hardly a step.
 
         Channels that are constant have nothing to lose.
         """
@@ -44,18 +45,21 @@ class Scales:
         # Zero is one of the integers.
         whole = max(self._highs.max(), 0.0) - min(self._lows.min(), 0.0)
         varies = widths > 0
-        return bool(np.any(widths[varies] * _STEPS < _FEWEST_STEPS * whole))
+        return bool(np.any(widths[varies] * steps < _FEWEST_STEPS * whole))
 
 
-def unlike_inputs(batches: Iterable[Mapping[str, NDArray[Any]]]) -> list[str]:
+def unlike_inputs(
+    batches: Iterable[Mapping[str, NDArray[Any]]], steps: int = INT8_STEPS
+) -> list[str]:
     """Return the names of the float inputs whose channels have unlike scales.
 
     Args:
         batches: The inputs of one call of a model after another, by name.
+        steps: How many integers there are.
     """
     seen: dict[str, Scales] = {}
     for features in islice(batches, MEASURED_CALLS):
         for name, values in features.items():
             if values.dtype.kind == "f":
                 seen.setdefault(name, Scales()).add(values)
-    return [name for name, scales in seen.items() if scales.unlike()]
+    return [name for name, scales in seen.items() if scales.unlike(steps)]

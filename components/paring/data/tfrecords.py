@@ -55,6 +55,7 @@ def read_records(
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     scratch: Path,
+    weights: str = "",
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     """Read the model's inputs, and the labels in the records, as columns.
 
@@ -70,6 +71,8 @@ def read_records(
             or floats, as many as the first record holds; they get the output's
             shape where it says it, integers without its last axis.
         scratch: The folder that the columns are written to.
+        weights: The feature with sample weights; "" for none. It is read where it is there
+            and neither an input nor a label.
 
     Raises:
         ExamplesError: A file can't be read, or its records are not like that.
@@ -85,7 +88,7 @@ def read_records(
         )
     first = next(file for file, count in zip(files, counts, strict=True) if count)
     record = first_record(first)
-    features, unread = _features(first, record, spec_file, inputs, labels)
+    features, unread = _features(first, record, spec_file, inputs, labels, weights)
     columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
     written = {
         name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
@@ -116,6 +119,7 @@ def _features(
     spec_file: Path,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
+    weights: str,
 ) -> tuple[dict[str, _Feature], tuple[str, ...]]:
     """Return the storage of each wanted feature, by the first record, which is in `file`.
 
@@ -162,7 +166,20 @@ def _features(
         found[label] = _Feature(
             column, kind, _label_shape(kind, length, output), _LIST_DTYPES[kind]
         )
-    return found, tuple(sorted(kinds.keys() - {one.column for one in found.values()}))
+    used = {one.column for one in found.values()}
+    if weights in kinds and weights not in used | found.keys():
+        kind = kinds[weights]
+        if kind not in _LIST_DTYPES:
+            raise ExamplesError(
+                f"{file}: the weights {weights!r} are no numbers",
+                received=kind,
+                remedy="store one number (float_list or int64_list) for each example",
+            )
+        length = len(getattr(stored[weights], kind).value)
+        shape = () if length == 1 else (length,)
+        found[weights] = _Feature(weights, kind, shape, _LIST_DTYPES[kind])
+        used.add(weights)
+    return found, tuple(sorted(kinds.keys() - used))
 
 
 def _label_columns(label: str, output: TensorSpec) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ def tally_pair(
         name: (_file_of(array), array.shape) for name, array in split.labels_by_output.items()
     }
     digest = function_digest(plan.function) if plan.function else ""
-    pair = Pair(source, candidate, plan, digest, features, labels)
+    weights = "" if split.weights is None else _file_of(split.weights)
+    pair = Pair(source, candidate, plan, digest, features, labels, weights)
     ranges = [
         (start, min(start + batch_size, split.count)) for start in range(0, split.count, batch_size)
     ]
@@ -165,6 +166,7 @@ class _Loaded:
             name: map_array(Path(file), name).reshape(shape)
             for name, (file, shape) in pair.labels.items()
         }
+        self._weights = map_array(Path(pair.weights), "weights") if pair.weights else None
         # A runner may use this from several threads, which TFLite's interpreter does not bear.
         self._lock = threading.Lock()
 
@@ -183,6 +185,7 @@ class _Loaded:
             _pick(run_rows(self._candidate, features), names),
             labels,
             self._function,
+            None if self._weights is None else np.asarray(self._weights[chosen]).reshape(-1),
         )
         return tally
 

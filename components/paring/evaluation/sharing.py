@@ -35,6 +35,7 @@ class Pair:
         features: The `.npy` file of each input, a path or a URI.
         labels: That of each output's labels, where there are any, and the
             shape that they are read in.
+        weights: That of the sample weights, a path or a URI; "" where all count the same.
         source_uri, candidate_uri: Where the models are shared; "" for their own paths.
     """
 
@@ -44,6 +45,7 @@ class Pair:
     function_digest: str
     features: Mapping[str, str]
     labels: Mapping[str, tuple[str, tuple[int, ...]]]
+    weights: str = ""
     source_uri: str = ""
     candidate_uri: str = ""
 
@@ -92,12 +94,17 @@ def shared(pair: Pair, folder: str) -> Pair:
     for number, (name, (file, shape)) in enumerate(pair.labels.items()):
         labels[name] = join(folder, "labels", f"{number}.npy"), shape
         put(Path(file), labels[name][0])
+    weights = ""
+    if pair.weights:
+        weights = join(folder, "weights.npy")
+        put(Path(pair.weights), weights)
     return replace(
         pair,
         source_uri=source_uri,
         candidate_uri=candidate_uri,
         features=features,
         labels=labels,
+        weights=weights,
     )
 
 
@@ -134,6 +141,7 @@ def brought(pair: Pair, into: Path) -> Pair:
             name: (str(fetch(uri, into / "labels")), shape)
             for name, (uri, shape) in pair.labels.items()
         },
+        weights=str(fetch(pair.weights, into / "weights")) if pair.weights else "",
     )
 
 

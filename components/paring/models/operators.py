@@ -30,6 +30,8 @@ _FILE_READERS = {
 _STREAMS = frozenset({b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)"})
 _VARIABLE_USERS = frozenset({"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"})
 _RESOURCE_FUNCTIONS = frozenset({"_create_resource", "_destroy_resource", "_initialize"})
+# Only a call of `adapt` runs it, which neither Keras' loader nor Paring makes.
+_ADAPTING = "_adapt_function"
 _INITIALIZERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
 _ASSETS = "assets"
 
@@ -40,7 +42,7 @@ def refuse_operators(folder: Path, *, all_functions: bool = False) -> None:
     Args:
         folder: The folder of the SavedModel.
         all_functions: Look at the functions that no signature reaches too, as for Keras,
-            whose layers call them.
+            whose layers call them; but for those of `adapt`, which are not called.
 
     Raises:
         ModelError: It can't be read.
@@ -105,19 +107,17 @@ class _Reached:
         """Yield the operators that are reached and on no list."""
         objects = list(self._meta.object_graph_def.nodes)
         saver = self._meta.saver_def
-        saved, restored = set[str](), set[str]()
-        for one in objects:
-            for pair in one.saveable_objects.values():
-                saved |= self._named_functions(objects, pair.save_function)
-                restored |= self._named_functions(objects, pair.restore_function)
-        yield from self._walk(self._starts([saver.save_tensor_name]), saved, _SAVING)
-        yield from self._walk(self._starts([saver.restore_op_name]), restored, _RESTORING)
+        saving = self._starts([saver.save_tensor_name])
+        restoring = self._starts([saver.restore_op_name])
+        yield from self._walk(saving, set(), _SAVING)
+        yield from self._walk(restoring, set(), _RESTORING)
         nodes, functions = self._roots(objects)
         if all_functions:
-            in_saver = self._reached_functions(
-                self._starts([saver.save_tensor_name, saver.restore_op_name]), saved | restored
-            )
-            functions |= self._functions.keys() - in_saver
+            adapting, attached = self._attached_functions(objects)
+            aside = self._reached_functions(saving | restoring, adapting)
+            # What a layer holds by another name too, or calls, is no such function alone.
+            used = self._reached_functions(nodes, functions | attached)
+            functions |= self._functions.keys() - (aside - used)
         yield from self._walk(nodes, functions, frozenset())
 
     def _roots(self, objects: list[Any]) -> tuple[set[str], set[str]]:
@@ -136,7 +136,22 @@ class _Reached:
             for child in one.children:
                 if child.local_name in _RESOURCE_FUNCTIONS:
                     functions |= self._named_functions(objects, child.node_id)
+            # They hand tensors to the saver, which has the file; loading calls them.
+            for pair in one.saveable_objects.values():
+                functions |= self._named_functions(objects, pair.save_function)
+                functions |= self._named_functions(objects, pair.restore_function)
         return self._starts(tensors), functions
+
+    def _attached_functions(self, objects: list[Any]) -> tuple[set[str], set[str]]:
+        """Return the functions of `adapt`, and those that objects hold by other names."""
+        adapting, attached = set[str](), set[str]()
+        for one in objects:
+            for child in one.children:
+                is_trace = one.WhichOneof("kind") == "function" and child.local_name[:6] == "trace_"
+                if not is_trace:
+                    chosen = adapting if child.local_name == _ADAPTING else attached
+                    chosen |= self._named_functions(objects, child.node_id)
+        return adapting, attached
 
     def _starts(self, tensors: Iterable[str]) -> set[str]:
         names = {one.partition(":")[0].removeprefix("^") for one in tensors}

@@ -172,6 +172,8 @@ class SelectionResult:
         metric: The metric that the gate is on.
         candidates: The source first, then by the objective, then what was not measured.
         search: How the search went that the candidates come from; empty if there was none.
+        sample_weights: The column of the weights by which the examples count in the metric;
+            "" if all count the same.
     """
 
     verdict: str
@@ -181,6 +183,7 @@ class SelectionResult:
     metric: Metric
     candidates: tuple[CandidateRow, ...]
     search: Mapping[str, Any]
+    sample_weights: str = ""
 
     @property
     def source(self) -> CandidateRow:
@@ -212,6 +215,7 @@ class SelectionResult:
                 metric=_metric(gate),
                 candidates=tuple(map(CandidateRow.from_json, content["candidates"])),
                 search=content.get("search", {}),
+                sample_weights=gate.get("sample_weights") or "",
             )
             if {SOURCE, made.selected} - {row.id for row in made.candidates}:
                 raise ValueError("the source or the selected candidate is missing")
@@ -236,7 +240,8 @@ class SelectionResult:
             | {name: source[name] for name in ("artifact", *_SOURCE_FIGURES)},
             "selected": self.selected,
             "gate": {"max_accuracy_drop": self.gate.max_accuracy_drop, **_named(self.metric)}
-            | limits,
+            | limits
+            | {"sample_weights": self.sample_weights or None},
             "objective": objective,
             "candidates": rows,
         }

@@ -159,6 +159,59 @@ class Gate:
         ]
 
 
+@dataclass(frozen=True)
+class SpeedRatio:
+    """Speed of one candidate as a multiple of another's, with its 95% interval.
+
+    Attributes:
+        estimate: The ratio of the median latencies.
+        low, high: Its interval.
+        is_certain: Whether the two candidates' own intervals are apart, and this one does
+            not hold 1.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    is_certain: bool
+
+    @property
+    def inverse(self) -> "SpeedRatio":
+        """The ratio the other way round."""
+        return SpeedRatio(1 / self.estimate, 1 / self.high, 1 / self.low, self.is_certain)
+
+
+def speed_ratio(one: Measured, other: Measured) -> SpeedRatio | None:
+    """Compute how many times as fast `one` is as `other`; None where it was not measured.
+
+    The source is what speed-ups are measured against, so a candidate's own interval is that
+    of the ratio to it. Two candidates were measured in two runs: the distances from the
+    estimates to the limits are added as independent errors of logarithms (G. Y. Zou and
+    A. Donner, "Construction of confidence limits about effect measures", Statistics in
+    Medicine 27(10), 2008).
+    """
+    both = _logarithms(one), _logarithms(other)
+    if both[0] is None or both[1] is None:
+        return None
+    (centre, low, high), (base, base_low, base_high) = both[0], both[1]
+    estimate = centre - base
+    below = math.hypot(centre - low, base_high - base)
+    above = math.hypot(high - centre, base - base_low)
+    limits = math.exp(estimate - below), math.exp(estimate + above)
+    return SpeedRatio(math.exp(estimate), *limits, is_certain=low > base_high or high < base_low)
+
+
+def _logarithms(one: Measured) -> tuple[float, float, float] | None:
+    """Return the logarithms of the speed-up and its limits."""
+    if one.is_source:
+        return 0.0, 0.0, 0.0
+    found = one.speedup, one.speedup_low, one.speedup_high
+    if None in found or min(value for value in found if value is not None) <= 0:
+        return None
+    speedup, low, high = (math.log(value) for value in found if value is not None)
+    return speedup, low, high
+
+
 def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
     if not budget or value <= budget:
         return []

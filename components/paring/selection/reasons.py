@@ -1,9 +1,22 @@
-"""Reasons why a candidate was selected and others were not, in sentences."""
+"""Reasons why a candidate was selected and others were not, in sentences.
+
+Ratios of speed stand with their 95% interval, and as a difference only where the
+measurements show one: "5.7x faster (4.1 to 7.9)", or "perhaps faster (1.3x, 0.9 to 1.9)".
+"""
 
 import math
 
 from paring.selection.candidates import CandidateRow
-from paring.selection.pareto import SIZE_TIE, Measured, Objective, as_fast, loss
+from paring.selection.pareto import (
+    MEMORY_NOISE,
+    SIZE_TIE,
+    Measured,
+    Objective,
+    SpeedRatio,
+    as_fast,
+    loss,
+    speed_ratio,
+)
 
 
 def why(best: Measured, passing: list[Measured], source: Measured, objective: Objective) -> str:
@@ -23,7 +36,14 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
         return f"needs the least memory of the {len(passing)} that pass, within the noise"
     fastest = min(passing, key=lambda one: one.pace)
     if fastest.pace == best.pace:
-        return f"the fastest of the {len(passing)} that pass"
+        rest = [one for one in passing if one is not best]
+        near = [_name(one) for one in rest if not _is_apart(best, one)]
+        if not near:
+            return f"the fastest of the {len(passing)} that pass"
+        return (
+            f"measured as the fastest of the {len(passing)} that pass, but {', '.join(near)} may be"
+            " as fast: the intervals overlap"
+        )
     better = _size(best, fastest) or _accuracy(best, fastest)
     return f"as fast as {fastest.id}, the fastest, within the noise, and {better}"
 
@@ -33,19 +53,19 @@ def why_not(one: Measured, best: Measured, source: Measured, objective: Objectiv
     speed = _speed(best, one) or "as fast within the noise"
     size = _size(best, one) or ("not larger" if best.size <= one.size else "about as small")
     mine, other = best.memory(source), one.memory(source)
-    memory = _ratio(mine, other, "lighter in memory", "heavier in memory")
+    same_memory = max(mine, other) <= min(mine, other) * (1 + MEMORY_NOISE)
+    memory = "" if same_memory else _ratio(mine, other, "lighter in memory", "heavier in memory")
     if objective == "latency":
         phrases, tied = [speed, size], not (_speed(best, one) or _size(best, one))
     elif objective == "size":
         phrases, tied = [size, speed], best.size == one.size and not _speed(best, one)
     else:
         phrases = [memory or "as light in memory", size]
-        tied = mine == other and not _size(best, one)
+        tied = same_memory and not _size(best, one)
     if tied:
         further = (_accuracy(best, one), memory if memory not in phrases else "")
         phrases += [text for text in further if text][:1]
-    name = "the source" if best.is_source else best.id
-    text = f"{name} is {', '.join(phrases[:-1])} and {phrases[-1]}"
+    text = f"{_name(best)} is {', '.join(phrases[:-1])} and {phrases[-1]}"
     if one.is_source:
         return f"the source itself; {text}"
     if best.is_source and objective == "latency":
@@ -56,7 +76,39 @@ def why_not(one: Measured, best: Measured, source: Measured, objective: Objectiv
 def _speed(best: Measured, one: Measured) -> str:
     """Return the comparison of `best` with `one` in speed, "" where noise may explain it."""
     fast, slow = sorted((best, one), key=lambda which: which.pace)
-    return "" if as_fast(slow, fast) else _ratio(best.pace, one.pace, "faster", "slower")
+    found = speed_ratio(best, one)
+    if found is None or as_fast(slow, fast):
+        return ""
+    word = "faster" if found.estimate >= 1 else "slower"
+    found = found if found.estimate >= 1 else found.inverse
+    if not found.is_certain:
+        estimate, low, high = _written(found)
+        return f"perhaps {word} ({estimate}x, {low} to {high})"
+    if found.estimate >= 1.095:
+        estimate, low, high = _written(found)
+        return f"{estimate}x {word} ({low} to {high})"
+    low, high = (f"{100 * (end - 1):.1f}" for end in (found.low, found.high))
+    return f"{100 * (found.estimate - 1):.1f}% {word} ({low}% to {high}%)"
+
+
+def _is_apart(best: Measured, one: Measured) -> bool:
+    """Return whether the measurements show that the two differ in speed."""
+    found = speed_ratio(best, one)
+    return found is not None and found.is_certain
+
+
+def _name(one: Measured) -> str:
+    return "the source" if one.is_source else one.id
+
+
+def _written(found: SpeedRatio) -> tuple[str, str, str]:
+    """Return the ratio and its limits with one decimal, or with two where they need them."""
+    values = found.estimate, found.low, found.high
+    estimate, low, high = (f"{one:.1f}" for one in values)
+    if float(low) < float(estimate) < float(high):
+        return estimate, low, high
+    estimate, low, high = (f"{one:.2f}" for one in values)
+    return estimate, low, high
 
 
 def _size(best: Measured, one: Measured) -> str:
@@ -99,6 +151,10 @@ def verdict(chosen: CandidateRow, source: CandidateRow, passed: int) -> str:
         text = f"{speed} and {size} than the source" if size else f"{speed} than the source"
     else:
         text = "as fast as the source" + (f" and {size}" if size else "")
+        if best.speedup_low is not None and best.speedup_high is not None:
+            limits = f"{best.speedup_low:.2f} to {best.speedup_high:.2f}"
+            text = f"as fast as the source within the noise ({limits})"
+            text += f", and {size}" if size else ""
     if chosen.drop is None or chosen.score is None:
         return f"{chosen.id} is {text}."
     return f"{chosen.id} is {text}, {chosen.metric.verdict(chosen.drop, chosen.score)}."

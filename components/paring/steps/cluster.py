@@ -9,7 +9,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="4", imports_models=True)
+@step(version="5", imports_models=True)
 def cluster(
     model: Input[Model],
     examples: Input[Examples],
@@ -21,6 +21,7 @@ def cluster(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
+    weights: str = "",
     strategy: StrategyName = "auto",
 ) -> None:
     """Cluster the weights of each kernel to a few shared values, and fine-tune those.
@@ -44,6 +45,9 @@ def cluster(
         batch_size: Examples in a training step.
         learning_rate: Learning rate of the Adam optimizer.
         seed: Seed of all random numbers.
+        weights: Column of sample weights, a number of 0 or more for each example, by which its
+            loss is multiplied; "" for the column that the examples were imported with, if any.
+            Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
@@ -64,7 +68,9 @@ def cluster(
     from paring.training.training import open_training
     from paring.training.wrapping import share_of_zeros
 
-    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    training = open_training(
+        model, examples, batch_size=batch_size, seed=seed, strategy=strategy, weights=weights
+    )
     with training.devices.scope():
         clustering = Clustering(
             training.model, clusters=clusters, preserve_sparsity=preserve_sparsity

@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="4")
+@step(version="5")
 def convert_tflite(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -67,7 +67,8 @@ def convert_tflite(
         ModelError: The SavedModel is missing or broken.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: TFLite lacks operators of the model, the file's outputs differ from
-            its source's, or the model was trained for another quantization.
+            its source's, the model was trained for another quantization, or the columns of
+            an input have scales too unlike for the integers of int16x8 or `integer_io`.
     """
     from paring.models.quiet import quiet_tensorflow
 
@@ -80,6 +81,7 @@ def convert_tflite(
         random_features,
         store,
     )
+    from paring.converters.tflite.input_scales import refuse_unlike_scales
     from paring.data.examples import open_split
     from paring.graphs.full_precision import precision_of
     from paring.models.loading import saved_model_dir
@@ -114,6 +116,8 @@ def convert_tflite(
         whole = split.count if given is calibration else _CALIBRATION_SIZE
         calls = calibration_calls(split, signature, calibration_size or whole, seed)
         batches = list(islice(calls(), _COMPARED))
+        if integer_io or quantization == "int16x8":
+            refuse_unlike_scales(calls(), quantization, integer_io=integer_io)
     made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
     store(
         made.content,

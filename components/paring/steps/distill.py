@@ -15,7 +15,7 @@ from paring.system.workers import StrategyName
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="2")
+@step(version="3")
 def distill(
     model: Input[Model],
     examples: Input[Examples],
@@ -31,6 +31,7 @@ def distill(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 4e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    weights: str = "",
     strategy: StrategyName = "auto",
 ) -> None:
     """Train a smaller network, the student, to predict the outputs of `model`.
@@ -62,6 +63,9 @@ def distill(
         batch_size: Examples in a training step.
         learning_rate: Initial learning rate of the Adam optimizer.
         seed: Seed of all random numbers, those of the initial weights too.
+        weights: Column of sample weights, a number of 0 or more for each example, by which its
+            loss is multiplied; "" for the column that the examples were imported with, if any.
+            Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
@@ -95,7 +99,7 @@ def distill(
     check_student(student, width=width, compound=compound)
     devices = open_devices(strategy)
     teacher = open_teacher(model, seed)
-    split = open_split(examples, "train", teacher.signature)
+    split = open_split(examples, "train", teacher.signature, weights=weights)
     if split.labels is not None and class_ids(split.labels) is None:
         raise UnsupportedError(
             "distillation takes a classifier, and the labels are no class ids",
@@ -108,7 +112,7 @@ def distill(
             received=f"soft_weight {soft_weight}",
             remedy="give soft_weight = 1, to learn from the source's scores alone",
         )
-    size = devices.batch_size(min(batch_size, split.count), teacher.input.shape[0])
+    size = devices.batch_size(min(batch_size, len(split.used_rows)), teacher.input.shape[0])
     portions = hold_out(split, seed)
     with tempfile.TemporaryDirectory(prefix="paring-distill-") as folder:
         lessons = ask_teacher(
@@ -145,6 +149,7 @@ def distill(
     keep_signature(network, teacher.signature)
     save_model(network, distilled)
     distilled.trained_on = str(devices)
+    distilled.sample_weights = split.weights_column
     distilled.student = student
     distilled.parameters = network.count_params()
     distilled.source_parameters = teacher.parameters

@@ -14,7 +14,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="4")
+@step(version="5")
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -24,6 +24,7 @@ def evaluate(
     metric: str = "auto",
     top_k: Annotated[int, Ge(1)] = 5,
     output: str = "",
+    weights: str = "",
     metric_digest: str = "",
     batch_size: Annotated[int, Ge(1)] = 64,
     beam_options: str = "",
@@ -63,6 +64,11 @@ def evaluate(
     The drop of scores, of which more is better, is source less candidate; of errors
     (candidate - source) / source, so that 0.01 is a growth of 1%.
 
+    With sample weights each example, and each of its tokens, counts in proportion to its
+    weight in every metric, the agreement and the intervals; counts remain numbers of examples.
+    A weight of 0 leaves the example out. Areas, shares and means equal those of examples
+    that are repeated as often; intervals do not, since repeating adds no information.
+
     Each of several outputs of a model has its own metric, and the gate applies to
     each, unless `output` names one or the metric is a function.
 
@@ -78,7 +84,8 @@ def evaluate(
     values `mae`, `rmse` and the source's; for tokens their number `tokens`; for
     auc `score_error`, the bound on its error. `gated_outputs` is the number of outputs
     that the gate applies to, `other_outputs` has the figures of those that are not
-    `output`, and `examples_digest` is the digest of the examples.
+    `output`, `sample_weights` is the column of weights or null, and `examples_digest` is
+    the digest of the examples.
 
     Args:
         source: The model that candidates are compared with; a SavedModel.
@@ -92,6 +99,8 @@ def evaluate(
         output: The only output that the gate and the metric apply to. "" is each, and
             the metric applies to the first with labels, by name, or the first at all;
             others have the metric auto.
+        weights: Column of sample weights, a number of 0 or more for each example; "" for the
+            column that the examples were imported with, if any.
         metric_digest: Required digest of the file of the user's function, as
             `paring.evaluation.metrics.function_digest` returns it; "" accepts any. A run that
             was planned with it is not answered by another function's result.
@@ -125,10 +134,14 @@ def evaluate(
 
     folder = saved_model_dir(source)
     signature = read_signature(folder)
-    split = open_split(examples, "eval", signature)
+    split = open_split(examples, "eval", signature, weights=weights)
     labels = split.labels_by_output
     thresholds = find_thresholds(
-        source, folder, signature, labels, lambda: open_split(examples, "train", signature)
+        source,
+        folder,
+        signature,
+        labels,
+        lambda: open_split(examples, "train", signature, weights=weights),
     )
     numbers = [name for name, spec in signature.outputs.items() if spec.dtype != "object"]
     if not numbers:
@@ -153,10 +166,12 @@ def evaluate(
     if found["nan_predictions"]:
         told = "%d predictions are NaN, on %d examples"
         _log.warning(told, found["nan_predictions"], found["count"])
+    found["sample_weights"] = split.weights_column or None
     found["examples_digest"] = examples.digest or content_digest(examples.path)
     evaluation.file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     for fact in ("metric", "score", "source_score", "drop", "drop_low", "drop_high"):
         setattr(evaluation, fact, found[fact])
+    evaluation.sample_weights = split.weights_column
     evaluation.gated_outputs = found["gated_outputs"]
     evaluation.higher_is_better = int(found["higher_is_better"])
     evaluation.count = found["count"]

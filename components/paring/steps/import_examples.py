@@ -10,13 +10,14 @@ from paring.errors import ExamplesError
 from paring.step import Input, Output, step
 
 
-@step(version="3")
+@step(version="4")
 def import_examples(
     original: Input[Examples],
     model: Input[Model],
     examples: Output[Examples],
     *,
     label: str = "label",
+    weights: str = "",
     eval_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2,
     eval_from: Literal["eval", "train"] = "eval",
     train_limit: Annotated[int, Ge(0)] = 0,
@@ -27,8 +28,10 @@ def import_examples(
 
     Writes `Split-train/` and `Split-eval/` with one `.npy` file for each input
     of the model, [count, ...] in its dtype, and `label.npy` if there are labels
-    of its only output; labels of several outputs are named for the outputs. A column
-    that belongs to no input or output is left out, with a warning that names it. See
+    of its only output; labels of several outputs are named for the outputs. Sample weights,
+    which steps that train and `evaluate` use, are in `sample_weights/COLUMN.npy`, float64
+    [count]. A column that belongs to no input or output is left out, with a warning that
+    names it. See
     `paring.data.example_files` for the formats, `paring.data.examples.open_split` for
     the dtypes that are converted, and `paring.data.columns.check_labels` for the
     labels that are accepted.
@@ -39,6 +42,8 @@ def import_examples(
         examples: The imported examples.
         label: Name in `original` of the only output's labels; for several outputs OUTPUT=COLUMN
             for each, separated by commas, or nothing where columns are named after outputs.
+        weights: Column of sample weights, a number of 0 or more for each example; "" if all
+            count the same.
         eval_fraction: Share of a source without splits that becomes eval, taken
             from each class alike; with `eval_from` train, of the train split.
         eval_from: With train, a part of the train split becomes eval, and the
@@ -50,7 +55,8 @@ def import_examples(
         seed: Seed of that split and of both draws.
 
     Raises:
-        ExamplesError: The examples are missing, broken, or not what the model takes.
+        ExamplesError: The examples are missing, broken, or not what the model takes; or the
+            weights are missing, not numbers [count], negative, NaN, or all 0 in a split.
         ModelError: The model's signature can't be read.
     """
     import numpy as np
@@ -58,6 +64,7 @@ def import_examples(
     from paring.data.columns import copy_column, label_outputs
     from paring.data.example_files import column_file
     from paring.data.examples import LABEL, draw_rows, open_splits, stratified_split
+    from paring.data.weights import FOLDER, check_any_weight
     from paring.models.loading import saved_model_dir
     from paring.models.signature import read_signature
 
@@ -69,6 +76,7 @@ def import_examples(
         signature,
         scratch,
         label=label,
+        weights=weights,
         eval_fraction=eval_fraction,
         seed=seed,
     )
@@ -81,6 +89,14 @@ def import_examples(
                 f"{original.path}: split {name} has no labels{of}, the other one has",
                 remedy="label both splits, or neither",
             )
+    columns = {split.weights_column for split in splits.values()}
+    if len(columns) > 1:
+        raise ExamplesError(
+            f"{original.path}: the splits have different sample weights",
+            received=" and ".join(one or "none" for one in sorted(columns)),
+            remedy="give both splits the same column of weights, or neither",
+        )
+    (examples.sample_weights,) = columns
     files = {output.name: column for column, output in label_outputs(signature, LABEL).items()}
     rows = {name: np.arange(split.count) for name, split in splits.items()}
     if eval_from == "train":
@@ -103,6 +119,12 @@ def import_examples(
             copy_column(array, folder / column_file(feature), rows[name])
         for output, array in split.labels_by_output.items():
             copy_column(array, folder / column_file(files[output]), rows[name])
+        if split.weights is not None:
+            own = split.weights[rows[name]]
+            check_any_weight(f"{original.path}, {name}", examples.sample_weights, own)
+            target = folder / FOLDER / column_file(examples.sample_weights)
+            target.parent.mkdir()
+            copy_column(split.weights, target, rows[name])
     # Linux and macOS keep mapped files readable until they are unmapped.
     shutil.rmtree(scratch)
     examples.train_count = len(rows["train"])

@@ -12,7 +12,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="4", imports_models=True)
+@step(version="5", imports_models=True)
 def prune(
     model: Input[Model],
     examples: Input[Examples],
@@ -25,6 +25,7 @@ def prune(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    weights: str = "",
     strategy: StrategyName = "auto",
 ) -> None:
     """Set the smallest weights of `model` to zero and fine-tune the rest.
@@ -65,6 +66,9 @@ def prune(
         batch_size: Examples in a training step.
         learning_rate: Learning rate of the Adam optimizer.
         seed: Seed of all random numbers.
+        weights: Column of sample weights, a number of 0 or more for each example, by which its
+            loss is multiplied; "" for the column that the examples were imported with, if any.
+            Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
@@ -97,7 +101,9 @@ def prune(
     from paring.training.pruning.sensitivity import allocate, scan
     from paring.training.training import open_training
 
-    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    training = open_training(
+        model, examples, batch_size=batch_size, seed=seed, strategy=strategy, weights=weights
+    )
     with training.devices.scope():
         layers = prunable_layers(training.model, pattern)
         shares = [sparsity] * len(layers)

@@ -11,7 +11,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="3", imports_models=True)
+@step(version="4", imports_models=True)
 def prune_channels(
     model: Input[Model],
     examples: Input[Examples],
@@ -24,6 +24,7 @@ def prune_channels(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
+    weights: str = "",
     strategy: StrategyName = "auto",
 ) -> None:
     """Remove the least important channels of `model` and fine-tune the rest.
@@ -58,6 +59,9 @@ def prune_channels(
         batch_size: Examples in a training step.
         learning_rate: Learning rate of the Adam optimizer.
         seed: Seed of all random numbers.
+        weights: Column of sample weights, a number of 0 or more for each example, by which its
+            loss is multiplied; "" for the column that the examples were imported with, if any.
+            Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
@@ -78,7 +82,9 @@ def prune_channels(
     from paring.training.channels.tracing import trace
     from paring.training.training import open_training
 
-    training = open_training(model, examples, batch_size=batch_size, seed=seed, strategy=strategy)
+    training = open_training(
+        model, examples, batch_size=batch_size, seed=seed, strategy=strategy, weights=weights
+    )
     devices = training.devices
     # What is cut is chosen on one device: the variables of several give no gradients here.
     source = replace(training, model=devices.take_off(training.model))

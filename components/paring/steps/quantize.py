@@ -10,7 +10,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="6", imports_models=True)
+@step(version="7", imports_models=True)
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
@@ -22,6 +22,7 @@ def quantize(
     batch_size: Annotated[int, Ge(1)] = 32,
     learning_rate: Annotated[float, Gt(0)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
+    weights: str = "",
     strategy: StrategyName = "auto",
 ) -> None:
     """Fine-tune `model` with fake quantization, to reduce the loss of accuracy by int8.
@@ -53,6 +54,9 @@ def quantize(
         batch_size: Examples in a training step.
         learning_rate: Learning rate of the Adam optimizer.
         seed: Seed of all random numbers.
+        weights: Column of sample weights, a number of 0 or more for each example, by which its
+            loss is multiplied; "" for the column that the examples were imported with, if any.
+            Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
             multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
 
@@ -81,7 +85,13 @@ def quantize(
     from paring.training.training import open_training
 
     training = open_training(
-        model, examples, batch_size=batch_size, seed=seed, strategy=strategy, mixed=False
+        model,
+        examples,
+        batch_size=batch_size,
+        seed=seed,
+        strategy=strategy,
+        weights=weights,
+        mixed=False,
     )
     with training.devices.scope():
         split, rows, size = training.split, training.portions.train, training.batch_size

@@ -28,7 +28,7 @@ from paring.step import Attempted, Input, Inputs, Output, step
 from paring.system.documents import read_json
 
 
-@step(version="4", opens_models=False)
+@step(version="5", opens_models=False)
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],

@@ -27,7 +27,7 @@ from paring.system.documents import parse_json, read_json
 from paring.system.trees import copy_tree
 
 
-@step(version="3", opens_models=False)
+@step(version="4", opens_models=False)
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -73,8 +73,8 @@ def select(
             `search` in `selection.json`; `{}` where there was none.
 
     Raises:
-        ParameterError: The families don't hold the same ids, there is no
-            `source`, or `recipes` or `search` can't be read.
+        ParameterError: The families don't hold the same ids, the evaluations are by other
+            metrics or weights, there is no `source`, or `recipes` or `search` can't be read.
         StepFailedError: The source could not be measured.
         ModelError: The chosen candidate has no served form.
         ArtifactTypeError: The file of an evaluation of several outputs is broken.
@@ -91,6 +91,7 @@ def select(
     gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective)
     metric = _metric(evaluations[SOURCE])
     _check_metrics(evaluations, metric)
+    _check_weights(evaluations)
     source = _Trio(candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE])
     made = [
         _row(
@@ -117,6 +118,7 @@ def select(
     selected.candidate = chosen.id
     selected.size_bytes = content_bytes(selected.serving_dir)
     ordered = _ordered(rows, objective)
+    weights = evaluations[SOURCE].sample_weights
     SelectionResult(
         verdict=verdict(chosen, ordered[0], passed),
         source_digest=candidates[SOURCE].digest,
@@ -125,10 +127,12 @@ def select(
         metric=metric,
         candidates=tuple(ordered),
         search=searched,
+        sample_weights=weights,
     ).write(selection.file)
     selection.selected = chosen.id
     selection.candidates = len(rows)
     selection.passed = passed
+    selection.sample_weights = weights
 
 
 _BENCHMARK_FIGURES = {one.name for one in fields(CandidateRow)} & (
@@ -197,6 +201,17 @@ def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric)
                 f"evaluations: {name!r} was not evaluated by the source's metric",
                 received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
                 remedy="run evaluate with the same metric for all of them",
+            )
+
+
+def _check_weights(evaluations: Mapping[str, EvaluationMetrics]) -> None:
+    weights = evaluations[SOURCE].sample_weights
+    for name, one in evaluations.items():
+        if one.failure is None and one.sample_weights != weights:
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged with the source's sample weights",
+                received=f"{one.sample_weights or 'none'}, the source with {weights or 'none'}",
+                remedy="run evaluate with the same weights for all of them",
             )
 
 

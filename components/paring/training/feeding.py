@@ -33,12 +33,16 @@ class Portions:
 
 
 def hold_out(split: Split, seed: int) -> Portions:
-    """Keep a tenth of each class for validation; all of it where there is one example."""
-    if split.count < 2:
-        rows = np.arange(split.count)
+    """Keep a tenth of each class for validation; all of it where there is one example.
+
+    Examples whose weight is 0 are in neither portion.
+    """
+    rows = split.used_rows
+    if len(rows) < 2:
         return Portions(rows, rows)
-    train, validation = stratified_split(split.labels, split.count, _VALIDATION, seed)
-    return Portions(train, validation)
+    labels = split.labels if split.weights is None or split.labels is None else split.labels[rows]
+    train, validation = stratified_split(labels, len(rows), _VALIDATION, seed)
+    return Portions(rows[train], rows[validation])
 
 
 def features_at(model: Any, split: Split, rows: Rows) -> Any:
@@ -69,7 +73,7 @@ def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> It
 def labelled_batches(
     model: Any, split: Split, rows: Rows, batch_size: int, targets: NDArray[Any] | None = None
 ) -> Iterator[Any]:
-    """Yield `feature_batches` with the labels [batch, ...], a tuple for several outputs.
+    """Yield `feature_batches` with the labels [batch, ...] and weights of `labelled_at`.
 
     With `targets`, an array [count, ...] over the split, those stand in the labels' place.
     """
@@ -79,8 +83,11 @@ def labelled_batches(
 
 def labelled_at(
     model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None = None
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Return the features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
+
+    Where the split has weights, they follow for each output, float32 [batch, 1, ...] with as
+    many axes as the losses of its labels have, as `fit` takes them.
 
     Raises:
         UnsupportedError: As `features_at`, or there are no labels.
@@ -92,7 +99,14 @@ def labelled_at(
             "fine-tuning needs labels, and the examples have none",
             remedy="give examples with a label, or use a recipe without training steps",
         )
-    return features_at(model, split, rows), as_outputs(model, labels)
+    features = features_at(model, split, rows)
+    if split.weights is None:
+        return features, as_outputs(model, labels)
+    weights = np.asarray(split.weights[rows], np.float32)
+    # A loss of tokens or pixels has an axis for them, and Keras spreads weights over one alone.
+    ranks = [len(output.shape) for output in model.outputs]
+    shaped = [weights.reshape(-1, *[1] * (max(rank, 2) - 2)) for rank in ranks]
+    return features, as_outputs(model, labels), as_outputs(model, shaped)
 
 
 def shuffled_batches(

@@ -52,8 +52,8 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
     activation = last_activation(output)
     if labels.dtype.kind == "f":
         if activation == "sigmoid" and are_flags(labels):
-            return tf_keras.losses.BinaryCrossentropy()
-        return tf_keras.losses.MeanSquaredError()
+            return _of_examples(tf_keras.losses.BinaryCrossentropy(), output)
+        return _of_examples(tf_keras.losses.MeanSquaredError(), output)
     of_tokens = labels.ndim > 1
     units = output.shape[-1]
     single = activation in ("sigmoid", "linear")
@@ -83,7 +83,12 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
     )
 
 
-def total_loss(loss: Any, labels: Any, outputs: Any) -> Any:
+def _of_examples(loss: Any, output: Any) -> Any:
+    """Return a loss that has a value for each example, of an output [batch] too."""
+    return ScalarLoss(loss) if output.shape.rank == 1 else loss
+
+
+def total_loss(loss: Any, labels: Any, outputs: Any, weights: Any = None) -> Any:
     """Return the loss of a batch as `fit` computes it, for whoever has to call it by hand.
 
     A tf_keras loss compares labels [batch] with outputs [batch, 1] by broadcasting them to
@@ -94,19 +99,38 @@ def total_loss(loss: Any, labels: Any, outputs: Any) -> Any:
         loss: From `loss_for`.
         labels: Those of a batch, in the structure of the model's outputs.
         outputs: What the model gives, [batch, ...].
+        weights: Sample weights of each output, in the same structure; None for none.
 
     Returns:
         A scalar tensor.
     """
     losses = loss if isinstance(loss, list) else [loss]
     total = tf.constant(0.0)
-    pairs = zip(losses, tf.nest.flatten(labels), tf.nest.flatten(outputs), strict=True)
-    for one, given, output in pairs:
+    flat = tf.nest.flatten(labels)
+    given_weights = [None] * len(flat) if weights is None else tf.nest.flatten(weights)
+    parts = zip(losses, flat, tf.nest.flatten(outputs), given_weights, strict=True)
+    for one, given, output, weight in parts:
         wanted = tf.convert_to_tensor(given)
         if wanted.shape.rank == 1 and output.shape.rank == 2:
             wanted = tf.expand_dims(wanted, -1)
-        total += one(wanted, output)
+        total += one(wanted, output, sample_weight=weight)
     return total
+
+
+class ScalarLoss(tf_keras.losses.Loss):  # type: ignore[misc]
+    """A loss of an output [batch], which tf_keras would average over the batch at once.
+
+    Args:
+        loss: A loss of outputs [batch, 1].
+    """
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__(name=loss.name)
+        self.loss = loss
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Compute the losses [batch] of labels [batch] and outputs [batch]."""
+        return self.loss.call(tf.expand_dims(labels, -1), tf.expand_dims(outputs, -1))
 
 
 class TokenCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]

@@ -106,6 +106,7 @@ class Training:
         keep_signature(model, self.signature)
         save_model(model, output)
         output.trained_on = str(self.devices)
+        output.sample_weights = self.split.weights_column
         output.source_precision = self.source_precision
         return model
 
@@ -117,6 +118,7 @@ def open_training(
     batch_size: int,
     seed: int,
     strategy: StrategyName = "one_device",
+    weights: str = "",
     mixed: bool = True,
 ) -> Training:
     """Load a model and its train split on the devices of `strategy`.
@@ -130,6 +132,8 @@ def open_training(
         batch_size: Examples in a step, over all devices.
         seed: Seed of all random numbers.
         strategy: See `paring.training.strategy.open_devices`.
+        weights: The column of sample weights; "" for those that the examples were imported
+            with, or none.
         mixed: Compute in bfloat16 where the devices are best at that.
 
     Raises:
@@ -146,7 +150,7 @@ def open_training(
         whole = load_whole(model)
         loaded = whole.model
         signature = signature_of(model, loaded)
-        split = open_split(examples, "train", signature)
+        split = open_split(examples, "train", signature, weights=weights)
         batch_size = check_trainable(loaded, split, batch_size, devices)
         loss = loss_for(loaded, *order_labels(loaded, split))
         if devices.dtype_policy != "float32":
@@ -182,13 +186,14 @@ def check_trainable(model: Any, split: Split, batch_size: int, devices: Devices)
             remedy="build it with the functional or sequential API of tf_keras",
         )
     fixed = model.inputs[0].shape[0]
-    if fixed is not None and fixed > split.count:
+    count = len(split.used_rows)
+    if fixed is not None and fixed > count:
         raise ExamplesError(
             f"the model takes batches of {fixed}, and there are fewer examples to train on",
-            received=f"{split.count} examples",
+            received=f"{count} examples",
             remedy="give more examples, or a model with a free batch size",
         )
-    return devices.batch_size(min(batch_size, split.count), fixed)
+    return devices.batch_size(min(batch_size, count), fixed)
 
 
 def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
@@ -242,7 +247,8 @@ def fine_tune(
 
     Args:
         model: A tf_keras model that takes `split.features`.
-        split: The train split, with labels or `targets`.
+        split: The train split, with labels or `targets`. Its weights multiply the losses, as
+            `sample_weight` of Keras does.
         portions: Its rows to train on and to validate on.
         loss: A tf_keras loss, a list of them, or a function like one; see `loss_for`.
         epochs: Passes over the training rows, at least 1.

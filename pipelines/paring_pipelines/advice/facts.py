@@ -70,7 +70,7 @@ def inspect(model: Path, examples: Path, settings: Settings, target: str) -> Fac
             (
                 import_examples,
                 {"original": examples, "model": root / "model"},
-                {"label": settings.label},
+                {"label": settings.label, "weights": settings.weights},
             ),
             (profile, {"model": root / "model"}, {}),
         ]

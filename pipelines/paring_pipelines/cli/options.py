@@ -250,6 +250,13 @@ def pipeline_options(function: Any) -> Any:
             help="The label's feature name; with several outputs OUTPUT=NAME.",
         ),
         click.option(
+            "--weights",
+            default="",
+            metavar="COLUMN",
+            help="The examples' feature with sample weights, for training and the metrics; all"
+            " count the same if not given.",
+        ),
+        click.option(
             "--trust-model", is_flag=True, help="Let code inside the model (Lambda layers) run."
         ),
     ]
@@ -286,6 +293,7 @@ def settings_of(command: str, given: Mapping[str, Any], target: str) -> Settings
         gate=gate,
         trust_model=given["trust_model"],
         label=given["label"],
+        weights=given["weights"],
         metric=given["metric"],
         top_k=given["top_k"],
         output=given["output"],

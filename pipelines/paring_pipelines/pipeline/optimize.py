@@ -34,6 +34,7 @@ class Settings:
         gate: See `Gate`.
         trust_model: Whether code inside the model may run.
         label: The name of the label among the examples' features, or OUTPUT=NAME.
+        weights: Column of sample weights among the examples; "" for none.
         metric: Metric of the accuracy gate; see the step `evaluate`.
         top_k: Number of classes of the metric top_k.
         metric_digest: Digest of the file of the user's function; "" for any.
@@ -56,6 +57,7 @@ class Settings:
     gate: Gate = field(default_factory=Gate)
     trust_model: bool = False
     label: str = "label"
+    weights: str = ""
     metric: str = "auto"
     top_k: int = 5
     metric_digest: str = ""
@@ -116,7 +118,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         "import_examples",
         import_examples,
         {"original": dag.source("examples"), "model": source},
-        {"label": settings.label, **drawn},
+        {"label": settings.label, "weights": settings.weights, **drawn},
     ).out("examples")
     profiled = dag.add("profile", profile, {"model": source}).out("profile")
     data: dict[type[Artifact], Edge] = {Examples: examples}

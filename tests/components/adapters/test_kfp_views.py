@@ -57,7 +57,9 @@ def test_a_benchmark_is_a_table_of_the_candidate_beside_the_source(family: Any) 
 
 def test_a_selection_is_the_verdict_the_gate_and_every_candidate(selection: Selection) -> None:
     text = _text(MARKDOWN, selection)
-    assert text.startswith("**int8 is 5.0× faster and 4.0× smaller than the source,")
+    assert text.startswith(
+        "**int8 is 5.00× faster (4.98 to 5.02) and 4.0× smaller than the source,"
+    )
     assert "a loss of 0.01 by accuracy, 4.0 MB at most; the best by latency is selected" in text
     rows = _rows(text)
     assert {len(row) for row in rows} == {10}
@@ -76,7 +78,7 @@ def test_a_selections_chart_is_a_page_of_its_own(selection: Selection) -> None:
     HTMLParser().feed(page)
     assert page.startswith("<!doctype html>")
     assert page.count("<svg") == 1
-    assert "int8 is 5.0× faster" in page
+    assert "int8 is 5.00× faster" in page
     # All colours that the chart names are given.
     assert set(re.findall(r"var\((--[a-z-]+)\)", page)) <= set(re.findall(r"(--[a-z-]+):", page))
     assert not re.search(r"(src|href)=\"http", page)

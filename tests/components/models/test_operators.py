@@ -166,6 +166,155 @@ def test_saving_belongs_in_the_saver_alone(tmp_path: Path) -> None:
         refuse_operators(folder)
 
 
+def _functions(graph: Any, part: str) -> Any:
+    (found,) = (one for one in graph.graph_def.library.function if part in one.signature.name)
+    return found
+
+
+@pytest.mark.parametrize("saver", ["traced_save", "traced_restore"])
+def test_a_signature_that_calls_a_function_of_the_saver_is_refused(
+    tmp_path: Path, saver: str
+) -> None:
+    import tensorflow as tf
+
+    weight = tf.Variable(2.0)
+    folder = write(tmp_path / "model", lambda values: values * weight, weight=weight)
+
+    def call(graph: Any) -> None:
+        name = _functions(graph, saver).signature.name
+        served = _functions(graph, "signature_wrapper")
+        node = served.node_def.add()
+        node.name, node.op = "hostile", "PartitionedCall"
+        node.attr["f"].func.name = name
+
+    edit(folder, call)
+    operator = "SaveV2" if saver == "traced_save" else "RestoreV2"
+    with pytest.raises(UntrustedModelError, match=operator):
+        refuse_operators(folder)
+
+
+def test_a_signature_that_gives_what_the_saver_does_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", lambda values: values + 1)
+
+    def give(graph: Any) -> None:
+        outputs = graph.signature_def["serving_default"].outputs
+        outputs["scores"].name = graph.saver_def.save_tensor_name
+
+    edit(folder, give)
+    with pytest.raises(UntrustedModelError, match="SaveV2"):
+        refuse_operators(folder)
+
+
+def _words(folder: Path) -> Path:
+    import tf_keras
+
+    text = tf_keras.Input((3,), dtype="string")
+    lookup = tf_keras.layers.StringLookup()
+    lookup.adapt(np.array([["a", "b", "c"]]))
+    tf_keras.Model(text, lookup(text)).save(folder, save_format="tf")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["save_fn", "restore_fn"])
+def test_the_functions_of_a_table_that_hand_tensors_to_the_saver_name_no_file(
+    tmp_path: Path, place: str
+) -> None:
+    # Loading runs them.
+    folder = _words(tmp_path / "model")
+
+    def write_a_file(graph: Any) -> None:
+        node = _functions(graph, place).node_def.add()
+        node.name, node.op = "hostile", "SaveV2"
+
+    edit(folder, write_a_file)
+    with pytest.raises(UntrustedModelError, match="SaveV2"):
+        refuse_operators(folder)
+
+
+def test_a_layer_that_holds_a_function_of_the_saver_is_refused(tmp_path: Path) -> None:
+    folder = _words(tmp_path / "model")
+    refuse_operators(folder, all_functions=True)
+
+    def hold(graph: Any) -> None:
+        nodes = graph.object_graph_def.nodes
+        nodes.add().bare_concrete_function.concrete_function_name = _functions(
+            graph, "traced_save"
+        ).signature.name
+        child = nodes[0].children.add()
+        child.local_name, child.node_id = "call", len(nodes) - 1
+
+    edit(folder, hold)
+    with pytest.raises(UntrustedModelError, match="SaveV2"):
+        refuse_operators(folder, all_functions=True)
+
+
+@pytest.mark.parametrize("layer", ["Normalization", "Discretization", "StringLookup",
+                                   "IntegerLookup", "TextVectorization"])  # fmt: skip
+def test_layers_with_a_function_of_adapt_pass(tmp_path: Path, layer: str) -> None:
+    import tf_keras
+
+    kinds = {"StringLookup": "string", "TextVectorization": "string", "IntegerLookup": "int64"}
+    dtype = kinds.get(layer, "float32")
+    rows = np.array([["1"], ["2"], ["3"]]).astype("str" if dtype == "string" else dtype)
+    options = {"num_bins": 2} if layer == "Discretization" else {}
+    made = getattr(tf_keras.layers, layer)(**options)
+    made.adapt(rows)
+    values = tf_keras.Input((1,), dtype=dtype)
+    model = tf_keras.Model(values, made(values))
+    model.save(tmp_path / "model", save_format="tf")
+    saved_model_dir(Servable(tmp_path / "model"))
+    loaded = load_keras(Model(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded(rows), model(rows))
+
+
+def _adapted(folder: Path) -> Path:
+    import tf_keras
+
+    layer = tf_keras.layers.Normalization()
+    layer.adapt(np.ones((4, 2)))
+    tf_keras.Sequential([tf_keras.Input((2,), name="values"), layer]).save(folder)
+    return folder
+
+
+def test_a_function_of_adapt_by_another_name_is_looked_at(tmp_path: Path) -> None:
+    def rename(graph: Any) -> None:
+        for one in graph.object_graph_def.nodes:
+            for child in one.children:
+                if child.local_name == "_adapt_function":
+                    child.local_name = "call"
+
+    def copy(graph: Any) -> None:
+        nodes = graph.object_graph_def.nodes
+        (number,) = (
+            child.node_id
+            for one in nodes
+            for child in one.children
+            if child.local_name == "_adapt_function"
+        )
+        child = nodes[0].children.add()
+        child.local_name, child.node_id = "compute_mask", number
+
+    for change in (rename, copy):
+        folder = _adapted(tmp_path / change.__name__)
+        refuse_operators(folder, all_functions=True)
+        edit(folder, change)
+        with pytest.raises(UntrustedModelError, match="IteratorGetNext"):
+            refuse_operators(folder, all_functions=True)
+
+
+def test_a_signature_that_calls_a_function_of_adapt_is_refused(tmp_path: Path) -> None:
+    folder = _adapted(tmp_path / "model")
+
+    def call(graph: Any) -> None:
+        node = _functions(graph, "signature_wrapper").node_def.add()
+        node.name, node.op = "hostile", "PartitionedCall"
+        node.attr["f"].func.name = _functions(graph, "adapt_step").signature.name
+
+    edit(folder, call)
+    with pytest.raises(UntrustedModelError, match="IteratorGetNext"):
+        refuse_operators(folder)
+
+
 def table(folder: Path, vocabulary: Path) -> Path:
     import tensorflow as tf
 

@@ -52,6 +52,7 @@ def test_the_file_has_the_members_that_its_readers_know(tmp_path: Path) -> None:
         "max_accuracy_drop": 0.02,
         **{"metric": "top_1", "higher_is_better": True},
         **{"max_latency_ms": None, "max_size_mb": 0.5, "max_memory_mb": None},
+        "sample_weights": None,
     }
     assert content["source"] == {
         "digest": "sha256:aa",

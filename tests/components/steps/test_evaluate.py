@@ -190,3 +190,23 @@ def test_logits_that_lie_in_0_to_1_are_not_taken_for_probabilities(tmp_path: Pat
     found, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
     assert (written["threshold"], written["threshold_origin"]) == (0, "the output's layer")
     assert (found.source_accuracy, found.accuracy, found.drop) == (1, 0, 1)
+
+
+def test_weights_count_in_every_figure_and_are_named(
+    tmp_path: Path, digits: Digits, digits_model: Path, worse_model: Path
+) -> None:
+    weights = np.arange(len(digits.y_eval)) % 4
+    plain, given = tmp_path / "plain.npz", tmp_path / "weighted.npz"
+    repeated = {"x_eval": digits.x_eval, "y_eval": digits.y_eval}
+    train = {"x_train": digits.x_train, "y_train": digits.y_train}
+    np.savez(plain, **train, **{k: np.repeat(v, weights, axis=0) for k, v in repeated.items()})
+    np.savez(given, **train, **repeated, w_train=np.ones(len(digits.y_train)), w_eval=weights)
+    found, written = judge(digits_model, worse_model, given, tmp_path / "a", weights="w")
+    _, wanted = judge(digits_model, worse_model, plain, tmp_path / "b")
+    assert found.sample_weights == written["sample_weights"] == "w"
+    assert wanted["sample_weights"] is None
+    for figure in ("accuracy", "source_accuracy", "agreement", "drop"):
+        assert written[figure] == pytest.approx(wanted[figure], abs=1e-12)
+    assert written["count"] == np.count_nonzero(weights) < wanted["count"]
+    unweighted, _ = judge(digits_model, worse_model, given, tmp_path / "c")
+    assert (unweighted.sample_weights, unweighted.count) == ("", len(weights))

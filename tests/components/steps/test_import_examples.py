@@ -289,3 +289,41 @@ def test_one_example_can_not_be_divided(tmp_path: Path, digits: Digits, digits_m
     )
     with pytest.raises(ExamplesError, match="too few examples to take eval"):
         bring_in(file, digits_model, tmp_path / "out", eval_from="train")
+
+
+def _weighted(folder: Path, digits: Digits, count: int = 60) -> Path:
+    """A few digits, of which every third has the weight 0."""
+    file = folder / "weighted.npz"
+    weights = np.arange(count) % 3 / 2
+    x, y = digits.x_train[:count], digits.y_train[:count]
+    np.savez(file, x_train=x, y_train=y, x_eval=x, y_eval=y, w_train=weights, w_eval=weights)
+    return file
+
+
+def test_weights_are_kept_with_their_columns_name(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = _weighted(tmp_path, digits)
+    found = bring_in(file, digits_model, tmp_path / "examples", weights="w")
+    assert found.sample_weights == "w"
+    stored = np.load(found.path / "Split-eval/sample_weights/w.npy")
+    np.testing.assert_array_equal(stored, np.arange(60) % 3 / 2)
+    again = bring_in(found.path, digits_model, tmp_path / "again")
+    assert (again.sample_weights, again.digest) == ("w", found.digest)
+    with pytest.raises(ExamplesError, match=r"imported with the weights 'w'"):
+        bring_in(found.path, digits_model, tmp_path / "other", weights="v")
+
+
+def test_drawn_examples_keep_their_own_weights(
+    tmp_path: Path, digits: Digits, digits_model: Path
+) -> None:
+    file = _weighted(tmp_path, digits)
+    found = bring_in(
+        file, digits_model, tmp_path / "examples", weights="w", eval_from="train", train_limit=20
+    )
+    folder = found.path / "Split-train"
+    images, weights = np.load(folder / "image.npy"), np.load(folder / "sample_weights/w.npy")
+    assert len(images) == len(weights) == 20
+    for image, weight in zip(images, weights, strict=True):
+        (row,) = np.flatnonzero((digits.x_train[:60] == image).all(axis=(1, 2, 3)))
+        assert weight == row % 3 / 2

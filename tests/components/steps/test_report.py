@@ -152,7 +152,7 @@ def test_the_same_inputs_give_the_same_bytes(measured: Any, profiled: Path) -> N
 
 def test_the_verdict_every_candidate_and_every_reason_are_there(measured: Any) -> None:
     words = Page(write(measured)).words
-    assert "int8 is 5.0× faster and 4.0× smaller than the source" in words
+    assert "int8 is 5.00× faster (4.98 to 5.02) and 4.0× smaller than the source" in words
     selection = json.loads((measured.root / "selection/selection.json").read_text())
     for row in selection["candidates"]:
         assert row["id"] in words

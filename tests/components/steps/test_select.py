@@ -32,9 +32,12 @@ def test_the_fastest_that_passes_is_selected_and_copied(family: Any) -> None:
     assert result["rows"]["int8"]["recipe"] == "convert_tflite(quantization=int8)"
     assert result["rows"]["int8"]["size_ratio"] == 4.0
     assert result["rows"]["int8"]["accuracy_drop"] == pytest.approx(0.005)
-    assert result["rows"]["fp16"]["reasons"] == ["passes, but int8 is 2.0x faster and 2.0x smaller"]
+    assert result["rows"]["fp16"]["reasons"] == [
+        "passes, but int8 is 2.00x faster (1.98 to 2.02) and 2.0x smaller"
+    ]
     assert result["verdict"] == (
-        "int8 is 5.0x faster and 4.0x smaller than the source, with 0.5 points less accuracy."
+        "int8 is 5.00x faster (4.98 to 5.02) and 4.0x smaller than the source,"
+        " with 0.5 points less accuracy."
     )
     selected = SelectedModel.load(family.root / "selected")
     assert selected.candidate == "int8"
@@ -102,7 +105,9 @@ def test_an_error_may_grow_by_the_share_that_the_gate_allows(new_family: Callabl
     assert (row["metric"], row["score"], row["drop"]) == ("rmse", 50.4, 0.008)
     # There is no class that could be right.
     assert row["accuracy"] is row["accuracy_drop"] is None
-    assert result["verdict"] == "near is 2.0x faster than the source, with 0.8% more RMSE."
+    assert result["verdict"] == (
+        "near is 2.00x faster (1.98 to 2.02) than the source, with 0.8% more RMSE."
+    )
 
 
 def test_of_ties_the_one_with_the_smaller_error_says_so(new_family: Callable[[], Any]) -> None:
@@ -206,7 +211,7 @@ def test_a_source_that_misses_a_budget_gives_way_to_a_candidate_that_meets_it(fa
     result = family.select(max_size_mb=0.5)
     assert result["selected"] == "small"
     assert result["rows"]["source"]["outcome"] == "rejected"
-    assert "1.2x slower and 10.0x smaller" in result["verdict"]
+    assert "1.25x slower (1.22 to 1.28) and 10.0x smaller" in result["verdict"]
 
 
 def test_the_same_inputs_give_the_same_bytes(family: Any) -> None:
@@ -310,3 +315,23 @@ def test_what_is_told_of_a_search_is_kept(family: Any) -> None:
 def test_a_search_that_can_not_be_read_is_refused(family: Any, search: str, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         family.select(search=search)
+
+
+def test_a_selection_names_the_weights_that_its_evaluations_have(family: Any) -> None:
+    assert family.select()["gate"]["sample_weights"] is None
+    family.add("int8", speedup=5.0)
+    for name in ("source", "int8"):
+        evaluation = EvaluationMetrics.load(family.path("evaluations", name))
+        evaluation.sample_weights = "importance"
+        evaluation.save()
+    assert family.select()["gate"]["sample_weights"] == "importance"
+    assert Selection.load(family.root / "selection").sample_weights == "importance"
+
+
+def test_evaluations_with_different_weights_are_refused(family: Any) -> None:
+    family.add("int8", speedup=5.0)
+    evaluation = EvaluationMetrics.load(family.path("evaluations", "int8"))
+    evaluation.sample_weights = "importance"
+    evaluation.save()
+    with pytest.raises(ParameterError, match=r"'int8'[\s\S]*importance, the source with none"):
+        family.select()

@@ -92,3 +92,14 @@ def test_the_command_compiles_what_is_asked_for(paring: Paring, tmp_path: Path) 
     assert code == 0
     tasks = yaml.safe_load(out.read_text())["root"]["dag"]["tasks"]
     assert {"tune-batch", "check-tpu"} <= set(tasks)
+
+
+def test_weights_are_named_once_for_the_whole_run() -> None:
+    for dag in (_dag(weights="importance"), _dag(sample=Sample(64, 64), weights="importance")):
+        named = {
+            name: node.parameters["weights"]
+            for name, node in dag.nodes.items()
+            if node.parameters.get("weights")
+        }
+        # Later steps use those that are kept with the examples.
+        assert named == {"import_examples": "importance"}

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from paring.converters.onnx.input_scales import nodes_in_float
 from paring.converters.onnx.onnx_export import sort_nodes, weight_arrays
 from paring.converters.tflite.conversion import Calls
+from paring.data.scales import unlike_inputs
 from paring.errors import UnsupportedError, first_line
 from paring.models.quiet import silent_stderr
 
@@ -65,7 +67,8 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
     """Return the graph with int8 weights and activations, between Q and DQ nodes.
 
     Weights are symmetric, with a scale for each output channel. The ranges of the
-    activations are the least and the largest value that the calls give.
+    activations are the least and the largest value that the calls give. Inputs whose
+    channels have unlike scales stay in float up to where a normalization has evened them out.
 
     Args:
         model: A float graph.
@@ -102,6 +105,11 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
         onnx.save(model, whole)
         try:
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
+            in_float: list[str] = []
+            if unlike_inputs(calls()):
+                graph = onnx.load(prepared)
+                in_float = nodes_in_float(graph, calls(), Path(scratch))
+                onnx.save(graph, prepared)
             quantize_static(
                 prepared,
                 made,
@@ -109,6 +117,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
+                nodes_to_exclude=in_float,
                 **settings,
             )
         except Exception as error:

@@ -8,7 +8,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from paring.data.scales import MEASURED_CALLS, Scales
+from paring.data.scales import INT8_STEPS, INT16_STEPS, MEASURED_CALLS, Scales, unlike_inputs
+from paring.errors import UnsupportedError
 from paring.models.signature import SERVING_KEY
 
 # What comes behind these has scales of its own.
@@ -27,6 +28,34 @@ _HEAVY = frozenset(
         "WHILE",
     }
 )
+
+
+def refuse_unlike_scales(
+    batches: Iterator[Mapping[str, NDArray[Any]]], quantization: str, *, integer_io: bool
+) -> None:
+    """Refuse a form that rounds its inputs where it would round whole columns away.
+
+    Of int8 the converter can leave the operators in float that `nodes_in_float` names. Of
+    int16x8 it can leave none, and integers as inputs are rounded before any operator.
+
+    Args:
+        batches: What the model is run on, by signature name.
+        quantization: "int8" or "int16x8".
+        integer_io: Whether the file takes integers.
+
+    Raises:
+        UnsupportedError: The channels of an input have scales too unlike for its integers.
+    """
+    steps = INT16_STEPS if quantization == "int16x8" else INT8_STEPS
+    unlike = unlike_inputs(batches, steps)
+    if unlike:
+        raise UnsupportedError(
+            f"the columns of input {unlike[0]!r} have scales too unlike for one range of"
+            f" {steps + 1:,} integers, which would round some of them away",
+            received=f"quantization {quantization}" + (" with integer_io" if integer_io else ""),
+            remedy="take quantization int8 without integer_io, which keeps them in float up to a"
+            " normalization, or normalize the columns before they are given to the model",
+        )
 
 
 def nodes_in_float(content: bytes, batches: Iterator[Mapping[str, NDArray[Any]]]) -> list[str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from paring.errors import ParameterError, nearest
 from paring.evaluation.metrics import Metric, check_name
 from paring.evaluation.scoring.function import (
@@ -128,6 +130,7 @@ class Tally:
         candidate: Mapping[str, Array],
         labels: Mapping[str, Array],
         function: Function | None = None,
+        weights: Array | None = None,
     ) -> None:
         """Count a batch in.
 
@@ -136,13 +139,24 @@ class Tally:
             candidate: The candidate's.
             labels: Those that there are, by the output's name.
             function: The user's, where the plan has one.
+            weights: How much each example counts, [batch]; 1 if left out. Those of 0 are
+                not counted.
 
         Raises:
             UnsupportedError, ExamplesError, ParameterError: See
                 `OutputTally.add` and `call_function`.
         """
+        if weights is not None:
+            used = weights > 0
+            weights = weights[used].astype(np.float64)
+            source, candidate, labels = (
+                {name: array[used] for name, array in one.items()}
+                for one in (source, candidate, labels)
+            )
+            if not weights.size:
+                return
         for name, tally in self.outputs.items():
-            tally.add(source[name], candidate[name], labels.get(name))
+            tally.add(source[name], candidate[name], labels.get(name), weights)
         count = len(next(iter(source.values())))
         self.count += count
         if function is not None:
@@ -157,7 +171,7 @@ class Tally:
                 )
                 for one in (source, candidate)
             ]
-            self.function.add(said[0], said[1])
+            self.function.add(said[0], said[1], weights)
 
     def merge(self, other: "Tally") -> None:
         """Count all of `other` in."""

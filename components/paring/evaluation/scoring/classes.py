@@ -14,6 +14,8 @@ from paring.evaluation.scoring.ranks import Ranks, score_keys
 _MOST_CONFUSED = 20
 _CONFUSION_CLASSES = 1024
 
+Values = NDArray[np.float64]
+
 
 @dataclass
 class ClassTally:
@@ -26,14 +28,19 @@ class ClassTally:
         ranked: Whether `ranks` are counted, of two classes.
         count: Rows.
         labelled: Rows with a label.
-        sums: int64 [6]: both right, source right alone, candidate right alone,
-            agreeing, NaN from the source, NaN from the candidate.
-        class_sums: int64 [3, classes]: rows of the class, those that the source,
-            and that the candidate got right.
+        weight: The rows' weights in sum.
+        labelled_weight: The weights of rows with a label in sum, and the sum of the weights'
+            squares.
+        sums: float64 [4], weights of the rows: both right, source right alone, candidate
+            right alone, agreeing.
+        broken: Rows with NaN from the source, and from the candidate.
+        class_counts: int64 [classes]: rows of the class.
+        class_sums: float64 [3, classes], weights of the rows: of the class, those that the
+            source, and that the candidate got right.
         confusion: How often the candidate took one class for another, by
             label * classes + class; none above 1,024 classes, where it would
             outgrow memory.
-        top_sums: As the first three of `sums`, int64 [3].
+        top_sums: As the first three of `sums`, float64 [3].
         ranks: The source's scores and the candidate's.
         single: Whether there is one value for each row.
     """
@@ -43,10 +50,14 @@ class ClassTally:
     ranked: bool = False
     count: int = 0
     labelled: int = 0
-    sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros(6, np.int64))
-    class_sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 0), np.int64))
+    weight: float = 0.0
+    labelled_weight: Values = field(default_factory=lambda: np.zeros(2))
+    sums: Values = field(default_factory=lambda: np.zeros(4))
+    broken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    class_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_sums: Values = field(default_factory=lambda: np.zeros((3, 0)))
     confusion: dict[int, int] = field(default_factory=dict)
-    top_sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    top_sums: Values = field(default_factory=lambda: np.zeros(3))
     ranks: tuple[Ranks, Ranks] = field(default_factory=lambda: (Ranks(), Ranks()))
     single: bool = False
 
@@ -60,6 +71,7 @@ class ClassTally:
         source: NDArray[Any],
         candidate: NDArray[Any],
         labels: NDArray[np.int64] | None,
+        weights: Values | None = None,
     ) -> NDArray[np.int64] | None:
         """Count rows in.
 
@@ -67,6 +79,7 @@ class ClassTally:
             source: Scores [rows, classes], or [rows, 1] for two classes.
             candidate: Scores of the same shape.
             labels: Class ids [rows], or None.
+            weights: How much each row counts, float64 [rows]; 1 if left out.
 
         Returns:
             What the candidate lost of each row, int64 [rows]: 1 where the source
@@ -80,25 +93,31 @@ class ClassTally:
         classes = 2 if source.shape[1] == 1 else source.shape[1]
         if self.count == 0:
             self.single = source.shape[1] == 1
-            self.class_sums = np.zeros((3, classes), np.int64)
+            self.class_counts = np.zeros(classes, np.int64)
+            self.class_sums = np.zeros((3, classes))
         self._check(classes, labels)
+        if weights is None:
+            weights = np.ones(len(source))
         self.count += len(source)
+        self.weight += float(weights.sum())
         top, other = self._top_1(source), self._top_1(candidate)
-        self.sums[3] += np.count_nonzero((top == other) & (top >= 0))
-        self.sums[4] += np.count_nonzero(top < 0)
-        self.sums[5] += np.count_nonzero(other < 0)
+        self.sums[3] += weights[(top == other) & (top >= 0)].sum()
+        self.broken += [np.count_nonzero(top < 0), np.count_nonzero(other < 0)]
         if labels is None:
             return None
         self.labelled += len(labels)
-        self._judge(top, other, labels)
+        self.labelled_weight += [weights.sum(), weights @ weights]
+        self._judge(top, other, labels, weights)
         if self.top_k:
             self.top_sums += _right(
-                _in_top_k(source, labels, self.top_k), _in_top_k(candidate, labels, self.top_k)
+                _in_top_k(source, labels, self.top_k),
+                _in_top_k(candidate, labels, self.top_k),
+                weights,
             )
         if self.ranked:
             positive = labels == 1
             for ranks, scores in zip(self.ranks, (source, candidate), strict=True):
-                ranks.add(score_keys(_score_of_class_1(scores), positive), positive)
+                ranks.add(score_keys(_score_of_class_1(scores), positive), positive, weights)
         lost: NDArray[np.int64] = (top == labels).astype(int) - (other == labels)
         return lost
 
@@ -108,9 +127,14 @@ class ClassTally:
             return
         if self.count == 0:
             self.single, self.class_sums = other.single, np.zeros_like(other.class_sums)
+            self.class_counts = np.zeros_like(other.class_counts)
         self.count += other.count
         self.labelled += other.labelled
+        self.weight += other.weight
+        self.labelled_weight += other.labelled_weight
         self.sums += other.sums
+        self.broken += other.broken
+        self.class_counts += other.class_counts
         self.class_sums += other.class_sums
         self.top_sums += other.top_sums
         for pair, number in other.confusion.items():
@@ -139,13 +163,20 @@ class ClassTally:
             )
 
     def _judge(
-        self, top: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]
+        self,
+        top: NDArray[np.int64],
+        other: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        weights: Values,
     ) -> None:
         """Count in what each model got right."""
         source_right, right = top == labels, other == labels
-        self.sums[:3] += _right(source_right, right)
-        for row, chosen in enumerate((labels, labels[source_right], labels[right])):
-            self.class_sums[row] += np.bincount(chosen, minlength=self.classes)
+        self.sums[:3] += _right(source_right, right, weights)
+        self.class_counts += np.bincount(labels, minlength=self.classes)
+        for row, chosen in enumerate((np.ones(len(labels), bool), source_right, right)):
+            self.class_sums[row] += np.bincount(
+                labels[chosen], weights[chosen], minlength=self.classes
+            )
         if self.classes > _CONFUSION_CLASSES:
             return
         wrong = ~right & (other >= 0)
@@ -182,11 +213,12 @@ class ClassTally:
                 )
             return found[0], found[1], None
         sums = self.sums[:3] if metric == "top_1" else self.top_sums
-        both, source_only, candidate_only = (int(value) for value in sums)
+        both, source_only, candidate_only = (float(value) for value in sums)
+        weight, squares = (float(value) for value in self.labelled_weight)
         return (
-            (both + source_only) / self.labelled,
-            (both + candidate_only) / self.labelled,
-            accuracy_interval(source_only, candidate_only, self.labelled),
+            (both + source_only) / weight,
+            (both + candidate_only) / weight,
+            accuracy_interval(source_only, candidate_only, weight, squares),
         )
 
     def area_error(self) -> float:
@@ -195,9 +227,9 @@ class ClassTally:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
-        agree, source_nan, nan = (int(value) for value in self.sums[3:])
+        source_nan, nan = (int(value) for value in self.broken)
         found: dict[str, Any] = {
-            "agreement": agree / self.count,
+            "agreement": float(self.sums[3]) / self.weight,
             "threshold": self.threshold if self.single else None,
             "nan_predictions": nan,
             "source_nan_predictions": source_nan,
@@ -213,18 +245,20 @@ class ClassTally:
         return found
 
     def _accuracy_drop(self) -> float:
-        _, source_only, candidate_only = (int(value) for value in self.sums[:3])
-        return (source_only - candidate_only) / self.labelled
+        _, source_only, candidate_only, _ = (float(value) for value in self.sums)
+        return (source_only - candidate_only) / float(self.labelled_weight[0])
 
     def _classes(self) -> list[dict[str, Any]]:
         return [
             {
                 "class": number,
                 "count": int(count),
-                "accuracy": int(right) / int(count) if count else None,
-                "source_accuracy": int(source_right) / int(count) if count else None,
+                "accuracy": float(right / weight) if count else None,
+                "source_accuracy": float(source_right / weight) if count else None,
             }
-            for number, (count, source_right, right) in enumerate(self.class_sums.T)
+            for number, (count, (weight, source_right, right)) in enumerate(
+                zip(self.class_counts, self.class_sums.T, strict=True)
+            )
         ]
 
     def _most_confused(self) -> list[dict[str, int]] | None:
@@ -275,15 +309,17 @@ def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
     return difference
 
 
-def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> list[int]:
-    """Count the rows that both models, the source alone, and the candidate alone got right."""
+def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_], weights: Values) -> list[float]:
+    """Return the weights of what both, the source alone, and the candidate alone got right."""
     return [
-        int(np.count_nonzero(which))
+        float(weights[which].sum())
         for which in (source & candidate, source & ~candidate, candidate & ~source)
     ]
 
 
-def accuracy_interval(source_only: int, candidate_only: int, count: int) -> Interval:
+def accuracy_interval(
+    source_only: float, candidate_only: float, weight: float, squares: float | None = None
+) -> Interval:
     """Return the 95% confidence interval for the drop in accuracy, source less candidate.
 
     Both models saw the same examples, so only those that one of them alone got
@@ -291,15 +327,20 @@ def accuracy_interval(source_only: int, candidate_only: int, count: int) -> Inte
     D. G. Bonett and R. M. Price, "Adjusted Wald Confidence Interval for a
     Difference of Binomial Proportions Based on Paired Data", Journal of
     Educational and Behavioral Statistics 37(4), 2012, which keeps its coverage
-    with few discordant pairs, and has a width even with none.
+    with few discordant pairs, and has a width even with none. With sample weights the
+    shares count as those of as many examples as the weights are worth, the square of their
+    sum over the sum of their squares (L. Kish, "Survey Sampling", 1965, section 8.2).
 
     Args:
-        source_only: Examples that the source alone got right.
-        candidate_only: Examples that the candidate alone got right.
-        count: All examples, at least 1.
+        source_only: Weight of the examples that the source alone got right.
+        candidate_only: Weight of the examples that the candidate alone got right.
+        weight: The weights of all examples in sum, above 0.
+        squares: The sum of the weights' squares; left out where all weights are 1.
     """
-    lost = (source_only + 1) / (count + 2)
-    won = (candidate_only + 1) / (count + 2)
+    scale = 1.0 if squares is None else weight / squares
+    count = weight * scale
+    lost = (source_only * scale + 1) / (count + 2)
+    won = (candidate_only * scale + 1) / (count + 2)
     centre = lost - won
     half = Z_95 * math.sqrt((lost + won - centre**2) / (count + 2))
     return max(-1.0, centre - half), min(1.0, centre + half)

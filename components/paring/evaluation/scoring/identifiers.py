@@ -11,6 +11,10 @@ from paring.evaluation.scoring.means import Interval
 
 _MOST_CLASSES = 1024
 _MOST_CONFUSED = 20
+_SUMS = (
+    *("count", "weight", "labelled_weight", "labelled_squares"),
+    *("agreeing", "both", "source_only", "candidate_only"),
+)
 
 
 @dataclass
@@ -19,28 +23,41 @@ class IdentifierTally:
 
     Attributes:
         count: Predictions.
-        labelled: Predictions with a label.
-        agreeing: Predictions that are equal in both models.
-        both, source_only, candidate_only: Predictions that equal their label.
-        classes: For each label: its count, and those that the source, and that the
-            candidate predicted.
+        weight: Their weights in sum.
+        labelled_weight, labelled_squares: The weights of predictions with a label in sum, and
+            the sum of their squares.
+        agreeing: Weight of the predictions that are equal in both models.
+        both, source_only, candidate_only: Weight of the predictions that equal their label.
+        classes: For each label: its count, its weight, and the weight of those that the
+            source, and that the candidate predicted.
         confusion: How often the candidate predicted another than the label, by both.
         is_bounded: Whether there are few enough labels to keep `classes` and
             `confusion`; both are empty otherwise.
     """
 
     count: int = 0
-    labelled: int = 0
-    agreeing: int = 0
-    both: int = 0
-    source_only: int = 0
-    candidate_only: int = 0
-    classes: dict[int, list[int]] = field(default_factory=dict)
+    weight: float = 0.0
+    labelled_weight: float = 0.0
+    labelled_squares: float = 0.0
+    agreeing: float = 0.0
+    both: float = 0.0
+    source_only: float = 0.0
+    candidate_only: float = 0.0
+    classes: dict[int, list[float]] = field(default_factory=dict)
     confusion: dict[tuple[int, int], int] = field(default_factory=dict)
     is_bounded: bool = True
 
+    @property
+    def labelled(self) -> bool:
+        """Return whether any prediction has a label."""
+        return self.labelled_weight > 0
+
     def add(
-        self, source: NDArray[Any], candidate: NDArray[Any], labels: NDArray[Any] | None
+        self,
+        source: NDArray[Any],
+        candidate: NDArray[Any],
+        labels: NDArray[Any] | None,
+        weights: NDArray[np.float64],
     ) -> NDArray[np.int64] | None:
         """Count predictions in; all [predictions], labels or None.
 
@@ -49,15 +66,17 @@ class IdentifierTally:
             int64 [predictions]; None without labels.
         """
         self.count += len(source)
-        self.agreeing += int(np.count_nonzero(source == candidate))
+        self.weight += float(weights.sum())
+        self.agreeing += float(weights[source == candidate].sum())
         if labels is None:
             return None
-        self.labelled += len(labels)
+        self.labelled_weight += float(weights.sum())
+        self.labelled_squares += float(weights @ weights)
         source_right, right = source == labels, candidate == labels
-        self.both += int(np.count_nonzero(source_right & right))
-        self.source_only += int(np.count_nonzero(source_right & ~right))
-        self.candidate_only += int(np.count_nonzero(right & ~source_right))
-        self._count_classes(labels, source_right, right)
+        self.both += float(weights[source_right & right].sum())
+        self.source_only += float(weights[source_right & ~right].sum())
+        self.candidate_only += float(weights[right & ~source_right].sum())
+        self._count_classes(labels, source_right, right, weights)
         wrong = ~right
         pairs = np.stack([labels[wrong], candidate[wrong]], axis=1).astype(np.int64)
         for pair, number in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
@@ -68,7 +87,7 @@ class IdentifierTally:
 
     def merge(self, other: "IdentifierTally") -> None:
         """Count all of `other` in."""
-        for name in ("count", "labelled", "agreeing", "both", "source_only", "candidate_only"):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.is_bounded &= other.is_bounded
         for label, counts in other.classes.items():
@@ -80,32 +99,38 @@ class IdentifierTally:
     def scores(self) -> tuple[float, float, Interval]:
         """Return the source's and the candidate's accuracy, and the interval of the drop."""
         return (
-            (self.both + self.source_only) / self.labelled,
-            (self.both + self.candidate_only) / self.labelled,
-            accuracy_interval(self.source_only, self.candidate_only, self.labelled),
+            (self.both + self.source_only) / self.labelled_weight,
+            (self.both + self.candidate_only) / self.labelled_weight,
+            accuracy_interval(
+                self.source_only,
+                self.candidate_only,
+                self.labelled_weight,
+                self.labelled_squares,
+            ),
         )
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         found: dict[str, Any] = {
-            "agreement": self.agreeing / self.count,
+            "agreement": self.agreeing / self.weight,
             "nan_predictions": 0,
             "source_nan_predictions": 0,
         }
         if self.labelled:
             source, candidate, interval = self.scores()
             found |= {"accuracy": candidate, "source_accuracy": source}
-            found |= {"accuracy_drop": (self.source_only - self.candidate_only) / self.labelled}
+            drop = (self.source_only - self.candidate_only) / self.labelled_weight
+            found |= {"accuracy_drop": drop}
             found |= interval_ends("accuracy_drop", interval)
         if self.labelled and self.is_bounded:
             found["classes"] = [
                 {
                     "class": label,
-                    "count": count,
-                    "accuracy": right / count,
-                    "source_accuracy": source_right / count,
+                    "count": int(count),
+                    "accuracy": right / weight,
+                    "source_accuracy": source_right / weight,
                 }
-                for label, (count, source_right, right) in sorted(self.classes.items())
+                for label, (count, weight, source_right, right) in sorted(self.classes.items())
             ]
             order = sorted(self.confusion.items(), key=lambda item: (-item[1], item[0]))
             found["most_confused"] = [
@@ -115,18 +140,22 @@ class IdentifierTally:
         return found
 
     def _count_classes(
-        self, labels: NDArray[Any], source_right: NDArray[Any], right: NDArray[Any]
+        self,
+        labels: NDArray[Any],
+        source_right: NDArray[Any],
+        right: NDArray[Any],
+        weights: NDArray[np.float64],
     ) -> None:
         ids, places = np.unique(labels, return_inverse=True)
         columns = [
-            np.bincount(places, weights, minlength=len(ids))
-            for weights in (None, source_right, right)
+            np.bincount(places, one, minlength=len(ids))
+            for one in (None, weights, weights * source_right, weights * right)
         ]
         for label, *counts in zip(ids, *columns, strict=True):
-            self._add_class(int(label), [int(one) for one in counts])
+            self._add_class(int(label), [float(one) for one in counts])
 
-    def _add_class(self, label: int, counts: list[int]) -> None:
-        known = self.classes.get(label, [0, 0, 0])
+    def _add_class(self, label: int, counts: list[float]) -> None:
+        known = self.classes.get(label, [0.0] * len(counts))
         self.classes[label] = [one + more for one, more in zip(known, counts, strict=True)]
 
     def _add_confusion(self, pair: tuple[int, int], number: int) -> None:

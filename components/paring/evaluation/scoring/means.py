@@ -2,6 +2,10 @@
 
 Both models saw the same examples, so the intervals are of paired differences.
 They are normal approximations, of sums that can be merged in any order.
+
+With sample weights a mean is a ratio, the weighted sum over the sum of weights, and its
+variance that of such a ratio (W. G. Cochran, "Sampling Techniques", 3rd edition, 1977,
+section 2.11). The number of examples is what it is, however large the weights are.
 """
 
 import math
@@ -21,37 +25,55 @@ class PairedMeans:
 
     Attributes:
         count: Examples.
-        sums: float64 [5]: source, candidate, their squares, their product.
+        weight: The sum of their weights.
+        sums: float64 [2], weighted: source, candidate.
+        squares: float64 [6], weighted by the squares of the weights: 1, source, candidate,
+            their squares, their product.
     """
 
     count: int = 0
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
+    weight: float = 0.0
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
 
-    def add(self, source: NDArray[np.float64], candidate: NDArray[np.float64]) -> None:
-        """Count examples in; both float64 [batch]."""
+    def add(
+        self,
+        source: NDArray[np.float64],
+        candidate: NDArray[np.float64],
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Count examples in; all float64 [batch], without weights each counts 1."""
+        if weights is None:
+            weights = np.ones(len(source))
         self.count += len(source)
-        self.sums += [
-            source.sum(),
-            candidate.sum(),
-            source @ source,
-            candidate @ candidate,
-            source @ candidate,
+        self.weight += float(weights.sum())
+        self.sums += [weights @ source, weights @ candidate]
+        one, other = weights * source, weights * candidate
+        self.squares += [
+            weights @ weights,
+            weights @ one,
+            weights @ other,
+            one @ one,
+            other @ other,
+            one @ other,
         ]
 
     def merge(self, other: "PairedMeans") -> None:
         """Count all of `other` in."""
         self.count += other.count
+        self.weight += other.weight
         self.sums += other.sums
+        self.squares += other.squares
 
     @property
     def source(self) -> float:
         """The source's mean."""
-        return float(self.sums[0]) / self.count
+        return float(self.sums[0]) / self.weight
 
     @property
     def candidate(self) -> float:
         """The candidate's mean."""
-        return float(self.sums[1]) / self.count
+        return float(self.sums[1]) / self.weight
 
     def difference_interval(self) -> Interval | None:
         """Return the 95% interval of the source's mean less the candidate's.
@@ -61,7 +83,7 @@ class PairedMeans:
         if self.count < 2:
             return None
         centre = self.source - self.candidate
-        half = Z_95 * math.sqrt(self._variance(1.0, 1.0) / self.count)
+        half = Z_95 * math.sqrt(self._variance(1.0, 1.0))
         return centre - half, centre + half
 
     def growth_interval(self, power: float = 1.0) -> Interval | None:
@@ -76,20 +98,24 @@ class PairedMeans:
         if self.count < 2 or self.source <= 0 or self.candidate <= 0:
             return None
         centre = power * math.log(self.candidate / self.source)
-        variance = self._variance(1 / self.source, 1 / self.candidate) / self.count
+        variance = self._variance(1 / self.source, 1 / self.candidate)
         half = Z_95 * power * math.sqrt(variance)
         # Of a growth beyond a double's range only that it is huge is of interest.
         low, high = (math.expm1(min(end, 700.0)) for end in (centre - half, centre + half))
         return low, high
 
     def _variance(self, a: float, b: float) -> float:
-        """Return the unbiased variance of a * source - b * candidate."""
-        squares = (
-            a * a * self.sums[2] + b * b * self.sums[3] - 2 * a * b * self.sums[4]
-        ) / self.count
+        """Return the variance of the mean of a * source - b * candidate."""
+        ones, source, candidate, squares, others, products = self.squares
         mean = a * self.source - b * self.candidate
+        residuals = (
+            (a * a * squares + b * b * others - 2 * a * b * products)
+            - 2 * mean * (a * source - b * candidate)
+            + mean * mean * ones
+        )
         # Rounding may leave a little less than 0 where both are the same.
-        return max(0.0, float(squares) - mean * mean) * self.count / (self.count - 1)
+        rows = self.count / (self.count - 1)
+        return max(0.0, float(residuals)) / (self.weight * self.weight) * rows
 
 
 @dataclass
@@ -110,7 +136,7 @@ class TokenSums:
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
 
     def add(self, lost: NDArray[np.float64], tokens: NDArray[np.float64]) -> None:
-        """Count examples in; both float64 [batch]."""
+        """Count examples in; both float64 [batch], times the examples' weights."""
         self.count += int(np.count_nonzero(tokens))
         self.sums += [lost.sum(), tokens.sum(), lost @ lost, tokens @ tokens, lost @ tokens]
 

@@ -178,7 +178,13 @@ class OutputTally:
         self.classes.top_k = self.scoring.top_k
         self.classes.ranked = self.scoring.metric == "auc"
 
-    def add(self, source: Array, candidate: Array, labels: Array | None) -> None:
+    def add(
+        self,
+        source: Array,
+        candidate: Array,
+        labels: Array | None,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         """Count a batch in.
 
         Args:
@@ -187,6 +193,7 @@ class OutputTally:
             labels: Integers [batch], or [batch, ...] as the output without its
                 last axis, those below 0 padding; floats of the output's shape;
                 or None.
+            weights: How much each example counts, above 0, float64 [batch]; 1 if left out.
 
         Raises:
             UnsupportedError: The outputs' shapes differ, or they hold no numbers.
@@ -204,14 +211,16 @@ class OutputTally:
                 remedy="give models with the same outputs, of numbers [batch, ...]",
             )
         self.count += len(source)
+        if weights is None:
+            weights = np.ones(len(source))
         self.of_ids = _are_ids(source, labels)
         if self.of_ids:
-            self._add_ids(source, candidate, labels)
+            self._add_ids(source, candidate, labels, weights)
             return
         if self.scoring.reads != "classes":
-            self._add_values(source, candidate, labels)
+            self._add_values(source, candidate, labels, weights)
         if self.scoring.reads != "values":
-            self._add_classes(source, candidate, labels)
+            self._add_classes(source, candidate, labels, weights)
 
     def merge(self, other: "OutputTally") -> None:
         """Count all of `other` in."""
@@ -224,16 +233,20 @@ class OutputTally:
         self.ids.merge(other.ids)
         self.tokens.merge(other.tokens)
 
-    def _add_values(self, source: Array, candidate: Array, labels: Array | None) -> None:
+    def _add_values(
+        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+    ) -> None:
         rows = [one.reshape(len(one), -1).astype(np.float64) for one in (source, candidate)]
         wanted = None
         if labels is not None:
             if labels.size != source.size:
                 raise _other_shape(labels, source, list(source.shape))
             wanted = labels.reshape(len(labels), -1).astype(np.float64)
-        self.values.add(rows[0], rows[1], wanted)
+        self.values.add(rows[0], rows[1], wanted, weights)
 
-    def _add_classes(self, source: Array, candidate: Array, labels: Array | None) -> None:
+    def _add_classes(
+        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+    ) -> None:
         if labels is not None:
             # A probability for each of several labels is two classes each time.
             if labels.shape == source.shape and source.ndim > 1 and source.shape[-1] > 1:
@@ -250,14 +263,18 @@ class OutputTally:
         self.of_tokens = source.ndim > 2
         if self.scoring.reads == "either":
             self.probable &= self._are_probabilities(rows)
+        each = np.repeat(weights, len(rows) // max(1, len(source)))
         if not self.of_tokens or labels is None:
-            self.classes.add(rows, others, labels)
+            self.classes.add(rows, others, labels, each)
             return
         flat = labels.reshape(-1)
         real = flat >= 0
-        self._add_tokens(real, len(source), self.classes.add(rows[real], others[real], flat[real]))
+        lost = self.classes.add(rows[real], others[real], flat[real], each[real])
+        self._add_tokens(real, lost, weights)
 
-    def _add_ids(self, source: Array, candidate: Array, labels: Array | None) -> None:
+    def _add_ids(
+        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+    ) -> None:
         if self.scoring.top_k or self.scoring.metric == "auc":
             raise UnsupportedError(
                 "the metric ranks scores, and this output holds class ids",
@@ -266,21 +283,24 @@ class OutputTally:
             )
         self.of_tokens = math.prod(source.shape[1:]) > 1
         rows, others = source.reshape(-1), candidate.reshape(-1)
+        each = np.repeat(weights, len(rows) // max(1, len(source)))
         if labels is None or not self.of_tokens:
-            self.ids.add(rows, others, None if labels is None else labels.reshape(-1))
+            self.ids.add(rows, others, None if labels is None else labels.reshape(-1), each)
             return
         flat = labels.reshape(-1)
         real = flat >= 0
-        self._add_tokens(real, len(source), self.ids.add(rows[real], others[real], flat[real]))
+        lost = self.ids.add(rows[real], others[real], flat[real], each[real])
+        self._add_tokens(real, lost, weights)
 
-    def _add_tokens(self, real: Array, count: int, lost: Array | None) -> None:
-        """Count what each of `count` examples lost on its `real` tokens."""
+    def _add_tokens(self, real: Array, lost: Array | None, weights: Array) -> None:
+        """Count what each example, of `weights` [batch], lost on its `real` tokens."""
         if lost is None:
             raise TypeError("rows with labels have no losses")
         spread = np.zeros(len(real))
         spread[real] = lost
-        tokens = real.reshape(count, -1).sum(axis=1).astype(np.float64)
-        self.tokens.add(spread.reshape(count, -1).sum(axis=1), tokens)
+        count = len(weights)
+        tokens = weights * real.reshape(count, -1).sum(axis=1)
+        self.tokens.add(weights * spread.reshape(count, -1).sum(axis=1), tokens)
 
     def _are_probabilities(self, rows: Array) -> bool:
         """Return whether each row is a distribution, or a single probability."""

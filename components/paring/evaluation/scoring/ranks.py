@@ -41,19 +41,27 @@ class Ranks:
 
     Attributes:
         keys: Sorted, without the dropped bits.
-        counts: int64 [2, keys]: examples of class 0, and of class 1.
+        counts: float64 [2, keys]: examples of class 0, and of class 1, by their weights.
         shift: Bits that were dropped.
     """
 
     keys: Keys = field(default_factory=lambda: np.zeros(0, np.uint64))
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 0), np.int64))
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0)))
     shift: int = 0
-    _pending: list[tuple[Keys, NDArray[np.int64]]] = field(default_factory=list)
+    _pending: list[tuple[Keys, NDArray[np.float64]]] = field(default_factory=list)
     _pending_keys: int = 0
 
-    def add(self, keys: Keys, positive: NDArray[np.bool_]) -> None:
-        """Count examples in; see `score_keys`."""
-        self._append(keys >> np.uint64(self.shift), np.stack([~positive, positive]).astype(int))
+    def add(
+        self,
+        keys: Keys,
+        positive: NDArray[np.bool_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Count examples in; see `score_keys`. Without weights [n] each counts 1."""
+        counts = np.stack([~positive, positive]).astype(np.float64)
+        if weights is not None:
+            counts *= weights
+        self._append(keys >> np.uint64(self.shift), counts)
 
     def merge(self, other: "Ranks") -> None:
         """Count all of `other` in."""
@@ -63,7 +71,7 @@ class Ranks:
         for keys, counts in ((other.keys, other.counts), *other._pending):
             self._append(keys >> behind, counts)
 
-    def _append(self, keys: Keys, counts: NDArray[np.int64]) -> None:
+    def _append(self, keys: Keys, counts: NDArray[np.float64]) -> None:
         self._pending.append((keys, counts))
         self._pending_keys += len(keys)
         # Sorting each batch in by itself would take far longer.
@@ -87,9 +95,9 @@ class Ranks:
         self._pending = [(keys >> np.uint64(bits), counts) for keys, counts in waiting]
         self._count(self.keys >> np.uint64(bits), self.counts)
 
-    def _count(self, keys: Keys, counts: NDArray[np.int64]) -> None:
+    def _count(self, keys: Keys, counts: NDArray[np.float64]) -> None:
         self.keys, places = np.unique(keys, return_inverse=True)
-        self.counts = np.zeros((2, len(self.keys)), np.int64)
+        self.counts = np.zeros((2, len(self.keys)))
         for total, part in zip(self.counts, counts, strict=True):
             np.add.at(total, places, part)
 
@@ -102,7 +110,7 @@ class Ranks:
         graph", Journal of Mathematical Psychology 12(4), 1975).
         """
         self.compact()
-        negative, positive = (counts.astype(np.float64) for counts in self.counts)
+        negative, positive = self.counts
         pairs = float(negative.sum() * positive.sum())
         if not pairs:
             return None

@@ -17,17 +17,17 @@ class ValueTally:
     """Sums over examples; its size does not depend on how many there were.
 
     Attributes:
-        count: Examples where both models gave finite numbers.
+        weight: The weights of examples where both models gave finite numbers, in sum.
         broken: Examples with NaN or infinity from the source, and from the
             candidate.
         absolute, squared: Each model's absolute and squared error against the
             label, the mean over an example's values; without labels empty.
-        difference: The sum of squared differences between the models.
+        difference: The weighted sum of squared differences between the models.
         mean: Of the source's values, float64 [values].
-        spread: The sum of squared distances from that mean, float64 [values].
+        spread: The weighted sum of squared distances from that mean, float64 [values].
     """
 
-    count: int = 0
+    weight: float = 0.0
     broken: list[int] = field(default_factory=lambda: [0, 0])
     absolute: PairedMeans = field(default_factory=PairedMeans)
     squared: PairedMeans = field(default_factory=PairedMeans)
@@ -35,42 +35,48 @@ class ValueTally:
     mean: Values = field(default_factory=lambda: np.zeros(0))
     spread: Values = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, source: Values, candidate: Values, labels: Values | None) -> None:
-        """Count examples in; all float64 [batch, values], labels or None."""
+    def add(
+        self, source: Values, candidate: Values, labels: Values | None, weights: Values
+    ) -> None:
+        """Count examples in; all float64 [batch, values], labels or None, weights [batch]."""
         whole = [np.isfinite(one).all(axis=1) for one in (source, candidate)]
         for model, finite in enumerate(whole):
             self.broken[model] += int(np.count_nonzero(~finite))
         both = whole[0] & whole[1]
-        source, candidate = source[both], candidate[both]
+        source, candidate, weights = source[both], candidate[both], weights[both]
         if len(source) == 0:
             return
-        mean = source.mean(axis=0)
-        spread = np.square(source - mean).sum(axis=0)
-        self._count(len(source), mean, spread, float(np.square(candidate - source).sum()))
+        weight = float(weights.sum())
+        mean = weights @ source / weight
+        spread = weights @ np.square(source - mean)
+        difference = float((weights @ np.square(candidate - source)).sum())
+        self._count(weight, mean, spread, difference)
         if labels is not None:
             errors = [one - labels[both] for one in (source, candidate)]
-            self.absolute.add(*(np.abs(one).mean(axis=1) for one in errors))
-            self.squared.add(*(np.square(one).mean(axis=1) for one in errors))
+            absolute = [np.abs(one).mean(axis=1) for one in errors]
+            squared = [np.square(one).mean(axis=1) for one in errors]
+            self.absolute.add(absolute[0], absolute[1], weights)
+            self.squared.add(squared[0], squared[1], weights)
 
     def merge(self, other: "ValueTally") -> None:
         """Count all of `other` in."""
         self.broken = [one + more for one, more in zip(self.broken, other.broken, strict=True)]
-        if other.count:
-            self._count(other.count, other.mean, other.spread, other.difference)
+        if other.weight:
+            self._count(other.weight, other.mean, other.spread, other.difference)
         self.absolute.merge(other.absolute)
         self.squared.merge(other.squared)
 
-    def _count(self, count: int, mean: Values, spread: Values, difference: float) -> None:
+    def _count(self, weight: float, mean: Values, spread: Values, difference: float) -> None:
         """Merge means and spreads as Chan, Golub and LeVeque do (1983)."""
         self.difference += difference
-        if self.count == 0:
-            self.count, self.mean, self.spread = count, mean, spread
+        if self.weight == 0:
+            self.weight, self.mean, self.spread = weight, mean, spread
             return
-        total = self.count + count
+        total = self.weight + weight
         step = mean - self.mean
-        self.spread = self.spread + spread + np.square(step) * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
+        self.spread = self.spread + spread + np.square(step) * (self.weight * weight / total)
+        self.mean = self.mean + step * (weight / total)
+        self.weight = total
 
     def check(self) -> None:
         """Refuse models that gave something else than numbers.
@@ -91,7 +97,7 @@ class ValueTally:
 
         Args:
             metric: mae or rmse. The root is taken of the mean over all values
-                of all examples.
+                of all examples, weighted where there are weights.
         """
         if metric == "mae":
             return self.absolute.source, self.absolute.candidate, self.absolute.growth_interval()

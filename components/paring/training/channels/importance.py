@@ -76,7 +76,8 @@ def loss_changes(coupling: Coupling, training: Training) -> Scores:
     Network Pruning", 2019 (arXiv:1906.10771): a set of weights as one, the set being a gate
     wherever a layer reads the channel. The gate's gradient is that of the weights which the
     channel is multiplied by, times these weights; it is squared for each batch and
-    averaged, over 512 training rows or all if there are fewer, at inference.
+    averaged, over 512 training rows or all if there are fewer, at inference. Sample weights
+    multiply the losses.
 
     Args:
         coupling: What `trace` found of the model.
@@ -92,11 +93,11 @@ def loss_changes(coupling: Coupling, training: Training) -> Scores:
     kernels = [part.weight for part in reading]
     squares: list[Scores] = []
     batches = labelled_batches(training.model, training.split, rows, training.batch_size)
-    for features, labels in batches:
+    for features, labels, *weights in batches:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             outputs = training.model(features, training=False)
-            loss = total_loss(training.loss, labels, outputs)
+            loss = total_loss(training.loss, labels, outputs, *weights)
         found = tape.gradient(loss, kernels, unconnected_gradients="zero")
         slopes = {id(part): one.numpy() for part, one in zip(reading, found, strict=True)}
         squares.append(_added_up(coupling, Role.READS, partial(_gate_gradients, slopes)) ** 2)

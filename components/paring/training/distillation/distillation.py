@@ -194,7 +194,7 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
         part = table[start : start + size, 1 : 1 + units]
         part[:] = logits_of(tf.constant(part), activation).numpy()
     if width:
-        _standardize(table[:, 1 + units :])
+        _standardize(table[:, 1 + units :], split.used_rows)
     return Lessons(table, Wanted(teacher.input, units, activation), width)
 
 
@@ -214,9 +214,10 @@ def _activation_of(scores: NDArray[np.float32]) -> str:
     )
 
 
-def _standardize(features: NDArray[np.float32]) -> None:
-    features -= features.mean(axis=0)
-    deviation = features.std()
+def _standardize(features: NDArray[np.float32], rows: Rows) -> None:
+    """Give the features at `rows` mean 0 each, and deviation 1 over all of them."""
+    features -= features[rows].mean(axis=0)
+    deviation = features[rows].std()
     features /= deviation if deviation > 0 else 1
 
 

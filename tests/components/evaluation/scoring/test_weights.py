@@ -1,0 +1,169 @@
+"""Weighted scores: integer weights equal repeated examples, in every metric."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from paring.evaluation.scoring import Tally, make_plan
+from paring.evaluation.scoring.function import load_function
+from paring.evaluation.scoring.means import PairedMeans
+
+Array = NDArray[Any]
+COUNT = 90
+RANDOM = np.random.default_rng(5)
+WEIGHTS = RANDOM.integers(0, 5, COUNT)
+FIGURES = ("score", "source_score", "drop", "agreement", "accuracy", "source_accuracy")
+
+
+def scored(
+    source: Array, candidate: Array, labels: Array | None, weights: Array | None, metric: str
+) -> dict[str, Any]:
+    """The summary of merged batches of 20."""
+    plan = make_plan(metric, 2, "", {"y": labels})
+    function = load_function(plan.function) if plan.function else None
+    total = Tally(plan)
+    for start in range(0, len(source), 20):
+        rows = slice(start, start + 20)
+        tally = Tally(plan)
+        given = {} if labels is None else {"y": labels[rows]}
+        tally.add(
+            {"y": source[rows]},
+            {"y": candidate[rows]},
+            given,
+            function,
+            None if weights is None else weights[rows],
+        )
+        total.merge(tally)
+    return total.summary()
+
+
+def softmax(shape: Sequence[int]) -> Array:
+    raised = np.exp(RANDOM.normal(size=shape))
+    found: Array = raised / raised.sum(axis=-1, keepdims=True)
+    return found
+
+
+def lower_share(predictions: Array, labels: Array) -> Array:
+    found: Array = np.abs(predictions - labels)
+    return found
+
+
+CASES: dict[str, tuple[Any, Any, Any, str]] = {
+    "classes": (softmax((COUNT, 4)), softmax((COUNT, 4)), RANDOM.integers(0, 4, COUNT), "auto"),
+    "top 2": (softmax((COUNT, 4)), softmax((COUNT, 4)), RANDOM.integers(0, 4, COUNT), "top_k"),
+    "area": (
+        RANDOM.integers(0, 9, (COUNT, 1)) / 9,
+        RANDOM.random((COUNT, 1)),
+        RANDOM.integers(0, 2, COUNT),
+        "auc",
+    ),
+    "squares": (
+        RANDOM.normal(size=(COUNT, 3)),
+        RANDOM.normal(size=(COUNT, 3)),
+        RANDOM.normal(size=(COUNT, 3)),
+        "rmse",
+    ),
+    "errors": (
+        RANDOM.normal(size=(COUNT, 1)),
+        RANDOM.normal(size=(COUNT, 1)),
+        RANDOM.normal(size=COUNT),
+        "mae",
+    ),
+    "tokens": (
+        softmax((COUNT, 3, 4)),
+        softmax((COUNT, 3, 4)),
+        RANDOM.integers(-1, 4, (COUNT, 3)),
+        "auto",
+    ),
+    "flags": (
+        RANDOM.random((COUNT, 4)),
+        RANDOM.random((COUNT, 4)),
+        RANDOM.integers(0, 2, (COUNT, 4)),
+        "auto",
+    ),
+    "ids": (
+        RANDOM.integers(0, 3, COUNT),
+        RANDOM.integers(0, 3, COUNT),
+        RANDOM.integers(0, 3, COUNT),
+        "auto",
+    ),
+    "agreement": (softmax((COUNT, 4)), softmax((COUNT, 4)), None, "auto"),
+    "variance": (np.arange(COUNT * 2.0).reshape(COUNT, 2), RANDOM.random((COUNT, 2)), None, "auto"),
+    "function": (
+        RANDOM.normal(size=COUNT),
+        RANDOM.normal(size=COUNT),
+        RANDOM.normal(size=COUNT),
+        f"{__name__}:lower_share",
+    ),
+}
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == pytest.approx(other, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_integer_weights_equal_repeated_examples(case: str) -> None:
+    source, candidate, labels, metric = CASES[case]
+    found = scored(source, candidate, labels, WEIGHTS, metric)
+    several = [None if one is None else np.repeat(one, WEIGHTS, axis=0)
+               for one in (source, candidate, labels)]  # fmt: skip
+    repeated = scored(several[0], several[1], several[2], None, metric)
+    for figure in FIGURES:
+        assert _equal(found[figure], repeated[figure]), figure
+    assert found["count"] == np.count_nonzero(WEIGHTS)
+    for one, other in zip(found["classes"] or [], repeated["classes"] or [], strict=True):
+        assert one["accuracy"] == pytest.approx(other["accuracy"])
+        assert one["count"] <= other["count"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equal_weights_of_any_size_change_nothing(case: str) -> None:
+    source, candidate, labels, metric = CASES[case]
+    found = scored(source, candidate, labels, np.full(COUNT, 0.37), metric)
+    plain = scored(source, candidate, labels, None, metric)
+    for figure in (*FIGURES, "drop_low", "drop_high", "accuracy_drop_low", "accuracy_drop_high"):
+        assert _equal(found[figure], plain[figure]), figure
+    assert found["count"] == plain["count"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_of_zero_equal_examples_left_out(case: str) -> None:
+    source, candidate, labels, metric = CASES[case]
+    kept = np.arange(COUNT) % 3 > 0
+    found = scored(source, candidate, labels, kept.astype(float), metric)
+    labels = None if labels is None else labels[kept]
+    left_out = scored(source[kept], candidate[kept], labels, None, metric)
+    for name, value in left_out.items():
+        if isinstance(value, float):
+            assert _equal(found[name], value), name
+        else:
+            assert found[name] == value or isinstance(value, list), name
+
+
+def test_the_interval_of_a_weighted_mean_covers_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    covered = []
+    for _ in range(1000):
+        weights = generator.exponential(size=200)
+        source = generator.normal(size=200)
+        means = PairedMeans()
+        means.add(source, source - 0.1 + 0.5 * generator.normal(size=200), weights)
+        low, high = means.difference_interval() or (0, 0)
+        covered.append(low <= 0.1 <= high)
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+def test_repeating_examples_tells_no_more_than_weighing_them() -> None:
+    source, candidate, labels, metric = CASES["classes"]
+    once = scored(source, candidate, labels, None, metric)
+    thrice = scored(source, candidate, labels, np.full(COUNT, 3), metric)
+    assert thrice["drop_low"] == pytest.approx(once["drop_low"])
+    uneven = scored(source, candidate, labels, np.where(np.arange(COUNT) % 9, 0.1, 9.0), metric)
+    width = once["drop_high"] - once["drop_low"]
+    assert uneven["drop_high"] - uneven["drop_low"] > 1.5 * width
