@@ -159,6 +159,7 @@ def test_log_events_are_written_here(model: Path, caplog: pytest.LogCaptureFixtu
 def test_a_server_that_was_killed_is_replaced(model: Path) -> None:
     with processes.open_server() as server:
         server._process.kill()
+        server._process.wait()
     assert _end(model, "")["made"].failure is None
 
 
