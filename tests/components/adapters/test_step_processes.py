@@ -94,7 +94,7 @@ def test_the_end_of_the_time_is_a_failure_that_names_the_limit(model: Path) -> N
 
 
 def test_the_end_of_the_memory_is_a_failure_that_names_the_limit(model: Path) -> None:
-    reason = _reason(_end(model, "hoard", limits=LimitSettings.parse("", "1GiB")))
+    reason = _reason(_end(model, "hoard", limits=LimitSettings.parse(None, "1GiB")))
     assert reason.startswith("out of memory: 1.")
     assert "of 1.00 GiB used, the step's memory limit (given by --step-memory-limit)" in reason
 
@@ -128,7 +128,7 @@ def test_without_tolerance_errors_are_raised_as_they_are(model: Path) -> None:
     with pytest.raises(TimeLimitError, match="1 s"):
         _end(model, "sleep", tolerate=False, limits=LimitSettings.parse("1s"))
     with pytest.raises(OutOfMemoryError):
-        _end(model, "hoard", tolerate=False, limits=LimitSettings.parse("", "700MB"))
+        _end(model, "hoard", tolerate=False, limits=LimitSettings.parse(None, "700MB"))
     assert _left(model.parent) == {"model.bin", "started"}
 
 
