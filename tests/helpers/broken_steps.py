@@ -30,7 +30,7 @@ def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") 
         ctypes.string_at(0)
     if way == "sleep":
         (made.path.parent / "started").write_text(str(os.getpid()))
-        subprocess.Popen(["sleep", "3001"], start_new_session=True)
+        subprocess.Popen(["sleep", "301"], start_new_session=True)
         time.sleep(3000)
     if way == "hoard":
         held = []

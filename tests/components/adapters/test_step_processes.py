@@ -192,7 +192,7 @@ def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
     assert _left(model.parent) == {"model.bin", "started"}
     assert not psutil.pid_exists(int((model.parent / "started").read_text()))
     left = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"]]
-    assert not [one for one in left if one.info["cmdline"] == ["sleep", "3001"]]
+    assert not [one for one in left if one.info["cmdline"] == ["sleep", "301"]]
     # The next step does not hear of it.
     assert _end(model, "")["made"].failure is None
 
