@@ -120,8 +120,8 @@ def optimize(
     brief: bool = False,
     trust_model: bool = False,
     runner: Literal["local", "beam"] = "local",
-    step_time_limit: str = "",
-    step_memory_limit: str = "",
+    step_time_limit: str | None = None,
+    step_memory_limit: str | None = None,
 ) -> Result:
     """Optimize a model, verify and measure every candidate, and choose the best.
 
@@ -165,10 +165,10 @@ def optimize(
         brief: Train and measure briefly, to try things out.
         trust_model: Let code inside the model run.
         runner: TFX's local runner, or its Beam runner in this process.
-        step_time_limit: Longest duration of a step, such as "30m"; "0" for no limit, "" for
+        step_time_limit: Longest duration of a step, such as "30m"; "0" for no limit, None for
             two hours, or eight of steps that train.
         step_memory_limit: Most memory of a step's processes, such as "12GiB" or "75%"; "0"
-            for no limit, "" for 7/8 of the machine's memory or all of a container's. With no
+            for no limit, None for 7/8 of the machine's memory or all of a container's. With no
             limit at all, steps run in this process, where Keras layers that are registered
             only here are known.
 

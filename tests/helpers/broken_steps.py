@@ -31,7 +31,7 @@ def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") 
     if way == "sleep":
         (made.path.parent / "started").write_text(str(os.getpid()))
         subprocess.Popen(["sleep", "301"], start_new_session=True)
-        time.sleep(300)
+        time.sleep(3000)
     if way == "hoard":
         held = []
         while True:
@@ -45,7 +45,7 @@ def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") 
     if way == "odd":
         raise OddError(1, 2)
     if way == "orphan":
-        child = subprocess.Popen(["sleep", "302"], start_new_session=True)
+        child = subprocess.Popen(["sleep", "3002"], start_new_session=True)
         (made.path / "orphan").write_text(str(child.pid))
     if way == "speak":
         logs.event("something happened", number=float("nan"))

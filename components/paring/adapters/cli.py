@@ -93,8 +93,8 @@ def command(
         executor_input: str | None,
         identity: str,
         tolerate: bool,
-        step_time_limit: str,
-        step_memory_limit: str,
+        step_time_limit: str | None,
+        step_memory_limit: str | None,
         **given: Any,
     ) -> None:
         def execute_as(one: Step) -> None:
@@ -125,14 +125,12 @@ def limit_options() -> list[click.Option]:
     return [
         click.Option(
             [TIME_OPTION],
-            default="",
             metavar="TIME",
             help="Longest duration of a step, such as 30m; 0 for no limit. 2h by default, 8h for"
             " steps that train.",
         ),
         click.Option(
             [MEMORY_OPTION],
-            default="",
             metavar="SIZE",
             help="Most memory of a step's processes, such as 12GiB or 75%; 0 for no limit. By"
             " default 7/8 of the machine's memory, in a container its limit.",
@@ -140,11 +138,11 @@ def limit_options() -> list[click.Option]:
     ]
 
 
-def _limits(time: str, memory: str, on_kubeflow: bool) -> LimitSettings:
+def _limits(time: str | None, memory: str | None, on_kubeflow: bool) -> LimitSettings:
     """Return the limits of a step; in a Kubeflow task, the time is that of its package."""
-    if not on_kubeflow or time:
+    if not on_kubeflow or time is not None:
         return LimitSettings.parse(time, memory)
-    return LimitSettings.parse(os.environ.get(TIME_VARIABLE, ""), memory, on_kubeflow=True)
+    return LimitSettings.parse(os.environ.get(TIME_VARIABLE) or None, memory, on_kubeflow=True)
 
 
 def _flag(name: str) -> str:

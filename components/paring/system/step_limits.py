@@ -101,21 +101,23 @@ class LimitSettings:
     on_kubeflow: bool = False
 
     @classmethod
-    def parse(cls, time: str = "", memory: str = "", *, on_kubeflow: bool = False) -> Self:
+    def parse(
+        cls, time: str | None = None, memory: str | None = None, *, on_kubeflow: bool = False
+    ) -> Self:
         """Return the limits that two texts state.
 
         Args:
-            time: Such as `90s`, `30m` or `2h`; `0` for no limit, "" for the default.
+            time: Such as `90s`, `30m` or `2h`; `0` for no limit, None for the default.
             memory: Such as `800MB`, `12GiB` or `75%` of the machine's memory; `0` for no
-                limit, "" for the default.
+                limit, None for the default.
             on_kubeflow: See the attribute.
 
         Raises:
             ParameterError: A text states no limit.
         """
         return cls(
-            seconds=parse_duration(time) if time else None,
-            memory_bytes=parse_size(memory) if memory else None,
+            seconds=None if time is None else parse_duration(time),
+            memory_bytes=None if memory is None else parse_size(memory),
             on_kubeflow=on_kubeflow,
         )
 

@@ -124,8 +124,8 @@ def run(
     target: str,
     recipes: Path | None,
     budget_minutes: float | None,
-    step_time_limit: str,
-    step_memory_limit: str,
+    step_time_limit: str | None,
+    step_memory_limit: str | None,
     **given: Any,
 ) -> None:
     """Try every recipe on a model; measure, choose, report.
@@ -280,8 +280,8 @@ def demo(
     runner: Literal["local", "beam"],
     metric: str,
     top_k: int,
-    step_time_limit: str,
-    step_memory_limit: str,
+    step_time_limit: str | None,
+    step_memory_limit: str | None,
 ) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits

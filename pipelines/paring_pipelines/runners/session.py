@@ -202,7 +202,7 @@ class Place:
             self.root,
             self._runner,
             progress.observed,
-            execute=self._execute,
+            executor=self._execute,
             retry_failed=retry_failed,
         )
 

@@ -24,6 +24,7 @@ from paring.adapters.step_processes import Execute
 from paring.adapters.tfx import NodeEvent, component, executors, observers, tfx_type
 from paring.artifacts import Artifact
 from paring.errors import OutputError, ParingError, StepFailedError
+from paring.execution import execute
 from paring.system import interruption, logs
 from paring_pipelines.pipeline.dag import Dag, Edge, Wire
 
@@ -110,7 +111,7 @@ def run(
     runner: Runner = "local",
     observer: Callable[[NodeEvent], None] | None = None,
     *,
-    execute: Execute,
+    executor: Execute = execute,
     retry_failed: bool = True,
 ) -> RunResult:
     """Run `pipeline` and say where its outputs lie.
@@ -121,8 +122,8 @@ def run(
         root: The folder given to `to_pipeline`.
         runner: `local`, TFX's LocalDagRunner, or `beam`, its BeamDagRunner on
             Beam's in-process runner. Both run one node after another.
-        execute: Runs the step of a node.
         observer: Called when a node starts and ends.
+        executor: Runs the step of a node.
         retry_failed: Whether the next run tries again what broke in this one.
 
     Raises:
@@ -147,7 +148,7 @@ def run(
             remedy="give a folder that you may write to",
         ) from error
     _forget_changed(root)
-    with _listed(observers, watch), _listed(executors, execute), _quiet(), _in_process_beam():
+    with _listed(observers, watch), _listed(executors, executor), _quiet(), _in_process_beam():
         try:
             _RUNNERS[runner]().run(pipeline)
         except Exception as error:

@@ -39,8 +39,9 @@ def step(request: pytest.FixtureRequest) -> Step:
 
 def test_the_command_has_what_the_step_declares(step: Step) -> None:
     options = {one.name: one for one in cli.command(step).params if isinstance(one, click.Option)}
-    for own in ("executor_input", "identity", "tolerate"):
-        options.pop(own)
+    own = ("executor_input", "identity", "tolerate", "step_time_limit", "step_memory_limit")
+    for name in own:
+        options.pop(name)
     assert list(options) == [*step.inputs, *step.outputs, *step.parameters]
     for name, spec in step.inputs.items():
         assert options[name].multiple == spec.family

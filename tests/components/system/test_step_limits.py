@@ -37,7 +37,7 @@ def test_a_time_is_a_number_and_a_unit(text: str, seconds: float) -> None:
     ],
 )
 def test_a_size_is_a_number_and_a_unit_or_a_share(text: str, size: int) -> None:
-    assert LimitSettings.parse("", text).of_step(trains=False).memory_bytes == size
+    assert LimitSettings.parse(None, text).of_step(trains=False).memory_bytes == size
 
 
 @pytest.mark.parametrize("text", ["", " ", "soon", "-1s", "1e3s", "nan", "1 week", "400d", "१s"])
@@ -72,7 +72,7 @@ def test_in_a_control_group_its_own_limit_is_the_default(monkeypatch: pytest.Mon
     group = MemoryGroup(folder=None, version=2, limit_bytes=2**30)  # type: ignore[arg-type]
     monkeypatch.setattr(step_limits, "memory_groups", lambda: [group])
     assert DEFAULT_LIMITS.of_step(trains=False).memory_bytes is None
-    half = LimitSettings.parse("", "50%").of_step(trains=False)
+    half = LimitSettings.parse(None, "50%").of_step(trains=False)
     assert half.memory_bytes == 2**29
 
 
@@ -90,7 +90,7 @@ def test_an_error_names_the_limit_its_value_its_origin_and_what_to_do() -> None:
         "the step's time limit of 8 h was reached (the default for steps that train)\n"
         "  to fix it: raise --step-time-limit, for example to 16h, or give 0 for no limit"
     )
-    error = LimitSettings.parse("", "12GiB").of_step(trains=True).memory_error(13 * 2**30)
+    error = LimitSettings.parse(None, "12GiB").of_step(trains=True).memory_error(13 * 2**30)
     assert error.what == (
         "out of memory: 13.00 GiB of 12.00 GiB used, the step's memory limit"
         " (given by --step-memory-limit)"

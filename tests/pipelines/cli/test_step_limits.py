@@ -176,6 +176,7 @@ def test_on_kubeflow_the_limit_is_that_of_the_package(model: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [
+        ("--step-time-limit", ""),
         ("--step-time-limit", "soon"),
         ("--step-time-limit", "-1s"),
         ("--step-time-limit", "1e9d"),
