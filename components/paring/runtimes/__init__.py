@@ -108,6 +108,8 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
     Raises:
         ModelError: The path holds none of them, or it can't be read.
         ParameterError: TensorFlow already started with other threads or another limit.
+        UntrustedModelError: It holds code of its own, or names code that is not known to be
+            harmless, and is not trusted.
         MissingDependencyError: OpenVINO is not installed, or an engine's GPU or library
             is missing.
         UnsupportedError: An engine was built for another GPU, driver or version.
@@ -117,7 +119,7 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
         if file.suffix == ".tflite":
             from paring.runtimes.tflite import TFLiteRuntime
 
-            return TFLiteRuntime(file, threads=threads)
+            return TFLiteRuntime(file, threads=threads, trusted=artifact.trusted)
         if file.suffix == ".onnx":
             from paring.runtimes.onnx import OnnxRuntime
 

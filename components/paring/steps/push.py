@@ -16,7 +16,7 @@ from paring.artifacts import (
     read_record,
 )
 from paring.errors import ArtifactTypeError, ParameterError
-from paring.runtimes.tflite import holds_state
+from paring.models.tflite_files import holds_state
 from paring.selection.pareto import SOURCE
 from paring.serving.versions import Version, publish, versions, withdrawn_version
 from paring.step import Attempted, Input, Output, step
