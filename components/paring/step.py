@@ -31,7 +31,7 @@ from typing import (
     overload,
 )
 
-from paring.artifacts import Artifact, Model, SelectedModel, Servable
+from paring.artifacts import Artifact, Servable
 from paring.errors import ParameterError, nearest
 
 T = TypeVar("T")
@@ -136,8 +136,8 @@ class Step:
             of the identity too.
         acts: Whether it changes something outside its outputs; then no cache answers
             for it.
-        opens_models: Whether it opens what its inputs hold of TensorFlow models, and so
-            has the parameter `TRUST_MODEL`. A step that takes models and only copies or
+        opens_models: Whether it opens the models that its inputs hold, and so has the
+            parameter `TRUST_MODEL`. A step that takes models and only copies or
             describes them is declared with False.
         imports_models: Whether it takes Keras files as they are. The others get them in
             Paring's layout; see `paring.models.importing`.
@@ -239,7 +239,7 @@ def _declare(
                 optional=optional,
                 attempted=role == "attempted",
             )
-    opens_models = opens_models and any(_holds_tensorflow(one.type) for one in inputs.values())
+    opens_models = opens_models and any(issubclass(one.type, Servable) for one in inputs.values())
     if opens_models:
         if TRUST_MODEL in parameters:
             raise TypeError(f"{function.__name__}: {TRUST_MODEL} is added by itself")
@@ -255,11 +255,6 @@ def _declare(
         acts,
         opens_models,
     )
-
-
-def _holds_tensorflow(kind: type[Artifact]) -> bool:
-    """Whether an artifact of this type may be a SavedModel or a Keras file."""
-    return issubclass(kind, (Model, SelectedModel)) or kind is Servable
 
 
 def _parameter(

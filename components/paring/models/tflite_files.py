@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paring.errors import ModelError, UntrustedModelError
+from paring.models.calls import callees_first
 from paring.models.flatbuffer import FlatBuffer, FlatBufferError, Record
 from paring.models.tflite_schema import SCHEMA
 
@@ -157,11 +158,11 @@ class _Check:
         """Yield what has to be trusted.
 
         Raises:
-            FlatBufferError: An index, shape or size is wrong.
+            ValueError: An index, shape or size is wrong, or a graph calls itself.
         """
         if not self._graphs:
             raise FlatBufferError("it has no graph")
-        calls = []
+        calls: dict[str, set[str]] = {}
         for number, graph in enumerate(self._graphs):
             tensors = graph.get("tensors", ())
             operators = graph.get("operators", ())
@@ -173,14 +174,13 @@ class _Check:
                 _check_indices(graph.get(role, ()), len(tensors), f"graph {number}: {role}")
             if not constants.isdisjoint(map(int, graph.get("inputs", ()))):
                 raise FlatBufferError(f"an input of graph {number} is a constant")
-            called: set[int] = set()
+            called = calls.setdefault(f"graph {number}", set())
             for index, one in enumerate(operators):
                 place = f"graph {number}, operator {index}"
                 self._operator(place, one, len(tensors), constants)
-                called |= set(self._called(place, one))
+                called |= {f"graph {callee}" for callee in self._called(place, one)}
                 yield from self._foreign(one)
-            calls.append(called)
-        _check_calls(calls)
+        callees_first(calls)
         self._check_signatures()
         for one in self._model.get("metadata", ()):
             self._index(one.get("buffer", 0), len(self._buffers), "metadata: buffer")
@@ -293,29 +293,6 @@ def _plain(numbers: Any, what: str) -> list[int]:
     if len(numbers) > _MAX_RANK:
         raise FlatBufferError(f"{what} has {len(numbers)} dimensions")
     return [int(one) for one in numbers]
-
-
-def _check_calls(calls: Sequence[set[int]]) -> None:
-    """Refuse graphs that call themselves, which an interpreter would do without end."""
-    done: set[int] = set()
-    for first in range(len(calls)):
-        path: list[tuple[int, list[int]]] = []
-        pending = [] if first in done else [first]
-        open_graphs: set[int] = set()
-        while pending or path:
-            if pending:
-                number = pending.pop()
-                if number in open_graphs:
-                    raise FlatBufferError(f"graph {number} calls itself")
-                if number in done:
-                    continue
-                open_graphs.add(number)
-                path.append((number, pending))
-                pending = sorted(calls[number])
-            else:
-                number, pending = path.pop()
-                open_graphs.discard(number)
-                done.add(number)
 
 
 def _check_quantization(

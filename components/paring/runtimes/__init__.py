@@ -123,7 +123,7 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
         if file.suffix == ".onnx":
             from paring.runtimes.onnx import OnnxRuntime
 
-            return OnnxRuntime(file, threads=threads)
+            return OnnxRuntime(file, threads=threads, trusted=artifact.trusted)
         if file.suffix == ".engine":
             from paring.runtimes.tensorrt import TensorRTRuntime
 
@@ -131,7 +131,7 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
 
         from paring.runtimes.openvino import OpenVinoRuntime
 
-        return OpenVinoRuntime(file, threads=threads)
+        return OpenVinoRuntime(file, threads=threads, trusted=artifact.trusted)
 
     from paring.models.loading import saved_model_dir
     from paring.runtimes.savedmodel import SavedModelRuntime
