@@ -26,7 +26,7 @@ def compare_engine(
     """Run an engine on the GPU here, and its ONNX file in ONNX Runtime.
 
     Args:
-        engine: The engine's file, with engine.json beside it.
+        engine: The engine's file, built here, with engine.json beside it.
         file: The ONNX file.
         batch_size: One that the engine takes.
         examples: Both are run on 32 of the train split; without them on random numbers.
@@ -56,7 +56,7 @@ def compare_engine(
     return compare(
         # What ONNX Runtime makes of the graph for a processor may round otherwise.
         lambda: OnnxRuntime(file, optimized=False, trusted=trusted),
-        lambda: TensorRTRuntime(engine),
+        lambda: TensorRTRuntime(engine, trusted=True),
         drawn_batches(examples, fixed, _EXAMPLES, seed),
         form="integer" if quantized else "half",
         drawn=examples is not None,

@@ -127,7 +127,8 @@ def open_runtime(artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0
         if file.suffix == ".engine":
             from paring.runtimes.tensorrt import TensorRTRuntime
 
-            return TensorRTRuntime(file, threads=threads)
+            trusted = artifact.trusted or artifact.engine_trusted
+            return TensorRTRuntime(file, threads=threads, trusted=trusted)
 
         from paring.runtimes.openvino import OpenVinoRuntime
 
@@ -152,6 +153,33 @@ def blank_batch(runtime: Runtime) -> Features | None:
             return None
         batch[name] = np.zeros([1 if size is None else size for size in tensor.shape], tensor.dtype)
     return batch
+
+
+def check_served(artifact: Servable) -> None:
+    """Check what `artifact` serves, as `open_runtime` does before it loads it.
+
+    What was checked is known until it changes; this is for timing the load by itself.
+
+    Raises:
+        ModelError, UntrustedModelError: See `open_runtime`.
+    """
+    file = served_file(artifact.path)
+    if file is None:
+        from paring.models.loading import saved_model_dir
+
+        saved_model_dir(artifact)
+    elif file.suffix == ".tflite":
+        from paring.models.tflite_files import check_tflite
+
+        check_tflite(file, trusted=artifact.trusted)
+    elif file.suffix == ".onnx":
+        from paring.models.onnx_files import check_onnx
+
+        check_onnx(file, trusted=artifact.trusted)
+    elif file.suffix == ".xml":
+        from paring.models.openvino_files import check_openvino
+
+        check_openvino(file, trusted=artifact.trusted)
 
 
 def import_library(artifact: Servable) -> None:

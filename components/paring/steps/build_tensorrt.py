@@ -15,7 +15,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="2", measures=True)
+@step(version="3", measures=True)
 def build_tensorrt(
     model: Input[ONNXModel],
     examples: Input[Examples | None],

@@ -10,7 +10,7 @@ from paring.step import Input, Output, step
 _COMPARED = 300
 
 
-@step(version="2")
+@step(version="3")
 def convert_openvino(
     model: Input[ONNXModel],
     examples: Input[Examples | None],

@@ -14,7 +14,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="4")
+@step(version="5")
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable | None],
