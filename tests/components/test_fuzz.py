@@ -203,7 +203,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, Path], Any], ty
     (folder / "versions" / RECORDS).mkdir()
     file = folder / "versions" / RECORDS / "1.json"
     file.write_text(json.dumps(asdict(Version(1, "sha256:1", "rollback", withdrawn="sha256:2"))))
-    made["versions"] = (file, published, ArtifactTypeError)
+    made["versions"] = (file, published, ParingError)
     file = place("engine", "engine.json")
     Conditions("rtx", "1.2.0", "8.9").write(file.parent)
     made["engine"] = (file, lambda _, one: read_conditions(one), ModelError)
