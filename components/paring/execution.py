@@ -29,7 +29,7 @@ from paring.errors import (
     first_line,
     nearest,
 )
-from paring.step import TRUST_MODEL, InputSpec, Scalar, Step
+from paring.step import TRUST, TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
 from paring.system import interruption, logs, tracing
 from paring.system.distributions import installed_version
 from paring.system.supervision import process_number
@@ -134,7 +134,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
         name: _load_input(name, spec, call.inputs.get(name)) for name, spec in step.inputs.items()
     }
     trusted = bool(parameters.get(TRUST_MODEL))
-    _trust(inputs, trusted=trusted)
+    _trust(inputs, trusted=trusted, engine_trusted=bool(parameters.get(TRUST_ENGINE)))
     lineage = {
         "step": step.name,
         "version": step.version,
@@ -149,7 +149,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
             for name, kind in step.outputs.items()
         }
         # What is made of a trusted model may have to be opened by the step too.
-        _trust(outputs, trusted=trusted)
+        _trust(outputs, trusted=trusted, engine_trusted=True)
         with _final_paths(staged, call.outputs):
             failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
         if failure is not None:
@@ -202,7 +202,7 @@ def _attempt(
             remedy=f"look at step {failed[0].step}",
         )
     try:
-        own = {name: value for name, value in parameters.items() if name != TRUST_MODEL}
+        own = {name: value for name, value in parameters.items() if name not in TRUST}
         with _models_ready(step, inputs) as ready:
             step.function(**ready, **outputs, **own)
     except UnsupportedError as error:
@@ -315,12 +315,13 @@ def _link_error(kind: type[Artifact]) -> type[ParingError]:
     return ExamplesError if issubclass(kind, Examples) else ModelError
 
 
-def _trust(artifacts: Mapping[str, Any], *, trusted: bool) -> None:
-    """Mark the models among the artifacts, by the option alone; no record of theirs counts."""
+def _trust(artifacts: Mapping[str, Any], *, trusted: bool, engine_trusted: bool) -> None:
+    """Mark the models among the artifacts, by the options alone; no record of theirs counts."""
     for value in artifacts.values():
         for one in _members(value):
             if isinstance(one, Servable):
                 one.trusted = trusted
+                one.engine_trusted = trusted or engine_trusted
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:

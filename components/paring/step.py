@@ -31,7 +31,7 @@ from typing import (
     overload,
 )
 
-from paring.artifacts import Artifact, Model, SelectedModel, Servable
+from paring.artifacts import Artifact, SelectedModel, Servable
 from paring.errors import ParameterError, nearest
 
 T = TypeVar("T")
@@ -63,6 +63,14 @@ TRUST_MODEL = "trust_model"
 """The parameter of every step that opens a model: whether code that the model carries, or
 an operator that touches files, may run. `paring.execution` acts on it, and hands the step
 artifacts whose `trusted` says the same."""
+
+TRUST_ENGINE = "trust_engine"
+"""The parameter of every step that may load a TensorRT engine: whether it may where
+`TRUST_MODEL` is off. An engine is code; a pipeline sets it for those that it builds itself, so
+that the source model is checked all the same."""
+
+TRUST = (TRUST_MODEL, TRUST_ENGINE)
+"""The parameters that `paring.execution` acts on; no step's function gets them."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,8 @@ class Step:
             of the identity too.
         acts: Whether it changes something outside its outputs; then no cache answers
             for it.
-        opens_models: Whether it opens what its inputs hold of TensorFlow models, and so
-            has the parameter `TRUST_MODEL`. A step that takes models and only copies or
+        opens_models: Whether it opens the models that its inputs hold, and so has the
+            parameter `TRUST_MODEL`. A step that takes models and only copies or
             describes them is declared with False.
         imports_models: Whether it takes Keras files as they are. The others get them in
             Paring's layout; see `paring.models.importing`.
@@ -244,11 +252,14 @@ def _declare(
                 optional=optional,
                 attempted=role == "attempted",
             )
-    opens_models = opens_models and any(_holds_tensorflow(one.type) for one in inputs.values())
+    opens_models = opens_models and any(issubclass(one.type, Servable) for one in inputs.values())
     if opens_models:
-        if TRUST_MODEL in parameters:
-            raise TypeError(f"{function.__name__}: {TRUST_MODEL} is added by itself")
+        for name in TRUST:
+            if name in parameters:
+                raise TypeError(f"{function.__name__}: {name} is added by itself")
         parameters[TRUST_MODEL] = ParameterSpec(bool, bool, False)
+        if any(_may_be_engine(one.type) for one in inputs.values()):
+            parameters[TRUST_ENGINE] = ParameterSpec(bool, bool, False)
     return Step(
         function.__name__,
         function,
@@ -262,9 +273,9 @@ def _declare(
     )
 
 
-def _holds_tensorflow(kind: type[Artifact]) -> bool:
-    """Return whether an artifact of this type may be a SavedModel or a Keras file."""
-    return issubclass(kind, (Model, SelectedModel)) or kind is Servable
+def _may_be_engine(kind: type[Artifact]) -> bool:
+    """Return whether a step that opens an artifact of this type may load an engine."""
+    return kind is Servable or issubclass(kind, SelectedModel)
 
 
 def _parameter(

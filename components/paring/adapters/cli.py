@@ -11,7 +11,7 @@ from paring.artifacts import Artifact
 from paring.catalog import STEPS, find
 from paring.errors import ParameterError
 from paring.execution import Call, execute, failing
-from paring.step import TRUST_MODEL, ParameterSpec, Step
+from paring.step import TRUST_ENGINE, TRUST_MODEL, ParameterSpec, Step
 from paring.storage import local_path
 from paring.system.step_limits import (
     MEMORY_OPTION,
@@ -145,6 +145,12 @@ def _limits(time: str | None, memory: str | None, on_kubeflow: bool) -> LimitSet
     return LimitSettings.parse(os.environ.get(TIME_VARIABLE) or None, memory, on_kubeflow=True)
 
 
+_TRUST_HELP = {
+    TRUST_MODEL: "Let code and unknown operators in the model run.",
+    TRUST_ENGINE: "Load a TensorRT engine, which is code; --trust-model does so too.",
+}
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -154,9 +160,11 @@ def _parameter_option(name: str, spec: ParameterSpec) -> click.Option:
     # through every adapter.
     if spec.type is bool:
         flag = _flag(name)
-        text = "Let code and unknown operators in the model run." if name == TRUST_MODEL else None
         return click.Option(
-            [f"{flag}/--no-{flag[2:]}"], default=spec.default, show_default=True, help=text
+            [f"{flag}/--no-{flag[2:]}"],
+            default=spec.default,
+            show_default=True,
+            help=_TRUST_HELP.get(name),
         )
     metavar = "|".join(spec.choices) or spec.type.__name__.upper()
     return click.Option(

@@ -58,7 +58,9 @@ class Artifact:
     bound_to_hardware: ClassVar[bool] = False
     """Whether it runs only on hardware of the kind that it was built on."""
 
-    _NO_FACTS: ClassVar[frozenset[str]] = frozenset({"path", "failure", "lineage", "trusted"})
+    _NO_FACTS: ClassVar[frozenset[str]] = frozenset(
+        {"path", "failure", "lineage", "trusted", "engine_trusted"}
+    )
 
     @classmethod
     def fact_types(cls) -> dict[str, type]:

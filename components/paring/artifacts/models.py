@@ -24,11 +24,13 @@ class Servable(Artifact):
         trusted: Whether the user lets code that the model carries run. No fact: it comes
             from the option of the step that opens the model, and is neither written into
             the record nor read from one (docs/adr/0016-trust.md).
+        engine_trusted: The same of a TensorRT engine alone, which the pipeline itself built.
     """
 
     size_bytes: int = 0
     note: str | None = None
     trusted: bool = False
+    engine_trusted: bool = False
 
     @property
     def serving_dir(self) -> Path:

@@ -15,16 +15,23 @@ _EXAMPLES = 32
 
 
 def compare_engine(
-    engine: Path, file: Path, *, batch_size: int, examples: Examples | None, seed: int = 0
+    engine: Path,
+    file: Path,
+    *,
+    batch_size: int,
+    examples: Examples | None,
+    seed: int = 0,
+    trusted: bool = False,
 ) -> Compared:
     """Run an engine on the GPU here, and its ONNX file in ONNX Runtime.
 
     Args:
-        engine: The engine's file, with engine.json beside it.
+        engine: The engine's file, built here, with engine.json beside it.
         file: The ONNX file.
         batch_size: One that the engine takes.
         examples: Both are run on 32 of the train split; without them on random numbers.
         seed: Of the draw.
+        trusted: Whether the ONNX file may hold operators of other libraries.
 
     Raises:
         ExamplesError: The examples are not what the model takes.
@@ -33,7 +40,7 @@ def compare_engine(
     import onnx
 
     try:
-        OnnxRuntime(file, optimized=False).close()
+        OnnxRuntime(file, optimized=False, trusted=trusted).close()
     except ModelError as error:
         # TensorRT has types that ONNX Runtime has no kernels for, such as bfloat16.
         return Compared(f"not compared: ONNX Runtime can't run its graph: {first_line(error)}")
@@ -48,8 +55,8 @@ def compare_engine(
     quantized = any(node.op_type == "QuantizeLinear" for node in nodes)
     return compare(
         # What ONNX Runtime makes of the graph for a processor may round otherwise.
-        lambda: OnnxRuntime(file, optimized=False),
-        lambda: TensorRTRuntime(engine),
+        lambda: OnnxRuntime(file, optimized=False, trusted=trusted),
+        lambda: TensorRTRuntime(engine, trusted=True),
         drawn_batches(examples, fixed, _EXAMPLES, seed),
         form="integer" if quantized else "half",
         drawn=examples is not None,

@@ -636,7 +636,7 @@ OPERATORS = _names(
     StochasticCastToInt StopGradient StridedSlice StridedSliceAssign StridedSliceGrad
     StringFormat StringJoin StringLength StringLower StringNGrams StringSplit StringSplitV2
     StringStrip StringToHashBucket StringToHashBucketFast StringToHashBucketStrong
-    StringToNumber StringUpper Sub Substr Sum Svd Switch SymbolicGradient TRTEngineOp
+    StringToNumber StringUpper Sub Substr Sum Svd Switch SymbolicGradient
     TakeDataset TakeManySparseFromTensorsMap Tan Tanh TanhGrad TemporaryVariable TensorArray
     TensorArrayClose TensorArrayCloseV2 TensorArrayCloseV3 TensorArrayConcat
     TensorArrayConcatV2 TensorArrayConcatV3 TensorArrayGather TensorArrayGatherV2

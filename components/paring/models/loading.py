@@ -52,12 +52,12 @@ def saved_model_dir(model: Servable) -> Path:
         ModelError: There is none, it is broken, or a link in it leads out of it; the
             message says what was found.
         UntrustedModelError: It has operators that may touch files, processes or the
-            network.
+            network, or engines of TensorRT's.
     """
     folder = find_saved_model(model)
     tree_files(folder)
     if not model.trusted:
-        refuse_operators(folder)
+        refuse_operators(folder, engine_trusted=model.engine_trusted)
     return folder
 
 

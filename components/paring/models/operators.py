@@ -27,6 +27,9 @@ _FILE_READERS = {
     "InitializeTableFromTextFileV2": 1,
     "InitializeTRTResource": 1,
 }
+# Each makes an engine of TensorRT's of bytes in the graph or in an asset: an engine is code.
+_ENGINES = frozenset({"InitializeTRTResource", "TRTEngineOp"})
+_ENGINE_NOTE = ", which loads an engine of TensorRT's"
 _STREAMS = frozenset({b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)"})
 _VARIABLE_USERS = frozenset({"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"})
 _RESOURCE_FUNCTIONS = frozenset({"_create_resource", "_destroy_resource", "_initialize"})
@@ -36,22 +39,29 @@ _INITIALIZERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
 _ASSETS = "assets"
 
 
-def refuse_operators(folder: Path, *, all_functions: bool = False) -> None:
+def refuse_operators(
+    folder: Path, *, all_functions: bool = False, engine_trusted: bool = False
+) -> None:
     """Raise if loading the SavedModel or calling its signatures may touch anything else.
 
     Args:
         folder: The folder of the SavedModel.
         all_functions: Look at the functions that no signature reaches too, as for Keras,
             whose layers call them; but for those of `adapt`, which are not called.
+        engine_trusted: Whether TensorRT's engines may be in it.
 
     Raises:
         ModelError: It can't be read.
-        UntrustedModelError: It reaches operators that are not on the list, or files
-            outside of its folder `assets`.
+        UntrustedModelError: It reaches operators that are not on the list, files outside of
+            its folder `assets`, or engines.
     """
     status = (folder / "saved_model.pb").stat() if (folder / "saved_model.pb").is_file() else None
     stamp = (status.st_mtime_ns, status.st_size, status.st_ino) if status else ()
-    found = _findings_of(folder, all_functions, stamp)
+    found = [
+        one
+        for one in _findings_of(folder, all_functions, stamp)
+        if not (engine_trusted and one.endswith(_ENGINE_NOTE))
+    ]
     if found:
         raise UntrustedModelError(
             f"{folder} holds operators that may touch files, processes or the network, or that"
@@ -229,6 +239,8 @@ class _Reached:
                     yield from _attribute_functions(one)
 
     def _judged(self, node: Any, more: frozenset[str], function: Any) -> Iterator[str]:
+        if node.op in _ENGINES:
+            yield f"{node.op} ({node.name}){_ENGINE_NOTE}"
         if node.op in _FILE_READERS:
             inputs = _data_inputs(node)
             place = _FILE_READERS[node.op]
@@ -237,7 +249,7 @@ class _Reached:
         elif node.op == "PrintV2":
             if node.attr["output_stream"].s not in _STREAMS | {b""}:
                 yield f"PrintV2 into {node.attr['output_stream'].s.decode(errors='replace')}"
-        elif node.op not in OPERATORS and node.op not in more and node.op not in self._functions:
+        elif node.op not in (OPERATORS | _ENGINES | more) and node.op not in self._functions:
             yield f"{node.op} ({node.name})"
 
     def _names_asset(self, tensor: str, function: Any) -> bool:

@@ -112,6 +112,8 @@ def open_runtime(
     Raises:
         ModelError: The path holds none of them, or it can't be read.
         ParameterError: TensorFlow already started with other threads or another limit.
+        UntrustedModelError: It holds code of its own, or names code that is not known to be
+            harmless, and is not trusted.
         MissingDependencyError: OpenVINO is not installed, or an engine's GPU or library
             is missing.
         UnsupportedError: An engine was built for another GPU, driver or version.
@@ -121,19 +123,20 @@ def open_runtime(
         if file.suffix == ".tflite":
             from paring.runtimes.tflite import TFLiteRuntime
 
-            return TFLiteRuntime(file, threads=threads)
+            return TFLiteRuntime(file, threads=threads, trusted=artifact.trusted)
         if file.suffix == ".onnx":
             from paring.runtimes.onnx import OnnxRuntime
 
-            return OnnxRuntime(file, threads=threads)
+            return OnnxRuntime(file, threads=threads, trusted=artifact.trusted)
         if file.suffix == ".engine":
             from paring.runtimes.tensorrt import TensorRTRuntime
 
-            return TensorRTRuntime(file, threads=threads)
+            trusted = artifact.trusted or artifact.engine_trusted
+            return TensorRTRuntime(file, threads=threads, trusted=trusted)
 
         from paring.runtimes.openvino import OpenVinoRuntime
 
-        return OpenVinoRuntime(file, threads=threads)
+        return OpenVinoRuntime(file, threads=threads, trusted=artifact.trusted)
 
     from paring.models.loading import saved_model_dir
     from paring.runtimes.savedmodel import SavedModelRuntime
@@ -154,6 +157,33 @@ def blank_batch(runtime: Runtime) -> Features | None:
             return None
         batch[name] = np.zeros([1 if size is None else size for size in tensor.shape], tensor.dtype)
     return batch
+
+
+def check_served(artifact: Servable) -> None:
+    """Check what `artifact` serves, as `open_runtime` does before it loads it.
+
+    What was checked is known until it changes; this is for timing the load by itself.
+
+    Raises:
+        ModelError, UntrustedModelError: See `open_runtime`.
+    """
+    file = served_file(artifact.path)
+    if file is None:
+        from paring.models.loading import saved_model_dir
+
+        saved_model_dir(artifact)
+    elif file.suffix == ".tflite":
+        from paring.models.tflite_files import check_tflite
+
+        check_tflite(file, trusted=artifact.trusted)
+    elif file.suffix == ".onnx":
+        from paring.models.onnx_files import check_onnx
+
+        check_onnx(file, trusted=artifact.trusted)
+    elif file.suffix == ".xml":
+        from paring.models.openvino_files import check_openvino
+
+        check_openvino(file, trusted=artifact.trusted)
 
 
 def import_library(artifact: Servable) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from paring.errors import ModelError, first_line
+from paring.models.onnx_files import check_onnx
 from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 # The fastest first; ONNX Runtime's build decides which there are.
@@ -18,19 +19,26 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(stri
 class OnnxRuntime(SignatureRuntime):
     """An ONNX file, on a GPU where this build of ONNX Runtime can use one.
 
+    The file is checked before ONNX Runtime opens it; see `paring.models.onnx_files`.
+
     Args:
         file: The ONNX file.
         threads: Threads for one call; 0 leaves them to ONNX Runtime.
         optimized: Whether ONNX Runtime may change the graph, as it does by default.
+        trusted: Whether it may hold operators of other libraries.
 
     Raises:
         ModelError: It can't be read.
+        UntrustedModelError: It has operators of other libraries, and is not trusted.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, file: Path, *, threads: int = 0, optimized: bool = True) -> None:
+    def __init__(
+        self, file: Path, *, threads: int = 0, optimized: bool = True, trusted: bool = False
+    ) -> None:
         check_threads(threads)
+        check_onnx(file, trusted=trusted)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

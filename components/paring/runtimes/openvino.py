@@ -6,25 +6,31 @@ from typing import Any
 import numpy as np
 
 from paring.errors import MissingDependencyError, ModelError, first_line
+from paring.models.openvino_files import check_openvino
 from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
 
 
 class OpenVinoRuntime(SignatureRuntime):
     """A `model.xml` with its `model.bin`, compiled for this CPU and the lowest latency.
 
+    The files are checked before OpenVINO opens them; see `paring.models.openvino_files`.
+
     Args:
         file: The `.xml` file.
         threads: Threads for one call; 0 leaves them to OpenVINO.
+        trusted: Whether it may hold layers of extensions.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
         ModelError: The files can't be read.
+        UntrustedModelError: There are layers of extensions, and it is not trusted.
     """
 
     name = "openvino"
 
-    def __init__(self, file: Path, *, threads: int = 0) -> None:
+    def __init__(self, file: Path, *, threads: int = 0, trusted: bool = False) -> None:
         check_threads(threads)
+        check_openvino(file, trusted=trusted)
         openvino = import_openvino()
         # Where a processor has bfloat16, OpenVINO would compute in it unasked.
         settings: dict[str, Any] = {

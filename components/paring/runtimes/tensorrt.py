@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paring.errors import ModelError, UnsupportedError
+from paring.errors import ModelError, UnsupportedError, UntrustedModelError
 from paring.runtimes import Features, InputTensor, check_names, check_threads
 from paring.tensorrt.conditions import Conditions, check_conditions, read_conditions
 from paring.tensorrt.device import Device
@@ -21,16 +21,25 @@ class TensorRTRuntime:
     Args:
         file: The engine's file, with engine.json beside it.
         threads: Of the CPU, which computes nothing here; taken as the others take it.
+        trusted: Whether the user, or the pipeline that built it, lets it be loaded: an engine
+            is code, which NVIDIA's library checks no more than any other program.
 
     Raises:
+        UntrustedModelError: It is not trusted.
         ModelError: It can't be loaded, or what it was built for is not known.
         MissingDependencyError: There is no GPU, or not the library that built it.
         UnsupportedError: It was built for another GPU, driver or version, or takes or
             gives what NumPy has no type for.
     """
 
-    def __init__(self, file: Path, *, threads: int = 0) -> None:
+    def __init__(self, file: Path, *, threads: int = 0, trusted: bool = False) -> None:
         check_threads(threads)
+        if not trusted:
+            raise UntrustedModelError(
+                f"{file} is a TensorRT engine, which is code that runs once it is loaded",
+                remedy="give --trust-model if you or your pipeline built it; a step by hand"
+                " takes --trust-engine too, which is about engines alone",
+            )
         conditions = read_conditions(file)
         library, gpu = look(conditions.flavour, needs_gpu=True)
         if gpu is not None:

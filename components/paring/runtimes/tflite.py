@@ -1,6 +1,5 @@
 """TFLite files in LiteRT's interpreter, without TensorFlow."""
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from paring.errors import ModelError, UnsupportedError, first_line
 from paring.models.quiet import silent_stderr
+from paring.models.tflite_files import check_tflite
 from paring.runtimes import (
     SIGNATURE,
     Features,
@@ -28,19 +28,24 @@ class TFLiteRuntime:
     Each call of `run` is a batch of independent sequences: tensors that hold state, as
     those of recurrent layers do, are zero at its start.
 
+    The file is checked before LiteRT opens it; see `paring.models.tflite_files`.
+
     Args:
         file: The TFLite file.
         threads: Threads for one call; 0 leaves them to LiteRT.
+        trusted: Whether it may hold custom operators.
 
     Raises:
         ModelError: It can't be read, or has no `serving_default` signature.
+        UntrustedModelError: It has custom operators, and is not trusted.
         UnsupportedError: It keeps state in variables that can't be reset.
     """
 
     name = "tflite"
 
-    def __init__(self, file: Path, *, threads: int = 0) -> None:
+    def __init__(self, file: Path, *, threads: int = 0, trusted: bool = False) -> None:
         check_threads(threads)
+        check_tflite(file, trusted=trusted)
         from ai_edge_litert.interpreter import Interpreter
 
         try:
@@ -151,42 +156,6 @@ class TFLiteRuntime:
                 remedy="use the batch that it was converted for; some operator has a fixed shape",
             ) from error
         self._shapes = shapes
-
-
-def holds_state(file: Path) -> bool:
-    """Return whether a TFLite file has tensors that keep their values from call to call.
-
-    Whoever serves it resets them before each sequence, with `reset_all_variables()` of
-    LiteRT's interpreter; `TFLiteRuntime` does so.
-
-    Args:
-        file: The TFLite file.
-
-    Raises:
-        ModelError: It can't be read.
-    """
-    try:
-        return has_variable_tensors(file.read_bytes())
-    except (struct.error, LookupError, TypeError, ValueError, AttributeError) as error:
-        # Flatbuffers reads whatever the offsets point to.
-        raise ModelError(
-            f"{file} can't be read as a TFLite file",
-            received=first_line(error),
-            remedy="convert the model again; the file is incomplete or damaged",
-        ) from error
-
-
-def has_variable_tensors(content: bytes) -> bool:
-    """See `holds_state`, of the bytes of a file that is whole."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(content, 0)
-    graphs = [model.Subgraphs(number) for number in range(model.SubgraphsLength())]
-    return any(
-        graph.Tensors(index).IsVariable()
-        for graph in graphs
-        for index in range(graph.TensorsLength())
-    )
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:

@@ -158,7 +158,14 @@ def _model(version: Version) -> str:
     return version.model or version.digest
 
 
-def publish(destination: str, folder: Path, about: Version, *, trusted: bool = False) -> Version:
+def publish(
+    destination: str,
+    folder: Path,
+    about: Version,
+    *,
+    trusted: bool = False,
+    engine_trusted: bool = False,
+) -> Version:
     """Make `folder` the newest version, unless the newest has the same content.
 
     It is written below `RECORDS`, read back, loaded and run once, and only then given
@@ -169,6 +176,7 @@ def publish(destination: str, folder: Path, about: Version, *, trusted: bool = F
         folder: What the version's folder shall be.
         about: All but number, digest, host and time.
         trusted: Whether operators that touch files or processes may run.
+        engine_trusted: Whether a TensorRT engine may be loaded.
 
     Returns:
         The version that was made, or the newest one where it has the same content.
@@ -192,7 +200,7 @@ def publish(destination: str, folder: Path, about: Version, *, trusted: bool = F
                     received=destination,
                     remedy="push again; if it stays so, look at the store",
                 )
-            run_once(read_back, trusted=trusted)
+            run_once(read_back, trusted=trusted, engine_trusted=engine_trusted)
         made, is_own = _claim(destination, replace(about, digest=digest))
         if not is_own:
             return made
@@ -250,13 +258,13 @@ def _origin(version: Version) -> int:
     return version.of or version.number
 
 
-def run_once(folder: Path, *, trusted: bool = False) -> None:
+def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = False) -> None:
     """Load a version's folder, and run a batch of zeros where its signature has a shape.
 
     Raises:
         ModelError, UnsupportedError: It can't be loaded, or not run.
     """
-    runtime = open_runtime(Servable(folder, trusted=trusted))
+    runtime = open_runtime(Servable(folder, trusted=trusted, engine_trusted=engine_trusted))
     try:
         batch = blank_batch(runtime)
         if batch is not None:
@@ -369,8 +377,12 @@ def _read(destination: str, number: int) -> Version:
     place = _record(destination, number)
     try:
         content = parse_json(storage.read_text(place))
-        known = {one.name for one in fields(Version)}
-        return Version(**{name: value for name, value in content.items() if name in known})
+        known = {one.name: one.type for one in fields(Version)}
+        values = {name: value for name, value in content.items() if name in known}
+        for name, value in values.items():
+            if type(value) is not known[name]:
+                raise TypeError(f"{name} is {type(value).__name__}")
+        return Version(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise ArtifactTypeError(
             f"{place} is not readable",

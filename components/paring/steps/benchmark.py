@@ -34,7 +34,7 @@ _MIN_WINDOW_SECONDS = 0.02
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@step(version="3", measures=True)
+@step(version="4", measures=True)
 def benchmark(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -116,6 +116,7 @@ def benchmark(
             "threads": used_threads,
             "gpu_memory_mb": gpu_memory_mb,
             "trusted": source.trusted,
+            "engine_trusted": source.engine_trusted,
         }
         # The cheap one first: a candidate that can't be run is found at once.
         solo = measure(Spec("solo", **common), timeout_seconds=timeout_seconds)
@@ -157,7 +158,7 @@ def benchmark(
             "throughput": "examples a second of one caller: batch_size / mean latency",
             "gzip_bytes": "each served file by itself, gzip level 9, summed",
             "peak_memory_bytes": "VmHWM of a process that loads the candidate alone",
-            "load_ms": "in a fresh process, after the import of the runtime's library",
+            "load_ms": "in a fresh process, after its library was imported and the file checked",
         },
         "environment": {
             **environment,

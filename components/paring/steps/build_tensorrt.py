@@ -15,7 +15,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="2", measures=True)
+@step(version="3", measures=True)
 def build_tensorrt(
     model: Input[ONNXModel],
     examples: Input[Examples | None],
@@ -75,17 +75,20 @@ def build_tensorrt(
     Raises:
         MissingDependencyError: The library is missing, or the GPU that it needs.
         ParameterError: Parameters are for the other flavour, or the batch sizes don't ascend.
-        ModelError: The ONNX file is missing or damaged.
+        ModelError: The ONNX file is missing or damaged, or some of its weights are elsewhere.
+        UntrustedModelError: The file has operators of other libraries, such as TensorRT's plugins,
+            and trust_model is off.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: TensorRT refuses the model; the node and its reason are given. Or
             the engine does not compute what the ONNX file does.
     """
     from paring.converters.engine_check import compare_engine, compared_elsewhere
+    from paring.models.onnx_files import check_onnx, onnx_file
     from paring.tensorrt.building import Request, build_engine
     from paring.tensorrt.conditions import Conditions
     from paring.tensorrt.layers import count_precisions
     from paring.tensorrt.machine import look
-    from paring.tensorrt.onnx_file import check_onnx, onnx_file
+    from paring.tensorrt.onnx_file import refuse_float64
 
     given = {
         "compute_capability": compute_capability != "current",
@@ -108,13 +111,15 @@ def build_tensorrt(
             remedy="give an engine of flavour server, or leave earlier out",
         )
     file = onnx_file(model)
+    parts = check_onnx(file, trusted=model.trusted)
+    refuse_float64(file)
     engine.serving_dir.mkdir()
     try:
         library, gpu = look(flavour, needs_gpu=compute_capability == "current")
     except MissingDependencyError as error:
         if on_unavailable == "fail":
             raise
-        for part in check_onnx(file):
+        for part in parts:
             beside = part.relative_to(file.parent)
             place = engine.serving_dir / ("model.onnx" if part == file else beside)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,6 @@ def build_tensorrt(
         engine.note = f"no engine, but the ONNX model: {error.what} ({error.received})"
         return
 
-    check_onnx(file)
     stated = compute_capability != "current"
     capability = compute_capability if stated or gpu is None else gpu.compute_capability
     cache = b"" if earlier is None else earlier.timing_cache.read_bytes()
@@ -158,7 +162,7 @@ def build_tensorrt(
     for name, value in asdict(conditions).items():
         setattr(engine, name, int(value) if isinstance(value, bool) else value)
     compared = (
-        compare_engine(engine.file, file, batch_size=low, examples=examples)
+        compare_engine(engine.file, file, batch_size=low, examples=examples, trusted=model.trusted)
         if runs_here
         else compared_elsewhere(model)
     )

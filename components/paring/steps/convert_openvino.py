@@ -10,7 +10,7 @@ from paring.step import Input, Output, step
 _COMPARED = 300
 
 
-@step(version="2")
+@step(version="3")
 def convert_openvino(
     model: Input[ONNXModel],
     examples: Input[Examples | None],
@@ -40,19 +40,29 @@ def convert_openvino(
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
-        ModelError: The ONNX file is missing or broken.
+        ModelError: The ONNX file is missing or broken, or weights of it are elsewhere.
+        UntrustedModelError: It has operators of other libraries, and trust_model is off.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: OpenVINO lacks operators of the model, or its outputs differ.
     """
+    from paring.models.onnx_files import check_onnx
     from paring.runtimes.openvino import import_openvino
 
     import_openvino()
+    check_onnx(model.file, trusted=model.trusted)
     from paring.converters.onnx.onnx_export import read_onnx_signature
     from paring.converters.onnx.openvino_conversion import store
     from paring.converters.tflite.calibration import drawn_batches
 
     signature = read_onnx_signature(model.file)
     batches = drawn_batches(examples, signature, _COMPARED, seed)
-    store(model.file, converted, batches, max_difference, model.precision)
+    store(
+        model.file,
+        converted,
+        batches,
+        max_difference,
+        model.precision,
+        trusted=model.trusted,
+    )
     converted.precision = model.precision
     converted.note = model.note

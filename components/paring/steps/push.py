@@ -16,7 +16,7 @@ from paring.artifacts import (
     read_record,
 )
 from paring.errors import ArtifactTypeError, ParameterError
-from paring.runtimes.tflite import holds_state
+from paring.models.tflite_files import holds_state
 from paring.selection.pareto import SOURCE
 from paring.serving.versions import Version, publish, versions, withdrawn_version
 from paring.step import Attempted, Input, Output, step
@@ -30,7 +30,7 @@ BATCHING = "batching_parameters.txt"
 """Beside a SavedModel: the same for TF Serving."""
 
 
-@step(version="2", acts=True)
+@step(version="3", acts=True)
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],
@@ -117,7 +117,7 @@ def push(
             if settings:
                 _write_settings(settings, folder)
             _lay_out(selected, configuration, folder, chosen)
-            _push(folder, about, pushed, trusted=selected.trusted)
+            _push(folder, about, pushed, selected)
     facts = {name: value for name, value in pushed.facts().items() if name != "digest"}
     pushed.file.write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -212,7 +212,7 @@ def _write_settings(settings: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _push(folder: Path, about: Version, pushed: PushedModel, *, trusted: bool) -> None:
+def _push(folder: Path, about: Version, pushed: PushedModel, selected: SelectedModel) -> None:
     known = versions(pushed.destination)
     digest = content_digest(folder)
     number = withdrawn_version(known, digest, about.model or digest)
@@ -221,6 +221,12 @@ def _push(folder: Path, about: Version, pushed: PushedModel, *, trusted: bool) -
         if number:
             pushed.note += f"; paring rollback {pushed.destination} --to {number} brings it back"
         return
-    made = publish(pushed.destination, folder, about, trusted=trusted)
+    made = publish(
+        pushed.destination,
+        folder,
+        about,
+        trusted=selected.trusted,
+        engine_trusted=selected.engine_trusted,
+    )
     pushed.version, pushed.model_digest = made.number, made.digest
     pushed.made = int(made.writer == about.writer)

@@ -34,7 +34,7 @@ _MIN_BATCHES, _MAX_BATCHES = 2, 16
 _SHARE_OF_FREE = 0.9
 
 
-@step(version="2", measures=True)
+@step(version="3", measures=True)
 def tune_batch(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -271,6 +271,7 @@ class _Trials:
             "threads": threads,
             "gpu_memory_mb": self.gpu_memory_mb,
             "trusted": self.source.trusted,
+            "engine_trusted": self.source.engine_trusted,
         }
 
     def _inputs(self, batch_size: int) -> tuple[Path, list[str]]:

@@ -5,7 +5,7 @@ artifact's record: to where it was selected, pushed or taken from.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from paring.errors import ModelError, UnsupportedError
@@ -58,6 +58,10 @@ def read_conditions(engine: Path) -> Conditions:
     file = engine.parent / FILE
     try:
         conditions = Conditions(**read_json(file))
+        for one in fields(conditions):
+            value = getattr(conditions, one.name)
+            if type(value) is not one.type:
+                raise TypeError(f"{one.name} is {type(value).__name__}")
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{engine}: what it was built for can't be read",

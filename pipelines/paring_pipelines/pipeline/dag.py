@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from paring.artifacts import Artifact
 from paring.errors import ParameterError, nearest
-from paring.step import TRUST_MODEL, InputSpec, Scalar, Step
+from paring.step import TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ class Dag:
         given = dict(parameters or {})
         if step.opens_models:
             given[TRUST_MODEL] = self.trust_model
+        if TRUST_ENGINE in step.parameters:
+            # None comes from outside: the sources are models that are converted here.
+            given[TRUST_ENGINE] = True
         parsed = step.parse_parameters(given)
         node = Node(node_id, step, dict(inputs), parsed, tolerate)
         self._nodes[node_id] = node

@@ -43,7 +43,8 @@ def read_toml(path: Path, option: str, *, remedy: str) -> dict[str, Any]:
             received=f"{error.reason} at byte {error.start}",
             remedy="save it in UTF-8",
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # tomllib's own error is one, and so is that of an integer of too many digits.
         raise ParameterError(
             f"{path} is not TOML", received=error, remedy="fix the line that it names"
         ) from error

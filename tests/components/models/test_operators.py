@@ -435,7 +435,7 @@ def test_what_tfx_and_jax_write_passes(tmp_path: Path) -> None:
     module.serve = serve
     tf.saved_model.save(module, str(tmp_path / "tfx"), signatures={"serving_default": serve})
     refuse_operators(tmp_path / "tfx")
-    assert {"XlaCallModule", "ParseExampleV2", "TRTEngineOp"} <= OPERATORS
+    assert {"XlaCallModule", "ParseExampleV2"} <= OPERATORS
 
 
 def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
@@ -471,4 +471,28 @@ def test_every_listed_operator_is_one_of_tensorflow() -> None:
 
     # These come with the builds for NVIDIA's GPUs.
     absent = {name for name in OPERATORS if op_def_registry.get(name) is None}
-    assert absent <= {"TRTEngineOp", "CreateTRTResourceHandle"}
+    assert absent <= {"CreateTRTResourceHandle"}
+
+
+@pytest.mark.parametrize("name", ["TRTEngineOp", "InitializeTRTResource"])
+def test_engines_inside_of_a_graph_need_trust(name: str, tmp_path: Path) -> None:
+    def body(values: Any) -> Any:
+        return values * 2
+
+    folder = write(tmp_path / "model", body)
+
+    def add_engine(graph: Any) -> None:
+        (signature,) = (one for key, one in graph.signature_def.items() if key[:2] != "__")
+        node = graph.graph_def.node.add(name="engine", op=name)
+        (output,) = signature.outputs.values()
+        output.name = f"{node.name}:0"
+        if name == "InitializeTRTResource":
+            node.input.extend(["handle", "path"])
+            graph.graph_def.node.add(name="path", op="Const")
+            graph.asset_file_def.add(filename="engine").tensor_info.name = "path:0"
+
+    edit(folder, add_engine)
+    with pytest.raises(UntrustedModelError, match=rf"{name} \(engine\), which loads an engine"):
+        saved_model_dir(Servable(folder))
+    # What the pipeline itself has built is trusted, and nothing else in the graph is.
+    assert saved_model_dir(Servable(folder, engine_trusted=True)) == folder

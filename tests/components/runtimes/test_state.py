@@ -10,8 +10,8 @@ from paring.artifacts import EvaluationMetrics, Servable, TFLiteModel
 from paring.converters.tflite.mixed_precision import outputs
 from paring.errors import ModelError, UnsupportedError
 from paring.execution import Call, execute
+from paring.models.tflite_files import holds_state
 from paring.runtimes import open_runtime
-from paring.runtimes.tflite import holds_state
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.evaluate import evaluate
 from paring.steps.import_model import import_model

@@ -11,12 +11,18 @@ import pytest
 from tests.components.tensorrt import graphs
 
 from paring.artifacts import Servable, TRTEngine
-from paring.errors import MissingDependencyError, ModelError, UnsupportedError
+from paring.errors import (
+    MissingDependencyError,
+    ModelError,
+    UnsupportedError,
+    UntrustedModelError,
+)
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
 from paring.serving.versions import Version, publish, versions
 from paring.steps.benchmark import benchmark
 from paring.steps.build_tensorrt import build_tensorrt
+from paring.steps.evaluate import evaluate
 from paring.tensorrt.driver import find_gpu
 from paring.tensorrt.library import load_library
 from paring.tensorrt.rtx import CAPABILITIES
@@ -51,7 +57,7 @@ def test_without_a_gpu_an_engine_is_refused_at_once(engine: Path, tmp_path: Path
     for path in (engine, tmp_path / "version" / "model.engine"):
         start = time.monotonic()
         with pytest.raises(MissingDependencyError, match=r"for RTX can't.*there is no NVIDIA GPU"):
-            open_runtime(Servable(path))
+            open_runtime(Servable(path, engine_trusted=True))
         # A bound that hanging would break, and not a measurement.
         assert time.monotonic() - start < 5
 
@@ -59,7 +65,7 @@ def test_without_a_gpu_an_engine_is_refused_at_once(engine: Path, tmp_path: Path
 def test_an_engine_alone_is_refused(engine: Path, tmp_path: Path) -> None:
     shutil.copyfile(engine / "Format-Serving" / "model.engine", tmp_path / "model.engine")
     with pytest.raises(ModelError, match=r"can't be read[\s\S]*engine.json"):
-        open_runtime(Servable(tmp_path / "model.engine"))
+        open_runtime(Servable(tmp_path / "model.engine", engine_trusted=True))
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -67,16 +73,48 @@ def test_a_benchmark_says_what_is_missing(
     engine: Path, digits_model: Path, digits_npz: Path, tmp_path: Path
 ) -> None:
     inputs = {"source": digits_model, "candidate": engine, "examples": digits_npz}
+    call = Call(inputs, {"metrics": tmp_path / "metrics"}, {"trust_engine": True})
     with pytest.raises(MissingDependencyError, match="there is no NVIDIA GPU"):
-        execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}))
+        execute(benchmark, call)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_an_engine_is_not_pushed_from_where_it_does_not_load(engine: Path, tmp_path: Path) -> None:
     destination = str(tmp_path / "serving")
-    with pytest.raises(MissingDependencyError, match="there is no NVIDIA GPU"):
-        publish(destination, engine / "Format-Serving", Version(action="push"))
-    assert versions(destination) == []
+    for trusted, error, match in (
+        (True, MissingDependencyError, "there is no NVIDIA GPU"),
+        (False, UntrustedModelError, "is a TensorRT engine"),
+    ):
+        with pytest.raises(error, match=match):
+            publish(
+                destination,
+                engine / "Format-Serving",
+                Version(action="push"),
+                engine_trusted=trusted,
+            )
+        assert versions(destination) == []
+
+
+@pytest.mark.parametrize("option", ["trust_model", "trust_engine"])
+def test_an_engine_from_elsewhere_is_not_loaded_unless_trusted(
+    option: str, digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "model.engine").write_bytes(b"code")
+    # A record may say what it likes.
+    record = {"type": "TRTEngine", "facts": {}, "failure": None, "lineage": {"step": "build"}}
+    (folder / "paring.json").write_text(json.dumps(record))
+    with pytest.raises(UntrustedModelError, match=r"is code[\s\S]*--trust-model") as caught:
+        open_runtime(Servable(folder))
+    assert caught.value.exit_code == 11
+    inputs = {"source": digits_model, "candidate": folder, "examples": digits_npz}
+    outputs = {"evaluation": tmp_path / "out"}
+    with pytest.raises(UntrustedModelError, match="is code"):
+        execute(evaluate, Call(inputs, outputs))
+    # Trusted, it is looked at further, and lacks what says what it was built for.
+    with pytest.raises(ModelError, match=r"engine\.json"):
+        execute(evaluate, Call(inputs, outputs, {option: True}))
 
 
 # From here on, what needs a GPU: `make gpu-test`.

@@ -115,7 +115,8 @@ print(json.dumps([bool((array == back).all()), handle, error]))
 
 
 def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(run: Run, engine: Path) -> None:
-    code = f"print(json.dumps(refused(lambda: open_runtime(Servable(Path({str(engine)!r}))))))"
+    opened = f"open_runtime(Servable(Path({str(engine)!r}), engine_trusted=True))"
+    code = f"print(json.dumps(refused(lambda: {opened})))"
     kind, what, received = run(code, FAKE_CAPABILITY="86")
     assert (kind, what) == (
         "UnsupportedError",

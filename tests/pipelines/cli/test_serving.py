@@ -80,6 +80,7 @@ def test_the_push_is_the_last_node_where_it_is_asked_for() -> None:
         "push_source": True,
         "run": "it",
         "trust_model": False,
+        "trust_engine": True,
     }
     assert not node.tolerate
 

@@ -228,11 +228,14 @@ def check(model: onnx.ModelProto) -> None:
 def read_onnx_signature(file: Path) -> Signature:
     """Return the signature of an ONNX file.
 
+    Args:
+        file: One that `paring.models.onnx_files.check_onnx` has let through.
+
     Raises:
         ModelError: The file can't be read.
     """
     try:
-        graph = onnx.load(file).graph
+        graph = onnx.load(file, load_external_data=False).graph
     except (OSError, DecodeError) as error:
         raise ModelError(
             f"{file} can't be read as an ONNX file",

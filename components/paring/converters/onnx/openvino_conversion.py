@@ -27,6 +27,8 @@ def store(
     batches: Sequence[Features],
     max_difference: float,
     precision: str,
+    *,
+    trusted: bool = False,
 ) -> None:
     """Write OpenVINO's form of the ONNX file into `converted`.
 
@@ -40,20 +42,21 @@ def store(
         max_difference: Largest `paring.converters.comparison.difference` of the outputs.
         precision: Of the ONNX file; int8 is held to what only a broken file misses, see
             `paring.converters.comparison`.
+        trusted: Whether the ONNX file may hold operators of other libraries.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
         UnsupportedError: It can't read the file, or computes something else.
     """
     openvino = import_openvino()
-    source = run_all(OnnxRuntime(file, optimized=False), batches)
+    source = run_all(OnnxRuntime(file, optimized=False, trusted=trusted), batches)
     converted.serving_dir.mkdir()
     try:
         # By the reader: OpenVINO's converter would tell Intel of its use.
         graph = openvino.Core().read_model(str(file))
         _number_names(graph)
         openvino.save_model(graph, str(converted.file), compress_to_fp16=False)
-        made = run_all(OpenVinoRuntime(converted.file), batches)
+        made = run_all(OpenVinoRuntime(converted.file, trusted=trusted), batches)
     except RuntimeError as error:
         raise UnsupportedError(
             "OpenVINO can't convert this model, or not run it",
@@ -65,7 +68,7 @@ def store(
         numbers,
         made,
         batches,
-        lambda nudged: run_all(OnnxRuntime(file, optimized=False), nudged),
+        lambda nudged: run_all(OnnxRuntime(file, optimized=False, trusted=trusted), nudged),
         form=_FORMS.get(precision, "half"),
         what=f"OpenVINO's {precision or 'ONNX'} file",
     )

@@ -33,8 +33,9 @@ from paring.models.signature import (
 )
 from paring.models.signature_loading import load_signatures
 from paring.models.state import refuse_state
+from paring.models.tflite_files import has_variable_tensors
 from paring.runtimes.savedmodel import SavedModelRuntime
-from paring.runtimes.tflite import TFLiteRuntime, has_variable_tensors
+from paring.runtimes.tflite import TFLiteRuntime
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
 # The converter's complaint about recurrent layers whose batch is open.
