@@ -15,7 +15,7 @@ from paring.system.workers import StrategyName
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="2")
+@step(version="3")
 def distill(
     model: Input[Model],
     examples: Input[Examples],

@@ -10,7 +10,7 @@ from paring.errors import ExamplesError
 from paring.step import Input, Output, step
 
 
-@step(version="3")
+@step(version="4")
 def import_examples(
     original: Input[Examples],
     model: Input[Model],

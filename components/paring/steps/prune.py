@@ -12,7 +12,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="4", imports_models=True)
+@step(version="5", imports_models=True)
 def prune(
     model: Input[Model],
     examples: Input[Examples],

@@ -11,7 +11,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="3", imports_models=True)
+@step(version="4", imports_models=True)
 def prune_channels(
     model: Input[Model],
     examples: Input[Examples],

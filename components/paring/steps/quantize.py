@@ -10,7 +10,7 @@ from paring.step import Input, Output, step
 from paring.system.workers import StrategyName
 
 
-@step(version="6", imports_models=True)
+@step(version="7", imports_models=True)
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
