@@ -79,7 +79,8 @@ class PrunedModel(Model):
         layer_sparsities: The same for each layer, as `name share`, by commas.
         pattern: What the zeros of every pruned kernel follow, checked: unstructured,
             1x4 or 2:4.
-        left_dense: The layers whose weights can't be pruned, separated by commas.
+        left_dense: The layers whose weights can't be pruned, and LAYER.KERNEL of those of
+            which one kernel can't be, separated by commas.
         not_reached: The layers with fewer zeros than requested, each with the share
             and the reason, by semicolons.
     """
@@ -124,7 +125,8 @@ class ClusteredModel(Model):
     Attributes:
         distinct_weights: The most distinct values in any clustered kernel, measured.
         sparsity: The share of zeros among the clustered weights, measured.
-        left_unclustered: The layers whose weights can't be clustered, by commas.
+        left_unclustered: The layers whose weights can't be clustered, and LAYER.KERNEL of
+            those of which one kernel can't be, separated by commas.
         not_reached: The layers with more values than clusters, by semicolons.
     """
 

@@ -289,7 +289,9 @@ def check_labels(
     each place along all but the last, where those below 0 are padding. Of an
     integer output they are what it should give, in its own shape. Zeros and ones
     in the shape of an output [batch, labels] say which of several labels apply.
-    Floats are values, of the output's shape.
+    Floats have the output's shape. They are values, one-hot rows, or zeros and ones of
+    several labels; which of these depends on the output's activation, so that they are
+    stored as they are (`paring.evaluation.scoring`, `paring.training.losses`).
 
     Returns:
         int64 [count]; int64 [count, ...] with -1 for padding; or float32 of the
@@ -317,7 +319,7 @@ def check_labels(
         # Masks often keep the axis of the output's one value.
         array = array.reshape(array.shape[:-1])
     several = rank == 2 and array.ndim == 2 and _fits(array.shape, output.shape)
-    if several and are_flags(array) and not _are_one_hot(array):
+    if several and are_flags(array) and not are_one_hot(array):
         return write_column(where, label, array, "int64", file)
     if not _fits(array.shape, wanted):
         raise _no_labels(where, label, array, output)
@@ -332,8 +334,38 @@ def are_flags(array: Array) -> bool:
     return all(((chunk == 0) | (chunk == 1)).all() for _, chunk in chunks(array))
 
 
-def _are_one_hot(array: Array) -> bool:
-    return all((chunk.sum(axis=1) == 1).all() for _, chunk in chunks(array))
+def are_one_hot(array: Array) -> bool:
+    """Return whether the last axis holds one-hot rows of two or more classes.
+
+    Args:
+        array: Labels [count, ..., classes]. Where they have more axes than two, rows of
+            zeros are padding, and there must be a row that is none.
+    """
+    if array.ndim < 2 or array.shape[-1] < 2:
+        return False
+    least = 1 if array.ndim == 2 else 0
+    most_seen = 0
+    for _, chunk in chunks(array):
+        if not ((chunk == 0) | (chunk == 1)).all():
+            return False
+        sums = np.count_nonzero(chunk, axis=-1)
+        if sums.size and (sums.min() < least or sums.max() > 1):
+            return False
+        most_seen = max(most_seen, int(sums.max(initial=0)))
+    return most_seen == 1
+
+
+def one_hot_ids(array: Array) -> NDArray[np.int64]:
+    """Return the class ids of one-hot rows, -1 of rows of zeros.
+
+    Args:
+        array: Labels [count, ..., classes].
+
+    Returns:
+        int64 [count, ...].
+    """
+    ids: NDArray[np.int64] = np.where(array.any(axis=-1), array.argmax(axis=-1), -1)
+    return ids
 
 
 def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> ExamplesError:

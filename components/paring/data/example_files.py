@@ -9,16 +9,19 @@
                                                                without splits
 
 NAME is an input of the model, the label, or an output that has labels of its
-own; `validation`, `val` and `test` are other names for eval, and are taken in
-that order where several are there. A file may be a shard, *.tfrecord-00000-of-00002.
+own; `validation`, `val` and `test` are other names for eval. Where several of these are
+there, folders and TFRecords are taken in that order, with a warning, and an `.npz` file
+is refused. A file may be a shard, *.tfrecord-00000-of-00002.
 """
 
+import logging
 import lzma
 import re
 import shutil
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,8 @@ from paring.data.weights import FOLDER as WEIGHTS_FOLDER
 from paring.errors import ExamplesError
 from paring.models.signature import TensorSpec
 from paring.system.trees import tree_files
+
+_log = logging.getLogger(__name__)
 
 WHOLE = "all"
 
@@ -146,8 +151,8 @@ def _choose_splits(names: Iterable[str]) -> dict[str, str]:
     found = set(names)
     chosen: dict[str, str] = {}
     for name, split in _SPLITS.items():
-        if name in found:
-            chosen.setdefault(split, name)
+        if name in found and chosen.setdefault(split, name) != name:
+            _log.warning("%s is the %s split, and %s is left out", chosen[split], split, name)
     if not chosen:
         raise ExamplesError(
             "none of the splits has a known name",
@@ -159,7 +164,14 @@ def _choose_splits(names: Iterable[str]) -> dict[str, str]:
 
 def _folder_group(folder: Path, root: Path) -> Group:
     files = [one for one in sorted(folder.iterdir()) if one.is_file()]
-    arrays = {unquote(one.stem): one for one in files if one.suffix == _ARRAY}
+    arrays: dict[str, Path] = {}
+    for one in files:
+        if one.suffix == _ARRAY and arrays.setdefault(unquote(one.stem), one) != one:
+            raise ExamplesError(
+                f"{folder}: two files hold the column {unquote(one.stem)!r}",
+                received=f"{arrays[unquote(one.stem)].name} and {one.name}",
+                remedy="keep one of them",
+            )
     if arrays:
         return Group(str(folder), arrays=arrays, weights=_stored_weights(folder))
     records = _record_files(files)
@@ -219,13 +231,17 @@ def _archive_groups(file: Path) -> dict[str, Group]:
     """Return the groups in an `.npz` file, split by the suffixes of its keys."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {
-                name.removesuffix(_ARRAY): name
-                for name in archive.namelist()
-                if name.endswith(_ARRAY)
-            }
+            names = [name for name in archive.namelist() if name.endswith(_ARRAY)]
     except _ARCHIVE_ERRORS as error:
         raise _broken_archive(file, error) from error
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ExamplesError(
+            f"{file}: holds arrays of the same name, of which only the last would be read",
+            received=", ".join(f"{name} {names.count(name)} times" for name in twice),
+            remedy="write it with numpy.savez, with one array for each name",
+        )
+    members = {name.removesuffix(_ARRAY): name for name in names}
     if not members:
         raise ExamplesError(f"{file}: holds no arrays", remedy="write it with numpy.savez")
     by_split: dict[str, dict[str, str]] = {}
@@ -242,6 +258,13 @@ def _archive_groups(file: Path) -> dict[str, Group]:
             f"{file}: some keys name a split and some do not",
             received=", ".join(sorted(members)),
             remedy="use keys such as x_train, y_train, x_eval, y_eval, or x and y alone",
+        )
+    held_out = [suffix for suffix in _SPLITS if suffix in by_split and suffix != "train"]
+    if len(held_out) > 1:
+        raise ExamplesError(
+            f"{file}: several splits stand for eval, and one of them would be left out",
+            received=", ".join(f"keys *_{suffix}" for suffix in held_out),
+            remedy=f"keep the one to judge by, such as the keys *_{held_out[0]}",
         )
     return {
         split: Group(f"{file}, keys *_{name}", archive=(file, by_split[name]))

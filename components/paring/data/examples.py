@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from paring.artifacts import Examples
 from paring.data.columns import (
+    are_one_hot,
     check_features,
     check_labels,
     label_outputs,
     map_array,
     match_columns,
     model_inputs,
+    one_hot_ids,
     write_column,
 )
 from paring.data.example_files import WHOLE, Columns, locate, read_columns
@@ -50,7 +52,8 @@ class Split:
             of shape [count, ...]; memory-mapped unless it came from `take`.
         labels: Those of the model's first output, or None: class ids, int64
             [count]; class ids of tokens, int64 [count, ...], -1 for padding; or
-            values, float32 of the output's shape, [count] for one value.
+            values, one-hot rows or flags, float32 of the output's shape, [count]
+            for one value.
         count: The number of examples, at least 1.
         output: The name of the model's first output.
         other_labels: Those of its other outputs, by name.
@@ -216,7 +219,8 @@ def stratified_split(
     Neither side is ever empty.
 
     Args:
-        labels: Class ids, integers [count]; other labels are as good as None.
+        labels: Class ids, integers [count], or one-hot rows, float [count, classes]; other
+            labels are as good as None.
         count: Number of examples, at least 2.
         eval_fraction: In (0, 1).
         seed: Of the shuffle within each class.
@@ -243,9 +247,22 @@ def stratified_split(
 
 
 def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
-    """Return the labels, where they are class ids: integers [count]."""
-    of_classes = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
-    return np.asarray(labels) if of_classes else None
+    """Return the class id of each example, where the labels say one.
+
+    Args:
+        labels: Those of one output, or None.
+
+    Returns:
+        Integers [count]: the labels themselves, or the ids of one-hot rows, float
+        [count, classes]. None of other labels.
+    """
+    if labels is None:
+        return None
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        return np.asarray(labels)
+    if labels.ndim == 2 and labels.dtype.kind == "f" and are_one_hot(labels):
+        return one_hot_ids(labels)
+    return None
 
 
 def draw_rows(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from paring.artifacts import Servable
 from paring.data.columns import are_flags
 from paring.data.examples import Split
-from paring.evaluation.scoring.outputs import Threshold
+from paring.evaluation.scoring.outputs import Threshold, are_distributions
 from paring.graphs.last_operator import last_activation
 from paring.models.signature import Signature, TensorSpec, read_meta_graph
 from paring.runtimes import open_runtime, run_rows
@@ -31,9 +31,10 @@ def find_thresholds(
     """Return the threshold of each output whose single values stand for two classes.
 
     The graph of the source shows most: what a sigmoid gives is a probability, what a dense
-    or convolutional layer gives is a logit. Other outputs are probabilities if all that the
-    source gives for the train split lies in 0 to 1, at most 1,024 examples of it. The eval
-    split, which may be small, is not looked at.
+    or convolutional layer gives is a logit, and what a softmax gives has no threshold. Other
+    outputs are probabilities if all that the source gives for the train split lies in 0 to 1,
+    at most 1,024 examples of it, and those of classes, without a threshold, if besides each
+    row adds up to 1. The eval split, which may be small, is not looked at.
 
     Args:
         source: The model.
@@ -54,6 +55,8 @@ def find_thresholds(
         if not _is_single(spec, wanted):
             continue
         activation = last_activation(graph, name)
+        if activation == "softmax":
+            continue
         if activation is not None:
             found[name] = Threshold(*_BY_ACTIVATION[activation])
         elif wanted is None or wanted.dtype.kind != "f" or are_flags(wanted):
@@ -74,6 +77,7 @@ def _is_single(spec: TensorSpec, labels: NDArray[Any] | None) -> bool:
 def _by_values(source: Servable, split: Split, names: list[str]) -> dict[str, Threshold]:
     split = split.take(range(min(split.count, _EXAMPLES)))
     low, high = dict.fromkeys(names, np.inf), dict.fromkeys(names, -np.inf)
+    of_classes = dict.fromkeys(names, True)
     runtime = open_runtime(source)
     try:
         for features, _ in split.batches(_BATCH):
@@ -81,9 +85,12 @@ def _by_values(source: Servable, split: Split, names: list[str]) -> dict[str, Th
             for name in names:
                 low[name] = min(low[name], np.nanmin(outputs[name], initial=np.inf))
                 high[name] = max(high[name], np.nanmax(outputs[name], initial=-np.inf))
+                of_classes[name] &= are_distributions(outputs[name])
     finally:
         runtime.close()
     where = f"its values for {split.count} examples of the train split"
     return {
-        name: Threshold(0.5 if low[name] >= 0 and high[name] <= 1 else 0.0, where) for name in names
+        name: Threshold(0.5 if low[name] >= 0 and high[name] <= 1 else 0.0, where)
+        for name in names
+        if not of_classes[name]
     }

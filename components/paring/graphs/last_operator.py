@@ -6,7 +6,7 @@ from typing import Any, Literal
 from paring.graphs.graph_editing import node_name
 from paring.models.signature import SERVING_KEY
 
-Activation = Literal["sigmoid", "linear"]
+Activation = Literal["sigmoid", "softmax", "linear"]
 
 _PASSED_THROUGH = frozenset(
     {
@@ -40,7 +40,7 @@ def last_activation(meta_graph: Any, output: str, key: str = SERVING_KEY) -> Act
         key: The signature's name.
 
     Returns:
-        "sigmoid"; "linear" where it is what a dense or convolutional layer computes; or
+        "sigmoid"; "softmax"; "linear" where it is what a dense or convolutional layer computes; or
         None for anything else, such as arithmetic behind an activation.
     """
     walk = _Walk(meta_graph.graph_def)
@@ -49,6 +49,8 @@ def last_activation(meta_graph: Any, output: str, key: str = SERVING_KEY) -> Act
         return None
     if node.op == "Sigmoid":
         return "sigmoid"
+    if node.op == "Softmax":
+        return "softmax"
     return "linear" if walk.is_layer(node, scope) else None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from paring.errors import UnsupportedError, first_line
+from paring.errors import ParingError, UnsupportedError, first_line
 from paring.models.precision import finalize
 
 TOLERANCE = 1e-5
@@ -50,11 +50,23 @@ def rebuild(source: Any) -> Rebuilt:
             counterpart, or the outputs differ by more than `TOLERANCE`.
     """
     bridge = _Bridge()
-    model = bridge.model(source)
-    bridge.copy_weights()
-    inputs = [_random(tensor, seed) for seed, tensor in enumerate(source.inputs)]
-    expected = _outputs(source, inputs)
-    found = _outputs(model, inputs)
+    try:
+        model = bridge.model(source)
+        _refuse_text(source, model)
+        bridge.copy_weights()
+        inputs = [_random(tensor, seed) for seed, tensor in enumerate(source.inputs)]
+        expected = _outputs(source, inputs)
+        found = _outputs(model, inputs)
+    except ParingError:
+        raise
+    except Exception as error:
+        # Settings may be lacking, and either model may fail on random inputs, in whatever
+        # its own operations raise.
+        raise UnsupportedError(
+            f"model {source.name} of Keras 3 can't be rebuilt in tf_keras ({first_line(error)})",
+            remedy="export it as a SavedModel (model.export(DIR)) for conversion, or build it"
+            " with tf_keras for the training steps",
+        ) from error
     difference = max(
         float(np.max(np.abs(a - b), initial=0.0)) for a, b in zip(expected, found, strict=True)
     )
@@ -156,6 +168,15 @@ def _config(source: Any, kind: type) -> dict[str, Any]:
     config["dtype"] = source.dtype_policy.name
     if "negative_slope" in given and "negative_slope" not in known:
         config["alpha"] = given["negative_slope"]
+    if hasattr(source, "get_vocabulary") and "vocabulary" in known:
+        # What was adapted is not in the settings, and lies in a table, not in weights.
+        config["vocabulary"] = source.get_vocabulary(include_special_tokens=False)
+        if config.get("output_mode") == "int":
+            # The policy of Keras 3 is that of floats, whatever the outputs are.
+            config["dtype"] = "int64"
+    if config.get("bin_boundaries") is not None:
+        # They were found by the number of bins, and tf_keras takes one of the two.
+        config.pop("num_bins", None)
     if config.get("activation") in _RENAMED:
         config["activation"] = _RENAMED[config["activation"]]
     wrapped = {
@@ -303,6 +324,20 @@ def _unsupported(source: Any, why: str) -> UnsupportedError:
 
 def _kind_of_model(source: Any) -> str:
     return "sequential without an Input" if hasattr(source, "add") else "subclassed"
+
+
+def _refuse_text(source: Any, model: Any) -> None:
+    texts = [
+        name
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+        if tensor.dtype == tf.string
+    ]
+    if texts:
+        raise UnsupportedError(
+            f"model {source.name} of Keras 3 takes text, which no training step feeds",
+            received=f"inputs of text: {', '.join(texts)}",
+            remedy="put what turns text into numbers into a model of its own",
+        )
 
 
 def _input_names(graph: Any) -> list[str]:

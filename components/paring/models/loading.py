@@ -20,6 +20,7 @@ from paring.models.trust import (
     read_contents,
     refuse_code,
 )
+from paring.models.wrapper_masks import carry_masks
 from paring.system.trees import tree_files
 
 __all__ = [
@@ -179,10 +180,17 @@ def as_tf_keras(written: Written) -> Loaded:
 def load_as_written(model: Model, *, trust: bool = False) -> Written:
     """Load a model as `load_keras` does, but keep a model of Keras 3 as it is."""
     source = keras_source(model)
+    if source is None and model.not_trainable:
+        raise UnsupportedError(
+            f"{model.path} has no form that can be trained",
+            received=model.not_trainable,
+            remedy="change that in the model and import it again, or use recipes without training"
+            " steps; conversion works on this one as it is",
+        )
     if source is None:
         raise UnsupportedError(
             f"{model.path} is a bare SavedModel, and training steps need the Keras form",
-            received=model.not_trainable or "a SavedModel without keras_metadata.pb",
+            received="a SavedModel without keras_metadata.pb",
             remedy="give a .keras file, or a SavedModel written by tf_keras' model.save(DIR);"
             " conversion works on this one as it is",
         )
@@ -294,10 +302,14 @@ def export(keras_model: Any, folder: Path) -> None:
 
 
 def optimization_classes() -> AbstractContextManager[Any]:
-    """Register the classes of quantization-aware models with tf_keras."""
+    """Register the classes of quantization-aware models with tf_keras.
+
+    These carry masks then; see `paring.models.wrapper_masks`.
+    """
     import tensorflow_model_optimization as tfmot
     from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 
+    carry_masks()
     # The library leaves this one out of its own scope.
     output_only = default_8bit.default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
     scope: AbstractContextManager[Any] = tfmot.quantization.keras.quantize_scope(

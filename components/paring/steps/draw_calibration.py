@@ -12,7 +12,7 @@ MAX_RANGE_DIFFERENCE = 0.1
 """On the letters of benchmarks/, two halves of 2 examples differ by more, of 4 by less."""
 
 
-@step(version="2")
+@step(version="3")
 def draw_calibration(
     model: Input[Model],
     examples: Input[Examples],

@@ -46,10 +46,14 @@ def evaluate(
       below 0 are padding, which is left out. Metric: token_accuracy (auto).
     - Zeros and ones of the shape of an output [batch, labels] say which of several
       labels apply, each held to the threshold; so do floats of zeros and ones of an
-      output of probabilities. Metrics: top_1 or token_accuracy (auto).
+      output of a sigmoid. Metrics: top_1 or token_accuracy (auto).
+    - One-hot floats of the shape of an output [batch, classes] or [batch, ..., classes]
+      that comes from no sigmoid are the classes of examples or of tokens; a token's row
+      of zeros is padding. Metrics: those of classes or tokens.
     - Integers of an integer output's own shape, class ids or counts, are
       compared with it by equality. Metrics: top_1 or token_accuracy (auto).
-    - Floats are values. Metrics: rmse (auto), mae.
+    - Other floats are values, and so are all floats if the metric is rmse or mae.
+      Metrics: rmse (auto), mae.
     - Without labels the metric is the agreement with the source, which for
       outputs that are integers, or probabilities throughout, is the share of
       examples, or of tokens, with the same class; for others the share of the

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="3", imports_models=True)
+@step(version="4", imports_models=True)
 def import_model(
     original: Input[Model],
     model: Output[Model],

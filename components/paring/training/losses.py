@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from paring.data.columns import are_flags
+from paring.data.columns import are_flags, are_one_hot
 from paring.errors import UnsupportedError
 
 _SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
@@ -17,7 +17,8 @@ def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
     """Return the loss that fits the model's labels and its last activation.
 
     Of floats it is the mean squared error, but of zeros and ones under a sigmoid
-    binary cross-entropy. Of class ids softmax gives cross-entropy on
+    binary cross-entropy, and of one-hot rows under softmax or no activation
+    cross-entropy. Of class ids softmax gives cross-entropy on
     probabilities, no activation the same on logits; with a single unit, sigmoid
     or none give binary cross-entropy, and so they do where labels of the output's
     own shape say which of several apply. Of class ids of tokens or pixels it is
@@ -53,6 +54,9 @@ def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
     if labels.dtype.kind == "f":
         if activation == "sigmoid" and are_flags(labels):
             return _of_examples(tf_keras.losses.BinaryCrossentropy(), output)
+        if activation in ("softmax", "linear") and are_one_hot(labels):
+            # The loss of a row of zeros, which is padding, is 0.
+            return tf_keras.losses.CategoricalCrossentropy(from_logits=activation == "linear")
         return _of_examples(tf_keras.losses.MeanSquaredError(), output)
     of_tokens = labels.ndim > 1
     units = output.shape[-1]

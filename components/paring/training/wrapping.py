@@ -1,6 +1,6 @@
 """Wrapping of the layers of a model that a method can change."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ class Wrapped:
         model: It shares its weights with the one that it was made from.
         wrappers: What was put around layers, in the model and in models inside it.
         left_out: Names and kinds of the other layers with weights, some with the
-            reason; normalizations aside, whose scales and offsets no method makes
-            sparse or shared.
+            reason, and of other kernels of wrapped layers, as LAYER.KERNEL;
+            normalizations aside, whose scales and offsets no method makes sparse or
+            shared.
     """
 
     model: Any
@@ -29,13 +30,21 @@ class Wrapped:
     left_out: list[str]
 
 
-def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, done: str) -> Wrapped:
+def wrap_layers(
+    model: Any,
+    wrap: Callable[[Any], Any | None],
+    kernels: Callable[[Any], Sequence[Any]],
+    *,
+    step: str,
+    done: str,
+) -> Wrapped:
     """Put wrappers around the layers of `model`, and of the models inside it.
 
     Args:
         model: A sequential or functional tf_keras model, with weights.
         wrap: Gives the wrapper around a layer; where there is none for it, the reason,
             or None.
+        kernels: Gives the variables of a layer that its wrapper changes.
         step: The step's name, for the message.
         done: What the step does to weights, as a participle.
 
@@ -56,10 +65,13 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
     def of(layer: Any) -> Any:
         if isinstance(layer, tf_keras.Model):
             return tf_keras.models.clone_model(layer, clone_function=visit)
+        # Wrappers may put something else in the kernels' place.
+        others = _other_kernels(layer, kernels(layer), done)
         wrapper = wrap(layer)
         reason = f": {wrapper}" if isinstance(wrapper, str) else ""
         if wrapper is not None and not reason:
             wrappers.append(wrapper)
+            left_out.extend(others)
             return wrapper
         # A reason is given of frozen layers too.
         if (layer.trainable_weights or reason) and not isinstance(layer, _NORMALIZATIONS):
@@ -74,6 +86,22 @@ def wrap_layers(model: Any, wrap: Callable[[Any], Any | None], *, step: str, don
             remedy=f"use a recipe without {step}",
         )
     return Wrapped(wrapped, wrappers, left_out)
+
+
+def _other_kernels(layer: Any, kernels: Sequence[Any], done: str) -> list[str]:
+    """Return the names of a layer's kernels that are not among `kernels`, with the reason."""
+    changed = {id(one) for one in kernels}
+    names = " and ".join(_weight_name(one) for one in kernels)
+    return [
+        f"{layer.name}.{_weight_name(one)} ({type(layer).__name__}: only its {names} can be {done})"
+        for one in layer.weights
+        # The biases of a GRU have two axes.
+        if id(one) not in changed and one.shape.rank > 1 and "bias" not in _weight_name(one)
+    ]
+
+
+def _weight_name(variable: Any) -> str:
+    return str(variable.name).partition(":")[0].rpartition("/")[2]
 
 
 def share_of_zeros(kernels: Iterable[np.ndarray[Any, Any]]) -> float:

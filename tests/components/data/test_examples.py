@@ -1,6 +1,8 @@
 """Reading examples: every form, every check, and the split."""
 
 import json
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -290,3 +292,59 @@ def test_the_split_is_whole_disjoint_stratified_and_repeatable(
 def test_another_seed_splits_otherwise() -> None:
     first, second = (stratified_split(classes(300), 300, 0.2, seed)[1] for seed in (0, 1))
     assert first.tolist() != second.tolist()
+
+
+def test_an_archive_with_two_arrays_of_one_name_is_refused(tmp_path: Path) -> None:
+    file = write_npz(tmp_path / "e.npz", x_train=images(), y_train=classes())
+    with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        archive.writestr("y_train.npy", archive.read("y_train.npy"))
+    with pytest.raises(ExamplesError, match=r"same name[\s\S]*y_train\.npy 2 times"):
+        open_split(Examples(file), "train", SIGNATURE)
+
+
+@pytest.mark.parametrize("other", ["val", "validation", "test"])
+def test_an_archive_with_two_eval_splits_is_refused(tmp_path: Path, other: str) -> None:
+    arrays = {f"x_{other}": images(9), f"y_{other}": classes(9)}
+    file = write_npz(
+        tmp_path / "e.npz",
+        x_train=images(),
+        y_train=classes(),
+        x_eval=images(12),
+        y_eval=classes(12),
+        **arrays,
+    )
+    with pytest.raises(ExamplesError, match=rf"keys \*_eval, keys \*_{other}"):
+        open_split(Examples(file), "eval", SIGNATURE)
+
+
+def test_a_folder_with_two_eval_splits_says_which_one_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, count in (("train", 20), ("val", 9), ("test", 12)):
+        folder = tmp_path / f"Split-{name}"
+        folder.mkdir()
+        np.save(folder / "image.npy", images(count))
+        np.save(folder / "label.npy", classes(count))
+    with caplog.at_level("WARNING"):
+        assert open_split(Examples(tmp_path), "eval", SIGNATURE).count == 9
+    assert "val is the eval split, and test is left out" in caplog.text
+
+
+def test_two_files_for_one_column_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "Split-train"
+    folder.mkdir()
+    np.save(folder / "image.npy", images())
+    np.save(folder / "%69mage.npy", images())
+    with pytest.raises(ExamplesError, match="two files hold the column 'image'"):
+        open_split(Examples(tmp_path), "train", SIGNATURE)
+
+
+def test_one_hot_rows_are_split_with_each_class_in_its_share() -> None:
+    ids = classes(300)
+    for by_ids, by_rows in zip(
+        stratified_split(ids, 300, 0.2, 0),
+        stratified_split(np.eye(3, dtype=np.float32)[ids], 300, 0.2, 0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(by_ids, by_rows)

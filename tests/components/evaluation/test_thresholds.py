@@ -56,3 +56,38 @@ def test_the_train_split_decides_where_the_graph_does_not(
     threshold, opened = _find(_save(lambda x: x * 1.0, tmp_path / "model"), values)
     assert (threshold.value, opened) == (wanted, 1)
     assert threshold.origin == f"its values for {len(values)} examples of the train split"
+
+
+def test_outputs_of_classes_have_no_threshold_though_labels_have_their_shape(
+    tmp_path: Path,
+) -> None:
+    import tensorflow as tf
+
+    def serve(x: Any) -> dict[str, Any]:
+        scores = tf.concat([x, -x], 1)
+        return {
+            "softmax": tf.nn.softmax(scores),
+            # The graph shows no softmax in it, its values do.
+            "scaled": tf.nn.softmax(scores) * 1.0,
+            "flags": tf.sigmoid(scores),
+            "scaled_flags": tf.sigmoid(tf.concat([x, 2 * x], 1)) * 1.0,
+            "logits": tf.matmul(x, [[1.0, -2.0]]),
+        }
+
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 1], tf.float32, "x")
+    module.serve = tf.function(serve, input_signature=[spec])
+    folder = tmp_path / "model"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    x = np.array([[0.1], [2.0], [-1.0]], np.float32)
+    rows = np.eye(2, dtype=np.float32)[[0, 0, 1]]
+    signature = read_signature(folder)
+    found = find_thresholds(
+        Servable(folder),
+        folder,
+        signature,
+        dict.fromkeys(signature.outputs, rows),
+        lambda: Split({"x": x}, None, len(x)),
+    )
+    values = {name: one.value for name, one in found.items()}
+    assert values == {"flags": 0.5, "scaled_flags": 0.5, "logits": 0.0}

@@ -190,3 +190,43 @@ def test_outputs_that_differ_are_refused() -> None:
     layer.get_config = lambda: {"name": "softmax", "axis": 0}
     with pytest.raises(UnsupportedError, match="computes something else"):
         rebuild(model)
+
+
+def _on_ids(ids: Any, dtype: str) -> Any:
+    """A classifier of sequences of numbers that become ids first."""
+    numbers = keras.Input((6,), dtype=dtype, name="numbers")
+    values = layers.Embedding(40, 8)(ids(numbers))
+    values = layers.GlobalAveragePooling1D()(values)
+    return keras.Model(numbers, layers.Dense(3, activation="softmax")(values))
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_a_lookup_keeps_its_vocabulary(adapted: bool, tmp_path: Path) -> None:
+    words = [7, 3, 11]
+    lookup = layers.IntegerLookup(vocabulary=None if adapted else words, mask_token=0)
+    if adapted:
+        lookup.adapt(np.repeat([*words, 0], [4, 3, 2, 5]))
+    source = _on_ids(lookup, "int64")
+    source.save(tmp_path / "model.keras")
+    made = load_keras(Model(tmp_path / "model.keras"))
+    # Known, unknown and masked ones.
+    given = np.array([[7, 3, 11, 0, 5, 900], [11, 11, 7, 7, -1, 3]])
+    np.testing.assert_allclose(made(given), source(given), atol=1e-6)
+
+
+def test_bins_that_were_found_from_data_are_kept(tmp_path: Path) -> None:
+    bins = layers.Discretization(num_bins=4)
+    bins.adapt(np.linspace(-3, 9, 100).astype(np.float32))
+    source = _on_ids(bins, "float32")
+    source.save(tmp_path / "model.keras")
+    made = load_keras(Model(tmp_path / "model.keras"))
+    given = np.array([[-5, -1, 2, 4, 7, 30]], np.float32)
+    np.testing.assert_allclose(made(given), source(given), atol=1e-6)
+
+
+def test_a_model_of_text_is_unsupported() -> None:
+    words = keras.Input((4,), dtype="string", name="words")
+    ids = layers.StringLookup(vocabulary=["a", "b"])(words)
+    values = layers.Flatten()(layers.Embedding(5, 2)(ids))
+    with pytest.raises(UnsupportedError, match=r"takes text[\s\S]*words"):
+        rebuild(keras.Model(words, layers.Dense(2)(values)))

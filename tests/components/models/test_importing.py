@@ -10,6 +10,7 @@ from paring.artifacts import Artifact, Model
 from paring.catalog import STEPS
 from paring.errors import UnsupportedError, UntrustedModelError
 from paring.execution import Call, execute
+from paring.models.loading import load_keras
 from paring.runtimes import open_runtime
 
 
@@ -112,3 +113,21 @@ def test_a_model_of_keras_3_that_cant_be_rebuilt_is_converted_and_not_trained(
     with pytest.raises(UnsupportedError) as refused:
         run("prune", tmp_path / "pruned", model=model.path, examples=examples)
     assert model.not_trainable in str(refused.value)
+
+
+def test_a_model_of_text_goes_on_without_training_and_says_why(tmp_path: Path) -> None:
+    import keras
+
+    words = keras.Input((4,), dtype="string", name="words")
+    ids = keras.layers.StringLookup(vocabulary=["a", "b"])(words)
+    values = keras.layers.Flatten()(keras.layers.Embedding(5, 2)(ids))
+    network = keras.Model(words, keras.layers.Dense(3, name="kind")(values))
+    network.save(tmp_path / "network.keras")
+    model = run("import_model", tmp_path / "model", original=tmp_path / "network.keras")
+    assert isinstance(model, Model)
+    assert model.keras == "none"
+    assert (model.serving_dir / "saved_model.pb").is_file()
+    with pytest.raises(UnsupportedError, match=r"takes text[\s\S]*import it again") as refused:
+        load_keras(model)
+    # A .keras file is what was given.
+    assert "give a .keras file" not in str(refused.value)

@@ -210,3 +210,17 @@ def test_weights_count_in_every_figure_and_are_named(
     assert written["count"] == np.count_nonzero(weights) < wanted["count"]
     unweighted, _ = judge(digits_model, worse_model, given, tmp_path / "c")
     assert (unweighted.sample_weights, unweighted.count) == ("", len(weights))
+
+
+def test_one_hot_floats_of_a_softmax_are_judged_as_class_ids(
+    tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path, worse_model: Path
+) -> None:
+    eye = np.eye(10, dtype=np.float32)
+    one_hot = {"y_train": eye[digits.y_train], "y_eval": eye[digits.y_eval]}
+    file = tmp_path / "one_hot.npz"
+    np.savez(file, x_train=digits.x_train, x_eval=digits.x_eval, **one_hot)
+    _, by_rows = judge(digits_model, worse_model, file, tmp_path / "rows")
+    _, by_ids = judge(digits_model, worse_model, digits_npz, tmp_path / "ids")
+    assert by_rows.pop("examples_digest") != by_ids.pop("examples_digest")
+    assert by_rows == by_ids
+    assert by_rows["metric"] == "top_1"

@@ -162,6 +162,7 @@ def test_of_four_input_channels_two_are_zero_in_pattern_2_4(
     assert artifact.pattern == "2:4"
     assert artifact.left_dense == (
         "first (Conv2D: fewer than 4 input channels), "
+        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned), "
         "recurrent (LSTM: pattern 2:4 is for convolutions and dense layers)"
     )
     # The ten input channels of the separable one end in a group of two.
@@ -184,6 +185,7 @@ def test_blocks_of_four_output_channels_are_zero_in_pattern_1x4(
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", **parameters)
     assert artifact.pattern == "1x4"
     assert artifact.left_dense == (
+        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned), "
         "recurrent (LSTM: pattern 1x4 is for convolutions and dense layers)"
     )
     assert artifact.sparsity == pytest.approx(0.7, abs=0.02)

@@ -135,3 +135,35 @@ def test_floats_of_zeros_and_ones_under_a_sigmoid_are_classes() -> None:
     assert loss_for(sigmoid, flags).name == "binary_crossentropy"
     assert loss_for(sigmoid, flags / 2).name == "mean_squared_error"
     assert loss_for(_classifier(layers.Dense(1)), flags).name == "mean_squared_error"
+
+
+@pytest.mark.parametrize(("activation", "from_logits"), [("softmax", False), (None, True)])
+def test_the_loss_of_one_hot_rows_is_that_of_their_classes(
+    activation: str | None, from_logits: bool
+) -> None:
+    rows = np.eye(3, dtype=np.float32)[[2, 0, 1, 1]]
+    loss = loss_for(_classifier(layers.Dense(3, activation=activation)), rows)
+    scores = np.array([[1.0, 0.2, -3.0], [0.5, 0.0, 2.0], [0.0, 0.0, 0.0], [9.0, 1.0, 1.0]])
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    wanted = -np.mean(np.log(shares[np.arange(4), [2, 0, 1, 1]]))
+    outputs = scores if from_logits else shares
+    np.testing.assert_allclose(loss(rows, outputs.astype(np.float32)), wanted, rtol=1e-5)
+
+
+def test_the_loss_of_one_hot_tokens_leaves_rows_of_zeros_out() -> None:
+    rows = np.eye(3, dtype=np.float32)[np.zeros((4, 6), int)]
+    rows[:, 4:] = 0
+    loss = loss_for(_tagger(layers.Dense(3, activation="softmax")), rows)
+    scores = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]], np.float32)
+    labels = np.array([[[1, 0, 0], [0, 0, 0]]], np.float32)
+    # The mean over both tokens, of which one has a loss.
+    np.testing.assert_allclose(loss(labels, scores), -np.log(0.5) / 2, rtol=1e-5)
+
+
+def test_flags_and_soft_labels_are_not_one_hot() -> None:
+    one_hot = np.eye(3, dtype=np.float32)
+    sigmoid = _classifier(layers.Dense(3, activation="sigmoid"))
+    assert loss_for(sigmoid, one_hot).name == "binary_crossentropy"
+    softmax = _classifier(layers.Dense(3, activation="softmax"))
+    for values in (one_hot * 0.9 + 0.1 / 3, 1 - one_hot):
+        assert loss_for(softmax, values).name == "mean_squared_error"

@@ -334,3 +334,29 @@ def test_an_output_without_labels_can_not_be_trained() -> None:
     split = Split({"values": np.zeros((4, 4), np.float32)}, np.zeros((4, 2)), 4, "box")
     with pytest.raises(UnsupportedError, match=r"2 outputs[\s\S]*no labels for kind"):
         order_labels(_two_headed(), split)
+
+
+def test_one_hot_rows_train_as_the_class_ids_that_they_stand_for(split: Split) -> None:
+    rows = np.eye(10, dtype=np.float32)[split.labels]
+    one_hot = Split(split.features, rows, split.count)
+    for by_ids, by_rows in zip(
+        vars(hold_out(split, 0)).values(), vars(hold_out(one_hot, 0)).values(), strict=True
+    ):
+        np.testing.assert_array_equal(by_ids, by_rows)
+    trained = []
+    for given in (split, one_hot):
+        seed_everything(0)
+        model = _network()
+        loss = loss_for(model, given.labels)
+        fine_tune(
+            model,
+            given,
+            hold_out(given, 0),
+            loss=loss,
+            epochs=1,
+            batch_size=32,
+            learning_rate=1e-3,
+            seed=0,
+        )
+        trained.append(model(split.features["image"][:64], training=False).numpy())
+    np.testing.assert_allclose(trained[0], trained[1], atol=1e-3)

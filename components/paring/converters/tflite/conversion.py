@@ -38,7 +38,7 @@ from paring.runtimes.savedmodel import SavedModelRuntime
 from paring.runtimes.tflite import TFLiteRuntime
 
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
-# The converter's complaint about recurrent layers whose batch is open.
+# The operator that the converter refuses in loops whose state has no fixed shape.
 _OPEN_STATE = "TensorListReserve"
 
 _log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def _convert(folder: Path, settings: _Settings) -> bytes:
                 "this model can't be converted to TFLite with quantization"
                 f" {settings.quantization}",
                 received=reason(error, folder),
-                remedy="replace these operators, or use another quantization or runtime",
+                remedy=_remedy(error),
             ) from error
 
 
@@ -453,7 +453,12 @@ def reason(error: Exception, folder: Path | None = None) -> str:
     """
     text = str(error)
     if _OPEN_STATE in text:
-        return "a loop whose state has no known shape, as GRU has"
+        callers = re.findall(r'PartitionedCall:", "([^"@]+)/(?:Stateful)?PartitionedCall', text)
+        place = f" in {callers[0]}" if callers else ""
+        return (
+            f"{_OPEN_STATE}{place}: a loop whose state has no fixed shape, as in a GRU, and in an"
+            " LSTM behind a mask (mask_zero, Masking) or behind another recurrent layer"
+        )
     named = re.findall(r"(?:TF Select|Custom) ops: ([^\n]+)", text)
     named += re.findall(r"Encountered unresolved custom op: (\w+)", text)
     if named:
@@ -461,6 +466,15 @@ def reason(error: Exception, folder: Path | None = None) -> str:
         lacking = f"operators that TFLite lacks: {', '.join(operators)}"
         return lacking + _half_precision(folder)
     return first_line(error)
+
+
+def _remedy(error: Exception) -> str:
+    if _OPEN_STATE in str(error):
+        return (
+            "build the layer with unroll=True on sequences of one length, leave out the mask where"
+            " nothing is padded, or take another runtime"
+        )
+    return "replace these operators, or take another quantization or runtime"
 
 
 def _half_precision(folder: Path | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from paring.data.columns import are_flags
+from paring.data.columns import are_flags, are_one_hot, one_hot_ids
 from paring.errors import ExamplesError, ParameterError, UnsupportedError
 from paring.evaluation.metrics import AGREEMENT, TOKEN_AGREEMENT, VALUE_AGREEMENT, Metric
 from paring.evaluation.scoring.classes import ClassTally, interval_ends
@@ -55,12 +55,14 @@ class Scoring:
         metric: As selection.json names it; "" without labels.
         top_k: For the metric top_k of that; else 0.
         threshold: For an output of one value for each example or token.
+        one_hot: Whether the labels are one-hot rows of classes.
     """
 
     reads: Literal["classes", "values", "either"]
     metric: str = ""
     top_k: int = 0
     threshold: Threshold = Threshold()
+    one_hot: bool = False
 
     @classmethod
     def of(
@@ -75,9 +77,10 @@ class Scoring:
         Args:
             metric: One of `paring.evaluation.metrics.NAMES`; auto chooses by the labels.
             top_k: For the metric top_k.
-            labels: Integers [count] are classes, integers [count, ...] tokens,
-                floats values, but for zeros and ones of an output of probabilities,
-                which are classes; or None.
+            labels: Integers [count] are classes, integers [count, ...] tokens. Floats
+                are values, with two exceptions: zeros and ones of an output whose single
+                values are probabilities are classes, and so are one-hot rows of any
+                other. None where there are no labels.
             threshold: Of an output whose single values stand for two classes.
 
         Raises:
@@ -89,10 +92,12 @@ class Scoring:
                 return cls("either", threshold=limit)
             return cls("values" if metric in _OF_VALUES else "classes", threshold=limit)
         probable = threshold is not None and threshold.is_of_probabilities
-        of_flags = labels.dtype.kind == "f" and probable and are_flags(labels)
-        if labels.dtype.kind == "f" and (not of_flags or metric in _OF_VALUES):
+        floats = labels.dtype.kind == "f" and metric not in _OF_VALUES
+        of_flags = floats and probable and are_flags(labels)
+        one_hot = floats and not probable and are_one_hot(labels)
+        if labels.dtype.kind == "f" and not of_flags and not one_hot:
             kind, fitting = "floating-point numbers", _OF_VALUES
-        elif labels.ndim > 1:
+        elif labels.ndim > (2 if one_hot else 1):
             kind, fitting = "one class id for each token", _OF_TOKENS
         else:
             kind, fitting = "one class id for each example", _OF_CLASSES
@@ -105,9 +110,9 @@ class Scoring:
                 remedy=f"use {' or '.join(fitting)}, or auto",
             )
         if metric == "top_k" and top_k > 1:
-            return cls("classes", f"top_{top_k}", top_k, limit)
+            return cls("classes", f"top_{top_k}", top_k, limit, one_hot)
         reads: Literal["classes", "values"] = "values" if fitting is _OF_VALUES else "classes"
-        return cls(reads, "top_1" if metric == "top_k" else metric, threshold=limit)
+        return cls(reads, "top_1" if metric == "top_k" else metric, 0, limit, one_hot)
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,8 @@ class OutputTally:
             source: The output [batch, ...] of the source.
             candidate: That of the candidate, of the same shape.
             labels: Integers [batch], or [batch, ...] as the output without its
-                last axis, those below 0 padding; floats of the output's shape;
-                or None.
+                last axis, those below 0 padding; floats of the output's shape, also
+                one-hot rows; or None.
             weights: How much each example counts, above 0, float64 [batch]; 1 if left out.
 
         Raises:
@@ -210,6 +215,10 @@ class OutputTally:
                 received=f"source {shapes[0]}, candidate {shapes[1]}",
                 remedy="give models with the same outputs, of numbers [batch, ...]",
             )
+        if labels is not None and self.scoring.one_hot:
+            if labels.shape != source.shape:
+                raise _other_shape(labels, source, list(source.shape))
+            labels = one_hot_ids(labels)
         self.count += len(source)
         if weights is None:
             weights = np.ones(len(source))
@@ -306,10 +315,7 @@ class OutputTally:
         """Return whether each row is a distribution, or a single probability."""
         if rows.shape[1] == 1:
             return self.scoring.threshold.is_of_probabilities
-        if not ((rows >= 0) & (rows <= 1)).all():
-            return False
-        sums = rows.sum(axis=1, dtype=np.float64)
-        return bool((np.abs(sums - 1) <= _ROUNDING).all())
+        return are_distributions(rows)
 
     @property
     def _is_of_values(self) -> bool:
@@ -368,6 +374,18 @@ class OutputTally:
         if self.scoring.metric == "auc":
             found["score_error"] = self.classes.area_error()
         return found
+
+
+def are_distributions(scores: Array) -> bool:
+    """Return whether each row is a distribution over two or more classes.
+
+    Args:
+        scores: Floats [..., classes].
+    """
+    if scores.ndim < 2 or scores.shape[-1] < 2 or not ((scores >= 0) & (scores <= 1)).all():
+        return False
+    sums = scores.sum(axis=-1, dtype=np.float64)
+    return bool((np.abs(sums - 1) <= _ROUNDING).all())
 
 
 def _are_ids(source: Array, labels: Array | None) -> bool:

@@ -18,7 +18,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from paring.artifacts import Model
-from paring.data.examples import Split
+from paring.data.examples import Split, class_ids
 from paring.errors import UnsupportedError
 from paring.graphs import graph
 from paring.models.arguments import by_name
@@ -166,7 +166,8 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
         hidden = tf_keras.Model(teacher.keras_model.inputs, tensor)
         width = int(tensor.shape[-1])
     table = open_memmap(file, "w+", np.float32, (split.count, 1 + units + width))
-    table[:, 0] = 0 if split.labels is None else split.labels
+    ids = class_ids(split.labels)
+    table[:, 0] = 0 if ids is None else ids
     fixed = teacher.input.shape[0]
     size = fixed or _FORWARD_BATCH
     broken = 0

@@ -15,6 +15,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 from paring.errors import UnsupportedError
+from paring.models.wrapper_masks import call_arguments, output_mask
 from paring.training.pruning.patterns import BlockPruning, Pattern, follows, misfit, zero_groups
 from paring.training.wrapping import share_of_zeros, wrap_layers
 
@@ -31,16 +32,22 @@ class PrunedLayer(PruneLowMagnitude):  # type: ignore[misc]
     """The library's wrapper, with masks that `MaskUpdates` makes.
 
     The library's own makes masks in calls with training=True alone, and so none in a
-    model that is called with training=False, as a base in transfer learning is; and it
-    counts a step in each call of a layer that is called several times.
+    model that is called with training=False, as a base in transfer learning is; it
+    counts a step in each call of a layer that is called several times; and it loses the
+    masks of padding.
     """
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Call the layer with its kernels masked."""
         self.add_update(self.pruning_obj.weight_mask_op())
+        kwargs = call_arguments(self.layer, kwargs)
         if "training" in inspect.getfullargspec(self.layer.call).args:
             kwargs["training"] = training
         return self.layer.call(inputs, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the mask that the layer gives its outputs."""
+        return output_mask(self.layer, inputs, mask)
 
 
 class MaskUpdates(tf_keras.callbacks.Callback):  # type: ignore[misc]
@@ -107,7 +114,7 @@ class Pruning:
         self._last_step = 1 if pattern == "2:4" else ramp - ramp % self._frequency
         self._sparsities = sparsities
         self._wrapped_layers: list[Any] = []
-        wrapped = wrap_layers(model, self._wrap, step="prune", done="pruned")
+        wrapped = wrap_layers(model, self._wrap, kernels_of, step="prune", done="pruned")
         self.model, self.left_out = wrapped.model, wrapped.left_out
         self._wrappers = wrapped.wrappers
         self._asked = [sparsities[layer] for layer in self._wrapped_layers]

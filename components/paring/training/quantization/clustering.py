@@ -4,15 +4,29 @@ from typing import Any
 
 import numpy as np
 import tensorflow_model_optimization as tfmot
+from tensorflow_model_optimization.python.core.clustering.keras.cluster_wrapper import (
+    ClusterWeights,
+)
 from tensorflow_model_optimization.python.core.clustering.keras.clustering_registry import (
     ClusteringRegistry,
 )
-from tensorflow_model_optimization.python.core.clustering.keras.experimental.cluster import (
-    cluster_weights,
-)
 
 from paring.errors import UnsupportedError
+from paring.models.wrapper_masks import call_arguments, output_mask
 from paring.training.wrapping import wrap_layers
+
+
+class ClusteredLayer(ClusterWeights):  # type: ignore[misc]
+    """The library's wrapper, which by itself loses the masks of padding."""
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Call the layer with its kernels on their centroids."""
+        arguments = call_arguments(self.layer, kwargs)
+        return ClusterWeights.call(self, inputs, training, **arguments)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the mask that the layer gives its outputs."""
+        return output_mask(self.layer, inputs, mask)
 
 
 class Clustering:
@@ -36,7 +50,7 @@ class Clustering:
         """
         self._clusters = clusters
         self._preserve_sparsity = preserve_sparsity
-        wrapped = wrap_layers(model, self._wrap, step="cluster", done="clustered")
+        wrapped = wrap_layers(model, self._wrap, _kernels, step="cluster", done="clustered")
         self.model, self.left_out = wrapped.model, wrapped.left_out
         self._wrappers = wrapped.wrappers
 
@@ -79,7 +93,7 @@ class Clustering:
         return short
 
     def _wrap(self, layer: Any) -> Any | None:
-        kernels = [getattr(layer, name).numpy() for name in _kernel_names(layer)]
+        kernels = [one.numpy() for one in _kernels(layer)]
         if not kernels:
             return None
         if not layer.trainable:
@@ -88,12 +102,16 @@ class Clustering:
         counted = np.count_nonzero if self._preserve_sparsity else np.size
         if min(int(counted(kernel)) for kernel in kernels) <= self._clusters:
             return "no more weights than clusters"
-        return cluster_weights(
+        return ClusteredLayer(
             layer,
             number_of_clusters=self._clusters,
             cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
             preserve_sparsity=self._preserve_sparsity,
         )
+
+
+def _kernels(layer: Any) -> list[Any]:
+    return [getattr(layer, name) for name in _kernel_names(layer)]
 
 
 def _kernel_names(layer: Any) -> list[str]:

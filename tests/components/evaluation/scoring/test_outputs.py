@@ -425,3 +425,51 @@ def test_floats_of_zeros_and_ones_are_classes_of_probabilities_alone() -> None:
     assert batched(source, candidate, labels, threshold=0)["metric"] == "rmse"
     assert batched(source, candidate, labels, metric="rmse")["metric"] == "rmse"
     assert batched(source, candidate, labels / 2)["metric"] == "rmse"
+
+
+def _one_hot_batches(source: Any, candidate: Any, labels: Any, metric: str = "auto") -> Any:
+    """As `batched`, for an output without a threshold."""
+    total = Tally(make_plan(metric, 2, "", {"output": labels}))
+    for start in range(0, len(source), 7):
+        part, rows = Tally(total.plan), slice(start, start + 7)
+        part.add({"output": source[rows]}, {"output": candidate[rows]}, {"output": labels[rows]})
+        total.merge(part)
+    return total.summary()
+
+
+@pytest.mark.parametrize("metric", ["auto", "top_k"])
+def test_one_hot_rows_are_scored_as_their_class_ids(metric: str) -> None:
+    ids = RANDOM.integers(0, 5, 40)
+    source, candidate = RANDOM.normal(size=(2, 40, 5)).astype(np.float32)
+    rows = np.eye(5, dtype=np.float32)[ids]
+    found = _one_hot_batches(source, candidate, rows, metric)
+    assert found == _one_hot_batches(source, candidate, ids, metric)
+    if metric == "auto":
+        assert found["score"] == np.mean(candidate.argmax(axis=1) == ids)
+        assert found["metric"] == "top_1"
+
+
+def test_one_hot_tokens_are_scored_as_their_class_ids_and_rows_of_zeros_are_padding() -> None:
+    ids = RANDOM.integers(-1, 4, (20, 6))
+    source, candidate = RANDOM.normal(size=(2, 20, 6, 4)).astype(np.float32)
+    rows = np.where(ids[..., None] < 0, 0, np.eye(4)[ids]).astype(np.float32)
+    found = _one_hot_batches(source, candidate, rows)
+    assert found == _one_hot_batches(source, candidate, ids)
+    assert found["score"] == np.mean((candidate.argmax(axis=-1) == ids)[ids >= 0])
+    assert (found["metric"], found["tokens"]) == ("token_accuracy", np.count_nonzero(ids >= 0))
+
+
+def test_one_hot_rows_are_flags_of_probabilities_and_values_where_the_metric_says_so() -> None:
+    rows = np.eye(3, dtype=np.float32)[RANDOM.integers(0, 3, 30)]
+    scores = RANDOM.random((30, 3)).astype(np.float32)
+    flags = batched(scores, scores, rows, threshold=0.5)
+    assert flags["metric"] == "token_accuracy"
+    assert flags["score"] == np.mean((scores > 0.5) == rows)
+    values = _one_hot_batches(scores, scores, rows, "rmse")
+    assert values["score"] == pytest.approx(float(np.sqrt(np.square(scores - rows).mean())))
+
+
+def test_one_hot_rows_of_other_classes_than_the_models_are_refused() -> None:
+    rows = np.eye(4, dtype=np.float32)
+    with pytest.raises(ExamplesError, match="another shape"):
+        _one_hot_batches(np.zeros((4, 3)), np.zeros((4, 3)), rows)
