@@ -13,6 +13,7 @@ from paring.artifacts import ONNXModel, QuantizedModel, Servable
 from paring.errors import ExamplesError, ModelError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
+from paring.runtimes.onnx import OnnxRuntime
 from paring.steps.export_onnx import export_onnx
 from paring.steps.import_model import import_model
 from paring.steps.quantize import quantize
@@ -30,6 +31,15 @@ def exported(
 def scores(model: Path, images: np.ndarray) -> np.ndarray:
     (found,) = open_runtime(Servable(model)).run({"image": images}).values()
     return found
+
+
+def exact_classes(file: Path, images: np.ndarray) -> np.ndarray:
+    """The classes that an int8 graph stands for, computed node by node.
+
+    Joined into integer kernels, its sums overflow on processors without VNNI.
+    """
+    (found,) = OnnxRuntime(file, optimized=False).run({"image": images}).values()
+    return found.argmax(1)
 
 
 def weight_types(file: Path) -> Counter[str]:
@@ -116,7 +126,7 @@ def test_int8_predicts_as_the_float_model_does(
     made = exported(digits_model, tmp_path / "out", digits_npz, precision="int8", int8_for=int8_for)
     assert set(weight_types(made.file)) == {"int8"}
     assert (made.precision, made.int8_for, made.in_float) == ("int8", int8_for, "")
-    agreed = scores(made.path, digits[2]).argmax(1) == scores(digits_model, digits[2]).argmax(1)
+    agreed = exact_classes(made.file, digits[2]) == scores(digits_model, digits[2]).argmax(1)
     assert agreed.mean() > 0.95
 
 
@@ -139,7 +149,7 @@ def test_a_quantization_aware_model_keeps_its_own_ranges(
     assert set(weight_types(made.file)) == {"int8"}
     assert made.in_float == ""
     assert ({dtype for dtype, _ in zero_points(made.file)} == {"int8"}) == (int8_for == "tensorrt")
-    agreed = scores(made.path, digits[2]).argmax(1) == scores(aware.path, digits[2]).argmax(1)
+    agreed = exact_classes(made.file, digits[2]) == scores(aware.path, digits[2]).argmax(1)
     assert agreed.mean() > 0.97
 
 
