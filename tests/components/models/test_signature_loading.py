@@ -67,9 +67,7 @@ def with_gradient(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "shape"),
-    [(layered, (5, 6, 4)), (with_gradient, (5, 4))],
-    ids=lambda given: str(given),
+    ("write", "shape"), [(layered, (5, 6, 4)), (with_gradient, (5, 4))], ids=["keras", "module"]
 )
 def test_the_answers_are_those_of_the_whole_model(
     write: Callable[[Path], None], shape: tuple[int, ...], tmp_path: Path
