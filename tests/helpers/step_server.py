@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -63,4 +64,6 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
+    # The tests are no installed package, and another library's may be.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     _serve()
