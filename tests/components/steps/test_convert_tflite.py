@@ -342,11 +342,31 @@ def test_lstm_is_converted_for_one_example_at_a_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(made, {"tokens": tokens})["scores"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["open", "scalar"])
-def test_a_loop_that_tflite_cannot_hold_is_named(name: str, tmp_path: Path) -> None:
-    model = _recurrent(tmp_path, "GRU") if name == "open" else _scalar_loop(tmp_path / "model")
-    with pytest.raises(UnsupportedError, match="as in a GRU"):
-        converted(model, tmp_path / "lite")
+@pytest.mark.parametrize("kind", ["gru", "masked", "stacked"])
+def test_recurrent_layers_that_stay_loops_answer_as_their_source(kind: str, tmp_path: Path) -> None:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    layers = keras.layers
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    values = layers.Embedding(20, 8, mask_zero=kind != "gru")(tokens)
+    if kind == "stacked":
+        values = layers.Bidirectional(layers.LSTM(5, return_sequences=True))(values)
+    values = (layers.LSTM if kind == "masked" else layers.GRU)(7)(values)
+    keras.Model(tokens, layers.Dense(3, name="scores")(values)).save(tmp_path / "model")
+    made = converted(tmp_path / "model", tmp_path / "lite")
+    assert made.batch_size == 1
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    for length in (6, 3, 1):
+        row = np.zeros((1, 6), np.int32)
+        row[0, :length] = np.arange(1, length + 1)
+        expected = serve(tokens=tf.constant(row))["scores"].numpy()
+        np.testing.assert_allclose(run(made, {"tokens": row})["scores"], expected, atol=1e-5)
+
+
+def test_a_loop_that_tflite_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="a loop whose state has no fixed shape"):
+        converted(_scalar_loop(tmp_path / "model"), tmp_path / "lite")
 
 
 def _scalar_loop(folder: Path) -> Path:

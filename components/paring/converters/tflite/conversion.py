@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from paring.artifacts import TFLiteModel
 from paring.converters.comparison import Form, compare
 from paring.converters.tflite.input_scales import nodes_in_float
+from paring.converters.tflite.loop_state import fix_state_shapes
 from paring.converters.tflite.tflite_weights import stored_constants, stored_weights
 from paring.data.scales import unlike_inputs
 from paring.errors import ParingError, UnsupportedError, first_line
@@ -187,8 +188,16 @@ def _convert_any_batch(folder: Path, settings: _Settings) -> Converted:
         if _OPEN_STATE not in str(error.__cause__) or not _has_open_batch(folder):
             raise
     with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
-        _fix_batch(folder, Path(scratch))
-        return Converted(_convert(Path(scratch), settings), 1)
+        of_one, of_known_state = Path(scratch) / "batch", Path(scratch) / "state"
+        _fix_batch(folder, of_one)
+        try:
+            return Converted(_convert(of_one, settings), 1)
+        except UnsupportedError as error:
+            # Others, as GRU and what has a mask, stay loops.
+            if _OPEN_STATE not in str(error.__cause__):
+                raise
+        fix_state_shapes(of_one, of_known_state)
+        return Converted(_convert(of_known_state, settings), 1)
 
 
 def _has_open_batch(folder: Path) -> bool:
@@ -455,10 +464,7 @@ def reason(error: Exception, folder: Path | None = None) -> str:
     if _OPEN_STATE in text:
         callers = re.findall(r'PartitionedCall:", "([^"@]+)/(?:Stateful)?PartitionedCall', text)
         place = f" in {callers[0]}" if callers else ""
-        return (
-            f"{_OPEN_STATE}{place}: a loop whose state has no fixed shape, as in a GRU, and in an"
-            " LSTM behind a mask (mask_zero, Masking) or behind another recurrent layer"
-        )
+        return f"{_OPEN_STATE}{place}: a loop whose state has no fixed shape"
     named = re.findall(r"(?:TF Select|Custom) ops: ([^\n]+)", text)
     named += re.findall(r"Encountered unresolved custom op: (\w+)", text)
     if named:
@@ -470,10 +476,7 @@ def reason(error: Exception, folder: Path | None = None) -> str:
 
 def _remedy(error: Exception) -> str:
     if _OPEN_STATE in str(error):
-        return (
-            "build the layer with unroll=True on sequences of one length, leave out the mask where"
-            " nothing is padded, or take another runtime"
-        )
+        return "give the loop's state a fixed shape, or use another runtime"
     return "replace these operators, or take another quantization or runtime"
 
 
