@@ -29,8 +29,8 @@ def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") 
     if way == "crash":
         ctypes.string_at(0)
     if way == "sleep":
-        (made.path.parent / "started").write_text(str(os.getpid()))
-        subprocess.Popen(["sleep", "301"], start_new_session=True)
+        child = subprocess.Popen(["sleep", "301"], start_new_session=True)
+        (made.path.parent / "started").write_text(f"{os.getpid()} {child.pid}")
         time.sleep(3000)
     if way == "hoard":
         held = []

@@ -64,6 +64,12 @@ def _left(folder: Path) -> set[str]:
     return {one.name for one in folder.iterdir()}
 
 
+def _started(folder: Path) -> tuple[int, int]:
+    """The ids of the process of a step that sleeps, and of the one that it has started."""
+    step, its_own = (folder / "started").read_text().split()
+    return int(step), int(its_own)
+
+
 def test_a_step_has_a_process_of_its_own_in_the_callers_surroundings(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +180,10 @@ def test_a_server_that_is_killed_while_a_step_runs_is_a_failure(model: Path) -> 
     reason = _reason(_end(model, "sleep"))
     killer.join()
     assert "the process that runs the steps was ended" in reason
-    _wait_until(lambda: not psutil.pid_exists(int((model.parent / "started").read_text())))
+    step, its_own = _started(model.parent)
+    _wait_until(lambda: not psutil.pid_exists(step))
+    # The server, which would have ended it, is gone.
+    os.kill(its_own, signal.SIGKILL)
 
 
 def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
@@ -190,9 +199,7 @@ def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
     killer.join()
     assert time.monotonic() - start < 30
     assert _left(model.parent) == {"model.bin", "started"}
-    assert not psutil.pid_exists(int((model.parent / "started").read_text()))
-    left = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"]]
-    assert not [one for one in left if one.info["cmdline"] == ["sleep", "301"]]
+    assert not [process for process in _started(model.parent) if psutil.pid_exists(process)]
     # The next step does not hear of it.
     assert _end(model, "")["made"].failure is None
 
