@@ -115,7 +115,7 @@ def test_random_numbers_serve_where_there_are_no_examples(
 def test_a_file_that_is_no_onnx_is_a_model_error(tmp_path: Path) -> None:
     (tmp_path / "model" / "Format-Serving").mkdir(parents=True)
     (tmp_path / "model" / "Format-Serving" / "model.onnx").write_bytes(b"\xff" * 100)
-    with pytest.raises(ModelError, match=r"model\.onnx can't be read as an ONNX file"):
+    with pytest.raises(ModelError, match=r"model\.onnx can't be read as an ONNX model"):
         converted(tmp_path / "model", tmp_path / "out")
 
 
