@@ -14,6 +14,7 @@ from typing import Any
 
 from paring.errors import ModelError, UntrustedModelError, first_line
 from paring.models.allowed import OPERATORS
+from paring.models.function_library import FunctionLibrary, concrete_functions
 from paring.models.signature import read_meta_graph
 
 _RESTORING = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
@@ -74,7 +75,10 @@ def refuse_operators(
 
 @lru_cache(maxsize=32)
 def _findings_of(folder: Path, all_functions: bool, stamp: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a step asks several times; `stamp` changes with the file."""
+    """Return the findings of a SavedModel, which a step needs several times.
+
+    `stamp` changes with the file.
+    """
     meta_graph = read_meta_graph(folder)
     try:
         return tuple(sorted(set(_Reached(meta_graph).findings(all_functions))))
@@ -94,13 +98,8 @@ class _Reached:
         self._meta = meta_graph
         graph = meta_graph.graph_def
         self._nodes = {node.name: node for node in graph.node}
-        self._functions = {one.signature.name: one for one in graph.library.function}
-        self._gradients = {one.function_name: one.gradient_func for one in graph.library.gradient}
-        # The runtime may put another implementation in a function's place.
-        self._alternatives: dict[bytes, list[str]] = {}
-        for name, one in self._functions.items():
-            if "api_implements" in one.attr:
-                self._alternatives.setdefault(one.attr["api_implements"].s, []).append(name)
+        self._library = FunctionLibrary(graph)
+        self._functions = self._library.functions
         self._assets = {
             one.tensor_info.name.partition(":")[0]: one.filename
             for one in meta_graph.asset_file_def
@@ -171,42 +170,11 @@ class _Reached:
         """Return the concrete functions behind an object of the object graph."""
         if not isinstance(number, int) or not 0 <= number < len(objects):
             return set()
-        kind = objects[number].WhichOneof("kind")
-        if kind == "function":
-            return set(objects[number].function.concrete_functions)
-        if kind == "bare_concrete_function":
-            return {objects[number].bare_concrete_function.concrete_function_name}
-        return set()
+        return concrete_functions(objects[number])
 
     def _reached_functions(self, nodes: set[str], functions: set[str]) -> set[str]:
-        reached = set(functions)
-        pending = deque(functions)
-
-        def visit(node: Any) -> None:
-            for name in self._called(node):
-                if name not in reached:
-                    reached.add(name)
-                    pending.append(name)
-
-        for node in self._upstream(nodes):
-            visit(node)
-        while pending:
-            name = pending.popleft()
-            function = self._functions.get(name)
-            if function is None:
-                continue
-            others: list[str] = []
-            if "api_implements" in function.attr:
-                others += self._alternatives[function.attr["api_implements"].s]
-            if name in self._gradients:
-                others.append(self._gradients[name])
-            for other in others:
-                if other not in reached:
-                    reached.add(other)
-                    pending.append(other)
-            for node in function.node_def:
-                visit(node)
-        return reached
+        called = {name for node in self._upstream(nodes) for name in self._library.called(node)}
+        return self._library.reached(functions | called)
 
     def _walk(self, nodes: set[str], functions: set[str], more: frozenset[str]) -> Iterator[str]:
         for node in self._upstream(nodes):
@@ -226,17 +194,6 @@ class _Reached:
             for name in self._starts(node.input) - seen:
                 seen.add(name)
                 pending.append(name)
-
-    def _called(self, node: Any) -> Iterator[str]:
-        if node.op in self._functions:
-            yield node.op
-        for value in node.attr.values():
-            kind = value.WhichOneof("value")
-            if kind == "func":
-                yield from _attribute_functions(value.func)
-            elif kind == "list":
-                for one in value.list.func:
-                    yield from _attribute_functions(one)
 
     def _judged(self, node: Any, more: frozenset[str], function: Any) -> Iterator[str]:
         if node.op in _ENGINES:
@@ -322,7 +279,7 @@ class _Reached:
                 (bound if is_asset else open_to_callers).add((name, place))
         for caller in (None, *self._functions.values()):
             for node in self._nodes.values() if caller is None else caller.node_def:
-                for name in self._called(node):
+                for name in self._library.called(node):
                     for place, tensor in enumerate(_data_inputs(node)):
                         calls.setdefault((name, place), []).append((tensor, caller))
         self._asset_arguments = (bound | calls.keys()) - open_to_callers
@@ -356,17 +313,6 @@ def _data_inputs(node: Any) -> list[str]:
 def _is_inside(filename: str) -> bool:
     """Return whether an asset of this name is in the folder `assets`."""
     return bool(filename) and "/" not in filename and filename not in (".", "..")
-
-
-def _attribute_functions(value: Any) -> Iterator[str]:
-    """Yield a function and those among its own attributes."""
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        yield one.name
-        for attribute in one.attr.values():
-            pending += [attribute.func] if attribute.WhichOneof("value") == "func" else []
-            pending += list(attribute.list.func)
 
 
 def _tensor_names(info: Any) -> Iterator[str]:

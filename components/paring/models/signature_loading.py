@@ -8,11 +8,12 @@ the signature calls one. Without them it loads in 2.8 s of CPU time instead of 6
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from paring.errors import first_line
+from paring.models.function_library import FunctionLibrary, concrete_functions
 from paring.models.quiet import quiet_tensorflow
 from paring.models.signature import loading_saved_model, read_meta_graph
 
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _MIN_FUNCTIONS = 16
 # Constants of a frozen graph are not worth copying.
 _MAX_BYTES = 64 << 20
+# The attribute by which a node names a gradient that the model defines.
+_GRADIENT_TYPE = "_gradient_op_type"
 
 
 def load_signatures(folder: Path, options: Any = None, *, whole: bool = False) -> Any:
@@ -83,7 +86,7 @@ def _without_unused_functions(folder: Path) -> bytes | None:
     for name in [name for name in objects.concrete_functions if name not in used]:
         del objects.concrete_functions[name]
     for node in objects.nodes:
-        if not used.issuperset(_functions_of(node)):
+        if not used.issuperset(concrete_functions(node)):
             node.user_object.identifier = "_generic_user_object"
             node.user_object.version.producer = node.user_object.version.min_consumer = 1
     aliases = small.meta_info_def.function_aliases
@@ -98,41 +101,22 @@ def _without_unused_functions(folder: Path) -> bytes | None:
 
 def _used_functions(meta_graph: Any) -> set[str]:
     """Return the names of the functions that the signatures and the loading call."""
-    library, objects = meta_graph.graph_def.library, meta_graph.object_graph_def
-    functions = {function.signature.name: function for function in library.function}
-    gradients = {
-        entry.registered_op_type: entry.gradient_func for entry in library.registered_gradients
+    library = FunctionLibrary(meta_graph.graph_def)
+    own_gradients = {
+        entry.registered_op_type.encode(): entry.gradient_func
+        for entry in meta_graph.graph_def.library.registered_gradients
     }
-    own_gradients = {entry.function_name: entry.gradient_func for entry in library.gradient}
-    waiting = [*_called(meta_graph.graph_def.node, functions, gradients)]
-    for node in _loading_nodes(objects):
-        waiting += _functions_of(node)
-    used: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in used or name not in functions:
-            continue
-        used.add(name)
-        waiting += _called(functions[name].node_def, functions, gradients)
-        if name in own_gradients:
-            waiting.append(own_gradients[name])
+    starts = {name for node in meta_graph.graph_def.node for name in library.called(node)}
+    for node in _loading_nodes(meta_graph.object_graph_def):
+        starts |= concrete_functions(node)
+    used = set[str]()
+    while not starts <= used:
+        used |= library.reached(starts)
+        bodies = (library.functions[name].node_def for name in used & library.functions.keys())
+        nodes = (node for body in bodies for node in body if _GRADIENT_TYPE in node.attr)
+        types = {node.attr[_GRADIENT_TYPE].s for node in nodes}
+        starts = {own_gradients[kind] for kind in types & own_gradients.keys()}
     return used
-
-
-def _called(
-    nodes: Iterable[Any], functions: dict[str, Any], gradients: dict[str, str]
-) -> Iterator[str]:
-    """Yield the names of the functions that NodeDefs refer to."""
-    for node in nodes:
-        if node.op in functions:
-            yield node.op
-        for key, value in node.attr.items():
-            if value.HasField("func"):
-                yield value.func.name
-            for function in value.list.func:
-                yield function.name
-            if key == "_gradient_op_type" and value.s.decode() in gradients:
-                yield gradients[value.s.decode()]
 
 
 def _loading_nodes(objects: Any) -> Iterator[Any]:
@@ -148,13 +132,3 @@ def _loading_nodes(objects: Any) -> Iterator[Any]:
         for saveable in node.saveable_objects.values():
             yield objects.nodes[saveable.save_function]
             yield objects.nodes[saveable.restore_function]
-
-
-def _functions_of(node: Any) -> list[str]:
-    """Return the names of the concrete functions that an object holds."""
-    kind = node.WhichOneof("kind")
-    if kind == "function":
-        return list(node.function.concrete_functions)
-    if kind == "bare_concrete_function":
-        return [node.bare_concrete_function.concrete_function_name]
-    return []
