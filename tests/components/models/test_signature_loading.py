@@ -91,18 +91,6 @@ def test_only_a_whole_load_has_the_functions_that_no_signature_calls(tmp_path: P
         load_signatures(tmp_path).others[3](values)
 
 
-def test_other_implementations_of_a_layer_stay(tmp_path: Path) -> None:
-    """TensorFlow takes the one for the device when it runs the signature."""
-    layered(tmp_path)
-    names = []
-    for whole in (True, False):
-        loaded = load_signatures(tmp_path, whole=whole)
-        library = loaded.signatures["serving_default"].graph.as_graph_def().library
-        del loaded
-        names.append({one.attr["api_implements"].s for one in library.function} - {b""})
-    assert names[0] == names[1] != set()
-
-
 def test_a_model_with_assets_keeps_their_paths(tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocabulary.txt"
     vocabulary.write_text("red\ngreen\n")
