@@ -20,6 +20,16 @@ _AROUND = re.compile(
 )
 
 
+def message(what: str, received: str, remedy: str) -> str:
+    """Return the text of an error, a line for each part that is not empty."""
+    parts = [what]
+    if received:
+        parts.append(f"received: {received}")
+    if remedy:
+        parts.append(f"to fix it: {remedy}")
+    return "\n  ".join(parts)
+
+
 class ParingError(Exception):
     """Base of all expected errors.
 
@@ -38,12 +48,7 @@ class ParingError(Exception):
         super().__init__(self._told())
 
     def _told(self) -> str:
-        parts = [self.what]
-        if self.received:
-            parts.append(f"received: {self.received}")
-        if self.remedy:
-            parts.append(f"to fix it: {self.remedy}")
-        return "\n  ".join(parts)
+        return message(self.what, self.received, self.remedy)
 
     def rename(self, old: str, new: str) -> None:
         """Replace `old` in the message by `new`, such as the path of a staged output."""

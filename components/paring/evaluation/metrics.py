@@ -8,14 +8,12 @@ of the labels. The score of a user's own function drops in its own unit.
 import importlib.util
 import math
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from paring.artifacts import content_digest
 from paring.errors import ParameterError, nearest
+from paring.system.user_modules import working_directory_first
 
 NAMES = ("auto", "top_1", "top_k", "auc", "mae", "rmse", "token_accuracy")
 """Metrics that a user can request, besides MODULE:FUNCTION."""
@@ -65,19 +63,6 @@ def check_name(name: str) -> None:
         f"metric: there is no metric {name!r}",
         remedy=f"{nearest(name, NAMES)}; or MODULE:FUNCTION for one of your own",
     )
-
-
-@contextmanager
-def working_directory_first() -> Iterator[None]:
-    """Import modules of the working directory before all others."""
-    here = str(Path.cwd())
-    # In front, as `python -m` has it; taken out again, since other modules than
-    # the user's own are none of its business.
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def function_digest(name: str) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from paring.errors import message
+
 _WRAPPERS = re.compile(
     r"^(?:[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ "  # glog, of the launcher
     r'|time="[^"]*" level=|\{"time":"[^"]*","level":"[A-Z]+'  # logrus and slog, of Argo
@@ -38,12 +40,7 @@ class LoggedError:
     ours: bool = True
 
     def __str__(self) -> str:
-        parts = [self.what]
-        if self.received:
-            parts.append(f"received: {self.received}")
-        if self.remedy:
-            parts.append(f"to fix it: {self.remedy}")
-        return "\n  ".join(parts)
+        return message(self.what, self.received, self.remedy)
 
 
 def find_error(log: str) -> LoggedError | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ParameterError
-from paring.evaluation.metrics import working_directory_first
+from paring.system.user_modules import working_directory_first
 
 Function = Callable[[Any, Any], Any]
 

@@ -2,11 +2,8 @@
 
 import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from paring.data.examples import Split
 from paring.errors import ParameterError, UnsupportedError, first_line, nearest
 from paring.models.signature import TensorSpec
 from paring.models.trust import embedded_code
+from paring.system.user_modules import working_directory_first
 from paring.training.distillation.families import FAMILIES, features
 from paring.training.feeding import Rows
 from paring.training.losses import last_activation
@@ -169,7 +167,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
     """Return the checked model of the user's function, with the wanted activation at its end."""
     function = _user_function(name)
     try:
-        with _working_directory_importable():
+        with working_directory_first():
             made = function(wanted.input.shape[1:], wanted.units)
     except Exception as error:
         # It is the user's own code; anything may come out of it.
@@ -206,7 +204,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
 def _user_function(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     try:
-        with _working_directory_importable():
+        with working_directory_first():
             module = importlib.import_module(module_name)
     except Exception as error:
         # Importing runs the user's module, and anything may come out of that.
@@ -224,17 +222,6 @@ def _user_function(name: str) -> Callable[..., Any]:
         )
     found: Callable[..., Any] = function
     return found
-
-
-@contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    # A command that was installed does not look for modules there.
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
