@@ -22,6 +22,9 @@ Incident = Callable[[Pod], None]
 VANISHED = 2
 """Retries of a pod that vanished with its machine, by Argo as Kubeflow ships it."""
 
+# Less than any step takes, and more than the command takes before it begins with one.
+_BUSY_SECONDS = 2.0
+
 
 @dataclass
 class Attempt:
@@ -178,18 +181,24 @@ def _output_folder(task: Task) -> Path:
 
 
 def at_work(made: Pod) -> list[int]:
-    """Wait until a pod's step has computed for some seconds, and return its processes."""
+    """Wait until a pod's step has computed for some time; return its container's processes.
+
+    The step computes in a child of the container's first process.
+    """
     identity = made["metadata"]["uid"]
 
     def working() -> list[int]:
-        processes = []
+        containers: dict[str, list[int]] = {}
+        busy = set()
         for process in Path("/proc").glob("[0-9]*"):
             # Others end at any time.
             with suppress(OSError):
-                inside = identity in (process / "cgroup").read_text()
-                if inside and _cpu_seconds(process) > 4:
-                    processes.append(int(process.name))
-        return processes
+                container = (process / "cgroup").read_text()
+                if identity in container:
+                    containers.setdefault(container, []).append(int(process.name))
+                    if _cpu_seconds(process) > _BUSY_SECONDS:
+                        busy.add(container)
+        return [process for container in busy for process in containers[container]]
 
     processes: list[int] = wait(f"{made['metadata']['name']} to be at work", working, 120)
     return processes
@@ -201,6 +210,6 @@ def _cpu_seconds(process: Path) -> float:
 
 
 def kill_process(made: Pod) -> None:
-    """Kill the processes of a pod's step, as the kernel does when memory runs out."""
+    """Kill all processes of a pod's container, as the kernel does when memory runs out."""
     for process in at_work(made):
         os.kill(process, signal.SIGKILL)
