@@ -21,7 +21,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check format golden gpu-test memory-table images lock clean
+.PHONY: help setup demo test test-cluster check format golden gpu-test memory-table images lock site clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -43,6 +43,7 @@ $(UV_STAMP): $(UV_LOCK)
 $(STAMP): $(UV_STAMP) $(LOCK) pyproject.toml
 	$(UV) pip sync --python $(BIN)/python --require-hashes --compile-bytecode $(LOCK) $(UV_LOCK)
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q components/paring pipelines/paring_pipelines
 	touch $@
 
 ## demo    train a model on real digits, optimize it, and report in out/demo
@@ -59,13 +60,18 @@ test-cluster: $(STAMP)
 	tests/cluster/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/paring-tests"
 	$(BIN)/pytest -m cluster -n 0 tests/cluster $(PYTEST_FLAGS)
 
-## check   formatting, lint, types, import direction and wording
+## site    the documentation with the API reference, in out/site
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+## check   formatting, lint, types, import direction, wording and documentation
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.docs.wording
+	$(MAKE) --no-print-directory site
 
 ## format  rewrite the code the way `check` wants it
 format: $(STAMP)
@@ -75,7 +81,6 @@ format: $(STAMP)
 ## golden  write what is compiled and committed: packages, resources and components
 golden: $(STAMP)
 	$(BIN)/paring compile --image paring:golden --out tests/golden/optimize.yaml
-	$(BIN)/paring compile --runtime k8s/runtime.toml --out tests/golden/optimize-cpu-server.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target gpu --out tests/golden/optimize-gke-gpu.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --resources kubeflow --out k8s/gitops/pipeline.yaml
 	$(BIN)/paring components --out components/yaml

@@ -52,10 +52,10 @@ def main() -> int:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(given.repeats):
         for name in list(sides) if repeat % 2 == 0 else list(sides)[::-1]:
-            took, found = measured(work, sides[name])
+            took, answer = measured(work, sides[name])
             seconds[name].append(took)
-            rates[name].append(sum(rate for rate, _ in found))
-            costs[name].append(1000 * statistics.fmean(cost for _, cost in found))
+            rates[name].append(sum(rate for rate, _ in answer))
+            costs[name].append(1000 * statistics.fmean(cost for _, cost in answer))
             print(
                 f"{name:<12} {rates[name][-1]:7.1f} examples/s  {costs[name][-1]:5.2f} ms of a"
                 f" processor each  {took:6.1f} s in all",
@@ -134,7 +134,7 @@ def measured(work: Path, beam_options: str) -> tuple[float, list[tuple[float, fl
 def rate_and_cost(file: Path) -> tuple[float, float]:
     """Examples a second, and processor seconds an example, after a process's first batch."""
     # The second of each two calls ends a batch. The first batch compiles.
-    ends = [[float(one) for one in line.split()] for line in file.read_text().splitlines()][1::2]
+    ends = [[float(part) for part in line.split()] for line in file.read_text().splitlines()][1::2]
     examples = (len(ends) - 1) * BATCH
     wall, processor = (last - first for first, last in zip(ends[0], ends[-1], strict=True))
     return examples / wall, processor / examples
@@ -142,8 +142,8 @@ def rate_and_cost(file: Path) -> tuple[float, float]:
 
 def ratio_of(figures: dict[str, list[float]]) -> float:
     """The median with several processes over that with one."""
-    one, several = (statistics.median(found) for found in figures.values())
-    return several / one
+    item, several = (statistics.median(figure) for figure in figures.values())
+    return several / item
 
 
 if __name__ == "__main__":

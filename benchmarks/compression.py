@@ -25,8 +25,8 @@ from paring.execution import environment
 from paring.selection.candidates import CandidateRow
 from paring.system import hardware
 from paring_pipelines import demo
-from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.runners import session
 
 RECIPES = Path(__file__).with_name("compression.toml")
@@ -57,19 +57,21 @@ def main() -> int:
     parser.add_argument("--data", choices=list(DATA), action="append")
     parser.add_argument("--work", type=Path, default=Path("out/compression"))
     given = parser.parse_args()
-    found = {}
+    answer = {}
     for name in given.data or DATA:
         folder = given.work / name
         model, examples = folder / "model", folder / "examples.npz"
         if not model.exists():
             folder.mkdir(parents=True, exist_ok=True)
             DATA[name](model, examples)
-        outcome = session.run(model, examples, load_recipes(RECIPES), Settings(), folder / "out")
-        found[name] = [measured(row, folder / "out") for row in outcome.selection.candidates]
-        show(name, found[name])
-    result = {"rows": found, "machine": hardware.describe(), "versions": environment()}
+        outcome = session.run(
+            model, examples, recipes=load_recipes(RECIPES), settings=Settings(), out=folder / "out"
+        )
+        answer[name] = [measured(row, folder / "out") for row in outcome.selection.candidates]
+        show(name, answer[name])
+    result = {"rows": answer, "machine": hardware.describe(), "versions": environment()}
     (given.work / "compression.json").write_text(json.dumps(result, indent=2) + "\n")
-    return int(not all(any(map(reaches, rows)) for rows in found.values()))
+    return int(not all(any(map(reaches, rows)) for rows in answer.values()))
 
 
 def measured(row: CandidateRow, out: Path) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def cost(candidate: Path, out: Path) -> tuple[int, int] | tuple[None, None]:
     if record["type"] == "TFLiteModel":
         digest = record["lineage"]["inputs"]["model"]["digest"]
         models = (file.parent for file in out.glob("pipeline/artifacts/*/*/*/Format-Keras"))
-        path = next(one for one in models if content_digest(one) == digest)
+        path = next(model for model in models if content_digest(model) == digest)
     return keras_cost(load_keras(Model(path)))
 
 

@@ -147,7 +147,11 @@ def time_it(source: Path, candidate: Path, data: Data) -> dict[str, Any]:
         np.savez(Path(folder) / "inputs.npz", **{"0": data.x_eval[:16, np.newaxis]})
         spec = Spec(
             "solo",
-            *(str(source), str(candidate), str(Path(folder) / "inputs.npz"), [INPUT], folder),
+            source=str(source),
+            candidate=str(candidate),
+            inputs=str(Path(folder) / "inputs.npz"),
+            names=[INPUT],
+            folder=folder,
             threads=tf.config.threading.get_intra_op_parallelism_threads() or 2,
         )
         solo = measure(spec, timeout_seconds=600)
@@ -163,7 +167,7 @@ def time_it(source: Path, candidate: Path, data: Data) -> dict[str, Any]:
 
 def main() -> None:
     """Make, judge and time all candidates; print what came of them."""
-    source, examples, out = (Path(one) for one in sys.argv[1:])
+    source, examples, out = (Path(item) for item in sys.argv[1:])
     data = Data(examples)
     tf_keras.utils.set_random_seed(0)
     pruned, quantized = out / "pruned", out / "quantized"
@@ -183,10 +187,10 @@ def main() -> None:
     expected = classes(source, data)
     measuring = 0.0
     for name, path in candidates.items():
-        found = classes(path, data)
+        result = classes(path, data)
         figures = {
-            "accuracy": float((found == data.y_eval).mean()),
-            "agreement": float((found == expected).mean()),
+            "accuracy": float((result == data.y_eval).mean()),
+            "agreement": float((result == expected).mean()),
         }
         start = time.perf_counter()
         figures |= time_it(source, path, data)

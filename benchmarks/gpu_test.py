@@ -34,25 +34,25 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the installed versions of `PACKAGES`."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            result[name] = "absent"
+    return result
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
     """Each test in pytest's JUnit file: name, outcome, seconds, reason and figures."""
     tests = []
     for case in ElementTree.parse(file).getroot().iter("testcase"):
-        ends = {one.tag: one for one in case}
+        ends = {item.tag: item for item in case}
         end = next((tag for tag in ("failure", "error", "skipped") if tag in ends), "passed")
         figures = [
-            json.loads(one.get("value", "null"))
-            for one in case.iter("property")
-            if one.get("name") == "figures"
+            json.loads(item.get("value", "null"))
+            for item in case.iter("property")
+            if item.get("name") == "figures"
         ]
         tests.append(
             {

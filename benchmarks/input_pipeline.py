@@ -115,7 +115,7 @@ def compare_feeds(
             time.sleep(emulated_ms / 1e3)
 
     def as_read() -> Iterator[Any]:
-        return (labelled_at(model, split, one) for one in shuffled_rows(rows, BATCH, seed=0))
+        return (labelled_at(model, split, item) for item in shuffled_rows(rows, BATCH, seed=0))
 
     specs = tf.nest.map_structure(
         lambda array: tf.TensorSpec(array.shape, array.dtype), next(as_read())
@@ -127,18 +127,18 @@ def compare_feeds(
         "one thread": lambda: tf.data.Dataset.from_generator(
             as_read, output_signature=specs
         ).prefetch(tf.data.AUTOTUNE),
-        "parallel": lambda: shuffled_batches(model, split, rows, BATCH, seed=0),
-        "any order": lambda: shuffled_batches(model, split, rows, BATCH, seed=0).with_options(
-            relaxed
-        ),
+        "parallel": lambda: shuffled_batches(model, split, rows, batch_size=BATCH, seed=0),
+        "any order": lambda: shuffled_batches(
+            model, split, rows, batch_size=BATCH, seed=0
+        ).with_options(relaxed),
     }
-    found: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    result: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, batches in sides.items():
-            found[side].append(run(step, iter(batches()), steps))
+            result[side].append(run(step, iter(batches()), steps))
     print(f"\n{title}, batches of {BATCH}")
-    for side, pairs in found.items():
-        whole = statistics.median(one for one, _ in pairs)
+    for side, pairs in result.items():
+        whole = statistics.median(item for item, _ in pairs)
         waited = statistics.median(wait for _, wait in pairs)
         print(
             f"  {side:<11} {whole:8.2f} ms a step, {waited:6.2f} ms of it waiting"
@@ -179,26 +179,26 @@ def compare_readers(
             files, shape, dtype, count_records(files), scratch
         ),
         "side by side": lambda scratch: read_records(
-            files, scratch / "no spec", inputs, labels, scratch
+            files, scratch / "no spec", inputs=inputs, labels=labels, scratch=scratch
         ),
     }
-    found: dict[str, list[float]] = {side: [] for side in sides}
+    result: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(repeats + 1):
         for side, read in sides.items():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 start = time.perf_counter()
                 columns = read(Path(scratch))
-                found[side].append(time.perf_counter() - start)
+                result[side].append(time.perf_counter() - start)
                 if not np.array_equal(columns["label"], np.arange(FILES * RECORDS) % 10):
                     raise SystemExit(f"{side}: the rows are out of order")
     megabytes = columns["image"].nbytes / 2**20
     print(f"\n{kind}{', gzip' if packed else ''}, {FILES} files of {RECORDS}, {megabytes:.0f} MiB")
     # The first turn is to warm up.
-    medians = {side: statistics.median(seconds[1:]) for side, seconds in found.items()}
+    medians = {side: statistics.median(seconds[1:]) for side, seconds in result.items()}
     for side, seconds in medians.items():
         print(
             f"  {side:<15} {seconds:6.3f} s, {megabytes / seconds:6.0f} MiB/s"
-            f" ({', '.join(f'{one:.2f}' for one in found[side][1:])})"
+            f" ({', '.join(f'{item:.2f}' for item in result[side][1:])})"
         )
     print(f"  serial / side by side: {medians['serial'] / medians['side by side']:.2f}")
 

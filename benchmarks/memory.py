@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +89,7 @@ ROWS = (
         "build_tensorrt",
         {"model": "export_onnx int8"},
         "engine",
-        "--flavour rtx --compute-capability 8.9",
+        "--product rtx --compute-capability 8.9",
     ),
     Row("optimize_savedmodel", _BOTH, "optimized", _SHORT_TIMING),
     Row("split_model", _BOTH, "split", "--device-type CPU"),
@@ -154,8 +155,8 @@ def main() -> int:
                 continue
             peak, reason = measure(row, folder, given.work / f"images-{given.images}.npz")
             failed = failed or bool(reason)
-            told = f"{peak / 1e9:.2f} GB" if peak else "-"
-            print(f"{network}  {row.name:<34} {told}  {reason}", flush=True)
+            result = f"{peak / 1e9:.2f} GB" if peak else "-"
+            print(f"{network}  {row.name:<34} {result}  {reason}", flush=True)
             known[row.name] = peak
             document = {
                 "peak_bytes": known,
@@ -172,8 +173,8 @@ def peaks(work: Path, network: str) -> dict[str, int | None]:
     file = work / network / "memory.json"
     if not file.is_file():
         return {}
-    found: dict[str, int | None] = json.loads(file.read_text())["peak_bytes"]
-    return found
+    result: dict[str, int | None] = json.loads(file.read_text())["peak_bytes"]
+    return result
 
 
 def table(work: Path) -> str:
@@ -227,7 +228,8 @@ def measure(row: Row, folder: Path, images: Path) -> tuple[int | None, str]:
 def watch(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> tuple[int, int]:
     """Wait for a child; the most that it and its children had resident at once, in bytes.
 
-    Looked at ten times a second. Of the child itself the kernel remembers the peak.
+    Looked at ten times a second. Of the child itself the kernel remembers the peak. Files that
+    are mapped, the same libraries in each process, are counted for the process that maps most.
 
     Returns:
         The peak, and the exit code.
@@ -239,13 +241,13 @@ def watch(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> tuple[int
         if number:
             child.returncode = os.waitstatus_to_exitcode(status)
             return max(peak, used.ru_maxrss << 10), child.returncode
-        resident = 0
-        for one in (process, *process.children(recursive=True)):
-            try:
-                resident += one.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        peak = max(peak, resident)
+        own, mapped = 0, 0
+        for item in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                memory = item.memory_info()
+                own += memory.rss - memory.shared
+                mapped = max(mapped, memory.shared)
+        peak = max(peak, own + mapped)
         time.sleep(_LOOK_SECONDS)
 
 

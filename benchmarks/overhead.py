@@ -1,10 +1,12 @@
 """Overhead of the pipeline: `paring run` against the same work by direct library calls.
 
-    python benchmarks/overhead.py [--repeats N] [--work DIR]
+    python benchmarks/overhead.py [--repeats N] [--jobs N] [--work DIR]
 
 Each repeat runs both sides in fresh processes, one after the other, and swaps which
-goes first; the ratio is that of the medians. Then the run is repeated on unchanged
-input, which takes all of it from the cache. Figures are also written as JSON.
+goes first; the ratio is that of the medians. The direct calls follow one another, and the
+run works on `--jobs` nodes at the same time, on its default number if not given. Then the run
+is repeated on unchanged input, which takes all of it from the cache. Figures are also
+written as JSON.
 """
 
 import argparse
@@ -21,8 +23,8 @@ from paring.execution import environment
 from paring.system import hardware
 from paring_pipelines.demo import train_digits_model, write_digits_examples
 
-LIMIT = 1.10
-CACHED_LIMIT_SECONDS = 2.0
+LIMIT = 1.05
+CACHED_LIMIT_SECONDS = 4.0
 
 MEASURING = re.compile(r"(?:benchmark-\S+|measuring) +([\d.]+) s")
 """What both sides say of the time that their measurements took."""
@@ -32,6 +34,7 @@ def main() -> int:
     """Run both sides and print the ratio; 1 if it is over the limit."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("out/overhead"))
     given = parser.parse_args()
     model, examples = given.work / "digits", given.work / "digits.npz"
@@ -41,6 +44,7 @@ def main() -> int:
     paring_out, direct_out = given.work / "paring", given.work / "direct"
     run = [sys.executable, "-m", "paring_pipelines.cli.main", "run"]
     run += ["--model", str(model), "--examples", str(examples), "--out", str(paring_out)]
+    run += ["--jobs", str(given.jobs)]
     direct = [sys.executable, str(Path(__file__).with_name("direct.py"))]
     direct += [str(model), str(examples), str(direct_out)]
     sides = {"paring run": (run, paring_out), "direct calls": (direct, direct_out)}
@@ -60,7 +64,7 @@ def main() -> int:
     cached = cached_seconds(run)
     print(f"ratio          {ratio:7.3f}    limit {LIMIT}")
     print(f"not measuring  {other:7.3f}    the same without the time to measure")
-    print(f"cached again   {cached:7.2f} s  without imports, limit {CACHED_LIMIT_SECONDS:g}")
+    print(f"cached again   {cached:7.2f} s  limit {CACHED_LIMIT_SECONDS:g}")
     result = {
         "seconds": seconds,
         "ratio": ratio,
@@ -86,12 +90,11 @@ def timed(command: list[str]) -> tuple[float, str]:
 
 
 def cached_seconds(run: list[str]) -> float:
-    """Return the seconds that a fully cached run reports, without loading libraries."""
-    _, shown = timed(run)
-    found = re.search(r"took +([\d.]+) s, ([\d.]+) s of it to load", shown)
-    if "nodes were cached" not in shown or found is None:
+    """Return the seconds of wall time of a fully cached run."""
+    seconds, shown = timed(run)
+    if "nodes were cached" not in shown:
         raise RuntimeError(f"the second run was not taken from the cache:\n{shown}")
-    return float(found[1]) - float(found[2])
+    return seconds
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from paring.artifacts import Examples
 from paring.converters.tflite.calibration import calibration_calls
 from paring.converters.tflite.conversion import Calls, convert
 from paring.data.examples import open_split
-from paring.models.signature import SERVING_KEY, read_signature
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY
 
 KINDS: dict[str, Callable[[], Any]] = {
     "dynamic": recipe.dynamic_wi8_afp32,
@@ -52,13 +53,13 @@ def main() -> int:
 
 def compare(name: str, model: Path, examples: Path) -> None:
     """Print both quantizers' figures on one model."""
-    signature = read_signature(model)
+    signature = SavedModel(model).signature()
     calls = calibration_calls(
-        open_split(Examples(examples), "train", signature), signature, CALIBRATED_ON, 0
+        open_split(Examples(examples), "train", signature), signature, size=CALIBRATED_ON, seed=0
     )
     held_out = open_split(Examples(examples), "eval", signature)
     images, labels = next(iter(held_out.features.values())), held_out.labels
-    whole = convert(model, "none", None).content
+    whole = convert(SavedModel(model), "none", None).content
     reference = scores(whole, images)
     columns = ("accuracy", "agreement", "rms", "KB", "gzip KB", "seconds", "time")
     print(f"\n{name:<28}" + "".join(f"{column:>11}" for column in columns))
@@ -72,11 +73,11 @@ def compare(name: str, model: Path, examples: Path) -> None:
             start = time.perf_counter()
             files[maker] = quantize()
             seconds = time.perf_counter() - start
-            found = scores(files[maker], images)
+            result = scores(files[maker], images)
             cells = (
-                f"{np.mean(found.argmax(1) == labels):.2%}",
-                f"{np.mean(found.argmax(1) == reference.argmax(1)):.2%}",
-                f"{np.sqrt(np.mean(np.square(found - reference))):.4f}",
+                f"{np.mean(result.argmax(1) == labels):.2%}",
+                f"{np.mean(result.argmax(1) == reference.argmax(1)):.2%}",
+                f"{np.sqrt(np.mean(np.square(result - reference))):.4f}",
                 f"{len(files[maker]) / 1000:.1f}",
                 f"{len(gzip.compress(files[maker])) / 1000:.1f}",
                 f"{seconds:.1f}",
@@ -87,18 +88,18 @@ def compare(name: str, model: Path, examples: Path) -> None:
 
 def by_tensorflow(model: Path, kind: Any, calls: Calls) -> bytes:
     """The file that the step convert_tflite makes."""
-    return convert(model, kind, None if kind == "dynamic" else calls).content
+    return convert(SavedModel(model), kind, None if kind == "dynamic" else calls).content
 
 
 def by_ai_edge(whole: bytes, wanted: Any, calls: Calls) -> bytes:
     """Quantize the float file by ai-edge-quantizer, with inputs and outputs in float."""
     worker = quantizer.Quantizer(bytearray(whole), wanted)
-    found = None
+    result = None
     if worker.need_calibration:
         for operator in ("INPUT", "OUTPUT"):
             worker.update_quantization_recipe(".*", operator, algorithm_key="no_quantize")
-        found = worker.calibrate({SERVING_KEY: list(calls())})
-    return bytes(worker.quantize(found).quantized_model)
+        result = worker.calibrate({SERVING_KEY: list(calls())})
+    return bytes(worker.quantize(result).quantized_model)
 
 
 def scores(content: bytes, images: NDArray[Any]) -> NDArray[Any]:
@@ -116,8 +117,8 @@ def each(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def time_ratio(content: bytes, other: bytes, image: NDArray[Any]) -> float:
     """The median time of a call of `content` over that of `other`, in turns."""
     sides = []
-    for one in (content, other):
-        interpreter = Interpreter(model_content=one, num_threads=2)
+    for item in (content, other):
+        interpreter = Interpreter(model_content=item, num_threads=2)
         interpreter.allocate_tensors()
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
         sides.append(interpreter)

@@ -27,10 +27,11 @@ from sklearn.datasets import load_sample_images
 
 from paring.artifacts import EvaluationMetrics
 from paring.catalog import find
-from paring.converters.savedmodel.serving_forms import Form, Forms
+from paring.converters.savedmodel.serving_forms import GraphVariant, GraphVariants
 from paring.errors import ParingError
 from paring.execution import Call, environment, execute
 from paring.models.quiet import quiet_tensorflow
+from paring.models.saved_model import SavedModel
 from paring.system import hardware
 
 SIZE = 224
@@ -51,10 +52,13 @@ _MAX_DISAGREEMENT = 0.1
 Link = tuple[str, Mapping[str, object]]
 
 # How much int8 may change a score is left to the accuracy gate.
-_ONNX_INT8 = {"precision": "int8", "int8_for": "onnxruntime", "max_difference": 1.0}
+_ONNX_INT8 = {"precision": "int8", "int8_runtime": "onnxruntime", "max_difference": 1.0}
 
 # Forms of the SavedModel that `optimize_savedmodel` tries, whether or not they help.
-FORMS = {"savedmodel-xla": Form(compiled=True), "savedmodel-bfloat16": Form("bfloat16")}
+FORMS = {
+    "savedmodel-xla": GraphVariant(compiled=True),
+    "savedmodel-bfloat16": GraphVariant("bfloat16"),
+}
 
 CANDIDATES: dict[str, list[Link]] = {
     # Its trials are printed.
@@ -98,7 +102,7 @@ def main() -> int:
         judge(folder, made, examples)
         for batch_size in given.batch_size or BATCH_SIZES:
             title = f"{name}, batch {batch_size}"
-            chosen = {one: made[one] for one in ("source", *(given.candidate or names))}
+            chosen = {item: made[item] for item in ("source", *(given.candidate or names))}
             tables[title] = measure(folder, chosen, examples, batch_size)
             show(title, tables[title])
     result = {"tables": tables, "machine": hardware.describe(), "versions": environment()}
@@ -185,14 +189,16 @@ def candidates(folder: Path, examples: Path) -> dict[str, Path | str]:
     return made
 
 
-def write_form(network: Path, form: Form, out: Path) -> None:
+def write_form(network: Path, form: GraphVariant, out: Path) -> None:
     """Write a SavedModel in another form, and import it."""
     quiet_tensorflow()
     from paring.graphs.graph import load_function
 
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "written"
-        Forms(load_function(network), variables="frozen", fixed_batch=0).build(form, written)
+        GraphVariants(load_function(SavedModel(network)), variables="frozen", fixed_batch=0).build(
+            form, written
+        )
         run("import_model", {"original": written}, out)
 
 
@@ -230,7 +236,7 @@ def measure(
             if trials.is_file():
                 notes[name] = "; ".join(map(tried, json.loads(trials.read_text())))
             print(f"measured {name}", flush=True)
-        outputs = {one: Path(scratch) / one for one in ("selection", "selected")}
+        outputs = {item: Path(scratch) / item for item in ("selection", "selected")}
         execute(find("select"), Call(inputs, outputs, {"max_accuracy_drop": _MAX_DISAGREEMENT}))
         selection = json.loads((outputs["selection"] / "selection.json").read_text())
     return {
@@ -246,25 +252,25 @@ def tried(trial: Mapping[str, Any]) -> str:
     ratio = trial["speedup"]
     if ratio is None:
         return f"{trial['tried']}: {trial['reason']}"
-    found = f"{ratio['estimate']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-    return f"{trial['tried']} {found}"
+    result = f"{ratio['estimate']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"{trial['tried']} {result}"
 
 
 def run(
     step: str, inputs: Mapping[str, Path], out: Path, parameters: Mapping[str, object] | None = None
 ) -> Any:
     """Run a step with one output, with those of `inputs` that it takes."""
-    found = find(step)
-    taken = {name: path for name, path in inputs.items() if name in found.inputs}
-    (output,) = found.outputs
-    return execute(found, Call(taken, {output: out}, dict(parameters or {})))[output]
+    result = find(step)
+    taken = {name: path for name, path in inputs.items() if name in result.inputs}
+    (output,) = result.outputs
+    return execute(result, Call(taken, {output: out}, dict(parameters or {})))[output]
 
 
 def show(title: str, table: Mapping[str, Any]) -> None:
     """Print the rows, the fastest first, as a Markdown table."""
     print(f"\n{title}; selected: {table['selected']}\n")
     print("| | p50 | Faster | Peak memory | Size | Same class |\n" + "| --- " * 6 + "|")
-    for row in sorted(table["rows"], key=lambda one: -one["speedup"]):
+    for row in sorted(table["rows"], key=lambda item: -item["speedup"]):
         print(
             f"| {row['name']} | {row['p50_ms']:.2f} ms | {row['speedup']:.2f}"
             f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"

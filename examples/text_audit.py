@@ -160,18 +160,18 @@ def improve(sizes: Sizes, ids: Any, out: Path) -> list[Stage]:
     while True:
         model = export(sizes, fixes, out / f"model-{len(fixes)}")
         content = profiled(model, out / f"profile-{len(fixes)}")
-        found = content["findings"]
+        result = content["findings"]
         difference = float(np.abs(answers(model, ids) - wanted).max())
         if "dropout_in_serving" in fixes and difference > TOLERANCE:
             raise RuntimeError(f"the fix of {fixes[-1]} changes the scores by {difference:g}")
-        left = tuple(one["rule"] for one in found)
+        left = tuple(item["rule"] for item in result)
         operators = sum(content["operators"].values())
         stages.append(Stage(model, fixes, left, operators, difference))
-        if not found:
+        if not result:
             return stages
         if left[0] in fixes:
             raise RuntimeError(f"{left[0]} is still found after its fix")
-        show(found[0])
+        show(result[0])
         fixes = (*fixes, left[0])
 
 
@@ -185,10 +185,10 @@ def timed(stage: Stage, first: Stage, examples: Path, **timing: Any) -> Benchmar
     return made
 
 
-def show(found: Mapping[str, str]) -> None:
+def show(result: Mapping[str, str]) -> None:
     """Print a finding."""
-    print(f"{found['severity']:<6} {found['rule']} at {found['place']}")
-    print(f"       {found['cost']}\n       {found['fix']}")
+    print(f"{result['severity']:<6} {result['rule']} at {result['place']}")
+    print(f"       {result['cost']}\n       {result['fix']}")
 
 
 def main() -> None:
@@ -207,11 +207,11 @@ def main() -> None:
         f" {'load ms':>7}  times as fast"
     )
     for stage in stages:
-        one = timed(stage, stages[0], examples, rounds=4, min_seconds=2.0)
+        item = timed(stage, stages[0], examples, rounds=4, min_seconds=2.0)
         print(
             f"{stage.fixes[-1] if stage.fixes else '-':<20} {len(stage.left):4} {stage.operators:9}"
-            f" {stage.difference:10.1e} {one.p50_ms:7.3f} {one.load_ms:7.0f}"
-            f"  {one.speedup:.2f} [{one.speedup_low:.2f}, {one.speedup_high:.2f}]"
+            f" {stage.difference:10.1e} {item.p50_ms:7.3f} {item.load_ms:7.0f}"
+            f"  {item.speedup:.2f} [{item.speedup_low:.2f}, {item.speedup_high:.2f}]"
         )
 
 

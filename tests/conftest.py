@@ -6,8 +6,10 @@ import inspect
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before anything imports TensorFlow, which reads it once.
@@ -47,14 +49,14 @@ def _frames_without_source(context: int = 0) -> list[inspect.FrameInfo]:
     For these it goes through all modules for each frame, and the tests have thousands of
     both. KFP's compiler asks for a method's name by it dozens of times, TensorFlow for frames.
     """
-    found = []
+    result = []
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        one = (frame, code.co_filename, frame.f_lineno, code.co_name, None, None)
-        found.append(inspect.FrameInfo(*one))
+        item = (frame, code.co_filename, frame.f_lineno, code.co_name, None, None)
+        result.append(inspect.FrameInfo(*item))
         frame = frame.f_back
-    return found
+    return result
 
 
 inspect.stack = _frames_without_source
@@ -63,6 +65,53 @@ inspect.stack = _frames_without_source
 def pytest_collection_finish() -> None:
     """Collect garbage less often; see `_GC_THRESHOLDS`."""
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+_LONG_SECONDS = 0.1
+"""Processor time of a full collection of garbage after which its objects are frozen."""
+
+_is_collecting_long = False
+
+
+@contextmanager
+def _timed_collections() -> Iterator[None]:
+    """Note within it whether a full collection of garbage took long."""
+    begin = 0.0
+
+    def note(phase: str, about: dict[str, int]) -> None:
+        nonlocal begin
+        global _is_collecting_long
+        if about["generation"] < 2:
+            return
+        if phase == "start":
+            begin = time.thread_time()
+        else:
+            _is_collecting_long |= time.thread_time() - begin > _LONG_SECONDS
+
+    gc.callbacks.append(note)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(note)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Iterator[object]:
+    with _timed_collections():
+        return (yield)
+
+
+def pytest_runtest_setup() -> None:
+    """Keep what imports and other tests leave behind out of further collections of garbage.
+
+    Steps collect it after each model, dozens of times for one export, a second each time among
+    all that TensorFlow, TFX and their like hold for ever.
+    """
+    global _is_collecting_long
+    if _is_collecting_long:
+        gc.collect()
+        gc.freeze()
+        _is_collecting_long = False
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,10 +13,13 @@ from typing import ClassVar
 _LONGEST = 300
 # OpenVINO's report, whose first lines say that there is one.
 _LACKING = re.compile(r"No conversion rule found for operations: ([^\n]+)")
-# Places in a library's source, and protocol buffers as text.
+# Places in a library's source, protocol buffers as text, and TensorFlow's traceback of where
+# the nodes of a graph were made.
 _AROUND = re.compile(
-    r"^(Exception from |Check '.*' failed at |Traceback |File \"|FrontEnd API failed with"
-    r"|Summary:|[}\]]|[a-z_]+ \{$|(op|input|name|key|device|i|type|s|b|f): [^ ]+$)"
+    r"^(Exception from |Exception encountered when calling |Check '.*' failed at "
+    r"|Traceback |File \"|FrontEnd API failed with"
+    r"|Detected at |Graph execution error|Summary:|[}\]]|[a-z_]+ \{$"
+    r"|(op|input|name|key|device|i|type|s|b|f): [^ ]+$)"
 )
 
 
@@ -140,22 +143,35 @@ class CrashError(StepFailedError):
     """A step whose process was ended by a signal, or without a result."""
 
 
+class ContentionError(StepFailedError):
+    """A step that was ended, for want of memory perhaps, while others ran at the same time."""
+
+
+# Keras puts a line for each layer around the error, the innermost one last, and may set it in bold.
+_IN_LAYER = re.compile(r"^Exception encountered when calling (.+?)\.?$")
+_BOLD = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def first_line(error: Exception) -> str:
     """Return an error in one line: a library's error as its class and its first sentence.
 
     Lines that libraries put around the sentence are left out: locations in their source, and
-    protocol buffers as text. Operators that they list are named.
+    protocol buffers as text. Operators that they list are named, and the layer that Keras called.
     """
     if isinstance(error, ParingError):
         return error.what
-    text = str(error).strip()
+    text = _BOLD.sub("", str(error)).strip()
     lacking = _LACKING.search(text)
     if lacking:
         return f"there is no conversion for the operators {lacking[1].strip()}"
     lines = [line.strip() for line in text.splitlines()]
     said = [line for line in lines if line and not _AROUND.search(line)]
-    line = textwrap.shorten((said or lines or [""])[0], _LONGEST, placeholder=" ...")
-    return f"{type(error).__name__}: {line}"
+    line = (said or lines or [""])[0]
+    called = [result[1] for item in lines if (result := _IN_LAYER.search(item))]
+    if called and said:
+        line = f"{called[-1]}: {line}"
+    line = textwrap.shorten(line, _LONGEST, placeholder=" ...")
+    return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

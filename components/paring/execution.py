@@ -5,7 +5,6 @@ writes each output's record with its lineage, and puts the folders in place by
 renaming, so that a step that fails or is interrupted leaves what was there.
 """
 
-import os
 import platform
 import shutil
 import time
@@ -16,8 +15,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Artifact, Examples, Failure, Servable, content_digest, read_record
+from paring import storage
+from paring.artifacts import (
+    RECORD,
+    Artifact,
+    Examples,
+    Failure,
+    Servable,
+    content_digest,
+    read_record,
+    record_digest,
+)
 from paring.errors import (
+    ArtifactTypeError,
     ExamplesError,
     ModelError,
     OutOfMemoryError,
@@ -57,6 +67,8 @@ class Call:
         tolerate: Record a failure in the outputs instead of raising it, so
             that one candidate that can't be built does not end the others.
         identity: What the caller calls this work, kept in the record.
+        records: Digests of the records of inputs, by path, where they are known.
+        contents: Content digests of inputs from outside, by path, where they are known.
     """
 
     inputs: Mapping[str, Path | Mapping[str, Path]]
@@ -64,6 +76,8 @@ class Call:
     parameters: Mapping[str, object] = field(default_factory=dict)
     tolerate: bool = False
     identity: str = ""
+    records: Mapping[Path, str] = field(default_factory=dict)
+    contents: Mapping[Path, str] = field(default_factory=dict)
 
 
 def execute(step: Step, call: Call) -> dict[str, Artifact]:
@@ -98,6 +112,7 @@ def execute(step: Step, call: Call) -> dict[str, Artifact]:
             output=name,
             outcome=failure.outcome if failure else "made",
             reason=failure.reason if failure else "",
+            digest=output.digest,
             facts=output.facts(),
         )
     return outputs
@@ -126,13 +141,11 @@ def _described(error: BaseException) -> str:
 
 def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     parameters = step.parse_parameters(call.parameters)
-    _check_names(step, "output", call.outputs, set(step.outputs), set(step.outputs))
+    _check_names(step, "output", call.outputs, known=set(step.outputs), required=set(step.outputs))
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
-    _check_names(step, "input", call.inputs, set(step.inputs), required)
+    _check_names(step, "input", call.inputs, known=set(step.inputs), required=required)
     writes = _writes(step, parameters)
-    inputs = {
-        name: _load_input(name, spec, call.inputs.get(name)) for name, spec in step.inputs.items()
-    }
+    inputs = {name: _load_input(name, spec, call) for name, spec in step.inputs.items()}
     trusted = bool(parameters.get(TRUST_MODEL))
     _trust(inputs, trusted=trusted, engine_trusted=bool(parameters.get(TRUST_ENGINE)))
     lineage = {
@@ -151,11 +164,11 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
         # What is made of a trusted model may have to be opened by the step too.
         _trust(outputs, trusted=trusted, engine_trusted=True)
         with _final_paths(staged, call.outputs):
-            failure = _attempt(step, inputs, outputs, parameters, call.tolerate)
+            failure = _attempt(step, inputs, outputs, parameters=parameters, tolerate=call.tolerate)
         if failure is not None:
             failure = replace(failure, reason=_renamed(failure.reason, staged, call.outputs))
         # The step may have gone on without what was interrupted, or taken it for a failure.
-        interruption.check()
+        interruption.raise_if_interrupted()
         for output in outputs.values():
             if failure is not None:
                 _empty(output.path)
@@ -185,14 +198,15 @@ def _attempt(
     step: Step,
     inputs: Mapping[str, Any],
     outputs: Mapping[str, Artifact],
+    *,
     parameters: Mapping[str, Scalar],
     tolerate: bool,
 ) -> Failure | None:
     """Call the function; the failure to record, or None where it worked."""
     failed = [
-        one.failure
-        for name, one in inputs.items()
-        if isinstance(one, Artifact) and one.failure and not step.inputs[name].attempted
+        item.failure
+        for name, item in inputs.items()
+        if isinstance(item, Artifact) and item.failure and not step.inputs[name].attempted
     ]
     if failed:
         if tolerate:
@@ -253,8 +267,8 @@ def _renamed(text: str, staged: Mapping[str, Path], outputs: Mapping[str, Path])
 @contextmanager
 def _models_ready(step: Step, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the inputs as the step takes them: Keras files in Paring's layout."""
-    given = [one for value in inputs.values() for one in _members(value)]
-    files = any(isinstance(one, Servable) and one.path.is_file() for one in given)
+    given = [member for value in inputs.values() for member in _members(value)]
+    files = any(isinstance(item, Servable) and item.path.is_file() for item in given)
     if step.imports_models or not step.opens_models or not files:
         yield inputs
         return
@@ -271,7 +285,7 @@ def _members(value: Artifact | Mapping[str, Artifact] | None) -> list[Artifact]:
 
 
 def _check_names(
-    step: Step, what: str, given: Mapping[str, object], known: set[str], required: set[str]
+    step: Step, what: str, given: Mapping[str, object], *, known: set[str], required: set[str]
 ) -> None:
     for name in given:
         if name not in known:
@@ -286,42 +300,55 @@ def _check_names(
         )
 
 
-def _load_input(
-    name: str, spec: InputSpec, given: Path | Mapping[str, Path] | None
-) -> Artifact | dict[str, Artifact] | None:
+def _load_input(name: str, spec: InputSpec, call: Call) -> Artifact | dict[str, Artifact] | None:
+    given = call.inputs.get(name)
     if isinstance(given, Mapping):
-        return {key: _load_one(f"{name} {key}", spec, path) for key, path in given.items()}
+        return {key: _load_one(f"{name} {key}", spec, path, call) for key, path in given.items()}
     if given is None:
         return {} if spec.family else None
-    return _load_one(name, spec, given)
+    return _load_one(name, spec, given, call)
 
 
-def _load_one(name: str, spec: InputSpec, path: Path) -> Artifact:
+def _load_one(name: str, spec: InputSpec, path: Path, call: Call) -> Artifact:
     if not path.exists():
         raise ParameterError(
             f"{name}: path does not exist",
             received=path,
             remedy=f"give the path of a {spec.type.__name__}",
         )
+    known = call.records.get(path, "")
+    if known and record_digest(path) != known:
+        raise ArtifactTypeError(
+            f"{name}: the record {path / RECORD} has been changed since its step wrote it",
+            received=record_digest(path) or "no record",
+            remedy="run the pipeline again, which re-runs the step that produced this artifact",
+        )
     artifact = spec.type.load(path)
     artifact.verify()
     if not artifact.digest and artifact.failure is None:
-        artifact.digest = content_digest(path, _link_error(spec.type))
+        artifact.digest = content_digest(path, _source_error(spec.type))
+    expected = call.contents.get(path, "")
+    if expected and artifact.failure is None and artifact.digest != expected:
+        raise _source_error(spec.type)(
+            f"{name}: {path} has been changed since the run was started",
+            received=f"{artifact.digest}, not {expected}",
+            remedy="wait until it is written, and start the run again",
+        )
     return artifact
 
 
-def _link_error(kind: type[Artifact]) -> type[ParingError]:
-    """Return the error class for an input of this type with links to paths outside of it."""
+def _source_error(kind: type[Artifact]) -> type[ParingError]:
+    """Return the error class for an input of this type that can't be taken as it is."""
     return ExamplesError if issubclass(kind, Examples) else ModelError
 
 
 def _trust(artifacts: Mapping[str, Any], *, trusted: bool, engine_trusted: bool) -> None:
     """Mark the models among the artifacts, by the options alone; no record of theirs counts."""
     for value in artifacts.values():
-        for one in _members(value):
-            if isinstance(one, Servable):
-                one.trusted = trusted
-                one.engine_trusted = trusted or engine_trusted
+        for member in _members(value):
+            if isinstance(member, Servable):
+                member.trusted = trusted
+                member.engine_trusted = trusted or engine_trusted
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
@@ -332,7 +359,7 @@ def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:
     """
     if isinstance(value, Mapping):
         return {
-            key: {"type": type(one).__name__, "digest": one.digest} for key, one in value.items()
+            key: {"type": type(item).__name__, "digest": item.digest} for key, item in value.items()
         }
     return value.described() if value else None
 
@@ -364,7 +391,7 @@ def _staged(outputs: Mapping[str, Path], *, keep: bool) -> Iterator[dict[str, Pa
         yield staged
         if keep:
             for name, path in outputs.items():
-                _replace(staged[name], path)
+                storage.replace(staged[name], path)
     finally:
         for folder in staged.values():
             shutil.rmtree(folder, ignore_errors=True)
@@ -386,17 +413,6 @@ def _check_replaceable(name: str, path: Path) -> None:
         received=path,
         remedy="give a new or empty folder",
     )
-
-
-def _replace(staged: Path, path: Path) -> None:
-    """Put `staged` in the place of `path`, an empty or earlier output."""
-    if not path.exists():
-        staged.rename(path)
-        return
-    old = path.with_name(f".{path.name}.old-{os.getpid()}-{time.monotonic_ns()}")
-    path.rename(old)
-    staged.rename(path)
-    shutil.rmtree(old)
 
 
 def _empty(folder: Path) -> None:

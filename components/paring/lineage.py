@@ -47,14 +47,14 @@ def source_examples(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
     lineage = described.get("lineage") or {}
     if "copy_of" in lineage:
         return source_examples(lineage["copy_of"])
-    for one in (lineage.get("inputs") or {}).values():
-        if not one or "digest" not in one:
+    for item in (lineage.get("inputs") or {}).values():
+        if not item or "digest" not in item:
             continue
-        if one["type"] == "Examples" and "lineage" not in one:
-            return dict(one)
-        found = source_examples(one)
-        if found is not None:
-            return found
+        if item["type"] == "Examples" and "lineage" not in item:
+            return dict(item)
+        result = source_examples(item)
+        if result is not None:
+            return result
     return None
 
 
@@ -68,13 +68,13 @@ def commands(described: Mapping[str, Any], folder: str = "again") -> list[str]:
     made: dict[tuple[str, str], str] = {}
     lines: list[str] = []
 
-    def path(one: Mapping[str, Any]) -> str:
-        lineage = one.get("lineage")
+    def path(item: Mapping[str, Any]) -> str:
+        lineage = item.get("lineage")
         if not lineage:
-            return str(one.get("path", ""))
+            return str(item.get("path", ""))
         if "copy_of" in lineage:
             return path(lineage["copy_of"])
-        key = (one["type"], one["digest"])
+        key = (item["type"], item["digest"])
         if key not in made:
             given = {
                 name: path(value) for name, value in lineage.get("inputs", {}).items() if value
@@ -115,5 +115,5 @@ def _chain(described: Mapping[str, Any] | None, models: set[str]) -> Iterator[Li
             described.get("path", ""),
             lineage.get("environment", {}),
         )
-        before = [one for one in lineage.get("inputs", {}).values() if one]
-        described = next((one for one in before if one.get("type") in models), None)
+        before = [item for item in lineage.get("inputs", {}).values() if item]
+        described = next((item for item in before if item.get("type") in models), None)

@@ -19,7 +19,9 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -31,8 +33,11 @@ from typing import (
     overload,
 )
 
-from paring.artifacts import Artifact, SelectedModel, Servable
+from paring.artifacts import Artifact, SelectedModel, Servable, TRTEngine
 from paring.errors import ParameterError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -56,6 +61,23 @@ Output = Annotated[T, _Role("output")]
 
 Scalar = str | int | float | bool
 
+
+@dataclass(frozen=True)
+class Search:
+    """Values that a search may give to a number, beside its bounds in the annotation.
+
+    Attributes:
+        low, high: The smallest and largest value; whole numbers for an int.
+        log: Whether to draw evenly on a logarithmic scale.
+        spacing: Distance between values; 0 for none.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    spacing: float = 0.0
+
+
 _LARGEST_INT = 2**53
 """Beyond it a double does not hold every integer."""
 
@@ -73,6 +95,54 @@ TRUST = (TRUST_MODEL, TRUST_ENGINE)
 """The parameters that `paring.execution` acts on; no step's function gets them."""
 
 
+@cache
+def _type_adapter(annotation: Any) -> "TypeAdapter[Any]":
+    # Imported late: most imports of this module need no validation of user input.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(annotation)
+
+
+def parse_scalar(name: str, value: object, annotation: Any, default: Scalar | None) -> Scalar:
+    """Return `value` as the type of `annotation`, checked against its bounds.
+
+    Text is read as the type's literal, and a whole float as an int, since
+    KFP hands every number over as a double.
+
+    Args:
+        name: Name of the parameter, for the error.
+        value: Text or a value.
+        annotation: A scalar type, with bounds by Annotated, or a Literal.
+        default: Default of the parameter, for the error; None if it has none.
+
+    Raises:
+        ParameterError: It is of another type, or out of bounds.
+    """
+    from pydantic import ValidationError
+
+    stated = "" if default is None else f"; the default is {default}"
+    try:
+        parsed: Scalar = _type_adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        detail = error.errors()[0]["msg"].lower()
+        raise ParameterError(
+            f"{name}: {detail}", received=value, remedy=f"give a value in bounds{stated}"
+        ) from error
+    # nan passes pydantic's bounds only where there are none, infinity those above.
+    if isinstance(parsed, float) and not math.isfinite(parsed):
+        raise ParameterError(
+            f"{name}: must be a finite number", received=value, remedy=f"give a number{stated}"
+        )
+    if isinstance(parsed, int) and abs(parsed) > _LARGEST_INT:
+        raise ParameterError(
+            f"{name}: must be an integer of at most 2**53, since Kubeflow hands numbers over"
+            " as doubles",
+            received=value,
+            remedy=f"give a smaller one{stated}",
+        )
+    return parsed
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input: its type, whether it is a family, whether it may be absent, or failed."""
@@ -85,49 +155,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter: its annotation with bounds, Python type and default."""
+    """One parameter: its annotation with bounds, Python type, default, and range of a search."""
 
     annotation: Any
     type: type[Scalar]
     default: Scalar
     choices: tuple[str, ...] = ()
+    search: Search | None = None
 
     def parse(self, name: str, value: object) -> Scalar:
-        """Return `value` as this parameter's type, checked against its bounds.
-
-        Text is read as the type's literal, and a whole float as an int, since
-        KFP hands every number over as a double.
-
-        Raises:
-            ParameterError: It is of another type, or out of bounds.
-        """
-        # Imported late: printing the Dag needs no validation of user input.
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            parsed: Scalar = TypeAdapter(self.annotation).validate_python(value)
-        except ValidationError as error:
-            detail = error.errors()[0]["msg"].lower()
-            raise ParameterError(
-                f"{name}: {detail}",
-                received=value,
-                remedy=f"give a value in bounds; the default is {self.default}",
-            ) from error
-        # nan passes pydantic's bounds only where there are none, infinity those above.
-        if isinstance(parsed, float) and not math.isfinite(parsed):
-            raise ParameterError(
-                f"{name}: must be a finite number",
-                received=value,
-                remedy=f"give a number; the default is {self.default}",
-            )
-        if self.type is int and abs(int(parsed)) > _LARGEST_INT:
-            raise ParameterError(
-                f"{name}: must be an integer of at most 2**53, since Kubeflow hands numbers over"
-                " as doubles",
-                received=value,
-                remedy=f"give a smaller one; the default is {self.default}",
-            )
-        return parsed
+        """Return `value` as this parameter's type; see `parse_scalar`."""
+        return parse_scalar(name, value, self.annotation, self.default)
 
 
 @dataclass(frozen=True)
@@ -140,10 +178,12 @@ class Step:
         inputs, outputs, parameters: The declaration, in the signature's order.
         version: Raised by whoever changes what the step makes; part of every
             node's identity, since no orchestrator's cache looks at code.
-        measures: Whether the result depends on the machine, which then is part
+        machine_dependent: Whether the result depends on the machine, which then is part
             of the identity too.
-        acts: Whether it changes something outside its outputs; then no cache answers
+        side_effects: Whether it changes something outside its outputs; then no cache answers
             for it.
+        runs_model: Whether it runs the models that its inputs hold, so that one built for a
+            GPU needs that GPU here.
         opens_models: Whether it opens the models that its inputs hold, and so has the
             parameter `TRUST_MODEL`. A step that takes models and only copies or
             describes them is declared with False.
@@ -157,8 +197,9 @@ class Step:
     outputs: Mapping[str, type[Artifact]]
     parameters: Mapping[str, ParameterSpec]
     version: str = "1"
-    measures: bool = False
-    acts: bool = False
+    machine_dependent: bool = False
+    side_effects: bool = False
+    runs_model: bool = False
     opens_models: bool = True
     imports_models: bool = False
 
@@ -202,8 +243,9 @@ def step(function: Callable[..., None]) -> Step: ...
 def step(
     *,
     version: str = ...,
-    measures: bool = ...,
-    acts: bool = ...,
+    machine_dependent: bool = ...,
+    side_effects: bool = ...,
+    runs_model: bool = ...,
     opens_models: bool = ...,
     imports_models: bool = ...,
 ) -> Callable[[Callable[..., None]], Step]: ...
@@ -211,23 +253,28 @@ def step(
     function: Callable[..., None] | None = None,
     *,
     version: str = "1",
-    measures: bool = False,
-    acts: bool = False,
+    machine_dependent: bool = False,
+    side_effects: bool = False,
+    runs_model: bool = False,
     opens_models: bool = True,
     imports_models: bool = False,
 ) -> Step | Callable[[Callable[..., None]], Step]:
     """Declare a function as a step; see the module's text and `Step`."""
 
     def declare(declared: Callable[..., None]) -> Step:
-        declaration = _declare(declared, version, measures, acts, opens_models)
-        return replace(declaration, imports_models=imports_models)
+        return replace(
+            _declare(declared, opens_models=opens_models),
+            version=version,
+            machine_dependent=machine_dependent,
+            side_effects=side_effects,
+            runs_model=runs_model,
+            imports_models=imports_models,
+        )
 
     return declare if function is None else declare(function)
 
 
-def _declare(
-    function: Callable[..., None], version: str, measures: bool, acts: bool, opens_models: bool
-) -> Step:
+def _declare(function: Callable[..., None], *, opens_models: bool) -> Step:
     hints = get_type_hints(function, include_extras=True)
     inputs: dict[str, InputSpec] = {}
     outputs: dict[str, type[Artifact]] = {}
@@ -252,30 +299,20 @@ def _declare(
                 optional=optional,
                 attempted=role == "attempted",
             )
-    opens_models = opens_models and any(issubclass(one.type, Servable) for one in inputs.values())
+    opens_models = opens_models and any(issubclass(item.type, Servable) for item in inputs.values())
     if opens_models:
         for name in TRUST:
             if name in parameters:
                 raise TypeError(f"{function.__name__}: {name} is added by itself")
         parameters[TRUST_MODEL] = ParameterSpec(bool, bool, False)
-        if any(_may_be_engine(one.type) for one in inputs.values()):
+        if any(_may_be_engine(item.type) for item in inputs.values()):
             parameters[TRUST_ENGINE] = ParameterSpec(bool, bool, False)
-    return Step(
-        function.__name__,
-        function,
-        inputs,
-        outputs,
-        parameters,
-        version,
-        measures,
-        acts,
-        opens_models,
-    )
+    return Step(function.__name__, function, inputs, outputs, parameters, opens_models=opens_models)
 
 
 def _may_be_engine(kind: type[Artifact]) -> bool:
-    """Return whether a step that opens an artifact of this type may load an engine."""
-    return kind is Servable or issubclass(kind, SelectedModel)
+    """Return whether a step that opens an artifact of this type may load TensorRT's code."""
+    return kind is Servable or issubclass(kind, SelectedModel | TRTEngine)
 
 
 def _parameter(
@@ -283,9 +320,12 @@ def _parameter(
 ) -> ParameterSpec:
     if parameter.default is inspect.Parameter.empty:
         raise TypeError(f"{function.__name__}: {parameter.name} needs a default")
-    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    plain, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    search = next((note for note in notes if isinstance(note, Search)), None)
+    if search is not None and plain not in (int, float):
+        raise TypeError(f"{function.__name__}: {parameter.name} is no number to search")
     if get_origin(plain) is Literal:
         return ParameterSpec(hint, str, parameter.default, get_args(plain))
     if plain not in (str, int, float, bool):
         raise TypeError(f"{function.__name__}: {parameter.name} is no scalar")
-    return ParameterSpec(hint, plain, parameter.default)
+    return ParameterSpec(hint, plain, parameter.default, search=search)

@@ -52,6 +52,12 @@ class Started:
     def folder(self) -> Path:
         return self.kubeconfig.parent
 
+    def output(self, *command: str) -> str:
+        """Return what a command prints in the cluster's namespaces."""
+        return subprocess.run(
+            [*self.inside, *command], check=True, capture_output=True, text=True
+        ).stdout
+
     def traces(self) -> set[str]:
         """Return what this machine shows of the cluster: files, groups, devices, processes."""
         result = {str(item) for item in [self.folder] if item.exists()}
@@ -152,11 +158,9 @@ def test_nothing_is_left_of_a_cluster_however_it_ends(binaries: Path, end: objec
         assert "pause" in result
         assert "/sys/fs/cgroup" in result
         assert "/sys/block/loop" in result
-        for what, command in (("cni0", ["ip", "link"]), ("default/long", ["iptables-save"])):
-            shown = subprocess.run(
-                [*started.inside, *command], check=True, capture_output=True, text=True
-            )
-            assert what in shown.stdout
+        assert "cni0" in started.output("ip", "link")
+        # kube-proxy writes its rules some time after the pod is ready.
+        wait("the rules of the service", lambda: "default/long" in started.output("iptables-save"))
         assert _machine() == before
         end(started)
         wait("what is left of the cluster to go", lambda: not started.traces(), 60)

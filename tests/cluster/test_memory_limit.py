@@ -72,5 +72,5 @@ def test_a_step_ends_before_its_pod_is_out_of_memory(
     assert failure is not None
     assert failure.reason.startswith("out of memory: 0.2")
     assert "of 0.29 GiB used" in failure.reason
-    (told,) = json.loads(result.read_text())["artifacts"]["converted"]["artifacts"]
-    assert told["metadata"]["outcome"] == "failed"
+    (answer,) = json.loads(result.read_text())["artifacts"]["converted"]["artifacts"]
+    assert answer["metadata"]["outcome"] == "failed"

@@ -67,7 +67,9 @@ def test_the_package_as_pods_selects_what_the_local_run_selects(
         pods,
     )
     second = cluster.machine
-    locally = run(model, examples, load_recipes(recipes), SETTINGS, tmp_path / "local")
+    locally = run(
+        model, examples, recipes=load_recipes(recipes), settings=SETTINGS, out=tmp_path / "local"
+    )
 
     chosen = json.loads((as_pods.path("select", "selection") / "selection.json").read_text())
     assert chosen["selected"] == locally.selection.selected != "source"

@@ -115,7 +115,7 @@ def _judge(evaluation: EvaluationMetrics, known: dict[str, Any]) -> None:
     if known["metric"]:
         evaluation.metric, evaluation.score = known["metric"], known["score"]
         evaluation.drop = known["drop"]
-        evaluation.higher_is_better = known.get("higher_is_better", 1)
+        evaluation.higher_is_better = known.get("higher_is_better", True)
         return
     labelled = known["accuracy"] is not None
     evaluation.metric = "top_1" if labelled else "agreement"
@@ -153,13 +153,13 @@ def keras_application(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         build = getattr(keras.applications, name)
         application = build(input_shape=(64, 64, 3), weights=None, classes=4)
         if until:
-            kinds = {type(one) for one in application.layers}
+            kinds = {type(layer) for layer in application.layers}
             values = application.get_layer(until).output
             values = keras.layers.GlobalAveragePooling2D(keepdims=True)(values)
             values = keras.layers.Dropout(0.2)(keras.layers.Flatten()(values))
             scores = keras.layers.Dense(4, "softmax", name="predictions")(values)
             application = keras.Model(application.input, scores)
-            assert {type(one) for one in application.layers} >= kinds
+            assert {type(layer) for layer in application.layers} >= kinds
         application.save(model)
         generator = np.random.default_rng(0)
         images = generator.uniform(0, 255, (24, 64, 64, 3)).astype(np.float32)

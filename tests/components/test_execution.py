@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from paring.artifacts import Model, PrunedModel, Selection, content_digest, read_record
+from paring.artifacts import (
+    Model,
+    PrunedModel,
+    Selection,
+    content_digest,
+    read_record,
+    record_digest,
+)
 from paring.errors import (
+    ArtifactTypeError,
     ModelError,
     OutputError,
     ParameterError,
@@ -44,7 +52,9 @@ def copy(model: Input[Model], pruned: Output[PrunedModel], *, mode: str = "work"
 @step
 def gather(models: Inputs[Model], selection: Output[Selection]) -> None:
     """Say what became of each member."""
-    outcomes = {key: one.failure.outcome if one.failure else "made" for key, one in models.items()}
+    outcomes = {
+        key: item.failure.outcome if item.failure else "made" for key, item in models.items()
+    }
     selection.selected = ",".join(f"{key}={outcome}" for key, outcome in sorted(outcomes.items()))
 
 
@@ -89,6 +99,23 @@ def test_lineage_reaches_back_through_every_step(source: Path, tmp_path: Path) -
     assert before["lineage"]["inputs"]["model"]["path"] == str(source)
 
 
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_an_input_with_another_record_than_expected_is_refused(
+    source: Path, tmp_path: Path, change: str
+) -> None:
+    item, two = tmp_path / "one", tmp_path / "two"
+    execute(copy, _call(source, item))
+    call = dataclasses.replace(_call(item, two), records={item: record_digest(item)})
+    execute(copy, call)
+    record = item / "paring.json"
+    if change == "edited":
+        record.write_text(record.read_text().replace("0.5", "0.9"))
+    else:
+        record.unlink()
+    with pytest.raises(ArtifactTypeError, match=r"model: the record .* has been changed"):
+        execute(copy, call)
+
+
 @pytest.mark.parametrize("mode", ["unsupported", "crash", "interrupt"])
 def test_what_was_there_before_a_failure_is_untouched(
     source: Path, tmp_path: Path, mode: str
@@ -99,7 +126,7 @@ def test_what_was_there_before_a_failure_is_untouched(
     with pytest.raises((UnsupportedError, ZeroDivisionError, KeyboardInterrupt)):
         execute(copy, _call(source, out, mode))
     assert content_digest(out) == before
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "source.model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source.model"]
 
 
 @step
@@ -162,7 +189,7 @@ def test_a_tolerated_failure_is_recorded_and_passed_on(
     made = execute(copy, _call(source, tmp_path / "out", mode, tolerate=True))["pruned"]
     assert made.failure is not None
     assert (made.failure.outcome, made.failure.step) == (outcome, "copy")
-    assert [one.name for one in (tmp_path / "out").iterdir()] == ["paring.json"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["paring.json"]
 
     after = execute(copy, _call(tmp_path / "out", tmp_path / "next", tolerate=True))["pruned"]
     assert after.failure == made.failure
@@ -226,6 +253,6 @@ def test_an_interruption_that_a_library_has_wrapped_is_no_tolerated_failure(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         execute(copy, _call(source, tmp_path / "out", "wrapped interrupt", tolerate=True))
-    assert [one.name for one in tmp_path.iterdir()] == ["source.model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["source.model"]

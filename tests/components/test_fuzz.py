@@ -20,6 +20,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as generated
 
 from paring.artifacts import Model, PrunedModel, Selection
+from paring.artifacts.reading import read_object
 from paring.data.columns import map_array
 from paring.data.example_files import locate, read_columns
 from paring.data.tfrecords import _stated_shapes
@@ -38,7 +39,6 @@ from paring.serving.versions import (
     withdrawn_version,
 )
 from paring.steps.push import _chosen
-from paring.steps.report import _load
 from paring.system.documents import parse_json, read_json
 from paring.tensorrt.conditions import Conditions, read_conditions
 from paring_pipelines.pipeline.recipes import load_recipes
@@ -59,7 +59,7 @@ WORDS: list[bytes] = [
 
 def examples(folder: Path, file: Path) -> None:
     for group in locate(file).values():
-        read_columns(group, {}, {}, folder / "scratch")
+        read_columns(group, inputs={}, labels={}, scratch=folder / "scratch")
 
 
 def keras(folder: Path, file: Path) -> None:
@@ -91,10 +91,10 @@ def tflite_model() -> bytes:
         tensor.quantization = generated.QuantizationParametersT()
         tensor.quantization.scale, tensor.quantization.zeroPoint = [0.5], [1]
         graph.tensors.append(tensor)
-    one, code = generated.OperatorT(), generated.OperatorCodeT()
-    one.inputs, one.outputs = [0, 1], [2]
-    one.builtinOptionsType, one.builtinOptions = 11, generated.AddOptionsT()
-    graph.operators, graph.inputs, graph.outputs = [one], [0], [2]
+    item, code = generated.OperatorT(), generated.OperatorCodeT()
+    item.inputs, item.outputs = [0, 1], [2]
+    item.builtinOptionsType, item.builtinOptions = 11, generated.AddOptionsT()
+    graph.operators, graph.inputs, graph.outputs = [item], [0], [2]
     signature = generated.SignatureDefT()
     signature.signatureKey, signature.inputs, signature.outputs = "serving_default", [], []
     for names, index in ((signature.inputs, 0), (signature.outputs, 2)):
@@ -165,7 +165,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, Path], Any], ty
     made["compressed"] = (file, examples, ExamplesError)
     file = place("npy", "x.npy")
     np.save(file, np.ones((3, 2)))
-    made["npy"] = (file, lambda _, one: map_array(one, "x"), ExamplesError)
+    made["npy"] = (file, lambda _, item: map_array(item, "x"), ExamplesError)
     layer = {"class_name": "Dense", "config": {"name": "one", "units": 2}}
     config = {"class_name": "Sequential", "config": {"name": "model", "layers": [layer]}}
     file = place("keras", "x.keras")
@@ -191,10 +191,10 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, Path], Any], ty
     made["selection"] = (file, lambda inner, _: _chosen(Selection(inner)), ArtifactTypeError)
     file = place("report", "x.json")
     file.write_text(json.dumps({"a": [1, {"b": None}]}))
-    made["report"] = (file, lambda _, one: _load(one), ArtifactTypeError)
+    made["report"] = (file, lambda _, item: read_object(item), ArtifactTypeError)
     file = place("recipes", "x.toml")
     file.write_text('[recipes.one]\nsteps = [{ step = "prune", sparsity = 0.8 }]\n')
-    made["recipes"] = (file, lambda _, one: load_recipes(one), ParameterError)
+    made["recipes"] = (file, lambda _, item: load_recipes(item), ParameterError)
     file = place("features", "spec.json")
     file.write_text(json.dumps({"image": {"shape": [2, 2], "dtype": "float32"}}))
     made["features"] = (file, features, ExamplesError)
@@ -206,18 +206,18 @@ def seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path, Path], Any], ty
     made["versions"] = (file, published, ParingError)
     file = place("engine", "engine.json")
     Conditions("rtx", "1.2.0", "8.9").write(file.parent)
-    made["engine"] = (file, lambda _, one: read_conditions(one), ModelError)
+    made["engine"] = (file, lambda _, item: read_conditions(item), ModelError)
     file = place("tflite", "model.tflite")
     file.write_bytes(tflite_model())
-    made["tflite"] = (file, lambda _, one: check_tflite(one), ModelError)
+    made["tflite"] = (file, lambda _, item: check_tflite(item), ModelError)
     file = place("onnx", "model.onnx")
     file.write_bytes(onnx_model())
     (file.parent / "weights").write_bytes(bytes(12))
-    made["onnx"] = (file, lambda _, one: check_onnx(one), ModelError)
+    made["onnx"] = (file, lambda _, item: check_onnx(item), ModelError)
     file = place("openvino", "model.xml")
     file.write_text(IR)
     file.with_suffix(".bin").write_bytes(bytes(8))
-    made["openvino"] = (file, lambda _, one: check_openvino(one), ModelError)
+    made["openvino"] = (file, lambda _, item: check_openvino(item), ModelError)
     return made
 
 
@@ -315,6 +315,11 @@ def test_json_and_toml_are_read_within_limits(tmp_path: Path) -> None:
     [
         {"facts": []},
         {"facts": {"size_bytes": "much"}},
+        {"facts": {"size_bytes": True}},
+        {"facts": {"rebuilt_difference": True}},
+        {"facts": {"source_precision": "mixed_float16"}},
+        {"facts": {"source_precision": [16]}},
+        {"digest": 3},
         {"failure": {"outcome": "failed", "other": 1}},
         {"failure": 3},
         {"lineage": []},

@@ -10,10 +10,10 @@ import paring
 
 @pytest.mark.parametrize("name", paring.__all__)
 def test_each_public_name_is_there_and_is_the_one_of_its_module(name: str) -> None:
-    found = getattr(paring, name)
+    result = getattr(paring, name)
     assert name in dir(paring)
-    if isinstance(found, type):
-        assert found.__name__ == name
+    if isinstance(result, type):
+        assert result.__name__ == name
 
 
 def test_another_name_is_an_attribute_error() -> None:

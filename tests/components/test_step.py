@@ -12,7 +12,7 @@ from paring.errors import ParameterError
 from paring.step import Attempted, Input, Inputs, InputSpec, Output, step
 
 
-@step(version="3", measures=True)
+@step(version="3", machine_dependent=True)
 def toy(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -50,7 +50,7 @@ def test_the_signature_is_the_declaration() -> None:
         "trust_model": bool,
     }
     assert toy.parameters["mode"].choices == ("fast", "exact")
-    assert (toy.name, toy.version, toy.measures) == ("toy", "3", True)
+    assert (toy.name, toy.version, toy.machine_dependent) == ("toy", "3", True)
     assert toy.summary == "Do a toy thing."
 
 

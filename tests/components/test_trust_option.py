@@ -19,10 +19,10 @@ def copy(model: Input[Model], copied: Output[PrunedModel]) -> None:
 
 
 def test_every_step_that_opens_a_model_takes_the_option() -> None:
-    for one in STEPS.values():
-        takes = any(issubclass(s.type, Servable) for s in one.inputs.values())
+    for item in STEPS.values():
+        takes = any(issubclass(s.type, Servable) for s in item.inputs.values())
         # These two copy models and describe them.
-        assert (TRUST_MODEL in one.parameters) == (takes and one.name not in ("select", "report"))
+        assert (TRUST_MODEL in item.parameters) == (takes and item.name not in ("select", "report"))
 
 
 def test_a_record_that_calls_its_model_trusted_is_not_believed(tmp_path: Path) -> None:
@@ -66,15 +66,16 @@ def test_a_step_by_hand_refuses_a_folder_that_calls_itself_trusted(tmp_path: Pat
 
 
 def test_the_option_reaches_every_step_of_a_pipeline() -> None:
-    from paring_pipelines.pipeline.optimize import Settings, build
+    from paring_pipelines.pipeline.optimize import build
     from paring_pipelines.pipeline.recipes import load_recipes
+    from paring_pipelines.pipeline.settings import Settings
 
     for trusted in (False, True):
         dag = build(list(load_recipes()), Settings(trust_model=trusted))
         values = {
-            one.id: one.parameters[TRUST_MODEL]
-            for one in dag.nodes.values()
-            if TRUST_MODEL in one.parameters
+            node.id: node.parameters[TRUST_MODEL]
+            for node in dag.nodes.values()
+            if TRUST_MODEL in node.parameters
         }
         assert set(values.values()) == {trusted}
         assert len(values) > 20

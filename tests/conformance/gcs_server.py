@@ -54,7 +54,7 @@ class GcsServer:
     def _answer(self, request: Request, path: str) -> Response:
         upload = path.startswith("/upload")
         path = path.removeprefix("/upload").removeprefix("/download")
-        parts = [unquote(one) for one in path.split("/")]
+        parts = [unquote(part) for part in path.split("/")]
         if parts[:4] != ["", "storage", "v1", "b"] or parts[5:6] != ["o"]:
             return Response(f"{request.method} {path}", HTTPStatus.NOT_IMPLEMENTED)
         bucket = self.objects.get(parts[4])
@@ -78,25 +78,27 @@ class GcsServer:
     def _list(self, bucket: dict[str, Any], request: Request) -> Response:
         prefix, delimiter = (request.args.get(name, "") for name in ("prefix", "delimiter"))
         items, prefixes = [], set()
-        for name, (_, told) in sorted(bucket.items()):
+        for name, (_, answer) in sorted(bucket.items()):
             rest = name.removeprefix(prefix)
             if not name.startswith(prefix):
                 continue
             if delimiter and delimiter in rest:
                 prefixes.add(prefix + rest.partition(delimiter)[0] + delimiter)
             else:
-                items.append(told)
-        found = {"items": items, "prefixes": sorted(prefixes)}
+                items.append(answer)
+        result = {"items": items, "prefixes": sorted(prefixes)}
         # One page, which may hold more than maxResults asks for.
-        return _json({"kind": "storage#objects"} | {key: one for key, one in found.items() if one})
+        return _json(
+            {"kind": "storage#objects"} | {key: item for key, item in result.items() if item}
+        )
 
     def _get(self, bucket: dict[str, Any], name: str, request: Request) -> Response:
         if name not in bucket:
             return _error(404, f"No such object: {name}")
-        content, told = bucket[name]
+        content, result = bucket[name]
         if request.args.get("alt") != "media":
-            return _json(told)
-        return Response(content, headers={"X-Goog-Hash": f"md5={told['md5Hash']}"})
+            return _json(result)
+        return Response(content, headers={"X-Goog-Hash": f"md5={result['md5Hash']}"})
 
     def _upload(self, bucket_name: str, bucket: dict[str, Any], request: Request) -> Response:
         if request.args.get("uploadType") != "multipart":
@@ -107,8 +109,8 @@ class GcsServer:
         name = json.loads(described.get_payload())["name"]  # type: ignore[union-attr]
         condition = request.args.get("ifGenerationMatch")
         if condition is not None and not self.ignores_conditions:
-            found = bucket[name][1]["generation"] if name in bucket else "0"
-            if found != condition:
+            result = bucket[name][1]["generation"] if name in bucket else "0"
+            if result != condition:
                 return _error(412, "At least one of the pre-conditions did not hold.")
         content = media.get_payload(decode=True)  # type: ignore[union-attr]
         return _json(self._keep(bucket_name, name, content))
@@ -118,13 +120,13 @@ class GcsServer:
             return Response("/".join(parts), HTTPStatus.NOT_IMPLEMENTED)
         if name not in bucket:
             return _error(404, f"No such object: {name}")
-        told = self._keep(parts[9], parts[11], bucket[name][0])
-        return _json({"kind": "storage#rewriteResponse", "done": True, "resource": told})
+        result = self._keep(parts[9], parts[11], bucket[name][0])
+        return _json({"kind": "storage#rewriteResponse", "done": True, "resource": result})
 
     def _keep(self, bucket: str, name: str, content: bytes) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         generation = str(next(self._generations))
-        told = {
+        result = {
             "kind": "storage#object",
             "bucket": bucket,
             "name": name,
@@ -136,8 +138,8 @@ class GcsServer:
             "timeCreated": now,
             "updated": now,
         }
-        self.objects[bucket][name] = (content, told)
-        return told
+        self.objects[bucket][name] = (content, result)
+        return result
 
 
 def _json(content: Any) -> Response:

@@ -107,8 +107,8 @@ def _methods(service: Any) -> Iterator[str]:
 def _operation(service: Any, name: str) -> Operation:
     unsent = _Unsent()
     method = getattr(service(unsent), name)
-    found = re.findall(r":param (\w+):[^\n]*\n\s+:type \1: ([^\n]+)", method.__doc__)
-    types = {key: kind for key, kind in found if not key.startswith("_") and key != "async_req"}
+    result = re.findall(r":param (\w+):[^\n]*\n\s+:type \1: ([^\n]+)", method.__doc__)
+    types = {key: kind for key, kind in result if not key.startswith("_") and key != "async_req"}
     method(**{key: f"<{key}>" for key in types})
     sent = unsent.sent
     body = sent["body"]
@@ -129,7 +129,7 @@ def check_query(operation: Operation, given: Mapping[str, list[str]]) -> dict[st
     Raises:
         SchemaError: One is unknown, given twice, or of another type.
     """
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name, values in given.items():
         if name not in operation.query:
             raise SchemaError(f"{operation.name} has no parameter {name}")
@@ -140,8 +140,8 @@ def check_query(operation: Operation, given: Mapping[str, list[str]]) -> dict[st
             raise SchemaError(f"{operation.name}: {name} is no integer: {text}")
         if kind == "bool" and text not in ("true", "false"):
             raise SchemaError(f"{operation.name}: {name} is neither true nor false: {text}")
-        found[name] = text
-    return found
+        result[name] = text
+    return result
 
 
 def check_body(kind: str, value: Any) -> None:
@@ -153,10 +153,10 @@ def check_body(kind: str, value: Any) -> None:
     model = getattr(api, kind)
     check(kind, value, kind)
     for attribute, name in model.attribute_map.items():
-        told = _told(model, attribute)
-        if told.startswith("Output") and name in value:
+        result = _told(model, attribute)
+        if result.startswith("Output") and name in value:
             raise SchemaError(f"{kind}.{name} is set by Kubeflow alone")
-        if told.startswith("Required") and not value.get(name):
+        if result.startswith("Required") and not value.get(name):
             # The pipeline of a version is named in the path.
             raise SchemaError(f"{kind}.{name} is required")
 
@@ -181,13 +181,13 @@ def check(kind: str, value: Any, where: str) -> None:
     elif kind.startswith("list["):
         if not isinstance(value, list):
             raise SchemaError(f"{where} is no list: {value!r}")
-        for index, one in enumerate(value):
-            check(kind[5:-1], one, f"{where}[{index}]")
+        for index, item in enumerate(value):
+            check(kind[5:-1], item, f"{where}[{index}]")
     elif kind.startswith("dict("):
         if not isinstance(value, dict):
             raise SchemaError(f"{where} is no object: {value!r}")
-        for key, one in value.items():
-            check(kind[5:-1].partition(", ")[2], one, f"{where}.{key}")
+        for key, item in value.items():
+            check(kind[5:-1].partition(", ")[2], item, f"{where}.{key}")
     else:
         _check_model(getattr(api, kind), value, where)
 
@@ -201,10 +201,10 @@ def _check_model(model: Any, value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise SchemaError(f"{where} is no object: {value!r}")
     types = {name: model.openapi_types[key] for key, name in model.attribute_map.items()}
-    for name, one in value.items():
+    for name, item in value.items():
         if name not in types:
             raise SchemaError(f"{where} has no field {name}")
-        check(types[name], one, f"{where}.{name}")
+        check(types[name], item, f"{where}.{name}")
 
 
 def _told(model: Any, attribute: str) -> str:

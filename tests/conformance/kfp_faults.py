@@ -17,6 +17,7 @@ FAULTS = (
     "late",  # no answer in time, and done after that
     "dropped",  # the connection is closed, not done
     "dropped after",  # the connection is closed, done
+    "cut",  # done, and half of the answer
 )
 
 

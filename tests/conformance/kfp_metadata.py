@@ -91,7 +91,7 @@ class Metadata:
         Raises:
             ml_metadata.errors.AlreadyExistsError: It takes one artifact twice.
         """
-        ids = {name: [int(one.name) for one in given] for name, given in inputs.items()}
+        ids = {name: [int(item.name) for item in given] for name, given in inputs.items()}
         extra = {"cache_fingerprint": fingerprint} if fingerprint else {}
         extra |= {"pod_name": "", "pod_uid": "", "namespace": "", "image": ""}
         run.executions[task] = self._execution(run, _CONTAINER, task, parameters, ids, extra)
@@ -146,22 +146,22 @@ class Metadata:
         entry = mlmd.Artifact(
             type_id=kind, uri=uri, state=mlmd.Artifact.LIVE, custom_properties=properties
         )
-        found = next(
+        result = next(
             (
-                one.id
-                for one in self.store.get_artifacts_by_uri(uri)
-                if (one.type_id, one.state) == (entry.type_id, entry.state)
-                and one.custom_properties["store_session_info"].string_value == _SESSION
+                item.id
+                for item in self.store.get_artifacts_by_uri(uri)
+                if (item.type_id, item.state) == (entry.type_id, entry.state)
+                and item.custom_properties["store_session_info"].string_value == _SESSION
                 and any(
                     context.id == run.pipeline.id
-                    for context in self.store.get_contexts_by_artifact(one.id)
+                    for context in self.store.get_contexts_by_artifact(item.id)
                 )
             ),
             None,
         )
-        if found is None:
-            (found,) = self.store.put_artifacts([entry])
-        self.publish(run, task, {"artifact": int(found)}, mlmd.Execution.COMPLETE)
+        if result is None:
+            (result,) = self.store.put_artifacts([entry])
+        self.publish(run, task, {"artifact": int(result)}, mlmd.Execution.COMPLETE)
 
     def outputs(self, run: Run, task: str) -> dict[str, pb.RuntimeArtifact]:
         """Return the task's outputs by name, as later tasks get them: named by id, untyped."""
@@ -174,8 +174,8 @@ class Metadata:
             if event.type == mlmd.Event.OUTPUT
         }
         return {
-            names[one.id]: _runtime_artifact(one)
-            for one in self.store.get_artifacts_by_id(list(names))
+            names[item.id]: _runtime_artifact(item)
+            for item in self.store.get_artifacts_by_id(list(names))
         }
 
     def state(self, run: Run, task: str) -> str:
@@ -193,16 +193,16 @@ class Metadata:
         self._cache[run.pipeline.name, fingerprint] = run.executions[task]
 
     def _context(self, kind: str, name: str, properties: Mapping[str, str]) -> mlmd.Context:
-        found = self.store.get_context_by_type_and_name(kind, name)
-        if found is None:
+        result = self.store.get_context_by_type_and_name(kind, name)
+        if result is None:
             context = mlmd.Context(
                 type_id=self.store.put_context_type(mlmd.ContextType(name=kind)), name=name
             )
             for key, value in properties.items():
                 context.custom_properties[key].string_value = value
             self.store.put_contexts([context])
-            found = self.store.get_context_by_type_and_name(kind, name)
-        return found
+            result = self.store.get_context_by_type_and_name(kind, name)
+        return result
 
     def _execution(
         self,
@@ -236,8 +236,8 @@ class Metadata:
         return int(identity)
 
     def _get(self, run: Run, task: str) -> mlmd.Execution:
-        (found,) = self.store.get_executions_by_id([run.executions[task]])
-        return found
+        (result,) = self.store.get_executions_by_id([run.executions[task]])
+        return result
 
 
 def fingerprint(message: Any, container: Mapping[str, Any]) -> str:
@@ -250,16 +250,17 @@ def fingerprint(message: Any, container: Mapping[str, Any]) -> str:
     inputs = message.inputs
     key = {
         "inputArtifactNames": {
-            name: [one.name for one in given.artifacts] for name, given in inputs.artifacts.items()
+            name: [artifact.name for artifact in given.artifacts]
+            for name, given in inputs.artifacts.items()
         },
         "inputParameterValues": {
             name: json_format.MessageToDict(value)
             for name, value in inputs.parameter_values.items()
         },
         "outputArtifactsSpec": {
-            name: [one.name, json_format.MessageToDict(one.type)]
+            name: [artifact.name, json_format.MessageToDict(artifact.type)]
             for name, given in message.outputs.artifacts.items()
-            for one in given.artifacts
+            for artifact in given.artifacts
         },
         "containerSpec": [
             container["image"],
@@ -287,17 +288,17 @@ def _property(name: str, value: struct_pb2.Value) -> mlmd.Value:
     wrapped = {"list_value": "list", "struct_value": "struct"}.get(str(kind))
     if wrapped is None:
         raise ValueError(f"the metadata {name} is null, which the launcher can't record")
-    found = mlmd.Value()
-    found.struct_value.fields[wrapped].CopyFrom(value)
-    return found
+    result = mlmd.Value()
+    result.struct_value.fields[wrapped].CopyFrom(value)
+    return result
 
 
 def _runtime_artifact(artifact: mlmd.Artifact) -> pb.RuntimeArtifact:
-    found = pb.RuntimeArtifact(name=str(artifact.id), uri=artifact.uri)
+    result = pb.RuntimeArtifact(name=str(artifact.id), uri=artifact.uri)
     for key, value in artifact.custom_properties.items():
         kind = value.WhichOneof("value")
         given = getattr(value, kind)
-        found.metadata.update(
+        result.metadata.update(
             {key: json_format.MessageToDict(given) if kind == "struct_value" else given}
         )
-    return found
+    return result

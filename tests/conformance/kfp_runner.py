@@ -104,12 +104,12 @@ def forked_paring() -> Iterator[Start]:
     ):
         if server.stdin is None or server.stdout is None:
             raise RuntimeError("a process without its pipes")
-        asked, told = server.stdin, server.stdout
+        asked, result = server.stdin, server.stdout
 
         def run(task: Task) -> subprocess.CompletedProcess[str]:
             asked.write(json.dumps(task.command[1:]) + "\n")
             asked.flush()
-            code = told.readline()
+            code = result.readline()
             if not code:
                 raise RuntimeError(f"the process that forks ended with {server.wait()}")
             shown = Path(folder, "output").read_text(errors="replace")
@@ -147,8 +147,8 @@ class PackageRun:
 
     def metadata(self, task: str, output: str) -> dict[str, Any]:
         """Return an output's metadata in the store, except what the launcher adds."""
-        found: dict[str, Any] = json_format.MessageToDict(self.artifacts[task][output].metadata)
-        return {name: value for name, value in found.items() if name not in OF_THE_LAUNCHER}
+        result: dict[str, Any] = json_format.MessageToDict(self.artifacts[task][output].metadata)
+        return {name: value for name, value in result.items() if name not in OF_THE_LAUNCHER}
 
 
 def run_package(
@@ -229,9 +229,9 @@ def _run_container(
         return
     store.start(place, name, pod=f"{name}-executor")
     # The launcher fills these in, after the driver has made the fingerprint.
-    for key, one in made.input_definitions.parameters.items():
+    for key, item in made.input_definitions.parameters.items():
         if key not in message.inputs.parameter_values:
-            message.inputs.parameter_values[key].CopyFrom(one.default_value)
+            message.inputs.parameter_values[key].CopyFrom(item.default_value)
     for given in message.outputs.artifacts.values():
         Path(given.artifacts[0].uri).parent.mkdir(parents=True, exist_ok=True)
     command = _command(name, container, message)
@@ -244,7 +244,7 @@ def _run_container(
     if done.returncode:
         store.publish(place, name, {LOGS: store.record(LOGS, log)}, mlmd.Execution.FAILED)
         raise RuntimeError(f"task {name} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    outputs = {key: store.record(key, one) for key, one in _collect(name, message).items()}
+    outputs = {key: store.record(key, item) for key, item in _collect(name, message).items()}
     store.publish(place, name, outputs, mlmd.Execution.COMPLETE)
     if mark:
         store.remember(place, name, mark)
@@ -278,12 +278,12 @@ def _pipeline_parameters(spec: Any, parameters: Mapping[str, str]) -> dict[str, 
     if unknown:
         raise ValueError(f"the pipeline has no parameter {sorted(unknown)}")
     values: dict[str, Any] = {}
-    for name, one in declared.items():
-        values[name] = type(one.default_value)()
+    for name, item in declared.items():
+        values[name] = type(item.default_value)()
         if name in parameters:
             values[name].string_value = parameters[name]
-        elif one.is_optional:
-            values[name].CopyFrom(one.default_value)
+        elif item.is_optional:
+            values[name].CopyFrom(item.default_value)
         else:
             raise ValueError(f"the pipeline needs parameter {name}")
     return values
@@ -315,7 +315,7 @@ def _executor_input(
         artifact.CopyFrom(produced[wanted.output_artifact_key])
         artifact.type.instance_schema = ""
     folder = place / name / str(uuid.uuid4())
-    kinds = {key: one.artifact_type for key, one in made.output_definitions.artifacts.items()}
+    kinds = {key: item.artifact_type for key, item in made.output_definitions.artifacts.items()}
     kinds[LOGS] = pb.ArtifactTypeSchema(schema_title="system.Artifact")
     for key, kind in kinds.items():
         artifact = message.outputs.artifacts[key].artifacts.add()
@@ -336,8 +336,8 @@ def _command(name: str, container: Mapping[str, Any], message: Any) -> list[str]
             text = str(value.bool_value).lower()
         placeholders[f"{{{{$.inputs.parameters['{key}']}}}}"] = text
     template = [*container.get("command", []), *container.get("args", [])]
-    command = [_replace(one, list(placeholders.items())) for one in template]
-    backwards = [_replace(one, list(reversed(placeholders.items()))) for one in template]
+    command = [_replace(item, list(placeholders.items())) for item in template]
+    backwards = [_replace(item, list(reversed(placeholders.items()))) for item in template]
     if command != backwards:
         raise RuntimeError(f"{name}: the command depends on the order of replacement")
     if command[0] != "paring":
@@ -353,20 +353,20 @@ def _replace(text: str, placeholders: Sequence[tuple[str, str]]) -> str:
 
 def _collect(name: str, message: Any) -> dict[str, pb.RuntimeArtifact]:
     """Merge what the task reported into its outputs, and upload them."""
-    told = pb.ExecutorOutput()
+    result = pb.ExecutorOutput()
     output_file = Path(message.outputs.output_file)
     if output_file.exists():
-        json_format.Parse(output_file.read_text(), told, ignore_unknown_fields=False)
+        json_format.Parse(output_file.read_text(), result, ignore_unknown_fields=False)
     outputs: dict[str, pb.RuntimeArtifact] = {}
     for key, entries in message.outputs.artifacts.items():
         artifact = entries.artifacts[0]
-        if key in told.artifacts:
-            first = told.artifacts[key].artifacts[0]
+        if key in result.artifacts:
+            first = result.artifacts[key].artifacts[0]
             artifact.uri = first.uri or artifact.uri
             artifact.metadata.update(json_format.MessageToDict(first.metadata))
         _upload(Path(artifact.uri))
         outputs[key] = artifact
-    uploaded = {Path(one.uri).name for one in outputs.values()}
+    uploaded = {Path(output.uri).name for output in outputs.values()}
     for left in Path(next(iter(outputs.values())).uri).parent.iterdir():
         if left.name not in uploaded:
             raise RuntimeError(f"task {name} left {left.name} beside its outputs")
@@ -376,7 +376,7 @@ def _collect(name: str, message: Any) -> dict[str, pb.RuntimeArtifact]:
 def _upload(path: Path) -> None:
     """Leave of `path` what an object store would hold."""
     if path.is_dir():
-        folders = sorted((one for one in path.rglob("*") if one.is_dir()), reverse=True)
+        folders = sorted((item for item in path.rglob("*") if item.is_dir()), reverse=True)
         for folder in [*folders, path]:
             if not any(folder.iterdir()):
                 shutil.rmtree(folder)

@@ -64,6 +64,8 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         multi_user: Whether everything lies in a namespace.
         token: The bearer token that it asks for, "" for none.
         login: Whether it shows a page to log in on to all who ask.
+        contents: What it answers in place of its own answer, by a regular expression for
+            "METHOD PATH"; the request is carried out all the same.
         forbidden: Operations that this account may not do, such as `terminate_run`.
         workflows: Of the runs that it has started, by their ids.
         v1beta1: Whether it answers by that version of its API.
@@ -73,6 +75,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         killed: Runs whose workflow and pods went with the recurring run that started them.
         violations: Requests that the API does not declare; a test expects none.
         requests: "METHOD PATH" of each.
+        slowest: The longest time in seconds from a request's arrival until it was carried out.
         verbs: What an account must be allowed for these, where there are several users: a
             resource of pipelines.kubeflow.org and a verb.
     """
@@ -84,6 +87,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     multi_user: bool = False
     token: str = ""
     login: bool = False
+    contents: dict[str, bytes] = field(default_factory=dict)
     forbidden: set[str] = field(default_factory=set)
     workflows: dict[str, Workflow] = field(default_factory=dict)
     v1beta1: bool = True
@@ -93,6 +97,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
     killed: set[str] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    slowest: float = 0.0
     verbs: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -172,7 +177,7 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         workflow.controller_retries = controller_retries
         workflow.play(went or {})
         state = workflow.phase.upper()
-        canceled = any(one["state"] == "CANCELING" for one in row.get("state_history", ()))
+        canceled = any(item["state"] == "CANCELING" for item in row.get("state_history", ()))
         if canceled and state == "RUNNING":
             state = "CANCELING"
         ended = {} if state in ("RUNNING", "CANCELING") else {"finished_at": _now()}
@@ -269,8 +274,8 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         self._authenticate(headers)
         parts = urlsplit(target)
         for operation in self._operations:
-            found = operation.match(method, parts.path)
-            if found is not None:
+            result = operation.match(method, parts.path)
+            if result is not None:
                 break
         else:
             self.violations.append(f"{method} {target}")
@@ -290,18 +295,18 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         handle: Callable[[Request], dict[str, Any]] | None = getattr(self, f"_{named}", None)
         if handle is None:
             raise RefusedError(501, f"{operation.name} is not there")
-        path = {name: unquote(value) for name, value in found.items()}
+        path = {name: unquote(value) for name, value in result.items()}
         # What is made is dated first, then written to Kubernetes, and only then listed.
         self._arrival.date = _now()
         if self.slowness and method == "POST":
             time.sleep(random.uniform(0, self.slowness))
         with self.store.lock:
-            told = handle(Request(operation, path, query, content))
+            reply = handle(Request(operation, path, query, content))
         try:
-            check(operation.response, told, operation.response)
+            check(operation.response, reply, operation.response)
         except SchemaError as error:
             self.violations.append(f"the answer to {method} {target}: {error}")
-        return told
+        return reply
 
     def _content(self, operation: Operation, headers: Any, body: bytes) -> Any:
         kind = headers.get("Content-Type", "")
@@ -328,12 +333,12 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         if not query.get("filter"):
             return
         given = json.loads(query["filter"])
-        for one in given.get("predicates", []):
+        for item in given.get("predicates", []):
             # JSON's mapping of protocol buffers takes both spellings, and numbers of enums.
-            if "stringValue" in one:
-                one["string_value"] = one.pop("stringValue")
-            if one.get("operation") == 1:
-                one["operation"] = "EQUALS"
+            if "stringValue" in item:
+                item["string_value"] = item.pop("stringValue")
+            if item.get("operation") == 1:
+                item["operation"] = "EQUALS"
         check("V2beta1Filter", given, "filter")
 
     def _list(self, kind: str, what: str, request: Request, parent: str | None = None) -> Any:
@@ -341,36 +346,36 @@ class KfpServer(AbstractContextManager["KfpServer"]):
         namespace = query.get("namespace", "")
         if self.multi_user and kind in ("run", "schedule", "experiment") and not namespace:
             raise RefusedError(400, "Invalid input error: a namespace is needed")
-        found = [
+        result = [
             row
             for row in self.store.rows(kind, parent=parent)
             if not self.multi_user or kind == "version" or row.get("namespace") == namespace
         ]
-        for one in json.loads(query.get("filter") or "{}").get("predicates", []):
-            wanted = one.get("string_value", one.get("stringValue"))
-            exact = one["operation"] in ("EQUALS", 1)
-            found = [
+        for item in json.loads(query.get("filter") or "{}").get("predicates", []):
+            wanted = item.get("string_value", item.get("stringValue"))
+            exact = item["operation"] in ("EQUALS", 1)
+            result = [
                 row
-                for row in found
-                if (row[one["key"]] == wanted if exact else wanted in row[one["key"]])
+                for row in result
+                if (row[item["key"]] == wanted if exact else wanted in row[item["key"]])
             ]
         key, _, order = query.get("sort_by", "").partition(" ")
         if key:
-            found.sort(key=lambda row: str(row[key]), reverse=order == "desc")
+            result.sort(key=lambda row: str(row[key]), reverse=order == "desc")
         start = int(query.get("page_token") or 0)
         size = int(query.get("page_size") or 20)
-        page = found[start : start + size]
-        more = {"next_page_token": str(start + size)} if len(found) > start + size else {}
+        page = result[start : start + size]
+        more = {"next_page_token": str(start + size)} if len(result) > start + size else {}
         shown = [self._run_of(row) if kind == "run" else _shown(kind, row) for row in page]
-        return {what: shown, "total_size": len(found), **more}
+        return {what: shown, "total_size": len(result), **more}
 
     def _run_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A run as the API tells it, with the rows of its tasks."""
-        told = _shown("run", row)
+        result = _shown("run", row)
         if row["run_id"] in self.workflows:
             details = self.workflows[row["run_id"]].task_details(row["run_id"])
-            told |= {"run_details": {"task_details": details}} if details else {}
-        return told
+            result |= {"run_details": {"task_details": details}} if details else {}
+        return result
 
     def _get_healthz(self, request: Request) -> dict[str, Any]:
         return {"multi_user": self.multi_user, "pipeline_store": "database"}
@@ -524,6 +529,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._handle(kfp)
 
     def _handle(self, kfp: KfpServer) -> None:
+        arrival = time.monotonic()
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if len(body) < length:
@@ -540,13 +546,14 @@ class _Handler(BaseHTTPRequestHandler):
             status, content = int(fault), _error(int(fault), "injected")
         elif fault not in ("stall", "dropped"):
             try:
-                told = kfp.undeclared(self.command, self.path, self.headers)
-                if told is None:
+                result = kfp.undeclared(self.command, self.path, self.headers)
+                if result is None:
                     content = json.dumps(kfp.answer(self.command, self.path, self.headers, body))
                 else:
-                    content, kind = told
+                    content, kind = result
             except RefusedError as refused:
                 status, content = refused.status, _error(refused.status, str(refused))
+            kfp.slowest = max(kfp.slowest, time.monotonic() - arrival)
         if fault == "500 after":
             status, content = 500, _error(500, "injected, after it was done")
         if fault == "taken":
@@ -556,15 +563,20 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("stall", "stall after", "late", "dropped", "dropped after"):
             self.close_connection = True
             return
+        written = content.encode()
+        for pattern, other in kfp.contents.items():
+            if re.search(pattern, f"{self.command} {path}"):
+                written = other
+        if fault == "cut":
+            written = written[: len(written) // 2]
         if kfp.login:
-            self._send(200, "<!doctype html>", "text/html")
+            self._send(200, b"<!doctype html>", "text/html")
         else:
-            self._send(status, content, kind)
+            self._send(status, written, kind)
 
     do_GET = do_POST = do_DELETE = do_PATCH = handle_any  # noqa: N815 - the names it is called by
 
-    def _send(self, status: int, answer: str, kind: str) -> None:
-        content = answer.encode()
+    def _send(self, status: int, content: bytes, kind: str) -> None:
         try:
             self.send_response(status)
             self.send_header("Content-Type", kind)

@@ -37,7 +37,7 @@ def check_parameters(spec: Any, given: Mapping[str, Any]) -> None:
     root = spec.get("pipeline_spec", spec)["root"]
     declared = root.get("inputDefinitions", {}).get("parameters", {})
     unknown = set(given) - set(declared)
-    missing = {name for name, one in declared.items() if not one.get("isOptional")} - set(given)
+    missing = {name for name, item in declared.items() if not item.get("isOptional")} - set(given)
     if unknown or missing:
         raise RefusedError(
             400, f"Invalid input error: parameters {sorted(unknown)} unknown, {missing} missing"

@@ -61,12 +61,12 @@ class Store:
     def rows(self, kind: str, *, parent: str | None = None) -> list[dict[str, Any]]:
         """All of a kind, the oldest first."""
         with self.lock:
-            found = self._connection.execute(
+            result = self._connection.execute(
                 "select parent, name, doc from things where kind = ? order by created", (kind,)
             ).fetchall()
         return [
             {"name": name, "parent": of, **json.loads(doc)}
-            for of, name, doc in found
+            for of, name, doc in result
             if parent is None or of == parent
         ]
 

@@ -104,16 +104,16 @@ class Workflow:
         self._child(driver, f"{top}.root")
         for name, task in _in_order(tasks):
             needs = task.get("dependentTasks", [])
-            if any(phases.get(one) in (None, "Running", "Pending") for one in needs):
+            if any(phases.get(item) in (None, "Running", "Pending") for item in needs):
                 continue
-            ready = max((ends[one] for one in needs), default=begun)
-            parents = [leaf for one in needs for leaf in self._leaves(f"{root}.{one}")] or [root]
-            omitted = any(phases[one] != "Succeeded" for one in needs)
-            one = None if omitted else went.get(name, Went())
-            phases[name], ends[name] = self._task(root, parents, name, task, ready, one)
+            ready = max((ends[item] for item in needs), default=begun)
+            parents = [leaf for item in needs for leaf in self._leaves(f"{root}.{item}")] or [root]
+            omitted = any(phases[item] != "Succeeded" for item in needs)
+            item = None if omitted else went.get(name, Went())
+            phases[name], ends[name] = self._task(root, parents, name, task, ready, item)
         last = max(ends.values(), default=begun)
         phase = "Succeeded"
-        if any(one == "Failed" for one in phases.values()):
+        if any(item == "Failed" for item in phases.values()):
             phase = "Failed"
         if "Running" in phases.values() or "Pending" in phases.values():
             phase = "Running"
@@ -162,10 +162,10 @@ class Workflow:
         """
         if not pods_gone and node in self.logs:
             return self.logs[node]
-        for one in self.nodes.values():
-            pod = self.pod_name(one)
-            archived = one["phase"] not in ("Running", "Pending") and pod not in self.unarchived
-            if node in (one["id"], pod) and pod in self.logs and archived:
+        for item in self.nodes.values():
+            pod = self.pod_name(item)
+            archived = item["phase"] not in ("Running", "Pending") and pod not in self.unarchived
+            if node in (item["id"], pod) and pod in self.logs and archived:
                 return self.logs[pod]
         raise LookupError(f'pods "{node}" not found')
 
@@ -297,8 +297,8 @@ class Workflow:
         return f"{path}(0)"
 
     def _finish(self, path: str, phase: str, end: datetime) -> None:
-        for one in (path, f"{path}(0)"):
-            node = self.nodes.get(self._id(one))
+        for item in (path, f"{path}(0)"):
+            node = self.nodes.get(self._id(item))
             if node is not None:
                 node |= {"phase": phase, "finishedAt": _text(end)}
 
@@ -367,7 +367,9 @@ def _in_order(tasks: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     waiting = dict(sorted(tasks.items()))
     done: set[str] = set()
     while waiting:
-        ready = [one for one in waiting if done.issuperset(waiting[one].get("dependentTasks", []))]
+        ready = [
+            item for item in waiting if done.issuperset(waiting[item].get("dependentTasks", []))
+        ]
         for name in ready:
             yield name, waiting.pop(name)
             done.add(name)

@@ -113,7 +113,10 @@ class Harness:
         self._go_on(wait=True)
         for claim in self.odd:
             claim.unlink()
-        for work in (self._watch, *(lambda one=one: self._submit(one) for one in self.models)):
+        for work in (
+            self._watch,
+            *(lambda item=model: self._submit(item) for model in self.models),
+        ):
             while not self._start(work):
                 time.sleep(self.timeout / 2)
 
@@ -252,17 +255,19 @@ class Harness:
         made = submit_claimed(
             self._client(),
             self._submitted_plan,
-            model,
-            str(self._submitted_examples),
-            digest,
-            state,
+            model=model,
+            examples=str(self._submitted_examples),
+            digest=digest,
+            state=state,
         )
         return self._print(made.first)
 
     def _submit_plainly(self, model: str) -> bool:
         digest = source_digest(model, str(self._submitted_examples))
         examples = str(self._submitted_examples)
-        made = submit(self._client(), self._submitted_plan, model, examples, digest)
+        made = submit(
+            self._client(), self._submitted_plan, model=model, examples=examples, digest=digest
+        )
         return self._print(made.first)
 
     def _print(self, run: Run) -> bool:

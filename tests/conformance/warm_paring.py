@@ -28,10 +28,11 @@ def serve(output: Path) -> None:
         output: The file that gets what a command shows.
     """
     # Among the tests' other helpers; `forked_paring` puts their folder on the path.
-    from warm_measuring import Subprocess
+    from warm_measuring import ShortSubprocess
 
     quiet_tensorflow()
-    process.subprocess = Subprocess  # type: ignore[attr-defined]
+    process.subprocess = ShortSubprocess  # type: ignore[attr-defined]
+    process.can_fork = lambda spec: False
     for library in LIBRARIES:
         importlib.import_module(library)
     # So that what a fork collects is its own, and memory stays shared.

@@ -41,7 +41,7 @@ class Block:
         Raises:
             ValueError: A quote is not closed.
         """
-        found: list[str] = []
+        result: list[str] = []
         pending = ""
         for line in self.text.splitlines():
             pending = f"{pending}\n{line}" if pending else line
@@ -52,11 +52,11 @@ class Block:
             except ValueError:
                 continue
             if words:
-                found.append(pending)
+                result.append(pending)
             pending = ""
         if pending:
             raise ValueError(f"{self.page}:{self.line}: this command does not end: {pending}")
-        return found
+        return result
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -73,8 +73,8 @@ def inline(page: Path) -> Iterator[str]:
     for line, _, text in _code(lines):
         for number in range(line - 1, line - 1 + len(text.splitlines())):
             lines[number] = ""
-    for found in re.findall(r"(?<!`)`([^`]+)`(?!`)", "\n".join(lines)):
-        yield " ".join(found.split())
+    for result in re.findall(r"(?<!`)`([^`]+)`(?!`)", "\n".join(lines)):
+        yield " ".join(result.split())
 
 
 def _code(lines: list[str]) -> Iterator[tuple[int, str, str]]:
@@ -94,7 +94,7 @@ def _code(lines: list[str]) -> Iterator[tuple[int, str, str]]:
             number = start
             while not lines[number].strip().startswith("```"):
                 number += 1
-            text = "\n".join(one[indent:] for one in lines[start:number])
+            text = "\n".join(entry[indent:] for entry in lines[start:number])
             yield start + 1, fence[1], text
         elif line.strip() and after_blank and indent >= base + 4:
             start = number
@@ -102,7 +102,7 @@ def _code(lines: list[str]) -> Iterator[tuple[int, str, str]]:
                 not lines[number].strip() or lines[number].startswith(" " * (base + 4))
             ):
                 number += 1
-            text = "\n".join(one[base + 4 :] for one in lines[start:number]).rstrip()
+            text = "\n".join(entry[base + 4 :] for entry in lines[start:number]).rstrip()
             yield start + 1, "", text
             after_blank = True
             continue

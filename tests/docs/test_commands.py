@@ -90,8 +90,8 @@ class _Heavy(MetaPathFinder, Loader):
     names = frozenset({"keras", "tensorflow", "tensorflow_model_optimization", "tf_keras", "tfx"})
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        found = name.partition(".")[0] in self.names or name == "paring.adapters.tfx"
-        return ModuleSpec(name, self, is_package=True) if found else None
+        result = name.partition(".")[0] in self.names or name == "paring.adapters.tfx"
+        return ModuleSpec(name, self, is_package=True) if result else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         stand_in = MagicMock(__path__=[], __spec__=spec)
@@ -136,14 +136,16 @@ def parse_pytest(words: Sequence[str]) -> None:
     parser.add_argument("-m", default="")
     parser.add_argument("-s", action="store_true")
     given = parser.parse_args(list(words[1:]))
-    marks = {one.partition(":")[0] for one in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+    marks = {
+        marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+    }
     assert set(re.findall(r"\w+", given.m)) - {"not", "and", "or"} <= marks
     for place in given.places:
         assert (ROOT / place).exists(), place
         if given.k:
             tree = ast.parse((ROOT / place).read_text())
-            names = [one.name for one in tree.body if isinstance(one, ast.FunctionDef)]
-            assert [one for one in names if given.k in one], f"no test of {place} has {given.k}"
+            names = [item.name for item in tree.body if isinstance(item, ast.FunctionDef)]
+            assert [item for item in names if given.k in item], f"no test of {place} has {given.k}"
 
 
 def parse_kubectl(words: Sequence[str]) -> None:
@@ -205,7 +207,6 @@ CHECKED: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
 """Patterns of commands that are not run; what is checked; why they are not run."""
 
 NO_COMMANDS = {
-    ("README.md", "selected  tflite-int8"): "what the demo prints",
     ("CONTRIBUTING.md", "components/paring/"): "a tree of folders",
     ("docs/gpu.md", "gpu-test: there is no NVIDIA GPU"): "an error",
     ("docs/runs.md", "paring-optimize-"): "what a command prints",
@@ -229,17 +230,17 @@ LISTINGS = {
 
 def _key(block: Block, table: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     return next(
-        (one for one in table if block.page == one[0] and block.first.startswith(one[1])), None
+        (item for item in table if block.page == item[0] and block.first.startswith(item[1])), None
     )
 
 
-ALL = [one for page in PAGES for one in blocks(page)]
-COMMANDS = [one for one in ALL if not _key(one, [*NO_COMMANDS, *LISTINGS])]
+ALL = [block for page in PAGES for block in blocks(page)]
+COMMANDS = [item for item in ALL if not _key(item, [*NO_COMMANDS, *LISTINGS])]
 
 
 def _checked(command: str) -> tuple[str, Callable[[Sequence[str]], None], str] | None:
     text = " ".join(_words(command)[1])
-    return next((one for one in CHECKED if fnmatch.fnmatchcase(text, one[0])), None)
+    return next((item for item in CHECKED if fnmatch.fnmatchcase(text, item[0])), None)
 
 
 def _words(command: str) -> tuple[dict[str, str], list[str]]:
@@ -343,9 +344,9 @@ def _run(words: list[str], paring: Paring, server: KfpServer) -> None:
     # The placeholders that nothing on a disk can stand for.
     words = [
         server.url
-        if one == "URL"
-        else one.replace("REGISTRY", "registry.example").replace("DIGEST", "0" * 64)
-        for one in words
+        if word == "URL"
+        else word.replace("REGISTRY", "registry.example").replace("DIGEST", "0" * 64)
+        for word in words
     ]
     if words[0].rpartition("/")[2] == "paring":
         code, shown, said = paring(*words[1:])
@@ -355,7 +356,7 @@ def _run(words: list[str], paring: Paring, server: KfpServer) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("block", COMMANDS, ids=lambda one: f"{one.page}:{one.line}")
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda item: f"{item.page}:{item.line}")
 def test_each_command_runs_as_it_stands(
     block: Block, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +366,7 @@ def test_each_command_runs_as_it_stands(
         row = _checked(command)
         if row is not None:
             row[1](words)
-            assert all(json.loads(one) for name, one in variables.items() if name == "TF_CONFIG")
+            assert all(json.loads(item) for name, item in variables.items() if name == "TF_CONFIG")
             continue
         request.getfixturevalue("scene")
         assert variables == {}
@@ -373,11 +374,11 @@ def test_each_command_runs_as_it_stands(
 
 
 def test_each_row_of_the_tables_is_of_use() -> None:
-    commands = [one for block in COMMANDS for one in block.commands()]
-    used = {row[0] for one in commands if (row := _checked(one))}
+    commands = [command for block in COMMANDS for command in block.commands()]
+    used = {row[0] for command in commands if (row := _checked(command))}
     assert {row[0] for row in CHECKED} - used == set()
-    found = {_key(one, [*NO_COMMANDS, *LISTINGS]) for one in ALL}
-    assert {*NO_COMMANDS, *LISTINGS} - found == set()
+    result = {_key(item, [*NO_COMMANDS, *LISTINGS]) for item in ALL}
+    assert {*NO_COMMANDS, *LISTINGS} - result == set()
 
 
 def test_the_listings_name_each_command_there_is() -> None:
@@ -396,7 +397,7 @@ ELSEWHERE = {"--help", "--debug", "--log-format"}
 """Options that all commands take."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda one: str(one.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda item: str(item.relative_to(ROOT)))
 def test_commands_in_prose_name_commands_and_options_that_are_there(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for text in inline(page):
@@ -407,16 +408,16 @@ def test_commands_in_prose_name_commands_and_options_that_are_there(page: Path) 
             continue
         command: click.Command = cli
         names = [
-            one
-            for before, one in pairwise(words)
-            if before != "--log-format" and re.fullmatch(r"[a-z_]+", one)
+            item
+            for before, item in pairwise(words)
+            if before != "--log-format" and re.fullmatch(r"[a-z_]+", item)
         ]
         while isinstance(command, click.Group) and names:
-            found = command.get_command(click.Context(command), names.pop(0))
-            assert found is not None, text
-            command = found
-        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
-        given = {one.partition("=")[0] for one in words if re.match(r"--\w", one)}
+            result = command.get_command(click.Context(command), names.pop(0))
+            assert result is not None, text
+            command = result
+        known = {option for item in command.params for option in (*item.opts, *item.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
         if not isinstance(command, click.Group):
             assert given - known - ELSEWHERE == set(), text
 
@@ -424,13 +425,13 @@ def test_commands_in_prose_name_commands_and_options_that_are_there(page: Path) 
 def test_a_command_that_is_neither_run_nor_listed_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Text\n\n    helm install paring\n\n1. Item\n\n       paring plan --nonsense\n")
-    found = [one for block in _blocks_of(page) for one in block.commands()]
-    assert found == ["helm install paring", "paring plan --nonsense"]
-    assert [_checked(one) for one in found] == [None, None]
+    result = [command for block in _blocks_of(page) for command in block.commands()]
+    assert result == ["helm install paring", "paring plan --nonsense"]
+    assert [_checked(item) for item in result] == [None, None]
     with pytest.raises(FileNotFoundError):
-        _run(found[0].split(), lambda *_: (0, "", ""), None)
+        _run(result[0].split(), lambda *_: (0, "", ""), None)
     with pytest.raises(click.NoSuchOption):
-        parse_paring(found[1].split())
+        parse_paring(result[1].split())
 
 
 def _blocks_of(page: Path) -> list[Block]:

@@ -42,6 +42,16 @@ def test_a_summary_that_begins_with_a_question_word_is_a_fault(
 
 
 @pytest.mark.parametrize(
+    "source",
+    ["one = 1\n", "def some(found):\n    pass\n", "for told in ():\n    pass\n", "lambda one: 1\n"],
+)
+def test_a_variable_that_says_nothing_of_its_value_is_a_fault(source: str) -> None:
+    (fault,) = check_source("some.py", source)
+    assert fault.line == 1
+    assert "say what it holds" in fault.message
+
+
+@pytest.mark.parametrize(
     "phrase",
     [
         "anew",
@@ -70,12 +80,12 @@ def test_a_word_that_has_a_better_one_is_a_fault_wherever_it_is_prose(phrase: st
         f'raise ValueError("it "\n    "{words} it")\n',
         f"x = 1  # it {words} it\n",
     ]
-    assert [len(list(check_source("some.py", one))) for one in sources] == [1, 1, 1, 1]
+    assert [len(list(check_source("some.py", source))) for source in sources] == [1, 1, 1, 1]
 
 
 def test_standard_wording_code_and_identifiers_pass() -> None:
     assert not list(check_source("good.py", GOOD))
-    assert not list(check_source("names.py", "told = anew = 1\n"))
+    assert not list(check_source("names.py", "anew = heed = 1\n"))
     assert not list(
         check_page("page.md", "Words such as `anew` and `asked for`; retold; goes on.\n")
     )

@@ -1,4 +1,4 @@
-"""Checker of the wording of docstrings, messages, comments and pages.
+"""Checker of the wording of docstrings, messages, comments, variables and pages.
 
 CONTRIBUTING.md, "Wording", has the rules. `make check` runs it as
 `python -m tests.docs.wording`: it prints a line for each fault, and exits with 1 if there is any.
@@ -41,6 +41,9 @@ PHRASES = {
     r"asked for": "requested",
 }
 
+# They say nothing of the value.
+VARIABLES = {"one", "found", "told"}
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -55,7 +58,7 @@ class Fault:
 
 
 def check_source(path: str, text: str) -> Iterator[Fault]:
-    """Yield the faults in the docstrings, string literals and comments of a Python file.
+    """Yield the faults in the docstrings, variables, strings and comments of a Python file.
 
     Args:
         path: Path of the file, for the faults.
@@ -68,6 +71,11 @@ def check_source(path: str, text: str) -> Iterator[Fault]:
             if opening in OPENINGS:
                 line = node.body[0].lineno
                 yield Fault(path, line, f"a summary begins with '{opening}': {summary}")
+        elif isinstance(node, ast.arg | ast.Name):
+            name = node.arg if isinstance(node, ast.arg) else node.id
+            bound = isinstance(node, ast.arg) or isinstance(node.ctx, ast.Store)
+            if bound and name in VARIABLES:
+                yield Fault(path, node.lineno, f"a variable is called '{name}': say what it holds")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from check_page(path, node.value, node.lineno)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -18,8 +18,8 @@ from paring.system import logs
 class OddError(Exception):
     """It can't be sent to another process."""
 
-    def __init__(self, one: int, two: int) -> None:
-        super().__init__(f"{one} and {two}")
+    def __init__(self, item: int, two: int) -> None:
+        super().__init__(f"{item} and {two}")
 
 
 @step
@@ -32,6 +32,11 @@ def end_oddly(model: Input[Model], made: Output[PrunedModel], *, way: str = "") 
         child = subprocess.Popen(["sleep", "301"], start_new_session=True)
         (made.path.parent / "started").write_text(f"{os.getpid()} {child.pid}")
         time.sleep(3000)
+    if way == "meet":
+        # Until the same step runs in another folder beside this one.
+        (made.path.parent / "here").touch()
+        while len(list(made.path.parent.parent.glob("*/here"))) < 2:
+            time.sleep(0.02)
     if way == "hoard":
         held = []
         while True:

@@ -18,10 +18,10 @@ _ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 @contextmanager
 def memory_group(name: str, limit_bytes: int) -> Iterator[MemoryGroup]:
     """A control group with a limit on memory, in the version that has the controller."""
-    found = _parent()
-    if found is None:
+    result = _parent()
+    if result is None:
         pytest.skip("makes a control group, which takes root and a mounted memory controller")
-    version, parent = found
+    version, parent = result
     folder = parent / f"paring-test-{os.getpid()}-{name}"
     folder.mkdir()
     limit = "memory.limit_in_bytes" if version == 1 else "memory.max"

@@ -13,7 +13,7 @@ TOP_1 = Metric.named("top_1")
 
 def candidate_row(name: str, **given: Any) -> CandidateRow:
     """A candidate that passes and of which nothing but what is given was measured."""
-    values: dict[str, Any] = {one.name: None for one in fields(CandidateRow)}
+    values: dict[str, Any] = {field.name: None for field in fields(CandidateRow)}
     values |= {"recipe": "", "artifact": "/models", "reasons": (), "notes": (), "pareto": True}
     values |= {"other_outputs": {}, "metric": TOP_1, "outcome": Outcome.PASSED}
     return CandidateRow(**values | {"id": name} | given)

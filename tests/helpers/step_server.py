@@ -1,13 +1,13 @@
 """A server of steps for tests, which is kept between runs, and whose steps may be replaced.
 
 `paring run` imports TensorFlow into a process that forks for each step. Tests run many
-pipelines in one process, so their server lasts; its steps measure in warm children.
+pipelines in one process, so their server lasts; its steps measure in warm children, and briefly.
 """
 
 import os
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def lasting_server() -> Iterator[None]:
     kept = []
 
     @contextmanager
-    def open_server() -> Iterator[step_processes._Server]:
+    def open_servers(libraries: Sequence[str] = ()) -> Iterator[step_processes.Servers]:
         if not kept:
             start_server()
-            kept.append(step_processes._Server())
+            kept.append(step_processes.Servers())
         yield kept[0]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(step_processes, "open_server", open_server)
+        patched.setattr(step_processes, "open_servers", open_servers)
         patched.setattr(step_processes, "server_command", server_command)
         yield
     for server in kept:
@@ -46,7 +46,7 @@ def server_command() -> list[str]:
 
 
 def _serve() -> None:
-    from tests.helpers.warm_measuring import Subprocess
+    from tests.helpers.warm_measuring import ShortSubprocess
 
     from paring.adapters import step_server
     from paring.benchmarking import process
@@ -58,7 +58,8 @@ def _serve() -> None:
         replaced: dict[str, Step] = runpy.run_path(file)["STEPS"] if file else {}
         return replaced.get(name) or find(name)
 
-    process.subprocess = Subprocess  # type: ignore[attr-defined]
+    process.subprocess = ShortSubprocess  # type: ignore[attr-defined]
+    process.can_fork = lambda spec: False
     step_server.find = find_replaced  # type: ignore[attr-defined]
     step_server.main()
 

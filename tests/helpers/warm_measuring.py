@@ -4,9 +4,13 @@ A measuring child imports TensorFlow for seconds before it times anything. Under
 fixture `warm_measuring` a server imports it once, and forks for each child. What a child
 runs is `python -m paring.benchmarking.measure` as ever, in a process group of its own. The
 task "solo" still gets a fresh process: it tells what a process that loads a model takes.
+
+`ShortSubprocess` forks "solo" too, and has all children warm up for one window and time two
+rounds of short ones: enough for tests of what is done with the figures.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -37,10 +41,13 @@ def _address(name: str) -> str:
 class ForkedChild:
     """A child of the server, as much of a `subprocess.Popen` as measurements use."""
 
-    def __init__(self, command: Sequence[str], stdout: IO[bytes], env: dict[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], stdout: IO[bytes], env: dict[str, str], *, short: bool
+    ) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(_address(start_server()))
         message = {"spec": command[-1], "log": stdout.name, "cwd": str(Path.cwd()), "env": env}
+        message["short"] = short
         self._answers = self._connection.makefile("rw")
         self._answers.write(json.dumps(message) + "\n")
         self._answers.flush()
@@ -74,7 +81,19 @@ def start_child(command: Sequence[str], **options: Any) -> Any:
     spec = json.loads(Path(command[-1]).read_text())
     if list(command[-3:-1]) != ["-m", MODULE] or spec["task"] == "solo":
         return subprocess.Popen(command, **options)
-    return ForkedChild(command, options["stdout"], options["env"])
+    return ForkedChild(command, options["stdout"], options["env"], short=False)
+
+
+def start_short_child(command: Sequence[str], **options: Any) -> Any:
+    """Stand in for `start_child` where figures need not be precise."""
+    if list(command[-3:-1]) != ["-m", MODULE]:
+        return subprocess.Popen(command, **options)
+    file = Path(command[-1])
+    spec = json.loads(file.read_text())
+    spec["rounds"] = min(spec["rounds"], 2)
+    spec["window_seconds"] = min(spec["window_seconds"], 0.02)
+    file.write_text(json.dumps(spec))
+    return ForkedChild(command, options["stdout"], options["env"], short=True)
 
 
 class Subprocess:
@@ -83,6 +102,12 @@ class Subprocess:
     Popen = staticmethod(start_child)
     DEVNULL = subprocess.DEVNULL
     TimeoutExpired = subprocess.TimeoutExpired
+
+
+class ShortSubprocess(Subprocess):
+    """The same for measurements that are to be short."""
+
+    Popen = staticmethod(start_short_child)
 
 
 def start_server() -> str:
@@ -118,6 +143,9 @@ def serve(name: str) -> None:
     quiet_tensorflow()
     for library in ("tensorflow", "ai_edge_litert.interpreter", "paring.runtimes"):
         importlib.import_module(library)
+    # So that what a fork collects is its own, and memory stays shared.
+    gc.collect()
+    gc.freeze()
     # Nobody waits for those that keep a child.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
@@ -173,7 +201,11 @@ def _measure(asked: dict[str, Any]) -> None:
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
     places = asked["env"]["PYTHONPATH"].split(os.pathsep)
-    sys.path[:0] = [one for one in places if one not in sys.path]
+    sys.path[:0] = [place for place in places if place not in sys.path]
+    if asked["short"]:
+        from paring.benchmarking import statistics
+
+        statistics.is_steady = bool  # type: ignore[assignment]
     sys.argv = [MODULE, asked["spec"]]
     sys.modules.pop(MODULE, None)
     code: Any = 1

@@ -167,6 +167,6 @@ def _build_flags() -> Sequence[str]:
     }
     flags = ["--isolation=chroot", "--network=host"]
     for name, files in secrets.items():
-        found = [file for file in files if file.exists()]
-        flags += [f"--secret=id={name},src={file}" for file in found[:1]]
+        result = [file for file in files if file.exists()]
+        flags += [f"--secret=id={name},src={file}" for file in result[:1]]
     return flags

@@ -18,10 +18,9 @@ from tests.images.conftest import BASE, ROOT, SOURCE, Built, Podman, alone, make
 
 from paring.artifacts import read_record
 from paring.errors import MissingDependencyError
-from paring.selection.pareto import Gate
 from paring_pipelines.cli.main import main
-from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.runners.session import PublishedRun, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -57,8 +56,8 @@ json.dump({
 
 
 def _config(podman: Podman, image: Built) -> dict[str, Any]:
-    found: list[dict[str, Any]] = json.loads(podman("image", "inspect", image.name).stdout)
-    return found[0]
+    result: list[dict[str, Any]] = json.loads(podman("image", "inspect", image.name).stdout)
+    return result[0]
 
 
 def _run(podman: Podman, image: Built, *arguments: str, options: tuple[str, ...] = ()) -> Any:
@@ -117,8 +116,8 @@ def _code_in(podman: Podman, image: Built) -> dict[str, str]:
     """The digest of each of our modules that an image holds."""
     done = _run(podman, image, "-c", _CODE, options=("--entrypoint=python",))
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    result: dict[str, str] = json.loads(done.stdout)
+    return result
 
 
 def _code_of(checkout: Path) -> dict[str, str]:
@@ -148,9 +147,9 @@ def test_an_image_that_is_built_again_holds_the_code_as_it_is_then(
     with alone():
         version = f"{cpu_image.name.partition(':')[2]}-changed"
         again = make_image(podman, version, source=SOURCE, checkout=checkout)
-        found = _code_in(podman, again)
+        result = _code_in(podman, again)
         podman("rmi", again.name)
-    assert found == _code_of(checkout) != _code_of(ROOT)
+    assert result == _code_of(checkout) != _code_of(ROOT)
 
 
 def test_the_entry_point_is_the_command_without_a_shell(podman: Podman, cpu_image: Built) -> None:
@@ -169,20 +168,20 @@ def test_it_runs_hardened_and_tells_its_version(podman: Podman, cpu_image: Built
 def test_inside_nothing_can_be_written_or_reached_but_tmp(podman: Podman, cpu_image: Built) -> None:
     done = _run(podman, cpu_image, "-c", _INSIDE, options=("--entrypoint=python",))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["user"] == [65532, 65532]
-    assert found["capabilities"] == 0
-    assert found["writable"] == {
+    result = json.loads(done.stdout)
+    assert result["user"] == [65532, 65532]
+    assert result["capabilities"] == 0
+    assert result["writable"] == {
         "/": "Read-only file system",
         "/opt/paring": "Read-only file system",
         "/usr": "Read-only file system",
         "/tmp": "written",
     }
-    assert found["network"] == ["lo"]
-    assert (found["tools"], found["installers"]) == ([], [])
-    assert found["uncompiled"] == []
+    assert result["network"] == ["lo"]
+    assert (result["tools"], result["installers"]) == ([], [])
+    assert result["uncompiled"] == []
     # What was mounted while it was built left no trace.
-    assert found["left"] == ["paring"]
+    assert result["left"] == ["paring"]
 
 
 def test_a_libraries_layer_holds_nothing_of_the_build_s_network(
@@ -192,7 +191,7 @@ def test_a_libraries_layer_holds_nothing_of_the_build_s_network(
     done = _run(podman, cpu_image, "-c", listing, options=("--entrypoint=python",))
     assert done.stdout == "[False, False]\n"
     environment = _config(podman, cpu_image)["Config"]["Env"]
-    assert [one for one in environment if "CERT" in one or "INDEX" in one] == []
+    assert [item for item in environment if "CERT" in item or "INDEX" in item] == []
 
 
 def test_the_list_of_contents_is_that_of_the_lock(podman: Podman, cpu_image: Built) -> None:
@@ -201,7 +200,8 @@ def test_the_list_of_contents_is_that_of_the_lock(podman: Podman, cpu_image: Bui
     sbom = json.loads(cpu_image.sbom.read_text())
     assert sbom["bomFormat"] == "CycloneDX"
     listed = {
-        re.sub(r"[-_.]+", "-", one["name"]).lower(): one["version"] for one in sbom["components"]
+        re.sub(r"[-_.]+", "-", component["name"]).lower(): component["version"]
+        for component in sbom["components"]
     }
     assert listed.pop("paring") == importlib.metadata.version("paring")
     assert listed == locked
@@ -237,7 +237,7 @@ steps = [
 
 # By size, which differs: by latency the noise of two short runs might decide.
 OPTIONS = "--max-accuracy-drop 0.5 --objective size --brief"
-SETTINGS = Settings(gate=Gate(max_accuracy_drop=0.5, objective="size"), brief=True)
+SETTINGS = Settings(max_accuracy_drop=0.5, objective="size", brief=True)
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def copied(source: Path, target: Path) -> Path:
     """`source` where containers see it, readable for all."""
     if source.is_dir():
         shutil.copytree(source, target, copy_function=shutil.copyfile)
-        for folder in [target, *(one for one in target.rglob("*") if one.is_dir())]:
+        for folder in [target, *(path for path in target.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
     else:
         shutil.copyfile(source, target)
@@ -293,7 +293,9 @@ def test_each_step_in_its_container_gives_what_the_local_run_gives(
         {"model_uri": str(model), "examples_uri": str(examples), "source_digest": "sha256:1"},
         command_paring(*in_image),
     )
-    locally = run(model, examples, load_recipes(recipes), SETTINGS, tmp_path / "local")
+    locally = run(
+        model, examples, recipes=load_recipes(recipes), settings=SETTINGS, out=tmp_path / "local"
+    )
 
     chosen = json.loads((by_containers.path("select", "selection") / "selection.json").read_text())
     assert chosen["selected"] == locally.selection.selected != "source"

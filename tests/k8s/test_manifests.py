@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,12 +27,13 @@ from paring_pipelines.kubeflow.placement import Placement
 from paring_pipelines.kubeflow.placement_rules import place
 from paring_pipelines.kubeflow.stores import check_stores
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 
 K8S = Path(__file__).parents[2] / "k8s"
 SCHEMAS = Path(__file__).with_name("schemas")
-OVERLAYS = sorted(one.name for one in (K8S / "overlays").iterdir())
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 KUBERNETES = "1.35"
 """Two releases behind the newest, since clusters lag behind."""
 
@@ -49,7 +51,7 @@ def _kustomized(folder: Path) -> list[Resource]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
-    return [one for one in yaml.safe_load_all(done.stdout) if one is not None]
+    return [item for item in yaml.safe_load_all(done.stdout) if item is not None]
 
 
 def _validate(resource: Resource) -> None:
@@ -63,25 +65,26 @@ def _validate(resource: Resource) -> None:
 
 def _resources(overlay: str) -> list[Resource]:
     """The overlay's resources, those inside a Sensor's triggers included."""
-    found = copy.deepcopy(_built(overlay))
-    for sensor in _of_kind(found, "Sensor"):
-        found += [
-            one["template"]["k8s"]["source"]["resource"] for one in sensor["spec"]["triggers"]
+    result = copy.deepcopy(_built(overlay))
+    for sensor in _of_kind(result, "Sensor"):
+        result += [
+            trigger["template"]["k8s"]["source"]["resource"]
+            for trigger in sensor["spec"]["triggers"]
         ]
-    return found
+    return result
 
 
 def _of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
-    return [one for one in resources if one["kind"] in kinds]
+    return [resource for resource in resources if resource["kind"] in kinds]
 
 
 def _pods(overlay: str) -> Iterator[Resource]:
     """The specs of all pods that the overlay leads to."""
-    for one in _resources(overlay):
-        if one["kind"] == "CronJob":
-            yield one["spec"]["jobTemplate"]["spec"]["template"]
-        if one["kind"] in ("Job", "Deployment"):
-            yield one["spec"]["template"]
+    for resource in _resources(overlay):
+        if resource["kind"] == "CronJob":
+            yield resource["spec"]["jobTemplate"]["spec"]["template"]
+        if resource["kind"] in ("Job", "Deployment"):
+            yield resource["spec"]["template"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -120,13 +123,13 @@ def test_pods_keep_to_the_restricted_standard(overlay: str) -> None:
     pods = list(_pods(overlay))
     assert pods
     volumes = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
-    for pod in (one["spec"] for one in pods):
+    for pod in (item["spec"] for item in pods):
         whole = pod["securityContext"]
         assert whole["runAsNonRoot"] is True
         assert whole["runAsUser"] > 0
         assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        assert all(set(one) - {"name"} <= volumes for one in pod["volumes"])
+        assert all(set(volume) - {"name"} <= volumes for volume in pod["volumes"])
         assert pod["automountServiceAccountToken"] is False
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             own = container["securityContext"]
@@ -141,7 +144,7 @@ def test_pods_keep_to_the_restricted_standard(overlay: str) -> None:
 def test_pods_of_argo_events_keep_to_the_restricted_standard() -> None:
     events = _of_kind(_built("argo-events"), "EventSource", "Sensor")
     assert len(events) == 2
-    for template in (one["spec"]["template"] for one in events):
+    for template in (event["spec"]["template"] for event in events):
         whole, own = template["securityContext"], template["container"]["securityContext"]
         assert whole["runAsNonRoot"] is True
         assert whole["runAsUser"] > 0
@@ -152,7 +155,7 @@ def test_pods_of_argo_events_keep_to_the_restricted_standard() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_roles_grant_nothing_by_a_star_and_secrets_by_name(overlay: str) -> None:
     roles = _of_kind(_built(overlay), "Role", "ClusterRole")
-    assert {one["kind"] for one in roles} == {"Role"}
+    assert {item["kind"] for item in roles} == {"Role"}
     for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
         if "secrets" in rule["resources"]:
@@ -163,23 +166,48 @@ def test_roles_grant_nothing_by_a_star_and_secrets_by_name(overlay: str) -> None
 def test_what_is_referred_to_is_there(overlay: str) -> None:
     resources = _built(overlay)
     known = {
-        (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"])
-        for one in resources
+        (resource["kind"], resource["metadata"].get("namespace"), resource["metadata"]["name"])
+        for resource in resources
     }
     for binding in _of_kind(resources, "RoleBinding"):
         here = binding["metadata"]["namespace"]
         assert ("Role", here, binding["roleRef"]["name"]) in known
         for subject in binding["subjects"]:
             assert ("ServiceAccount", subject.get("namespace", here), subject["name"]) in known
-    for pod in (one["spec"] for one in _pods(overlay)):
+    for pod in (item["spec"] for item in _pods(overlay)):
         assert ("ServiceAccount", "paring", pod["serviceAccountName"]) in known
         (container,) = pod["containers"]
         maps = [
-            one["configMapRef"]["name"] for one in container["envFrom"] if "configMapRef" in one
+            item["configMapRef"]["name"] for item in container["envFrom"] if "configMapRef" in item
         ]
-        maps += [one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one]
+        maps += [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
         assert len(maps) == 2
         assert all(("ConfigMap", "paring", name) in known for name in maps)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_another_namespace_and_a_prefix_reach_every_reference(overlay: str, tmp_path: Path) -> None:
+    copied = shutil.copytree(K8S, tmp_path / "k8s") / "overlays" / overlay
+    watch = copied / "watch" / "kustomization.yaml"
+    watch.write_text(watch.read_text().replace("namespace: paring\n", "namespace: mine\n"))
+    whole = copied / "kustomization.yaml"
+    whole.write_text(f"{whole.read_text()}namePrefix: our-\n")
+    resources = _kustomized(copied)
+    accounts = {
+        (item["metadata"]["namespace"], item["metadata"]["name"])
+        for item in _of_kind(resources, "ServiceAccount")
+    }
+    bindings = {item["metadata"]["name"]: item for item in _of_kind(resources, "RoleBinding")}
+    (subject,) = bindings["our-paring-watch-submits"]["subjects"]
+    assert (subject["namespace"], subject["name"]) == ("mine", "our-paring-watch")
+    assert (subject["namespace"], subject["name"]) in accounts
+    (runs,) = (here for here, name in accounts if name == "our-paring-runner")
+    assert bindings["our-paring-watch-submits"]["metadata"]["namespace"] == runs
+    # The Sensor's copy of the Job as well.
+    text = yaml.safe_dump(resources)
+    named = set(re.findall(r"--service-account=(\S+)", text))
+    assert named == {"our-paring-runner"}
+    assert text.count("--service-account=") == (2 if overlay == "argo-events" else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -201,39 +229,39 @@ def test_one_watch_runs_at_a_time(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_container_starts_a_command_that_there_is(overlay: str) -> None:
     variables: dict[str, str] = {}
-    for one in _of_kind(_built(overlay), "ConfigMap"):
-        variables |= {key: value for key, value in one["data"].items() if key.isupper()}
-    for pod in (one["spec"] for one in _pods(overlay)):
+    for item in _of_kind(_built(overlay), "ConfigMap"):
+        variables |= {key: value for key, value in item["data"].items() if key.isupper()}
+    for pod in (item["spec"] for item in _pods(overlay)):
         (container,) = pod["containers"]
         # As the kubelet does.
         command, *arguments = (
-            re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], one)
-            for one in container["args"]
+            re.sub(r"\$\((\w+)\)", lambda result: variables[result[1]], arg)
+            for arg in container["args"]
         )
         context = watch.make_context(command, arguments)
         assert context.params["once"]
         assert context.params["source"] == variables["PARING_SOURCE"]
-        mounts = {one["mountPath"] for one in container["volumeMounts"]}
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         for file in (context.params["recipes"], *context.params["runtimes"]):
             assert str(file.parent) in mounts
 
 
 def _variables(overlay: str) -> dict[str, str]:
     """Return the variables that the pod of `watch` gets from its ConfigMap."""
-    (found,) = (
-        one["data"]
-        for one in _of_kind(_built(overlay), "ConfigMap")
-        if "PARING_SOURCE" in one["data"]
+    (result,) = (
+        item["data"]
+        for item in _of_kind(_built(overlay), "ConfigMap")
+        if "PARING_SOURCE" in item["data"]
     )
-    return dict(found)
+    return dict(result)
 
 
 def _placed(overlay: str, folder: Path) -> tuple[Dag, dict[str, Placement]]:
     """The pipeline that `watch` submits, and where its tasks run."""
     (files,) = (
-        one["data"]
-        for one in _of_kind(_built(overlay), "ConfigMap")
-        if "recipes.toml" in one["data"]
+        item["data"]
+        for item in _of_kind(_built(overlay), "ConfigMap")
+        if "recipes.toml" in item["data"]
     )
     for name, content in files.items():
         (folder / name).write_text(content)
@@ -248,15 +276,15 @@ def test_runs_get_recipes_and_placement_that_fit_each_other(overlay: str, tmp_pa
     (watch, *_) = (
         container["image"] for pod in _pods(overlay) for container in pod["spec"]["containers"]
     )
-    assert {one.image for one in placements.values()} == {watch}
-    assert not any(one.cache for name, one in placements.items() if name.startswith("benchmark"))
+    assert {placement.image for placement in placements.values()} == {watch}
+    assert not any(item.cache for name, item in placements.items() if name.startswith("benchmark"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_steps_run_as_a_stated_user_that_is_not_root(overlay: str, tmp_path: Path) -> None:
-    for one in _placed(overlay, tmp_path)[1].values():
-        assert one.security_context.run_as_non_root is True
-        assert one.security_context.run_as_user == one.security_context.run_as_group == 65532
+    for item in _placed(overlay, tmp_path)[1].values():
+        assert item.security_context.run_as_non_root is True
+        assert item.security_context.run_as_user == item.security_context.run_as_group == 65532
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -270,7 +298,15 @@ def test_the_steps_can_read_the_sources_that_are_watched(overlay: str, tmp_path:
     }
     options = {"model_uri": "--source", "examples_uri": "--examples"}
     root = variables["PARING_PIPELINE_ROOT"]
-    assert check_stores(read_package(tmp_path / "pipeline.yaml"), options, sources, root) == []
+    assert (
+        check_stores(
+            read_package(tmp_path / "pipeline.yaml"),
+            options=options,
+            uris=sources,
+            pipeline_root=root,
+        )
+        == []
+    )
     for uri in sources.values():
         # Without a Secret that somebody has yet to make.
         in_the_root = uri.split("/")[:3] == (root or BUILT_IN_ROOT).split("/")[:3]
@@ -289,7 +325,9 @@ def test_a_source_in_another_bucket_needs_a_secret_and_no_other_change(
     scheme = "gs" if overlay == "gke" else "s3"
     sources = dict.fromkeys(("model_uri", "examples_uri"), f"{scheme}://another/models")
     options = {"model_uri": "--source", "examples_uri": "--examples"}
-    assert check_stores(read_package(tmp_path / "pipeline.yaml"), options, sources) == []
+    assert (
+        check_stores(read_package(tmp_path / "pipeline.yaml"), options=options, uris=sources) == []
+    )
 
 
 def test_events_are_of_the_outputs_that_are_watched() -> None:
@@ -311,10 +349,10 @@ def test_the_quota_counts_what_is_in_use_and_leaves_room_for_a_run(tmp_path: Pat
     assert hard["pods"] > 2 * len(placements)
     (limits,) = _of_kind(resources, "LimitRange")
     (container,) = limits["spec"]["limits"]
-    for one in placements.values():
+    for placement in placements.values():
         for asked, most, name in (
-            (one.cpu, one.cpu_limit, "cpu"),
-            (one.memory, one.memory_limit, "memory"),
+            (placement.cpu, placement.cpu_limit, "cpu"),
+            (placement.memory, placement.memory_limit, "memory"),
         ):
             assert asked
             assert quantity(asked) <= hard[f"requests.{name}"]

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.helpers.step_server import lasting_server
+from tests.helpers.warm_measuring import ShortSubprocess
 
 from paring_pipelines.cli.main import main
-from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import Recipe, load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.runners.session import PublishedRun, run
 
 Paring = Callable[..., tuple[int, str, str]]
@@ -29,8 +30,9 @@ SETTINGS = Settings(brief=True)
 
 
 @pytest.fixture(autouse=True)
-def _warm_measuring(warm_measuring: None) -> None:
+def _short_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole pipelines measure often; what a measurement is, is tested with its step."""
+    monkeypatch.setattr("paring.benchmarking.process.subprocess", ShortSubprocess)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,7 +56,7 @@ def paring(capsys: pytest.CaptureFixture[str]) -> Paring:
 
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
+            main([str(argument) for argument in arguments])
         shown = capsys.readouterr()
         return int(ended.value.code or 0), shown.out, shown.err
 
@@ -91,12 +93,27 @@ def few_recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Recipe]:
 
 
 @pytest.fixture(scope="session")
-def first_run(
+def shared_run(
     tmp_path_factory: pytest.TempPathFactory,
     bare_model: Path,
     digits_npz: Path,
     few_recipes: list[Recipe],
 ) -> tuple[Path, PublishedRun]:
-    """The output folder of a run on the bare model, and what came of it."""
+    """The output folder that all tests share, and what came of the first run in it."""
     out = tmp_path_factory.mktemp("run") / "out"
-    return out, run(bare_model, digits_npz, few_recipes, SETTINGS, out)
+    return out, run(bare_model, digits_npz, recipes=few_recipes, settings=SETTINGS, out=out)
+
+
+@pytest.fixture
+def first_run(
+    shared_run: tuple[Path, PublishedRun],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> tuple[Path, PublishedRun]:
+    """The output folder of a run on the bare model, and what came of it.
+
+    The folder holds that run's results, whatever other tests have run in it since.
+    """
+    run(bare_model, digits_npz, recipes=few_recipes, settings=SETTINGS, out=shared_run[0])
+    return shared_run

@@ -14,7 +14,9 @@ from paring.execution import Call, execute, failing
 from paring.step import TRUST_ENGINE, TRUST_MODEL, ParameterSpec, Step
 from paring.storage import local_path
 from paring.system.step_limits import (
+    MEMORY_HELP,
     MEMORY_OPTION,
+    TIME_HELP,
     TIME_OPTION,
     TIME_VARIABLE,
     LimitSettings,
@@ -86,7 +88,8 @@ def command(
         click.Option(
             ["--tolerate"], is_flag=True, help="Record a failure in the outputs and succeed."
         ),
-        *limit_options(),
+        click.Option([TIME_OPTION], metavar="TIME", help=TIME_HELP),
+        click.Option([MEMORY_OPTION], metavar="SIZE", help=MEMORY_HELP),
     ]
 
     def run(
@@ -97,14 +100,14 @@ def command(
         step_memory_limit: str | None,
         **given: Any,
     ) -> None:
-        def execute_as(one: Step) -> None:
+        def execute_as(item: Step) -> None:
             if executor_input is not None:
                 # Imported late: only containers take this way.
                 from paring.adapters.kfp import run_executor_input
 
-                run_executor_input(one, executor_input, identity=identity, tolerate=tolerate)
+                run_executor_input(item, executor_input, identity=identity, tolerate=tolerate)
                 return
-            show(execute(one, _call(one, given, identity, tolerate)))
+            show(execute(item, _call(item, given, identity=identity, tolerate=tolerate)))
 
         limits = _limits(step_time_limit, step_memory_limit, executor_input is not None)
         if not limited:
@@ -118,24 +121,6 @@ def command(
     return click.Command(
         step.name, params=options, callback=run, help=_help(step), short_help=step.summary
     )
-
-
-def limit_options() -> list[click.Option]:
-    """Return new options for the limits of a step."""
-    return [
-        click.Option(
-            [TIME_OPTION],
-            metavar="TIME",
-            help="Longest duration of a step, such as 30m; 0 for no limit. 2h by default, 8h for"
-            " steps that train.",
-        ),
-        click.Option(
-            [MEMORY_OPTION],
-            metavar="SIZE",
-            help="Most memory of a step's processes, such as 12GiB or 75%; 0 for no limit. By"
-            " default 7/8 of the machine's memory, in a container its limit.",
-        ),
-    ]
 
 
 def _limits(time: str | None, memory: str | None, on_kubeflow: bool) -> LimitSettings:
@@ -175,10 +160,10 @@ def _parameter_option(name: str, spec: ParameterSpec) -> click.Option:
 def _help(step: Step) -> str:
     # click shows paragraphs that begin with \b as they are.
     paragraphs = (step.function.__doc__ or "").replace("\n    ", "\n").split("\n\n")
-    return "\n\n".join(paragraphs[:1] + [f"\b\n{one}" for one in paragraphs[1:]])
+    return "\n\n".join(paragraphs[:1] + [f"\b\n{paragraph}" for paragraph in paragraphs[1:]])
 
 
-def _call(step: Step, given: Mapping[str, Any], identity: str, tolerate: bool) -> Call:
+def _call(step: Step, given: Mapping[str, Any], *, identity: str, tolerate: bool) -> Call:
     inputs: dict[str, Path | dict[str, Path]] = {}
     for name, spec in step.inputs.items():
         if spec.family:

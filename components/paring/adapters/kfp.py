@@ -31,17 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paring.adapters.kfp_views import HTML, View, views
-from paring.artifacts import (
-    Artifact,
-    BenchmarkMetrics,
-    EvaluationMetrics,
-    Examples,
-    Fact,
-    ModelProfile,
-    Selection,
-    Servable,
-    TPUReadiness,
-)
+from paring.artifacts import Artifact, Examples, Fact, Findings, Servable
 from paring.errors import OutputError, ParameterError
 from paring.execution import Call, execute
 from paring.step import Step
@@ -66,8 +56,6 @@ its key, since a key may hold what an input's name can't."""
 # that parameter along under such a name.
 _INJECTED = "pipelinechannel--"
 
-_METRICS = (BenchmarkMetrics, EvaluationMetrics, Selection, ModelProfile, TPUReadiness)
-
 _UUID = "-".join(f"[0-9a-f]{{{count}}}" for count in (8, 4, 4, 4, 12))
 
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -81,7 +69,7 @@ def kfp_type(kind: type[Artifact]) -> Any:
         return dsl.Model
     if issubclass(kind, Examples):
         return dsl.Dataset
-    if issubclass(kind, _METRICS):
+    if issubclass(kind, Findings):
         return dsl.Metrics
     return dsl.Artifact
 
@@ -281,11 +269,27 @@ def _place(step: Step, targets: Mapping[str, Any]) -> dict[str, str]:
     name below the task's.
     """
     for name, target in targets.items():
-        found = re.search(rf"/({_UUID})/([^/]+)/(?:[^/]+/)?{name}$", target["uri"])
-        if found:
-            run, node = found.groups()
-            return {"run": run, "node": node, "candidate": logs.candidate_of(step.name, node)}
+        result = re.search(rf"/({_UUID})/([^/]+)/(?:[^/]+/)?{name}$", target["uri"])
+        if result:
+            run, node = result.groups()
+            return {"run": run, "node": node, "candidate": candidate_of_task(step.name, node)}
     return {}
+
+
+def candidate_of_task(step: str, task: str) -> str:
+    """Return the candidate that a task works on; "" where it works for all.
+
+    Of the graph's node a container knows the task's name alone, which is STEP-CANDIDATE, and
+    STEP-CANDIDATE.2 where a recipe has a step twice, with dashes for underscores.
+
+    Args:
+        step: Name of the step.
+        task: Name of the task.
+    """
+    prefix = f"{step}-".replace("_", "-")
+    if not task.replace("_", "-").startswith(prefix):
+        return ""
+    return task[len(prefix) :].partition(".")[0]
 
 
 def _read(executor_input: str) -> dict[str, Any]:
@@ -333,7 +337,7 @@ def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, 
     """Return the launcher's record of an output, which may hold no other field."""
     metadata: dict[str, Fact] = {
         name: value
-        for name, value in output.facts().items()
+        for name, value in {"digest": output.digest, **output.facts()}.items()
         # JSON has no infinity and no nan.
         if not (isinstance(value, float) and not math.isfinite(value))
     }

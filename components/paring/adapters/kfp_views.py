@@ -9,15 +9,13 @@ import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from paring.artifacts import Artifact, BenchmarkMetrics, Report, Selection
-from paring.errors import ArtifactTypeError
+from paring.artifacts.reading import read_object
 from paring.reporting import figures
 from paring.reporting.columns import brief_columns, change, score
 from paring.selection.candidates import SelectionResult
-from paring.system.documents import read_json
 
 HTML, MARKDOWN = "_html", "_markdown"
 """The suffixes, which name the types too."""
@@ -51,7 +49,7 @@ class View:
 
 def views(kind: type[Artifact]) -> tuple[View, ...]:
     """Return the views of artifacts of the type `kind`."""
-    return next((found for shown, found in _VIEWS.items() if issubclass(kind, shown)), ())
+    return next((result for shown, result in _VIEWS.items() if issubclass(kind, shown)), ())
 
 
 def _report_page(report: Report) -> str:
@@ -60,8 +58,8 @@ def _report_page(report: Report) -> str:
 
 def _benchmark_table(metrics: BenchmarkMetrics) -> str:
     """Return the figures of the candidate beside the source's, and the machine."""
-    found = _read(metrics.file, "source", "environment", "batch_size")
-    source, machine = found["source"], found["environment"]
+    result = read_object(metrics.file, "source", "environment", "batch_size")
+    source, machine = result["source"], result["environment"]
     compared = [
         ("median of one call", figures.ms(metrics.p50_ms), figures.ms(source["p50_ms"])),
         ("90th percentile", figures.ms(metrics.p90_ms), figures.ms(source["p90_ms"])),
@@ -86,27 +84,33 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
         _table(("candidate alone", ""), alone),
         f"On {_plain(machine['cpu'])}: cores {machine['cores']}, threads {machine['threads']},"
         f" accelerators {_plain(', '.join(machine['accelerators'])) or 'none'},"
-        f" batch size {found['batch_size']}.",
+        f" batch size {result['batch_size']}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _selection_table(selection: Selection) -> str:
     """Return the verdict, the gate, and every candidate with what was decided about it."""
-    found = SelectionResult.read(selection.file)
-    gate, metric = found.gate, found.metric
-    columns = [one for one in brief_columns() if not one.under]
-    headings = ("candidate", "outcome", metric.label, "change", *(one.heading for one in columns))
+    result = SelectionResult.read(selection.file)
+    gate, metric = result.gate, result.metric
+    columns = [column for column in brief_columns() if not column.under]
+    headings = (
+        "candidate",
+        "outcome",
+        metric.label,
+        "change",
+        *(column.heading for column in columns),
+    )
     rows = [
         (
             f"`{row.id}`",
             f"**{row.outcome}**" if row.is_selected else str(row.outcome),
             score(row),
             change(row),
-            *(one.text(row) for one in columns),
+            *(column.text(row) for column in columns),
             _plain(figures.typeset("; ".join([*row.reasons, *row.notes]))),
         )
-        for row in found.candidates
+        for row in result.candidates
     ]
     limits = [f"a loss of {gate.max_accuracy_drop} by {metric.label}"] + [
         text.format(limit)
@@ -118,7 +122,7 @@ def _selection_table(selection: Selection) -> str:
         if limit
     ]
     parts = [
-        f"**{_plain(figures.typeset(found.verdict))}**",
+        f"**{_plain(figures.typeset(result.verdict))}**",
         f"The gate lets pass {_plain(', '.join(limits))} at most; the best by"
         f" {gate.objective} is selected. The change is {metric.change_unit}.",
         _table((*headings, "why"), rows),
@@ -134,7 +138,7 @@ def _selection_chart(selection: Selection) -> str:
 
     from paring.reporting.charts import pareto_chart
 
-    found = SelectionResult.read(selection.file)
+    result = SelectionResult.read(selection.file)
     folder = resources.files("paring.reporting") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(folder)),
@@ -143,10 +147,10 @@ def _selection_chart(selection: Selection) -> str:
         trim_blocks=True,
     )
     return environment.get_template("selection.html.j2").render(
-        selected=found.selected,
-        verdict=figures.typeset(found.verdict),
-        metric=found.metric.label,
-        chart=Markup(pareto_chart(found)),
+        selected=result.selected,
+        verdict=figures.typeset(result.verdict),
+        metric=result.metric.label,
+        chart=Markup(pareto_chart(result)),
     )
 
 
@@ -155,19 +159,6 @@ _VIEWS: Mapping[type[Artifact], tuple[View, ...]] = {
     BenchmarkMetrics: (View(MARKDOWN, _benchmark_table),),
     Selection: (View(MARKDOWN, _selection_table), View(HTML, _selection_chart)),
 }
-
-
-def _read(file: Path, *keys: str) -> dict[str, Any]:
-    """Return the object in a JSON file, which must have `keys`."""
-    try:
-        content: dict[str, Any] = read_json(file)
-        return {key: content[key] for key in keys}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactTypeError(
-            f"{file} can't be read",
-            received=f"{type(error).__name__}: {error}",
-            remedy="re-run the step that produced this artifact",
-        ) from error
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,6 +2,8 @@
 
     with step_processes(LimitSettings.parse("30m")) as execute_limited:
         outputs = execute_limited(step, call)
+    with limited_calls(LimitSettings.parse("30m")) as call_limited:
+        call_limited(partial(run_once, folder))
 
 A server, `paring.adapters.step_server`, imports the libraries once and forks for each step.
 It is a process that was started and not forked, so that it is of use in programs in which
@@ -11,29 +13,34 @@ failure outcome like any other.
 
 import logging
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from paring.adapters.step_server import Made, Raised, Request
+from paring.adapters.step_server import LIBRARIES, Made, Raised, Request, run_step
 from paring.artifacts import Artifact
-from paring.errors import CrashError
+from paring.errors import ContentionError, CrashError, OutOfMemoryError
 from paring.execution import Call, execute, failing
 from paring.step import Step
 from paring.system import interruption, logs
 from paring.system.children import module_command, module_environment
-from paring.system.step_limits import LimitSettings
+from paring.system.step_limits import LimitSettings, StepLimits
 from paring.system.supervision import GRACE_SECONDS, Ended
 
 Execute = Callable[[Step, Call], dict[str, Artifact]]
 """Runs a step; see `paring.execution.execute`."""
+
+Work = Callable[[], None]
+"""A function, or a partial of one, that can be pickled."""
 
 _LOOK_SECONDS = 0.2
 # What a server needs at most to end the child and itself, after the child's own time for it.
@@ -41,46 +48,158 @@ _MORE_SECONDS = 5.0
 # Which the runner of a pipeline turns down.
 _LOGGERS = ("absl", "apache_beam", "tensorflow", "root")
 
-_open_servers: list["_Server"] = []
+_open: list["Servers"] = []
 
 
 @contextmanager
-def step_processes(limits: LimitSettings) -> Iterator[Execute]:
-    """Start the server, and yield what runs a step in a child process.
+def step_processes(
+    limits: LimitSettings, libraries: Sequence[str] = LIBRARIES, *, jobs: int = 1
+) -> Iterator[Execute]:
+    """Start the servers, and yield what runs a step in a child process.
 
-    Where a server is open in this process already, it serves here too. With both limits
+    Where servers are open in this process already, they serve here too. With both limits
     turned off, steps run in this process, whose registered Keras layers they may need.
+
+    Args:
+        limits: Limits of each step.
+        libraries: What a server imports; a step imports what it needs besides.
+        jobs: Number of threads that run steps at the same time.
     """
     if limits.are_off:
         yield execute
         return
-    with open_server() as server:
-        yield lambda step, call: server.execute(step, call, limits)
+    with open_servers(libraries) as servers:
+        yield lambda step, call: servers.execute(step, call, limits, jobs)
 
 
 @contextmanager
-def open_server() -> Iterator["_Server"]:
-    """Open a server, or take the one that is open in this process."""
-    if _open_servers:
-        yield _open_servers[-1]
+def limited_calls(limits: LimitSettings) -> Iterator[Callable[[Work], None]]:
+    """Start a server, and yield what calls a function in a child process.
+
+    The limits and the errors are those of a step that does not train; an exception of the
+    function is raised here. With both limits turned off, it is called in this process.
+    """
+    if limits.are_off:
+        yield lambda work: work()
         return
-    server = _Server()
-    _open_servers.append(server)
+    with open_servers(()) as servers:
+        yield lambda work: servers.call(work, limits.of_step(trains=False))
+
+
+@contextmanager
+def open_servers(libraries: Sequence[str] = LIBRARIES) -> Iterator["Servers"]:
+    """Open a server, or take those that are open in this process."""
+    if _open:
+        yield _open[-1]
+        return
+    servers = Servers(libraries)
+    _open.append(servers)
     try:
-        yield server
+        yield servers
     finally:
-        _open_servers.remove(server)
-        server.close()
+        _open.remove(servers)
+        servers.close()
 
 
 def server_command() -> list[str]:
-    """Return the command that starts a server, but for its last argument."""
+    """Return the command that starts a server, but for its arguments."""
     return module_command("paring.adapters.step_server")
 
 
+class Servers:
+    """Servers, each of which runs one step at a time.
+
+    The first one is started at once, the others with the first step of a caller that runs
+    several at the same time.
+    """
+
+    def __init__(self, libraries: Sequence[str] = LIBRARIES) -> None:
+        """Start the first server, which imports `libraries`."""
+        self._libraries = libraries
+        self._changed = threading.Condition()
+        self._all = [_Server(libraries)]
+        self._free = [*self._all]
+        # Those that were at work while another one was.
+        self._shared: set[_Server] = set()
+
+    def execute(
+        self, step: Step, call: Call, limits: LimitSettings, jobs: int = 1
+    ) -> dict[str, Artifact]:
+        """Run a step in a child process; see `paring.execution.execute`.
+
+        Args:
+            step: The step.
+            call: Its inputs, outputs and parameters.
+            limits: Limits of the step.
+            jobs: Number of steps that the caller runs at the same time.
+
+        Raises:
+            TimeLimitError: It was ended at its time limit.
+            OutOfMemoryError: It was ended at its memory limit.
+            CrashError: Its process has crashed.
+            ContentionError: One of the two has happened while another step was running.
+            Exception: What the step raised, with the child's traceback as a note.
+        """
+        self._reserve(jobs)
+        if step.machine_dependent:
+            self._await_imports()
+        with self._taken() as server:
+            return server.execute(step, call, limits, lambda: server in self._shared)
+
+    def call(self, work: Work, limits: StepLimits) -> None:
+        """Call a function in a child process.
+
+        Raises:
+            TimeLimitError: It was ended at its time limit.
+            OutOfMemoryError: It was ended at its memory limit.
+            CrashError: Its process has crashed.
+            Exception: What it raised, with the child's traceback as a note.
+        """
+        with self._taken() as server:
+            server.call(work, limits)
+
+    def _reserve(self, count: int) -> None:
+        with self._changed:
+            while len(self._all) < count:
+                self._all.append(_Server(self._libraries))
+                # Those that have imported their libraries are taken first.
+                self._free.insert(0, self._all[-1])
+
+    def _await_imports(self) -> None:
+        """Wait until no server imports anything, which would disturb a measurement."""
+        with self._changed:
+            free = [*self._free]
+        for server in free:
+            server.prepare()
+
+    @contextmanager
+    def _taken(self) -> Iterator["_Server"]:
+        with self._changed:
+            while not self._free:
+                interruption.raise_if_interrupted()
+                self._changed.wait(_LOOK_SECONDS)
+            server = self._free.pop()
+            busy = set(self._all) - set(self._free)
+            self._shared.discard(server)
+            if len(busy) > 1:
+                self._shared |= busy
+        try:
+            yield server
+        finally:
+            with self._changed:
+                self._free.append(server)
+                self._changed.notify()
+
+    def close(self) -> None:
+        """End the steps that run, and the servers."""
+        for server in self._all:
+            server.close()
+
+
 class _Server:
-    def __init__(self) -> None:
-        # Nodes run one after another; those of Beam in a thread.
+    def __init__(self, libraries: Sequence[str] = LIBRARIES) -> None:
+        self._libraries = libraries
+        # For whoever closes it in another thread.
         self._lock = threading.Lock()
         self._start()
 
@@ -91,7 +210,7 @@ class _Server:
         self._connection = Connection(os.dup(self._channel.fileno()))
         with theirs:
             self._process = subprocess.Popen(
-                [*server_command(), str(theirs.fileno())],
+                [*server_command(), str(theirs.fileno()), *self._libraries],
                 stdin=subprocess.DEVNULL,
                 env=module_environment(),
                 pass_fds=[theirs.fileno()],
@@ -99,19 +218,35 @@ class _Server:
                 start_new_session=True,
             )
 
-    def execute(self, step: Step, call: Call, limits: LimitSettings) -> dict[str, Artifact]:
-        """Run a step in a child process; see `paring.execution.execute`.
+    def execute(
+        self, step: Step, call: Call, limits: LimitSettings, is_shared: Callable[[], bool]
+    ) -> dict[str, Artifact]:
+        """Run a step in a child process; see `Servers.execute`."""
+        work = partial(run_step, step.name, call)
+        with self._lock:
+            error, is_own = self._error_of(work, limits.of_step(trains=step.trains))
+            if error is not None and is_own and not call.tolerate:
+                raise error
+            if isinstance(error, OutOfMemoryError | CrashError) and not is_own and is_shared():
+                raise ContentionError(error.what, received=error.received, remedy=error.remedy)
+            if error is not None:
+                # Recorded or raised; and what the child has left unfinished is removed, before
+                # another thread that closes this server ends the process.
+                return execute(failing(step, error), call)
+        return {name: kind.load(call.outputs[name]) for name, kind in step.outputs.items()}
 
-        Raises:
-            TimeLimitError: It was ended at its time limit.
-            OutOfMemoryError: It was ended at its memory limit.
-            CrashError: Its process has crashed.
-            Exception: What the step raised, with the child's traceback as a note.
-        """
+    def call(self, work: Work, limits: StepLimits) -> None:
+        """Call a function in a child process; see `Servers.call`."""
+        with self._lock:
+            error, _ = self._error_of(work, limits)
+        if error is not None:
+            raise error
+
+    def _error_of(self, work: Work, limits: StepLimits) -> tuple[BaseException | None, bool]:
+        """Call a function in a child process; return its error, and whether it raised it itself."""
         request = Request(
-            step.name,
-            call,
-            limits.of_step(trains=step.trains),
+            pickle.dumps(work),
+            limits,
             dict(logs.known()),
             dict(os.environ),
             str(Path.cwd()),
@@ -119,18 +254,11 @@ class _Server:
             logs.level(),
             tuple(n for n in _LOGGERS if logging.getLogger(n).level >= logging.CRITICAL),
         )
-        with self._lock:
-            result, error = self._run(request)
-            if isinstance(result, Raised):
-                result.error.add_note(result.traceback)
-                if not call.tolerate:
-                    raise result.error
-                error = result.error
-            if error is not None:
-                # Recorded or raised; and what the child has left unfinished is removed, before
-                # another thread that closes this server ends the process.
-                return execute(failing(step, error), call)
-        return {name: kind.load(call.outputs[name]) for name, kind in step.outputs.items()}
+        result, error = self._run(request)
+        if isinstance(result, Raised):
+            result.error.add_note(result.traceback)
+            return result.error, True
+        return error, False
 
     def _run(self, request: Request) -> tuple[Made | Raised | None, BaseException | None]:
         """Run a step in a child process.
@@ -139,7 +267,7 @@ class _Server:
             Its result, or None; and the error or interrupt that has ended it before that.
         """
         try:
-            self._prepare()
+            self.prepare()
             ours, theirs = socket.socketpair()
             with Connection(ours.detach(), writable=False) as answers:
                 with theirs:
@@ -171,13 +299,13 @@ class _Server:
             )
         return result, None
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Wait until the server has imported its libraries; start another if it was killed."""
         if self._process.poll() is not None:
             self._close_sockets()
             self._start()
         while not self._ready:
-            interruption.check()
+            interruption.raise_if_interrupted()
             if self._connection.poll(_LOOK_SECONDS):
                 self._connection.recv()
                 self._ready = True
@@ -187,11 +315,13 @@ class _Server:
         """Wait for the end of a step, and write its log records meanwhile."""
         result: Made | Raised | None = None
         sources: list[Connection] = [self._connection, answers]
+        interrupts = 0
         while True:
             try:
-                # In Beam's thread too, where no signal raises anything.
-                if not self._stopped:
-                    interruption.check()
+                # In other threads than the main one no signal raises anything.
+                if interruption.count() > interrupts:
+                    interrupts = interruption.count()
+                    self._stop(again=interrupts > 1)
                 ready = wait(sources, _LOOK_SECONDS)
                 # The child's messages first, which it has sent before its end.
                 if answers in ready:
@@ -208,6 +338,7 @@ class _Server:
                     ended: Ended = self._connection.recv()
                     return result, ended
             except KeyboardInterrupt:
+                interrupts = interruption.count()
                 # A second one has the child killed.
                 self._stop(again=True)
 

@@ -1,4 +1,4 @@
-"""Server that forks a child for each step: `python -m paring.adapters.step_server FD`.
+"""Server that forks a child for each step: `python -m paring.adapters.step_server FD LIBRARY...`.
 
 It has imported the libraries and runs nothing itself, so that a step starts in a fraction of
 a second, in a process of its own. `paring.adapters.step_processes` is its client.
@@ -26,6 +26,7 @@ from paring.errors import StepFailedError
 from paring.execution import Call, execute
 from paring.models.quiet import quiet_tensorflow
 from paring.system import interruption, logs, tracing
+from paring.system.children import is_picklable
 from paring.system.step_limits import StepLimits
 from paring.system.supervision import Supervisor
 
@@ -37,14 +38,17 @@ LIBRARIES = (
 )
 """Libraries of several steps besides TensorFlow, which none of them starts on import."""
 
+PROFILE_LIBRARIES = ("tf_keras",)
+"""Libraries of the steps that import and profile a model."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """Request to run a step.
+    """Request to call a function in a child process.
 
     Attributes:
-        step: Its name.
-        call: See `paring.execution.execute`.
+        work: The function, which takes no arguments, pickled: the child alone imports what
+            it needs.
         limits: Of its process.
         about: Facts of each log event; see `paring.system.logs.about`.
         environment: All environment variables.
@@ -54,8 +58,7 @@ class Request:
         quiet: Loggers whose records are dropped.
     """
 
-    step: str
-    call: Call
+    work: bytes
     limits: StepLimits
     about: Mapping[str, object]
     environment: Mapping[str, str]
@@ -67,7 +70,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Raised:
-    """Message of a step that has raised an exception.
+    """Message of a function that has raised an exception.
 
     Attributes:
         error: The exception.
@@ -80,7 +83,12 @@ class Raised:
 
 @dataclass(frozen=True)
 class Made:
-    """Message of a step that has written its outputs, or a failure in them."""
+    """Message of a function that has returned, such as a step that has written its outputs."""
+
+
+def run_step(name: str, call: Call) -> None:
+    """Run a step by its name; see `paring.execution.execute`."""
+    execute(find(name), call)
 
 
 def main() -> None:
@@ -92,7 +100,7 @@ def main() -> None:
     # What comes while no step runs is for a step that has ended by then.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.signals)
     with suppress(EOFError, ConnectionError):
-        _import_libraries()
+        _import_libraries(sys.argv[2:])
         connection.send(None)
         while True:
             request = connection.recv()
@@ -106,9 +114,10 @@ def main() -> None:
     os._exit(0)
 
 
-def _import_libraries() -> None:
-    quiet_tensorflow()
-    for library in LIBRARIES:
+def _import_libraries(libraries: Collection[str]) -> None:
+    if libraries:
+        quiet_tensorflow()
+    for library in libraries:
         # An image of one's own may lack one; the step that needs it says so.
         with suppress(ImportError):
             importlib.import_module(library)
@@ -118,7 +127,7 @@ def _import_libraries() -> None:
 
 
 def _serve(request: Request, answers: Connection, mask: Collection[int]) -> NoReturn:
-    """Run the step in this process, a child, send its result, and end the process."""
+    """Do the work in this process, a child, send its result, and end the process."""
     code = 1
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -154,22 +163,14 @@ def _serve(request: Request, answers: Connection, mask: Collection[int]) -> NoRe
 
 def _execute(request: Request) -> Made | Raised:
     try:
-        with interruption.heeded(), logs.about(**request.about):
-            execute(find(request.step), request.call)
+        with interruption.handle_interrupts(), logs.about(**request.about):
+            pickle.loads(request.work)()
     except Exception as error:
-        return Raised(_sendable(error), traceback.format_exc())
+        sent = error if is_picklable(error) else _unforeseen(error)
+        return Raised(sent, traceback.format_exc())
     except SystemExit as error:
         return Raised(_unforeseen(error), traceback.format_exc())
     return Made()
-
-
-def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        # Of a library's own class, which takes other arguments than it has kept.
-        return _unforeseen(error)
-    return error
 
 
 def _unforeseen(error: BaseException) -> StepFailedError:

@@ -17,20 +17,29 @@ asks for a standard Model. What exactly an artifact is, is checked again when
 the step starts, by its record.
 """
 
-import time
+import json
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import standard_artifacts
+from tfx.types import standard_artifacts, system_artifacts
 from tfx.types.artifact import Property, PropertyType
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from paring.artifacts import Artifact, Examples, Model, Servable, artifact_types
+from paring.artifacts import (
+    Artifact,
+    Examples,
+    Fact,
+    Findings,
+    Model,
+    Servable,
+    artifact_types,
+    record_digest,
+)
 from paring.catalog import find
 from paring.errors import ParameterError, nearest
 from paring.execution import Call, execute
@@ -40,36 +49,56 @@ from paring.system import logs
 FAMILY_SEPARATOR = "__"
 """Between a family's name and a member's key, in a component's inputs."""
 
+RECORD_DIGEST = "record_digest"
+"""Custom property of each artifact: the digest of its record, which no digest of content covers."""
+
+SOURCE_DIGEST = "source_digest"
+"""Custom property of a run's sources: the content digest at the start of the run."""
+
 _STEP, _IDENTITY, _TOLERATE = "paring_step", "paring_identity", "paring_tolerate"
 
+# ML Metadata holds neither bools nor lists; see `_stored`.
 _PROPERTY_TYPES = {
-    str: PropertyType.STRING,
+    bool: PropertyType.INT,
     int: PropertyType.INT,
     float: PropertyType.FLOAT,
+    str: PropertyType.STRING,
+    tuple: PropertyType.STRING,
 }
 
 
-@dataclass(frozen=True)
-class NodeEvent:
-    """Start or end of a node, passed to `observers` in the process that runs it.
+NodeRunner = Callable[[str, Step, Call], dict[str, Artifact]]
+"""Runs the step of a node, which is given by its id; see `paring.execution.execute`."""
 
-    Attributes:
-        node: The node's id.
-        seconds: How long it took; None at the start.
-        outputs: What it made; empty at the start and after an error.
-        error: What ended it, if anything did; an interruption too.
+_node_runners: dict[Path, NodeRunner] = {}
+"""By the root of the pipeline: TFX makes executors from their import path, and hands them
+nothing else by which whoever runs a pipeline could be known."""
+
+
+@contextmanager
+def nodes_run_by(runner: NodeRunner, pipeline_root: Path) -> Iterator[None]:
+    """Run the steps of the pipeline below `pipeline_root` by `runner`, in this process.
+
+    Without it they are run as they are, in the process of their component.
     """
+    if pipeline_root in _node_runners:
+        raise ValueError(f"a pipeline below {pipeline_root} is running in this process")
+    _node_runners[pipeline_root] = runner
+    try:
+        yield
+    finally:
+        del _node_runners[pipeline_root]
 
-    node: str
-    seconds: float | None = None
-    outputs: tuple[Artifact, ...] = ()
-    error: BaseException | None = None
+
+def _run_as_it_is(node: str, step: Step, call: Call) -> dict[str, Artifact]:
+    return execute(step, call)
 
 
-observers: list[Callable[[NodeEvent], None]] = []
-
-executors: list[Callable[[Step, Call], dict[str, Artifact]]] = []
-"""The last one runs the steps; without one they run in the process of their component."""
+def _node_runner(call: Call) -> NodeRunner:
+    """Return the runner of the pipeline that a call belongs to; its outputs lie below the root."""
+    output = next(iter(call.outputs.values()))
+    known = (_node_runners[folder] for folder in output.parents if folder in _node_runners)
+    return next(known, _run_as_it_is)
 
 
 def _is_standard(kind: type[Artifact]) -> bool:
@@ -77,15 +106,26 @@ def _is_standard(kind: type[Artifact]) -> bool:
     return kind in (Servable, Model, Examples)
 
 
+def _system_type(kind: type[Artifact]) -> type[system_artifacts.SystemArtifact] | None:
+    """Return ML Metadata's own type that this one is a kind of; None for reports."""
+    if issubclass(kind, Servable):
+        return system_artifacts.Model  # type: ignore[no-any-return]
+    if issubclass(kind, Findings):
+        return system_artifacts.Metrics  # type: ignore[no-any-return]
+    return None
+
+
 def _define(kind: type[Artifact]) -> type[types.Artifact]:
     if issubclass(kind, Examples):
         return standard_artifacts.Examples  # type: ignore[no-any-return]
     if _is_standard(kind):
         return standard_artifacts.Model  # type: ignore[no-any-return]
-    facts = {name: Property(_PROPERTY_TYPES[of]) for name, of in kind.fact_types().items()}
+    types_of = {"digest": str, **kind.fact_types()}
+    facts = {name: Property(_PROPERTY_TYPES[of]) for name, of in types_of.items()}
     body = {
         "TYPE_NAME": f"Paring{kind.__name__}",
         "PROPERTIES": facts,
+        "TYPE_ANNOTATION": _system_type(kind),
         "__doc__": kind.__doc__,
         "__module__": __name__,
     }
@@ -96,7 +136,7 @@ ARTIFACT_CLASSES: Mapping[str, type[types.Artifact]] = {
     name: _define(kind) for name, kind in artifact_types().items() if kind is not Artifact
 }
 # TFX finds artifact classes by their import path when it loads a pipeline.
-globals().update({one.__name__: one for one in ARTIFACT_CLASSES.values()})
+globals().update({item.__name__: item for item in ARTIFACT_CLASSES.values()})
 
 _MODELS = tuple(
     ARTIFACT_CLASSES[name]
@@ -133,28 +173,14 @@ class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
             identity=parameters.pop(_IDENTITY),
             tolerate=bool(parameters.pop(_TOLERATE)),
             parameters=parameters,
+            records=_known_digests(input_dict, RECORD_DIGEST),
+            contents=_known_digests(input_dict, SOURCE_DIGEST),
         )
         node = self._context.pipeline_node.node_info.id
-        _tell(NodeEvent(node))
-        start = time.monotonic()
-        try:
-            with logs.about(
-                run=self._context.pipeline_run_id,
-                node=node,
-                candidate=logs.candidate_of(step.name, node),
-            ):
-                outputs = (executors[-1] if executors else execute)(step, call)
-        except BaseException as error:
-            _tell(NodeEvent(node, time.monotonic() - start, error=error))
-            raise
+        with logs.about(run=self._context.pipeline_run_id, node=node):
+            outputs = _node_runner(call)(node, step, call)
         for name, output in outputs.items():
-            _publish(output, output_dict[name][0])
-        _tell(NodeEvent(node, time.monotonic() - start, tuple(outputs.values())))
-
-
-def _tell(event: NodeEvent) -> None:
-    for observer in observers:
-        observer(event)
+            publish(output, output_dict[name][0])
 
 
 def _input_paths(
@@ -181,10 +207,37 @@ def _input_paths(
     return paths
 
 
-def _publish(output: Artifact, artifact: types.Artifact) -> None:
-    """Put the facts into the properties, or into custom ones of TFX's types."""
+def _known_digests(input_dict: Mapping[str, list[types.Artifact]], name: str) -> dict[Path, str]:
+    """Return the property `name` of the inputs that have it, by path."""
+    result = {
+        Path(artifact.uri): published_property(artifact.mlmd_artifact, name)
+        for artifacts in input_dict.values()
+        for artifact in artifacts
+    }
+    return {path: digest for path, digest in result.items() if digest}
+
+
+def published_property(artifact: Any, name: str) -> str:
+    """Return a text among the properties or custom ones; "" without it.
+
+    Args:
+        artifact: The artifact as ML Metadata's protocol buffer.
+        name: Name of the property.
+    """
+    # Looking up a key that is not there would put an empty value there.
+    named = (
+        properties[name].string_value
+        for properties in (artifact.properties, artifact.custom_properties)
+        if name in properties
+    )
+    return next((str(value) for value in named if value), "")
+
+
+def publish(output: Artifact, artifact: types.Artifact) -> None:
+    """Put digests and facts into the properties, or into custom ones of TFX's types."""
     declared = artifact.PROPERTIES or {}
-    for name, value in output.facts().items():
+    for name, fact in {"digest": output.digest, **output.facts()}.items():
+        value = _stored(fact)
         if name in declared:
             setattr(artifact, name, value)
         elif isinstance(value, str):
@@ -193,11 +246,19 @@ def _publish(output: Artifact, artifact: types.Artifact) -> None:
             artifact.set_int_custom_property(name, value)
         else:
             artifact.set_float_custom_property(name, value)
+    artifact.set_string_custom_property(RECORD_DIGEST, record_digest(output.path))
     if isinstance(output, Examples):
         artifact.split_names = '["train", "eval"]'
     if output.failure:
         artifact.set_string_custom_property("outcome", output.failure.outcome)
         artifact.set_string_custom_property("reason", output.failure.reason)
+
+
+def _stored(fact: Fact) -> str | int | float:
+    """Return a fact as ML Metadata holds it: a bool as 0 or 1, a tuple as a list in JSON."""
+    if isinstance(fact, tuple):
+        return json.dumps(fact)
+    return int(fact) if isinstance(fact, bool) else fact
 
 
 class StepComponent(base_component.BaseComponent):  # type: ignore[misc]
@@ -248,7 +309,7 @@ def component(
     identity = identity or f"{step.name}@{step.version}"
     parameters |= {
         _STEP: step.name,
-        _IDENTITY: f"{identity}:{uuid.uuid4().hex}" if step.acts else identity,
+        _IDENTITY: f"{identity}:{uuid.uuid4().hex}" if step.side_effects else identity,
         _TOLERATE: int(tolerate),
     }
     inputs = _flatten(step, channels)
@@ -263,7 +324,7 @@ def component(
             "INPUTS": {
                 name: ChannelParameter(type=tfx_type(_input_type(step, name))) for name in inputs
             },
-            "OUTPUTS": {name: ChannelParameter(type=one.type) for name, one in outputs.items()},
+            "OUTPUTS": {name: ChannelParameter(type=item.type) for name, item in outputs.items()},
         },
     )
     title = "".join(part.capitalize() for part in step.name.split("_"))

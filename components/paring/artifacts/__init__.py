@@ -14,6 +14,7 @@ from paring.artifacts.artifact import (
     content_bytes,
     content_digest,
     read_record,
+    record_digest,
 )
 from paring.artifacts.converted import (
     ONNXModel,
@@ -26,6 +27,7 @@ from paring.artifacts.examples import CalibrationSet, Examples
 from paring.artifacts.findings import (
     BenchmarkMetrics,
     EvaluationMetrics,
+    Findings,
     ModelProfile,
     Report,
     RuntimeConfiguration,
@@ -62,6 +64,7 @@ __all__ = [
     "Examples",
     "Fact",
     "Failure",
+    "Findings",
     "Model",
     "ModelProfile",
     "ONNXModel",
@@ -84,4 +87,5 @@ __all__ = [
     "content_bytes",
     "content_digest",
     "read_record",
+    "record_digest",
 ]

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from paring.artifacts.artifact import Highlight
 from paring.artifacts.models import Model, Servable
 
 
@@ -23,21 +24,21 @@ class TFLiteModel(Servable):
         compared: What the file and its source were compared on: "32 examples" or "random
             inputs"; or why they were not.
         difference: From the source's outputs, from 0 to 1, as ONNXModel has it.
-        holds_state: 1 if the file has tensors that keep their values from call to call;
+        holds_state: Whether the file has tensors that keep their values from call to call;
             whoever serves it resets them before each sequence.
         layers: Of mixed: how many layers have an int8 form.
         layers_in_float: Of mixed: how many of them compute in float.
     """
 
     quantization: str = ""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Highlight("batch {}")] = None
     gzip_bytes: int = 0
     weight_count: int = 0
-    sparsity: float | None = None
+    sparsity: Annotated[float | None, Highlight("{:.0%} zeros")] = None
     distinct_weights: int | None = None
     compared: str = ""
     difference: float | None = None
-    holds_state: int = 0
+    holds_state: bool = False
     layers: int | None = None
     layers_in_float: int | None = None
 
@@ -58,21 +59,21 @@ class ONNXModel(Servable):
 
     Attributes:
         precision: fp32, fp16 or int8.
-        int8_for: Of int8: the runtime that its rounding is laid out for.
+        int8_runtime: Of int8: the runtime that its rounding is laid out for.
         opset: The version of ONNX's operators.
         gzip_bytes: The file's size after gzip.
         difference: From the source's outputs, from 0 to 1: the share of examples with
             another class, or the root mean square of the difference over the standard
             deviation.
-        in_float: Of int8: the layers that compute in float, by commas.
+        float_layers: Of int8: the layers that compute in float.
     """
 
     precision: str = ""
-    int8_for: str = ""
+    int8_runtime: str = ""
     opset: int = 0
     gzip_bytes: int = 0
     difference: float | None = None
-    in_float: str = ""
+    float_layers: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -105,18 +106,18 @@ class TRTEngine(Servable):
     Where it says so in `note`, `model.onnx` is in its place, and there are no facts.
 
     Attributes:
-        flavour: "server" for TensorRT, "rtx" for TensorRT for RTX.
+        product: "server" for TensorRT, "rtx" for TensorRT for RTX.
         tensorrt_version: That product's version.
         compute_capability: What it is for, such as "8.9".
         gpu, driver_version: The GPU that it was built on, and its driver; "" where it
             was built for a stated compute capability.
-        version_compatible: 1 if later versions of the same major version load it.
+        version_compatible: Whether later versions of the same major version load it.
         hardware_compatibility: none, same_compute_capability or ampere_plus.
         min_batch, opt_batch, max_batch: The smallest batch that it takes, the one that
             kernels were chosen for, and the largest.
-        tf32: 1 if float32 products may be computed in TF32.
+        tf32: Whether float32 products may be computed in TF32.
         network_layers: How many layers of the network, before any were fused, give each
-            type, as `type count`, by commas.
+            type, as `type count`.
         engine_layers: How many layers of the engine compute in each type, likewise;
             None where TensorRT did not tell.
         compared: What the engine and its ONNX file were compared on: "32 examples" or
@@ -127,19 +128,19 @@ class TRTEngine(Servable):
 
     bound_to_hardware: ClassVar[bool] = True
 
-    flavour: str = ""
+    product: str = ""
     tensorrt_version: str = ""
     compute_capability: str = ""
     gpu: str = ""
     driver_version: str = ""
-    version_compatible: int = 0
+    version_compatible: bool = False
     hardware_compatibility: str = ""
     min_batch: int | None = None
     opt_batch: int | None = None
     max_batch: int | None = None
-    tf32: int | None = None
-    network_layers: str = ""
-    engine_layers: str | None = None
+    tf32: bool | None = None
+    network_layers: tuple[str, ...] = ()
+    engine_layers: tuple[str, ...] | None = None
     compared: str = ""
     difference: float | None = None
 

@@ -19,14 +19,14 @@ class Examples(Artifact):
     Attributes:
         train_count: Examples in the train split.
         eval_count: Examples in the eval split.
-        labelled: 1 if there are labels.
+        labelled: Whether there are labels.
         sample_weights: The column that the sample weights were taken from; "" where all examples
             count the same.
     """
 
     train_count: int = 0
     eval_count: int = 0
-    labelled: int = 0
+    labelled: bool = False
     sample_weights: str = ""
 
 
@@ -41,12 +41,12 @@ class CalibrationSet(Examples):
             lie apart: the median, over the activations, of the relative difference
             of their ranges. None where the model can't be quantized, or there is
             one example only.
-        too_small: 1 if that is more than a tenth, or there is one example only.
+        too_small: Whether that is more than a tenth, or there is one example only.
         also_in_eval: How many also stand in the eval split.
     """
 
     range_difference: float | None = None
-    too_small: int = 0
+    too_small: bool = False
     also_in_eval: int = 0
 
     @property
@@ -57,17 +57,17 @@ class CalibrationSet(Examples):
     @property
     def warning(self) -> str | None:
         """Warning about a model that was calibrated on these examples; None if there is none."""
-        found = []
+        result = []
         if self.too_small:
             apart = (
                 "one example has no halves to compare"
                 if self.range_difference is None
                 else f"the ranges of their halves differ by {self.range_difference:.0%}"
             )
-            found.append(f"calibrated on too few examples, {self.train_count}: {apart}")
+            result.append(f"calibrated on too few examples, {self.train_count}: {apart}")
         if self.also_in_eval:
-            found.append(
+            result.append(
                 f"calibrated on {self.also_in_eval} examples that it is also judged on,"
                 " since all of the train split is in the eval split"
             )
-        return "; ".join(found) or None
+        return "; ".join(result) or None

@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from paring.artifacts.artifact import Artifact
+from paring.artifacts.artifact import Artifact, Highlight
 from paring.errors import ArtifactTypeError
 
 
+class Findings(Artifact):
+    """Base class of what was found in figures, which Kubeflow draws as a table."""
+
+
 @dataclass
-class ModelProfile(Artifact):
+class ModelProfile(Findings):
     """`profile.json`: weights, operations and memory of a model, and findings on its graph.
 
     Attributes:
@@ -21,7 +26,7 @@ class ModelProfile(Artifact):
     parameters: int = 0
     flops: int = 0
     activation_bytes: int = 0
-    findings: int = 0
+    findings: Annotated[int, Highlight("findings: {}")] = 0
 
     @property
     def file(self) -> Path:
@@ -30,20 +35,22 @@ class ModelProfile(Artifact):
 
 
 @dataclass
-class TPUReadiness(Artifact):
+class TPUReadiness(Findings):
     """`tpu.json`: readiness of a model for TPUs, and the cost of its padding there.
 
     Attributes:
-        ready: 1 if nothing in it is refused.
-        refused: The operators and inputs that are, with the reason, by semicolons.
+        ready: Whether nothing in it is refused.
+        refused: The operators and inputs that are, with the reason.
         compute_waste: Share of the operations of products and convolutions that is on
             padding, at least; None where there are none.
         memory_waste: The same of the bytes that they read and write.
     """
 
-    ready: int = 0
-    refused: str = ""
-    compute_waste: float | None = None
+    ready: bool = False
+    refused: Annotated[tuple[str, ...], Highlight("a TPU refuses {}")] = ()
+    compute_waste: Annotated[float | None, Highlight("{:.0%} of a TPU's operations on padding")] = (
+        None
+    )
     memory_waste: float | None = None
 
     @property
@@ -53,7 +60,7 @@ class TPUReadiness(Artifact):
 
 
 @dataclass
-class BenchmarkMetrics(Artifact):
+class BenchmarkMetrics(Findings):
     """`benchmark.json`: latency and memory beside the source, in one run.
 
     Attributes:
@@ -68,18 +75,18 @@ class BenchmarkMetrics(Artifact):
         size_bytes, gzip_bytes: Of the served files.
     """
 
-    p50_ms: float | None = None
+    p50_ms: Annotated[float | None, Highlight("p50 {:.3f} ms")] = None
     p90_ms: float | None = None
     p99_ms: float | None = None
     source_p50_ms: float | None = None
-    speedup: float | None = None
+    speedup: Annotated[float | None, Highlight("{:.2f} times as fast")] = None
     speedup_low: float | None = None
     speedup_high: float | None = None
     throughput: float | None = None
     peak_memory_bytes: int | None = None
     load_ms: float | None = None
     first_ms: float | None = None
-    size_bytes: int | None = None
+    size_bytes: Annotated[int | None, Highlight("{:,} bytes")] = None
     gzip_bytes: int | None = None
 
     @property
@@ -89,7 +96,7 @@ class BenchmarkMetrics(Artifact):
 
 
 @dataclass
-class RuntimeConfiguration(Artifact):
+class RuntimeConfiguration(Findings):
     """`configuration.json`: settings of the highest throughput of a model.
 
     Attributes:
@@ -106,11 +113,11 @@ class RuntimeConfiguration(Artifact):
         trials: How many settings were tried.
     """
 
-    batch_size: int = 0
-    threads: int = 0
-    instances: int = 0
+    batch_size: Annotated[int, Highlight("batch {}")] = 0
+    threads: Annotated[int, Highlight("threads {}")] = 0
+    instances: Annotated[int, Highlight("processes {}")] = 0
     gpu_memory_mb: int = 0
-    p50_ms: float | None = None
+    p50_ms: Annotated[float | None, Highlight("p50 {:.3f} ms")] = None
     p99_ms: float | None = None
     throughput: float | None = None
     baseline_throughput: float | None = None
@@ -136,19 +143,20 @@ class RuntimeConfiguration(Artifact):
 
 
 @dataclass
-class EvaluationMetrics(Artifact):
+class EvaluationMetrics(Findings):
     """`evaluation.json`: accuracy of a candidate, and its agreement with the source.
 
     Attributes:
         count: Examples looked at.
         sample_weights: Column of the sample weights; "" if all examples count the same.
         metric: Metric of the accuracy gate; see `paring.evaluation.metrics.Metric`.
-        higher_is_better: 0 for errors.
+        higher_is_better: False for errors.
         score: Of that metric.
         source_score: The source's, on the same examples.
         drop: How much worse than the source's: by how much it is less, or by
             which share of the source's an error is larger.
         drop_low, drop_high: Its 95% confidence interval, where there is one.
+        no_interval: Reason why there is none; "" where there is one.
         gated_outputs: How many outputs the gate is on. The figures here are of
             the first of them; those of the others are in the file.
         accuracy: Top-1 accuracy; None without labels, and of values.
@@ -160,16 +168,17 @@ class EvaluationMetrics(Artifact):
     count: int = 0
     sample_weights: str = ""
     metric: str = ""
-    higher_is_better: int = 1
+    higher_is_better: bool = True
     score: float | None = None
     source_score: float | None = None
     drop: float | None = None
     drop_low: float | None = None
     drop_high: float | None = None
+    no_interval: str = ""
     gated_outputs: int = 1
-    accuracy: float | None = None
+    accuracy: Annotated[float | None, Highlight("accuracy {:.2%}")] = None
     source_accuracy: float | None = None
-    agreement: float | None = None
+    agreement: Annotated[float | None, Highlight("agreement {:.2%}")] = None
 
     @property
     def file(self) -> Path:
@@ -178,7 +187,7 @@ class EvaluationMetrics(Artifact):
 
 
 @dataclass
-class Selection(Artifact):
+class Selection(Findings):
     """`selection.json`: every candidate, its outcome and the reasons.
 
     Attributes:
@@ -189,7 +198,7 @@ class Selection(Artifact):
             metric; "" if all count the same.
     """
 
-    selected: str = ""
+    selected: Annotated[str, Highlight("{}")] = ""
     candidates: int = 0
     passed: int = 0
     sample_weights: str = ""

@@ -7,8 +7,10 @@ training steps go on from.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from paring.artifacts.artifact import Artifact
+from paring.artifacts.artifact import Artifact, Highlight
+from paring.artifacts.findings import Findings
 
 SERVING_DIR = "Format-Serving"
 KERAS_FILE = "Format-Keras/model.keras"
@@ -27,7 +29,7 @@ class Servable(Artifact):
         engine_trusted: The same of a TensorRT engine alone, which the pipeline itself built.
     """
 
-    size_bytes: int = 0
+    size_bytes: Annotated[int, Highlight("{:,} bytes")] = 0
     note: str | None = None
     trusted: bool = False
     engine_trusted: bool = False
@@ -60,7 +62,7 @@ class Model(Servable):
     keras: str = ""
     not_trainable: str | None = None
     rebuilt_difference: float | None = None
-    source_precision: str | None = None
+    source_precision: tuple[str, ...] | None = None
     trained_on: str = ""
     sample_weights: str = ""
 
@@ -76,20 +78,20 @@ class PrunedModel(Model):
 
     Attributes:
         sparsity: The share of zeros among the prunable weights, measured.
-        layer_sparsities: The same for each layer, as `name share`, by commas.
+        layer_sparsities: The same for each layer, as `name share`.
         pattern: What the zeros of every pruned kernel follow, checked: unstructured,
             1x4 or 2:4.
-        left_dense: The layers whose weights can't be pruned, and LAYER.KERNEL of those of
-            which one kernel can't be, separated by commas.
+        unpruned_layers: The layers whose weights can't be pruned, and LAYER.KERNEL of those of
+            which one kernel can't be.
         not_reached: The layers with fewer zeros than requested, each with the share
-            and the reason, by semicolons.
+            and the reason.
     """
 
-    sparsity: float | None = None
-    layer_sparsities: str = ""
+    sparsity: Annotated[float | None, Highlight("{:.0%} zeros")] = None
+    layer_sparsities: tuple[str, ...] = ()
     pattern: str = ""
-    left_dense: str = ""
-    not_reached: str = ""
+    unpruned_layers: tuple[str, ...] = ()
+    not_reached: tuple[str, ...] = ()
 
     @property
     def sensitivity_file(self) -> Path:
@@ -106,8 +108,8 @@ class ChannelPrunedModel(Model):
         flops, source_flops: Floating-point operations for one example (a multiply-add
             is 2), now and before.
         channels_removed: Filters and units that are gone, over all layers.
-        left_whole: The layers whose channels had to stay, each group of them with the
-            reason, separated by semicolons.
+        unprunable_groups: The layers whose channels had to stay, each group of them with the
+            reason.
     """
 
     parameters: int | None = None
@@ -115,7 +117,7 @@ class ChannelPrunedModel(Model):
     flops: int | None = None
     source_flops: int | None = None
     channels_removed: int | None = None
-    left_whole: str = ""
+    unprunable_groups: tuple[str, ...] = ()
 
 
 @dataclass
@@ -125,15 +127,15 @@ class ClusteredModel(Model):
     Attributes:
         distinct_weights: The most distinct values in any clustered kernel, measured.
         sparsity: The share of zeros among the clustered weights, measured.
-        left_unclustered: The layers whose weights can't be clustered, and LAYER.KERNEL of
-            those of which one kernel can't be, separated by commas.
-        not_reached: The layers with more values than clusters, by semicolons.
+        unclustered_layers: The layers whose weights can't be clustered, and LAYER.KERNEL of
+            those of which one kernel can't be.
+        not_reached: The layers with more values than clusters.
     """
 
     distinct_weights: int | None = None
-    sparsity: float | None = None
-    left_unclustered: str = ""
-    not_reached: str = ""
+    sparsity: Annotated[float | None, Highlight("{:.0%} zeros")] = None
+    unclustered_layers: tuple[str, ...] = ()
+    not_reached: tuple[str, ...] = ()
 
 
 @dataclass
@@ -150,7 +152,7 @@ class DistilledModel(Model):
     student: str = ""
     parameters: int = 0
     source_parameters: int = 0
-    agreement: float | None = None
+    agreement: Annotated[float | None, Highlight("agreement {:.2%}")] = None
 
 
 @dataclass
@@ -158,25 +160,24 @@ class QuantizedModel(Model):
     """A model trained with fake quantization (QAT); its weights are float.
 
     Attributes:
-        in_float: The layers that have no quantized form and compute in float, each
-            with the reason, separated by semicolons.
+        float_layers: The layers that have no quantized form and compute in float, each
+            with the reason.
         quantized_tensors: The weights and activations that the SavedModel rounds.
-        not_reached: The layers whose weights are not rounded to their own range, by
-            semicolons.
+        not_reached: The layers whose weights are not rounded to their own range.
         sparsity: The share of zeros among the kernels whose zeros were preserved,
             measured; None where none were to be.
         distinct_weights: The most distinct values in any kernel whose clusters were
             preserved, measured; None where none were to be.
         not_preserved: The layers with kernels that did not keep all that was requested,
-            each with the reason, separated by commas.
+            each with the reason.
     """
 
-    in_float: str = ""
+    float_layers: tuple[str, ...] = ()
     quantized_tensors: int = 0
-    not_reached: str = ""
-    sparsity: float | None = None
+    not_reached: tuple[str, ...] = ()
+    sparsity: Annotated[float | None, Highlight("{:.0%} zeros")] = None
     distinct_weights: int | None = None
-    not_preserved: str = ""
+    not_preserved: tuple[str, ...] = ()
 
 
 @dataclass
@@ -184,11 +185,11 @@ class ServingModel(Model):
     """A SavedModel for inference alone, or the source's if no change was faster.
 
     Attributes:
-        applied: What was done to the source's graph, by commas; "" where nothing was.
-        not_applied: What was tried besides, each with the reason, by semicolons.
+        applied: Changes to the source's graph; empty where there are none.
+        not_applied: Changes that were tried besides, each with the reason.
         precision: What its convolutions and products of matrices compute in; "" where
             it is the source's graph.
-        compiled: 1 if XLA compiles the signature.
+        compiled: Whether XLA compiles the signature.
         variables: frozen (weights are constants) or kept; "" where it is the source's
             graph.
         fixed_batch: The batch size of the second signature; None if there is none.
@@ -202,15 +203,15 @@ class ServingModel(Model):
         compared_on: "examples" or "random inputs".
     """
 
-    applied: str = ""
-    not_applied: str = ""
+    applied: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
     precision: str = ""
-    compiled: int = 0
+    compiled: bool = False
     variables: str = ""
     fixed_batch: int | None = None
     operators: int | None = None
     source_operators: int | None = None
-    speedup: float | None = None
+    speedup: Annotated[float | None, Highlight("{:.2f} times as fast")] = None
     speedup_low: float | None = None
     speedup_high: float | None = None
     difference: float | None = None
@@ -239,7 +240,7 @@ class SplitModel(ServingModel):
 
     devices: int = 0
     device_type: str = ""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Highlight("batch {}")] = None
     largest_stage_bytes: int | None = None
     single_device_bytes: int | None = None
     crossing_bytes: int | None = None
@@ -262,20 +263,20 @@ class SelectedModel(Servable):
 
 
 @dataclass
-class PushedModel(Artifact):
+class PushedModel(Findings):
     """`push.json`: result of pushing the selected model to its serving destination.
 
     Attributes:
         destination: The path or URI that holds the versions.
         version: The number of the version that holds the model; 0 if none does.
-        made: 1 if this push made that version, 0 if it was the newest already.
+        made: Whether this push made that version; it may have been the newest already.
         note: Why the model was not pushed, if it was not.
         model_digest: Of the version's files; "" if the model was not pushed.
     """
 
     destination: str = ""
-    version: int = 0
-    made: int = 0
+    version: Annotated[int, Highlight("version {}")] = 0
+    made: bool = False
     note: str | None = None
     model_digest: str = ""
 

@@ -50,5 +50,5 @@ _ORDER = ("high", "medium", "low")
 
 def audit(subject: Subject) -> list[Finding]:
     """Return the findings of all rules, the most severe first."""
-    found = [finding for rule in RULES for finding in rule(subject)]
-    return sorted(found, key=lambda one: _ORDER.index(one.severity))
+    result = [finding for rule in RULES for finding in rule(subject)]
+    return sorted(result, key=lambda item: _ORDER.index(item.severity))

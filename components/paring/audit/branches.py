@@ -16,13 +16,13 @@ def both_branches(subject: Subject) -> list[Finding]:
     A condition for each element is left alone: there both sides are needed. So are
     conditions for each example unless both sides are expensive, since masks are such.
     """
-    found = []
+    result = []
     for op in subject.live:
         if op.type not in _SELECTS or op.inputs[0].shape.num_elements() != 1:
             continue
         sides = [_only_for(subject, tensor, op) for tensor in op.inputs[1:]]
-        flops = [sum(subject.flops[one.name] for one in side) for side in sides]
-        heavy = [any(one.type in HEAVY for one in side) for side in sides]
+        flops = [sum(subject.flops[item.name] for item in side) for side in sides]
+        heavy = [any(item.type in HEAVY for item in side) for side in sides]
         scalar = op.inputs[0].shape.rank == 0
         if not (any(heavy) if scalar else all(heavy)):
             continue
@@ -32,7 +32,7 @@ def both_branches(subject: Subject) -> list[Finding]:
         if subject.share(wasted) < _MIN_SHARE and not subject.unknown(side):
             continue
         how = "" if scalar else " where all examples go one way, else tf.boolean_mask for each side"
-        found.append(
+        result.append(
             Finding(
                 rule="both_branches",
                 severity=subject.severity(side),
@@ -42,12 +42,12 @@ def both_branches(subject: Subject) -> list[Finding]:
                 fix=f"choose with tf.cond, whose functions compute one side alone{how}",
             )
         )
-    return found
+    return result
 
 
 def _only_for(subject: Subject, tensor: Any, select: Any) -> list[Any]:
     """Return the operations on which nothing but this input of the selection depends."""
-    outputs = {one.op.name for one in subject.graph.outputs}
+    outputs = {output.op.name for output in subject.graph.outputs}
     inside: dict[str, Any] = {}
     position = {op.name: index for index, op in enumerate(subject.live)}
     if tensor.op.name not in position:
@@ -58,5 +58,5 @@ def _only_for(subject: Subject, tensor: Any, select: Any) -> list[Any]:
             continue
         if all(user.name in inside or user is select for user in subject.users[op.name]):
             inside[op.name] = op
-            reached |= {one.op.name for one in op.inputs}
+            reached |= {item.op.name for item in op.inputs}
     return list(inside.values())

@@ -1,12 +1,12 @@
 """Operators that keep a compiler or a converter from taking the model."""
 
 from collections.abc import Callable
-from typing import Any
 
 from paring.audit.finding import Finding, places
 from paring.audit.host import PYTHON
 from paring.audit.subject import Subject
 from paring.graphs.kernels import XLA, has_kernel
+from paring.models.library_types import NodeDef
 
 ONNX_OPSET = 18
 
@@ -52,23 +52,23 @@ _NOT_IN_TENSORRT = frozenset(
 def blocks_xla(subject: Subject) -> list[Finding]:
     """Find operators that XLA can't compile."""
 
-    def blocks(node: Any) -> bool:
+    def blocks(node: NodeDef) -> bool:
         return not has_kernel(node, XLA)
 
     cost = "jit_compile=True fails, and TPUs refuse the model"
     fix = "move them before or behind what is compiled, or use other operators"
-    return _finding("blocks_xla", subject, blocks, cost, fix)
+    return _finding("blocks_xla", subject, blocks, cost=cost, fix=fix)
 
 
 def blocks_tflite(subject: Subject) -> list[Finding]:
     """Find operators that TFLite's own set does not have."""
 
-    def blocks(node: Any) -> bool:
+    def blocks(node: NodeDef) -> bool:
         return node.op in NOT_IN_TFLITE or node.op in PYTHON
 
     cost = "convert_tflite fails, or the app must carry TensorFlow's operators (Flex)"
     fix = "move them out of the model, or use operators that TFLite has"
-    return _finding("blocks_tflite", subject, blocks, cost, fix)
+    return _finding("blocks_tflite", subject, blocks, cost=cost, fix=fix)
 
 
 def blocks_tensorrt(subject: Subject) -> list[Finding]:
@@ -83,27 +83,27 @@ def blocks_tensorrt(subject: Subject) -> list[Finding]:
 
     known = tf_op.create_mapping(ONNX_OPSET, []).keys() | OWN_OPERATORS.keys()
 
-    def blocks(node: Any) -> bool:
+    def blocks(node: NodeDef) -> bool:
         definition = op_def_registry.get(node.op)
-        types = {one.type for one in node.attr.values()}
-        types |= {one.type for one in (*definition.input_arg, *definition.output_arg)}
+        types = {item.type for item in node.attr.values()}
+        types |= {item.type for item in (*definition.input_arg, *definition.output_arg)}
         return DT_STRING in types or node.op not in known or node.op in _NOT_IN_TENSORRT
 
     cost = f"by way of ONNX (tf2onnx, opset {ONNX_OPSET}) TensorRT can't take the model whole"
     fix = "move them before or behind the model, or use operators that both have"
-    return _finding("blocks_tensorrt", subject, blocks, cost, fix)
+    return _finding("blocks_tensorrt", subject, blocks, cost=cost, fix=fix)
 
 
 def _finding(
-    rule: str, subject: Subject, blocks: Callable[[Any], bool], cost: str, fix: str
+    rule: str, subject: Subject, blocks: Callable[[NodeDef], bool], *, cost: str, fix: str
 ) -> list[Finding]:
-    found = [
+    result = [
         (where, node.op)
         for where, node in subject.nodes()
         if node.op not in _FOLDED and blocks(node)
     ]
-    if not found:
+    if not result:
         return []
-    kinds = places(list(dict.fromkeys(kind for _, kind in found)), 8)
-    named = places([where for where, _ in found])
+    kinds = places(list(dict.fromkeys(kind for _, kind in result)), 8)
+    named = places([where for where, _ in result])
     return [Finding(rule, "medium", f"{named} ({kinds})", cost, fix)]

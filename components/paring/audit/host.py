@@ -13,15 +13,15 @@ PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"}
 
 def python_functions(subject: Subject) -> list[Finding]:
     """Find calls into Python, which is there at training and not where the model is served."""
-    found = [where for where, node in subject.nodes() if node.op in PYTHON]
-    if not found:
+    result = [where for where, node in subject.nodes() if node.op in PYTHON]
+    if not result:
         return []
     return [
         Finding(
             rule="python_function",
             severity="high",
-            place=places(found),
-            cost=f"{counted(len(found), 'call')} into Python at each inference, under its lock,"
+            place=places(result),
+            cost=f"{counted(len(result), 'call')} into Python at each inference, under its lock,"
             " with a copy to the host and back; TensorFlow Serving and TFLite can't run them",
             fix="write the function with TensorFlow's own operators, or call it before the model",
         )
@@ -32,7 +32,7 @@ def host_copies(subject: Subject) -> list[Finding]:
     """Find operators without a kernel for GPUs, strings above all, amid computation."""
     before = _heavy_before(subject)
     after = _heavy_after(subject)
-    found = [
+    result = [
         op
         for op in subject.live
         if op.name in before
@@ -40,22 +40,22 @@ def host_copies(subject: Subject) -> list[Finding]:
         and op.type not in PYTHON | {"Placeholder"}
         and not has_kernel(op.node_def, GPU, "DEFAULT")
     ]
-    if not found or not _knows_gpus():
+    if not result or not _knows_gpus():
         return []
-    names = {op.name for op in found}
+    names = {op.name for op in result}
     size = sum(
         tensor_bytes(tensor.shape, tensor.dtype)
-        for op in found
+        for op in result
         for tensor in op.inputs
         if tensor.op.name not in names
     )
-    strings = any(tensor.dtype.name == "string" for op in found for tensor in op.outputs)
+    strings = any(tensor.dtype.name == "string" for op in result for tensor in op.outputs)
     return [
         Finding(
             rule="host_copies",
             severity="medium",
-            place=places([place(op) for op in found]),
-            cost=f"{counted(len(found), 'operator')} without a kernel for GPUs: at least {size:,}"
+            place=places([place(op) for op in result]),
+            cost=f"{counted(len(result), 'operator')} without a kernel for GPUs: at least {size:,}"
             " bytes an example go to the host, and the accelerator waits for what comes back",
             fix="do this before or behind the model"
             + (", and keep strings out of what computes" if strings else "")
@@ -65,20 +65,20 @@ def host_copies(subject: Subject) -> list[Finding]:
 
 
 def _heavy_before(subject: Subject) -> set[str]:
-    found: set[str] = set()
+    result: set[str] = set()
     for op in subject.live:
-        if any(t.op.name in found or t.op.type in HEAVY for t in op.inputs):
-            found.add(op.name)
-    return found
+        if any(t.op.name in result or t.op.type in HEAVY for t in op.inputs):
+            result.add(op.name)
+    return result
 
 
 def _heavy_after(subject: Subject) -> set[str]:
-    found: set[str] = set()
+    result: set[str] = set()
     for op in reversed(subject.live):
         users: list[Any] = subject.users[op.name]
-        if any(one.name in found or one.type in HEAVY for one in users):
-            found.add(op.name)
-    return found
+        if any(user.name in result or user.type in HEAVY for user in users):
+            result.add(op.name)
+    return result
 
 
 def _knows_gpus() -> bool:

@@ -22,16 +22,16 @@ _ANY_LAYOUT = frozenset(
 
 def layout_transposes(subject: Subject) -> list[Finding]:
     """Find transposes between channels first and channels last, around convolutions."""
-    found = []
+    result = []
     for op in subject.live:
         if op.type != "Transpose" or not _changes_layout(op):
             continue
         behind = subject.behind(op, _LAYOUT_BOUND, _ANY_LAYOUT)
         if behind or _comes_from_convolution(op):
-            found.append(op)
-    if not found:
+            result.append(op)
+    if not result:
         return []
-    size = sum(2 * tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype) for op in found)
+    size = sum(2 * tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype) for op in result)
     moved = sum(
         tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype) for op in subject.live if op.outputs
     )
@@ -39,8 +39,8 @@ def layout_transposes(subject: Subject) -> list[Finding]:
         Finding(
             rule="layout_transposes",
             severity="medium" if size >= moved / 10 else "low",
-            place=places([place(op) for op in found]),
-            cost=f"{counted(len(found), 'transpose')}: {size:,} bytes an example read and written",
+            place=places([place(op) for op in result]),
+            cost=f"{counted(len(result), 'transpose')}: {size:,} bytes an example read and written",
             fix='keep one layout throughout: data_format="channels_last" in each layer, which'
             " CPUs, TPUs and TFLite want, and transpose the input once outside of the model",
         )
@@ -55,10 +55,10 @@ def _changes_layout(op: Any) -> bool:
 def _comes_from_convolution(op: Any) -> bool:
     queue, seen = [op.inputs[0].op], set()
     while queue:
-        one = queue.pop()
-        if one.type in _LAYOUT_BOUND:
+        item = queue.pop()
+        if item.type in _LAYOUT_BOUND:
             return True
-        if one.type in _ANY_LAYOUT and one.name not in seen:
-            seen.add(one.name)
-            queue += [tensor.op for tensor in one.inputs]
+        if item.type in _ANY_LAYOUT and item.name not in seen:
+            seen.add(item.name)
+            queue += [tensor.op for tensor in item.inputs]
     return False

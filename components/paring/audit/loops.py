@@ -38,7 +38,7 @@ def unrolled_loops(subject: Subject) -> list[Finding]:
     for op in operators:
         if op.name in classes:
             members[group[classes[op.name]]].append(op)
-    found = []
+    result = []
     for ops in members.values():
         steps = _chained_steps(ops, classes)
         chained = steps >= MIN_STEPS
@@ -46,13 +46,23 @@ def unrolled_loops(subject: Subject) -> list[Finding]:
             if not any(_has_weights(op) for op in ops):
                 continue
             steps = min(Counter(classes[op.name] for op in ops if _has_weights(op)).values())
-        found.append(_finding(subject, ops, len(operators), classes, steps, chained))
-    return found
+        result.append(
+            _finding(
+                subject,
+                ops,
+                operators=len(operators),
+                classes=classes,
+                steps=steps,
+                chained=chained,
+            )
+        )
+    return result
 
 
 def _finding(
     subject: Subject,
     ops: list[Any],
+    *,
     operators: int,
     classes: Mapping[str, int],
     steps: int,
@@ -82,7 +92,10 @@ def _repeated(operators: list[Any]) -> dict[str, int]:
     for _ in range(_DEPTH):
         known = {
             op.name: hash(
-                (own[op.name], *(known.get(_source(one).name, _constant(one)) for one in op.inputs))
+                (
+                    own[op.name],
+                    *(known.get(_source(item).name, _constant(item)) for item in op.inputs),
+                )
             )
             for op in operators
         }
@@ -92,8 +105,8 @@ def _repeated(operators: list[Any]) -> dict[str, int]:
 
 def _likeness(op: Any) -> tuple[Any, ...]:
     attributes = sorted(
-        (name, one.SerializeToString(deterministic=True))
-        for name, one in op.node_def.attr.items()
+        (name, item.SerializeToString(deterministic=True))
+        for name, item in op.node_def.attr.items()
         if not name.startswith("_")
     )
     shapes = [
@@ -122,19 +135,19 @@ def _has_weights(op: Any) -> bool:
 
 def _connected(operators: list[Any], classes: Mapping[str, int]) -> dict[int, int]:
     """Return the group of each class: classes belong together if members read one another."""
-    parent = {one: one for one in classes.values()}
+    parent = {item: item for item in classes.values()}
 
-    def root(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
 
     for op in operators:
         if op.name in classes:
             for before in _read(op, classes):
                 parent[root(classes[before])] = root(classes[op.name])
-    return {one: root(one) for one in parent}
+    return {item: root(item) for item in parent}
 
 
 def _chained_steps(ops: list[Any], classes: Mapping[str, int]) -> int:
@@ -144,7 +157,7 @@ def _chained_steps(ops: list[Any], classes: Mapping[str, int]) -> int:
     for kind in {classes[name] for name in inside}:
         length: dict[str, int] = {}
         for op in ops:
-            before = max((length[one] for one in _read(op, classes) if one in inside), default=0)
+            before = max((length[item] for item in _read(op, classes) if item in inside), default=0)
             length[op.name] = before + (classes[op.name] == kind)
         most = max(most, *length.values())
     return most

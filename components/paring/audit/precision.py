@@ -30,7 +30,7 @@ def float64_operators(subject: Subject) -> list[Finding]:
     if not wide:
         return []
     names = {op.name for op in wide}
-    first = [op for op in wide if not any(one.op.name in names for one in op.inputs)]
+    first = [op for op in wide if not any(item.op.name in names for item in op.inputs)]
     size = sum(tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype) for op in wide)
     return [
         Finding(
@@ -47,22 +47,22 @@ def float64_operators(subject: Subject) -> list[Finding]:
 
 def int64_indices(subject: Subject) -> list[Finding]:
     """Find lookups whose indices have 64 bits."""
-    found = []
+    result = []
     for op in subject.live:
         if op.type in _INDEX_OF:
             tensor = op.inputs[_INDEX_OF[op.type]]
             # Lookup tables give nothing else; inputs and casts are the model's own choice.
             if tensor.dtype.name == "int64" and origin(tensor).type in _CHOSEN:
-                found.append((op, tensor))
-    if not found:
+                result.append((op, tensor))
+    if not result:
         return []
-    size = sum(tensor_bytes(tensor.shape, tensor.dtype) for _, tensor in found)
-    how = dict.fromkeys(_CHOSEN[origin(tensor).type] for _, tensor in found)
+    size = sum(tensor_bytes(tensor.shape, tensor.dtype) for _, tensor in result)
+    how = dict.fromkeys(_CHOSEN[origin(tensor).type] for _, tensor in result)
     return [
         Finding(
             rule="int64_indices",
             severity="low",
-            place=places([place(op) for op, _ in found]),
+            place=places([place(op) for op, _ in result]),
             cost=f"{size:,} bytes of indices an example, half of them spare; a TPU emulates int64",
             fix=" and ".join(how),
         )

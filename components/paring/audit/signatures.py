@@ -13,12 +13,12 @@ _NUMBER_FIX = "pass numbers as tensors (tf.constant), of a tf.TensorSpec([]) in 
 
 def fixed_shapes(subject: Subject) -> list[Finding]:
     """Find inputs that take batches of one size alone."""
-    found = []
+    result = []
     for name, spec in subject.signature.inputs.items():
         if not spec.shape or spec.shape[0] is None:
             continue
         shape = "x".join("?" if size is None else str(size) for size in spec.shape)
-        found.append(
+        result.append(
             Finding(
                 rule="fixed_batch",
                 severity="low",
@@ -28,20 +28,20 @@ def fixed_shapes(subject: Subject) -> list[Finding]:
                 fix="export it with None for the batch, unless the target wants fixed shapes",
             )
         )
-    return found
+    return result
 
 
 def retraced_functions(subject: Subject) -> list[Finding]:
     """Find functions with a graph for each shape, or for each Python number, that they saw."""
     objects = subject.meta_graph.object_graph_def
     names = _names(objects)
-    found = []
+    result = []
     for index, node in enumerate(objects.nodes):
         if node.WhichOneof("kind") != "function":
             continue
         traced = [
-            _arguments(objects.concrete_functions[one].canonicalized_input_signature)
-            for one in node.function.concrete_functions
+            _arguments(objects.concrete_functions[item].canonicalized_input_signature)
+            for item in node.function.concrete_functions
         ]
         alike: dict[Any, set[tuple[Any, Any]]] = defaultdict(set)
         for fixed, shapes, numbers in traced:
@@ -51,7 +51,7 @@ def retraced_functions(subject: Subject) -> list[Finding]:
                 continue
             by_number = len({numbers for _, numbers in variants}) > 1
             what = "Python number" if by_number else "shape"
-            found.append(
+            result.append(
                 Finding(
                     rule="retraced_function",
                     severity="medium" if by_number else "low",
@@ -62,20 +62,25 @@ def retraced_functions(subject: Subject) -> list[Finding]:
                     fix=_NUMBER_FIX if by_number else _TENSOR_FIX,
                 )
             )
-    return found
+    return result
 
 
 def _names(objects: Any) -> dict[int, str]:
-    """Return the attribute path from the model to each of its functions."""
-    found = {0: ""}
+    """Return the attribute path from the model to each of its functions.
+
+    A SavedModel of TensorFlow 1 has no objects.
+    """
+    if not objects.nodes:
+        return {}
+    result = {0: ""}
     queue = [0]
     while queue:
         index = queue.pop(0)
         for child in objects.nodes[index].children:
-            if child.node_id not in found:
-                found[child.node_id] = f"{found[index]}.{child.local_name}".lstrip(".")
+            if child.node_id not in result:
+                result[child.node_id] = f"{result[index]}.{child.local_name}".lstrip(".")
                 queue.append(child.node_id)
-    return found
+    return result
 
 
 def _arguments(signature: Any) -> tuple[Any, Any, Any]:
@@ -83,17 +88,17 @@ def _arguments(signature: Any) -> tuple[Any, Any, Any]:
     fixed: list[Any] = []
     shapes: list[Any] = []
     numbers: list[Any] = []
-    for kind, one in _leaves(signature):
+    for kind, item in _leaves(signature):
         if kind == "tensor_spec_value":
-            fixed.append((kind, one.dtype))
+            fixed.append((kind, item.dtype))
             shapes.append(
-                "unknown" if one.shape.unknown_rank else tuple(dim.size for dim in one.shape.dim)
+                "unknown" if item.shape.unknown_rank else tuple(dim.size for dim in item.shape.dim)
             )
         elif kind in ("int64_value", "float64_value"):
             fixed.append(kind)
-            numbers.append(one)
+            numbers.append(item)
         else:
-            fixed.append((kind, str(one)))
+            fixed.append((kind, str(item)))
     return tuple(fixed), tuple(shapes), tuple(numbers)
 
 
@@ -101,8 +106,8 @@ def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
     kind = value.WhichOneof("kind")
     content: Any = getattr(value, kind) if kind else None
     if kind in ("tuple_value", "list_value"):
-        for one in content.values:
-            yield from _leaves(one)
+        for item in content.values:
+            yield from _leaves(item)
     elif kind == "dict_value":
         for name in sorted(content.fields):
             yield "name", name

@@ -9,6 +9,7 @@ from typing import Any
 from paring.audit.finding import Severity, counted, graded
 from paring.graphs import graph
 from paring.graphs.names import place
+from paring.models.library_types import MetaGraphDef, NodeDef
 from paring.models.signature import Signature
 
 CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"})
@@ -31,7 +32,7 @@ class Subject:
         graph: The frozen graph of it (tf.Graph), called functions inlined.
     """
 
-    meta_graph: Any
+    meta_graph: MetaGraphDef
     signature: Signature
     graph: Any
 
@@ -43,7 +44,7 @@ class Subject:
         for op in reversed(ordered):
             if op.name in names:
                 names |= {tensor.op.name for tensor in op.inputs}
-                names |= {one.name for one in op.control_inputs}
+                names |= {item.name for item in op.control_inputs}
         return [op for op in ordered if op.name in names]
 
     @cached_property
@@ -55,11 +56,11 @@ class Subject:
     @cached_property
     def users(self) -> Mapping[str, list[Any]]:
         """The operations of `needed` that read an operation's outputs, by its name."""
-        found: dict[str, list[Any]] = defaultdict(list)
+        result: dict[str, list[Any]] = defaultdict(list)
         for op in self.needed:
             for name in dict.fromkeys(tensor.op.name for tensor in op.inputs):
-                found[name].append(op)
-        return found
+                result[name].append(op)
+        return result
 
     @cached_property
     def flops(self) -> Mapping[str, int]:
@@ -82,23 +83,23 @@ class Subject:
     def cost(self, ops: Sequence[Any]) -> str:
         """Return the cost of these operations, as a part of a sentence."""
         flops = sum(self.flops[op.name] for op in ops)
-        told = [f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"]
+        result = [f"{flops:,} operations an example, {self.share(flops):.0%} of the model's"]
         unknown = self.unknown(ops)
         if unknown:
             heavy = counted(unknown, "operator")
-            told.append(f"{heavy} of unknown cost, whose shapes the graph leaves open")
-        return ", and ".join(told if flops else told[-1:])
+            result.append(f"{heavy} of unknown cost, whose shapes the graph leaves open")
+        return ", and ".join(result if flops else result[-1:])
 
     def severity(self, ops: Sequence[Any]) -> Severity:
         """Return the severity by the operations' share; at least medium if some are unknown."""
-        found = graded(self.share(sum(self.flops[op.name] for op in ops)))
-        return "medium" if found == "low" and self.unknown(ops) else found
+        result = graded(self.share(sum(self.flops[op.name] for op in ops)))
+        return "medium" if result == "low" and self.unknown(ops) else result
 
     @cached_property
     def bodies(self) -> Mapping[str, Sequence[Any]]:
         """The nodes (NodeDef) of each function that loops and conditions call."""
         library = self.graph.as_graph_def().library
-        return {one.signature.name: list(one.node_def) for one in library.function}
+        return {item.signature.name: list(item.node_def) for item in library.function}
 
     def nodes(self) -> Iterator[tuple[str, Any]]:
         """Place and NodeDef of all that runs, bodies of loops and conditions included."""
@@ -110,20 +111,20 @@ class Subject:
             for name in _called(node):
                 if name in self.bodies and name not in seen:
                     seen.add(name)
-                    queue += [(f"{where}/{one.name}", one) for one in self.bodies[name]]
+                    queue += [(f"{where}/{body.name}", body) for body in self.bodies[name]]
 
     def behind(self, start: Any, goals: frozenset[str], through: frozenset[str]) -> list[Any]:
         """Return the operations of types `goals` after `start`, over those of `through` alone."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         queue, seen = [start], {start.name}
         while queue:
             for user in self.users.get(queue.pop().name, ()):
                 if user.type in goals:
-                    found[user.name] = user
+                    result[user.name] = user
                 elif user.type in through and user.name not in seen:
                     seen.add(user.name)
                     queue.append(user)
-        return list(found.values())
+        return list(result.values())
 
 
 def origin(tensor: Any) -> Any:
@@ -142,9 +143,9 @@ def value(tensor: Any) -> Any:
     return tensor_util.MakeNdarray(op.get_attr("value")) if op.type == "Const" else None
 
 
-def _called(node: Any) -> Iterator[str]:
+def _called(node: NodeDef) -> Iterator[str]:
     for attribute in node.attr.values():
         if attribute.HasField("func"):
             yield attribute.func.name
         elif attribute.HasField("list"):
-            yield from (one.name for one in attribute.list.func)
+            yield from (item.name for item in attribute.list.func)

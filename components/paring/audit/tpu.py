@@ -59,11 +59,11 @@ class Padding:
 
 def paddings(subject: Subject, precision: Precision) -> list[Padding]:
     """Return the padding of each product and convolution of known shapes, in graph order."""
-    found = []
+    result = []
     for op in subject.live:
         if op.type in PRODUCTS | CONVOLUTIONS and subject.flops[op.name]:
-            found.append(_padding(op, precision))
-    return [one for one in found if one is not None]
+            result.append(_padding(op, precision))
+    return [item for item in result if item is not None]
 
 
 def uncounted(subject: Subject) -> list[str]:
@@ -86,13 +86,21 @@ def _padding(op: Any, precision: Precision) -> Padding | None:
         ends = [_batch_and_channels(shape, channels_last) for shape in (left, result)]
         read, written = _tiled(left, ends[0], sublanes), _tiled(result, ends[1], sublanes)
         padded = [read, _tiled(right, right[-2:], sublanes), written]
-        padded_flops = _convolution(op, flops, right, result, ends[1][1], written, sublanes)
+        padded_flops = _convolution(
+            op,
+            flops,
+            kernel=right,
+            result=result,
+            channels_out=ends[1][1],
+            padded_result=written,
+            sublanes=sublanes,
+        )
     else:
         sizes = _product_sizes(op, left, right)
         if sizes is None:
             return None
         padded = [_tiled(shape, shape[-2:], sublanes) for shape in (left, right, result)]
-        padded_flops = _product(*sizes, sublanes)
+        padded_flops = _product(*sizes, sublanes=sublanes)
     size = sum(math.prod(shape) for shape in (left, right, result))
     return Padding(
         place=place(op),
@@ -129,7 +137,7 @@ def _tiled(shape: Sequence[int], pair: Sequence[int], sublanes: int) -> int:
     )
 
 
-def _product(batch: int, rows: int, inner: int, columns: int, sublanes: int) -> int:
+def _product(batch: int, rows: int, inner: int, columns: int, *, sublanes: int) -> int:
     """Return the operations of a product of [rows, inner] and [inner, columns] in the matrix unit.
 
     The unit holds a block of one operand, and rows of the other stream through it.
@@ -143,6 +151,7 @@ def _product(batch: int, rows: int, inner: int, columns: int, sublanes: int) -> 
 def _convolution(
     op: Any,
     flops: int,
+    *,
     kernel: Sequence[int],
     result: Sequence[int],
     channels_out: int,
@@ -155,11 +164,15 @@ def _convolution(
     if op.type == "Conv2DBackpropInput":
         # Each input element meets the kernel of its channel; the results are added up.
         rows = flops // (2 * math.prod(kernel))
-        return _product(1, rows, kernel[-1], math.prod(kernel[:-1]), sublanes)
+        return _product(
+            batch=1, rows=rows, inner=kernel[-1], columns=math.prod(kernel[:-1]), sublanes=sublanes
+        )
     inner = math.prod(kernel[:-1])
     groups = _groups(op, kernel)
     rows = math.prod(result) // channels_out
-    return _product(groups, rows, inner, channels_out // groups, sublanes)
+    return _product(
+        batch=groups, rows=rows, inner=inner, columns=channels_out // groups, sublanes=sublanes
+    )
 
 
 def _groups(op: Any, kernel: Sequence[int]) -> int:

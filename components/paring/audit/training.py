@@ -28,31 +28,31 @@ _MASKING = frozenset({"Mul", "Select", "SelectV2"})
 
 def dropout(subject: Subject) -> list[Finding]:
     """Find masks that are drawn at random and multiplied onto activations."""
-    found = []
+    result = []
     for op in subject.needed:
         if op.type in _UNIFORM:
             compared = subject.behind(op, _COMPARISONS, PASSED_ON | {"Add", "AddV2", "Mul", "Sub"})
             masked = [
-                one
+                item
                 for comparison in compared
-                for one in subject.behind(comparison, _MASKING, PASSED_ON | {"Cast"})
-                if one.outputs[0].shape.rank
+                for item in subject.behind(comparison, _MASKING, PASSED_ON | {"Cast"})
+                if item.outputs[0].shape.rank
             ]
-            found += masked[:1]
+            result += masked[:1]
     what = "dropout is on: the same input gives another output each time"
     fix = "export the model as it infers: call its layers with training=False"
-    return _finding("dropout_in_serving", "high", found, what, fix)
+    return _finding("dropout_in_serving", "high", result, what=what, fix=fix)
 
 
 def augmentation(subject: Subject) -> list[Finding]:
     """Find images that are changed at random."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for op in subject.needed:
         if op.type in _RANDOM:
-            found |= {one.name: one for one in subject.behind(op, _IMAGE, _ARITHMETIC)}
+            result |= {item.name: item for item in subject.behind(op, _IMAGE, _ARITHMETIC)}
     what = "the input is changed at random before the model sees it"
     fix = "move the augmentation into the input pipeline, or call its layers with training=False"
-    return _finding("augmentation_in_serving", "high", list(found.values()), what, fix)
+    return _finding("augmentation_in_serving", "high", list(result.values()), what=what, fix=fix)
 
 
 def batch_statistics(subject: Subject) -> list[Finding]:
@@ -61,7 +61,7 @@ def batch_statistics(subject: Subject) -> list[Finding]:
     Layer and group normalization use the same operator on a tensor that they reshape, so
     that the statistics are each example's own.
     """
-    found = [
+    result = [
         op
         for op in subject.live
         if op.type.startswith("FusedBatchNorm")
@@ -70,11 +70,13 @@ def batch_statistics(subject: Subject) -> list[Finding]:
     ]
     what = "an example's output depends on the others of its batch, and nothing can be folded"
     fix = "export the model as it infers: call its layers with training=False"
-    return _finding("batch_statistics_in_serving", "high", found, what, fix)
+    return _finding("batch_statistics_in_serving", "high", result, what=what, fix=fix)
 
 
-def _finding(rule: str, severity: Severity, found: list[Any], what: str, fix: str) -> list[Finding]:
-    if not found:
+def _finding(
+    rule: str, severity: Severity, result: list[Any], *, what: str, fix: str
+) -> list[Finding]:
+    if not result:
         return []
-    cost = f"{counted(len(found), 'operator')}: {what}"
-    return [Finding(rule, severity, places([place(op) for op in found]), cost, fix)]
+    cost = f"{counted(len(result), 'operator')}: {what}"
+    return [Finding(rule, severity, places([place(op) for op in result]), cost, fix)]

@@ -74,10 +74,10 @@ def _converted(function: Any, signature: Signature, batch_size: int) -> list[Ref
         reason = str(error)
         node = _NODE.search(reason)
         return [Refusal(node.group(1) if node else "the graph", "", reason.splitlines()[0][:300])]
-    found: dict[str, Refusal] = {}
+    result: dict[str, Refusal] = {}
     for line in hlo.splitlines():
         dynamic = _INSTRUCTION.search(line)
         if dynamic:
             where, kind = dynamic["name"], dynamic["kind"] or ""
-            found.setdefault(where, Refusal(where, kind, "its result has no fixed shape"))
-    return list(found.values())
+            result.setdefault(where, Refusal(where, kind, "its result has no fixed shape"))
+    return list(result.values())

@@ -21,51 +21,51 @@ _MOSTLY = 0.8
 
 def one_hot_products(subject: Subject) -> list[Finding]:
     """Find products with a one-hot matrix, which pick a row at the price of a product."""
-    found = []
+    result = []
     for op in subject.live:
         if op.type != "OneHot" or (op.outputs[0].shape.rank or 0) < 1:
             continue
         depth = int(value(op.inputs[1])) if value(op.inputs[1]) is not None else 0
         products = [
-            one
-            for one in subject.behind(op, PRODUCTS, _KEEP_ZEROS)
-            if any(value(tensor) is not None for tensor in one.inputs)
+            item
+            for item in subject.behind(op, PRODUCTS, _KEEP_ZEROS)
+            if any(value(tensor) is not None for tensor in item.inputs)
         ]
         if depth < _MIN_DEPTH or not products:
             continue
         size = tensor_bytes(op.outputs[0].shape, op.outputs[0].dtype)
-        found.append(
+        result.append(
             Finding(
                 rule="one_hot_product",
                 severity=subject.severity(products),
-                place=f"{place(op)}, read by {places([place(one) for one in products], 2)}",
+                place=f"{place(op)}, read by {places([place(product) for product in products], 2)}",
                 cost=f"1 of {depth} factors is not zero: {subject.cost(products)}; and a matrix"
                 f" of {size:,} bytes",
                 fix="take the rows with tf.gather(weights, ids), or an Embedding layer",
             )
         )
-    return found
+    return result
 
 
 def densified_tensors(subject: Subject) -> list[Finding]:
     """Find sparse tensors that are made dense for a product."""
-    found = []
+    result = []
     for op in subject.live:
         if op.type != "SparseToDense":
             continue
         products = subject.behind(op, PRODUCTS, _KEEP_ZEROS)
         if products:
-            found.append(
+            result.append(
                 Finding(
                     rule="densified_sparse_tensor",
                     severity=subject.severity(products),
-                    place=f"{place(op)}, read by {places([place(one) for one in products], 2)}",
+                    place=f"{place(op)}, read by {places([place(item) for item in products], 2)}",
                     cost=f"{subject.cost(products)}, on a tensor that came in sparse",
                     fix="multiply the SparseTensor itself, with tf.sparse.sparse_dense_matmul, or"
                     " tf.nn.embedding_lookup_sparse where its values are weights of rows",
                 )
             )
-    return found
+    return result
 
 
 def zero_weights(subject: Subject) -> list[Finding]:

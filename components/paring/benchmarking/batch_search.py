@@ -82,11 +82,11 @@ class _Move:
     threads: float = 1
     instances: float = 1
 
-    def of(self, one: Setting) -> Setting:
+    def of(self, setting: Setting) -> Setting:
         return Setting(
-            int(one.batch_size * self.batch_size),
-            int(one.threads * self.threads),
-            int(one.instances * self.instances),
+            int(setting.batch_size * self.batch_size),
+            int(setting.threads * self.threads),
+            int(setting.instances * self.instances),
         )
 
 
@@ -122,6 +122,7 @@ class Search:
         self,
         attempt: Callable[[Setting], Trial],
         bounds: Bounds,
+        *,
         max_trials: int,
         may_go_on: Callable[[], bool],
     ) -> None:
@@ -156,8 +157,8 @@ class Search:
         while improved:
             improved = False
             for move in _MOVES:
-                while (found := self._better(move.of(best.setting), best)) is not None:
-                    best, improved = found, True
+                while (result := self._better(move.of(best.setting), best)) is not None:
+                    best, improved = result, True
         return best
 
     def _refine(self, best: Trial) -> Trial:
@@ -167,11 +168,11 @@ class Search:
             middle = (low + high) // 2
             if middle in (low, high):
                 break
-            found = self._better(replace(best.setting, batch_size=middle), best)
-            if found is None:
+            result = self._better(replace(best.setting, batch_size=middle), best)
+            if result is None:
                 high = middle
             else:
-                best, low = found, middle
+                best, low = result, middle
         return best
 
     def _better(self, setting: Setting, than: Trial) -> Trial | None:

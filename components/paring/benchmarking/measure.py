@@ -17,17 +17,25 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from paring.artifacts import Servable
-from paring.benchmarking.statistics import is_steady
+from paring.artifacts import SERVING_DIR, Servable
+from paring.benchmarking.statistics import Array, is_steady, speedup
 from paring.errors import ParingError
-from paring.runtimes import Features, Runtime, check_served, import_library, open_runtime
+from paring.runtimes import (
+    Features,
+    Runtime,
+    check_served,
+    import_library,
+    open_runtime,
+    registered_runtimes,
+)
 from paring.system.distributions import installed_version
+from paring.system.memory import release_memory
 
 _log = logging.getLogger("paring.benchmarking.measure")
 
@@ -38,14 +46,23 @@ _WARM_UP_SECONDS = 0.5
 _WARM_UP_WINDOW_SECONDS = 0.02
 _MAX_CALLS = 1 << 16
 
+# A frozen graph takes about nine times the size of its constants once it is loaded, and twice
+# that while it is.
+_LARGE_GRAPH_BYTES = 32 << 20
+
 # Of "throughput": calls that are timed at least, and how often it looks at the clock.
 _MIN_CALLS = 10
 _WINDOWS = 10
 
+# Of "latency": rounds before an interval may end it. Over two, the interval is some ten
+# times as wide as it would be for many.
+_MIN_ROUNDS = 3
+
 # The first that Linux ends where memory runs out.
 _FIRST_TO_END = "1000"
 
-_PARENT = os.getppid()
+_parent = os.getppid()
+"""Process that waits for the result."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +78,19 @@ class Spec:
         folder: Where the results go.
         threads: Threads for one call.
         gpu_memory_mb: MiB of each GPU that TensorFlow may take; 0 for what it needs.
-        rounds: How often both models are loaded and timed.
+        rounds: How often both models are loaded and timed, at most.
+        precision: Relative half-width of the interval of the speed-up at which no further
+            round follows; 0 for all rounds.
         windows: Window pairs in a round.
         window_seconds: What a window lasts at least; of "throughput", the whole time.
-        seed: Seed of the draw of the side that comes first in each round and pair.
+        seed: Seed of the draw of the side that comes first in each round and pair, and of
+            the interval.
         trusted: Whether operators of the models that touch files or processes may run.
         engine_trusted: Whether a TensorRT engine may be loaded.
     """
 
     task: Literal["latency", "solo", "throughput", "inspect"]
+    _: KW_ONLY
     source: str
     candidate: str
     inputs: str
@@ -77,6 +98,7 @@ class Spec:
     folder: str
     threads: int
     rounds: int = 0
+    precision: float = 0.0
     windows: int = 0
     window_seconds: float = 0.0
     seed: int = 0
@@ -125,10 +147,16 @@ class _Side:
         self.encoded: list[Features] = []
         self.calls = 0
         self._next = 0
+        self.is_large = _is_large_graph(self.path)
+        """Whether it is a frozen graph with large constants."""
 
     def open(self) -> None:
         self.runtime = _open(self.path, self.spec)
         self.encoded = [self.runtime.encode(batch) for batch in self.batches]
+        if self.is_large:
+            # What loading and the first call have left behind.
+            self.runtime.run(self.encoded[0])
+            release_memory()
 
     def close(self) -> None:
         if self.runtime is not None:
@@ -181,47 +209,69 @@ class _Side:
 
     def calibrate(self, window_seconds: float) -> None:
         """Choose how many calls make a window of at least `window_seconds`."""
-        one = float(np.median(self.time_calls(5)))
-        self.calls = min(_MAX_CALLS, max(1, int(np.ceil(window_seconds / max(one, 1e-9)))))
+        item = float(np.median(self.time_calls(5)))
+        self.calls = min(_MAX_CALLS, max(1, int(np.ceil(window_seconds / max(item, 1e-9)))))
 
 
 def time_latency(spec: Spec) -> dict[str, Any]:
-    """Time the two sides alternately; writes `spec.latencies`."""
+    """Time the two sides alternately; writes `spec.latencies`.
+
+    Both are loaded at once, and their windows alternate. Two large frozen graphs are loaded one
+    after the other, and alternate by rounds.
+    """
     batches = _read_batches(spec)
     source = _Side(spec.source, batches, spec)
     candidate = _Side(spec.candidate, batches, spec)
     sides = {"source": source, "candidate": candidate}
     rows: dict[str, list[Any]] = {"source": [], "candidate": []}
     steady = {"source": 0, "candidate": 0}
+    at_once = not (source.is_large and candidate.is_large)
     # Which side goes first is drawn once and alternates from there, so that
     # each is first equally often.
     swap = int(np.random.default_rng(spec.seed).integers(2))
     for number in range(spec.rounds):
         order = _order(number + swap)
-        for name in order:
-            sides[name].open()
-        for name in order:
-            limit = _WARM_UP_SECONDS if number else _FIRST_WARM_UP_SECONDS
-            steady[name] += sides[name].warm_up(limit)
-            if not sides[name].calls:
-                sides[name].calibrate(spec.window_seconds)
         windows: dict[str, list[Any]] = {"source": [], "candidate": []}
-        for pair in range(spec.windows):
-            for name in _order(pair + number + swap):
-                windows[name].append(sides[name].time_calls(sides[name].calls))
-                _stop_if_orphaned()
-        for name, side in sides.items():
-            rows[name].append(windows[name])
-            side.close()
-        gc.collect()
+        for loaded in [order] if at_once else [(name,) for name in order]:
+            # While it is loaded, a large graph takes twice of what it takes then.
+            for name in sorted(loaded, key=lambda name: not sides[name].is_large):
+                sides[name].open()
+            for name in loaded:
+                limit = _WARM_UP_SECONDS if number else _FIRST_WARM_UP_SECONDS
+                steady[name] += sides[name].warm_up(limit)
+                if not sides[name].calls:
+                    sides[name].calibrate(spec.window_seconds)
+            for pair in range(spec.windows):
+                for name in _order(pair + number + swap):
+                    if name in loaded:
+                        windows[name].append(sides[name].time_calls(sides[name].calls))
+                        _stop_if_orphaned()
+            for name in loaded:
+                sides[name].close()
+            gc.collect()
+            # What libraries hold for ever: each model that is closed later has garbage collected
+            # several times, and each time all of that would be visited.
+            gc.freeze()
+        for name, row in rows.items():
+            row.append(windows[name])
         _log.info("round %d of %d", number + 1, spec.rounds)
-    arrays: dict[str, Any] = {name: np.array(row, dtype=np.float64) for name, row in rows.items()}
+        arrays: dict[str, Any] = {side: np.array(row) for side, row in rows.items()}
+        if _is_precise(arrays["source"], arrays["candidate"], spec):
+            break
     np.savez(spec.latencies, **arrays)
     return {
         "steady_rounds": steady,
         "libraries": _libraries(),
         "accelerators": _accelerators(),
     }
+
+
+def _is_precise(source: Array, candidate: Array, spec: Spec) -> bool:
+    """Return whether the interval of the speed-up is as narrow as `spec.precision` demands."""
+    if not spec.precision or len(source) < _MIN_ROUNDS:
+        return False
+    ratio = speedup(source, candidate, seed=spec.seed)
+    return ratio.high <= ratio.estimate * (1 + spec.precision)
 
 
 def run_solo(spec: Spec) -> dict[str, Any]:
@@ -306,23 +356,29 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main() -> int:
-    """Run the task of the spec in the first argument, and return the exit code."""
+def run(file: Path) -> int:
+    """Run the task of a spec in this process, and return the exit code.
+
+    Args:
+        file: What `Spec.write` has returned.
+    """
     # A crash in native code leaves Python's stack on stderr, for the parent; also
     # while descriptor 2 itself is silenced, as it is when TensorFlow is imported.
     faulthandler.enable(os.dup(2))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    spec = Spec(**json.loads(file.read_text()))
     _log.info("%s of %s", spec.task, spec.candidate)
     # The parent goes on without a child that memory runs out for. Some containers have
     # no such file, or no right to write it.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_END)
+    global _parent
+    _parent = os.getppid()
     code = 0
     try:
-        found = _TASKS[spec.task](spec)
+        answer = _TASKS[spec.task](spec)
     except ParingError as error:
-        found = {
+        answer = {
             "error": {
                 "type": type(error).__name__,
                 "what": error.what,
@@ -331,7 +387,7 @@ def main() -> int:
             }
         }
         code = error.exit_code
-    spec.result.write_text(json.dumps(found))
+    spec.result.write_text(json.dumps(answer))
     return code
 
 
@@ -343,6 +399,12 @@ def _open(path: Path, spec: Spec) -> Runtime:
         # What users see is measured: loading and memory. The latency does not depend on it.
         whole=spec.task != "latency",
     )
+
+
+def _is_large_graph(path: Path) -> bool:
+    """Return whether the path holds a SavedModel whose graph has large constants."""
+    files = (path / place / "saved_model.pb" for place in (SERVING_DIR, "."))
+    return any(file.is_file() and file.stat().st_size > _LARGE_GRAPH_BYTES for file in files)
 
 
 def _servable(path: Path, spec: Spec) -> Servable:
@@ -362,7 +424,7 @@ def _read_batches(spec: Spec) -> list[Features]:
 
 def _stop_if_orphaned() -> None:
     """End where the parent was killed: nobody will read the result."""
-    if os.getppid() != _PARENT:
+    if os.getppid() != _parent:
         raise SystemExit("the parent process is gone")
 
 
@@ -373,23 +435,19 @@ def _accelerators() -> list[str]:
     import tensorflow as tf
 
     return [
-        str(tf.config.experimental.get_device_details(one).get("device_name", one.device_type))
-        for one in tf.config.list_physical_devices()
-        if one.device_type != "CPU"
+        str(
+            tf.config.experimental.get_device_details(device).get("device_name", device.device_type)
+        )
+        for device in tf.config.list_physical_devices()
+        if device.device_type != "CPU"
     ]
 
 
 def _libraries() -> dict[str, str]:
     """Return the versions of the libraries that were really used."""
-    modules = {
-        "numpy": "numpy",
-        "tensorflow": "tensorflow",
-        "ai-edge-litert": "ai_edge_litert",
-        "onnxruntime": "onnxruntime",
-        "openvino": "openvino",
-        "tensorrt": "tensorrt",
-        "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
-    }
+    modules = {"numpy": "numpy"}
+    for spec in registered_runtimes():
+        modules |= spec.libraries
     return {
         name: installed_version(name) or "absent"
         for name, module in modules.items()
@@ -406,4 +464,4 @@ _TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Path(sys.argv[1])))

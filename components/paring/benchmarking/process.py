@@ -1,30 +1,45 @@
 """Start of measuring child processes, and conversion of their exits into results."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn, Protocol
 
 import paring.errors
-from paring.benchmarking.measure import Spec
+from paring.benchmarking.measure import Spec, run
 from paring.errors import ParingError, StepFailedError
-from paring.system.children import module_command, module_environment
+from paring.system import logs
+from paring.system.children import describe_exit, module_command, module_environment
+from paring.system.step_limits import format_size
 
 _STDERR_LINES = 12
 _POLL_SECONDS = 0.02
-_MIB = 1 << 20
+
+
+class _Child(Protocol):
+    """As much of a `subprocess.Popen` as measurements use."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 def measure(spec: Spec, *, timeout_seconds: float) -> dict[str, Any]:
     """Run `python -m paring.benchmarking.measure` on `spec`; the JSON it wrote.
 
     The child has this interpreter, this `sys.path` and a process group of its
-    own, which is killed if it takes too long or this process is interrupted.
+    own, which is killed if it takes too long or this process is interrupted. For
+    "latency" it is a fork of this process where TensorFlow is imported but not started
+    here, which saves the seconds of the import.
 
     Raises:
         ParingError: What the child raised, as the same class.
@@ -65,8 +80,8 @@ def measure_together(
             if used > memory_bytes:
                 raise StepFailedError(
                     f"measuring {specs[0].candidate} took more than"
-                    f" {memory_bytes / _MIB:.0f} MiB of memory",
-                    received=f"{used / _MIB:.0f} MiB in {len(specs)} processes",
+                    f" {format_size(memory_bytes)} of memory",
+                    received=f"{format_size(used)} in {len(specs)} processes",
                     remedy="raise the limit, or lower batch_size",
                 )
             if time.monotonic() > end:
@@ -85,28 +100,80 @@ def measure_together(
 
 
 @contextmanager
-def _started(specs: Sequence[Spec]) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _started(specs: Sequence[Spec]) -> Iterator[list[_Child]]:
     """Yield the child of each spec; those that still run in the end are killed."""
-    command = module_command("paring.benchmarking.measure")
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[_Child] = []
     try:
         for spec in specs:
             with _log(spec).open("wb") as stream:
-                child = subprocess.Popen(
-                    [*command, str(spec.write())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
-                    env=module_environment(),
-                    start_new_session=True,
-                )
-            children.append(child)
+                start = _ForkedChild if can_fork(spec) else _start_fresh
+                children.append(start(spec.write(), stream))
         yield children
     finally:
         for child in children:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+
+
+def can_fork(spec: Spec) -> bool:
+    """Return whether a fork of this process can measure what a fresh one would.
+
+    What a process takes to load a model, "latency" does not tell.
+    """
+    return spec.task == "latency" and "tensorflow" in sys.modules and _is_single_threaded()
+
+
+def _is_single_threaded() -> bool:
+    # Those of libraries too, which Python does not count.
+    tasks = Path("/proc/self/task")
+    return tasks.is_dir() and len(list(tasks.iterdir())) == 1
+
+
+def _start_fresh(file: Path, stream: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*module_command("paring.benchmarking.measure"), str(file)],
+        stdin=subprocess.DEVNULL,
+        stdout=stream,
+        stderr=stream,
+        env=module_environment(),
+        start_new_session=True,
+    )
+
+
+class _ForkedChild:
+    """Fork of this process that runs the task of a spec."""
+
+    def __init__(self, file: Path, stream: IO[bytes]) -> None:
+        forking = multiprocessing.get_context("fork")
+        self._process = forking.Process(target=_measure_in_fork, args=(file, stream))
+        self._process.start()
+        self.pid = int(self._process.pid or 0)
+        # Whichever of the two is first: the group is there once this returns.
+        with suppress(OSError):
+            os.setpgid(self.pid, self.pid)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("paring.benchmarking.measure", timeout or 0.0)
+        return code
+
+
+def _measure_in_fork(file: Path, stream: IO[bytes]) -> NoReturn:
+    """Run the task of a spec, with its output in `stream`, and end with its exit code."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for descriptor in (1, 2):
+        os.dup2(stream.fileno(), descriptor)
+    # They write into what belongs to the parent.
+    logs.stop()
+    sys.exit(run(file))
 
 
 def _log(spec: Spec) -> Path:
@@ -142,21 +209,16 @@ def _read_result(spec: Spec, code: int) -> dict[str, Any]:
                 else "the message above comes from the runtime; try the model in it alone"
             ),
         )
-    found: dict[str, Any] = json.loads(spec.result.read_text())
-    if "error" in found:
-        error = found["error"]
+    answer: dict[str, Any] = json.loads(spec.result.read_text())
+    if "error" in answer:
+        error = answer["error"]
         kind: type[ParingError] = getattr(paring.errors, error["type"])
         raise kind(error["what"], received=error["received"], remedy=error["remedy"])
-    return found
+    return answer
 
 
 def _how_it_ended(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    return f"{'ended with' if code >= 0 else 'was ended by'} {describe_exit(code)}"
 
 
 def _last_lines(log: Path) -> str:

@@ -8,12 +8,11 @@ import numpy as np
 from paring.artifacts import Examples, Servable
 from paring.data.examples import open_split
 from paring.errors import ExamplesError, UnsupportedError
-from paring.models.signature import read_signature
-from paring.runtimes import served_path
+from paring.models.saved_model import SavedModel
 
 
 def draw_inputs(
-    source: Servable, examples: Examples, batch_size: int, batches: int, seed: int, file: Path
+    source: Servable, examples: Examples, *, batch_size: int, batches: int, seed: int, file: Path
 ) -> list[str]:
     """Write batches of eval examples to `file`; the names of the inputs.
 
@@ -32,7 +31,7 @@ def draw_inputs(
         ExamplesError: They are not what the source takes, or there are none.
         UnsupportedError: An input takes text.
     """
-    signature = read_signature(served_path(source))
+    signature = SavedModel.open(source).signature()
     split = open_split(examples, "eval", signature)
     if not split.count:
         raise ExamplesError(f"{examples.path}: the eval split is empty")

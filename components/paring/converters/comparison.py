@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ParingError, UnsupportedError, first_line
-from paring.runtimes import Features, Runtime
+from paring.runtimes import Features, Runtime, widened
 
 Form = Literal["float", "half", "integer"]
 """What a converted model computes in: float32, something shorter, or integers."""
@@ -37,6 +37,8 @@ _FEWEST: Final = 16
 # The relative change of the inputs that shows how far the source amplifies rounding.
 _NUDGES: Final = {"float": 1e-6, "half": 1e-3, "integer": 1e-2}
 _AMPLIFIED: Final = 10.0
+# Deviation of a constant, over its size, that is rounding of float32.
+_ROUNDING: Final = 1e-6
 
 _log = logging.getLogger(__name__)
 
@@ -91,13 +93,13 @@ def compare(
             if drawn or isinstance(error, ParingError):
                 raise
             return Compared(f"not compared: the source fails on {RANDOM}: {first_line(error)}")
-        found = run_all(made(), batches)
-        numbers = comparable(expected, found)
+        result = run_all(made(), batches)
+        numbers = comparable(expected, result)
         refuse_broken(
             numbers,
-            found,
+            result,
             batches,
-            lambda nudged: run(opened, nudged),
+            run_source=lambda nudged: run(opened, nudged),
             form=form,
             what=what,
             only_rounded=only_rounded,
@@ -108,15 +110,15 @@ def compare(
         return Compared("not compared: no output is a number of a known shape")
     count = sum(len(next(iter(features.values()))) for features in batches)
     on = f"{count} examples" if drawn else RANDOM
-    return Compared(on, difference(numbers, found))
+    return Compared(on, difference(numbers, result))
 
 
 def refuse_broken(
     numbers: Outputs,
-    found: Outputs,
+    result: Outputs,
     batches: Sequence[Features],
-    run_source: Callable[[Sequence[Features]], Outputs],
     *,
+    run_source: Callable[[Sequence[Features]], Outputs],
     form: Form,
     what: str,
     only_rounded: Callable[[], bool] = lambda: False,
@@ -125,7 +127,7 @@ def refuse_broken(
 
     Args:
         numbers: What `comparable` or `same_outputs` gives of the source's outputs.
-        found: The converted model's.
+        result: The converted model's.
         batches: What both were run on.
         run_source: Runs the source on other batches, if that is needed.
         form: As in `compare`, and the others.
@@ -135,12 +137,12 @@ def refuse_broken(
     Raises:
         UnsupportedError: The converted model does not compute what its source does.
     """
-    wrong = _mismatches(numbers, found, form)
+    wrong = _mismatches(numbers, result, form)
     if wrong:
         # What random operators, ties and cancellation make of inputs that differ by a
         # rounding error is no fault of the conversion.
         nudged = run_source([_nudged(features, _NUDGES[form]) for features in batches])
-        wrong = _mismatches(numbers, found, form, nudged)
+        wrong = _mismatches(numbers, result, form, nudged=nudged)
     if wrong and not (form == "integer" and only_rounded()):
         raise UnsupportedError(
             f"{what} does not compute what its source does",
@@ -150,31 +152,34 @@ def refuse_broken(
 
 
 def allowed_difference(
-    reference: Outputs, found: Outputs, max_difference: float, what: str
+    reference: Outputs, result: Outputs, *, max_difference: float, what: str
 ) -> float:
     """Return the outputs' `difference`.
 
     Args:
         reference: Arrays [batch, ...] by output.
-        found: The converted model's, of the same names and shapes.
+        result: The converted model's, of the same names and shapes.
         max_difference: The largest that is allowed.
         what: What differs from what, for messages: "the int8 ONNX file differs from its source".
 
     Raises:
         UnsupportedError: It is larger.
     """
-    measured = difference(reference, found)
+    measured = difference(reference, result)
     if measured > max_difference:
         raise UnsupportedError(
             f"{what} by {measured:.3g}, and max_difference allows {max_difference:g}",
-            received=_differences_in_words(reference, found),
+            received=_differences_in_words(reference, result),
             remedy="raise max_difference, and let the accuracy gate judge",
         )
     return measured
 
 
 def run_all(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
-    """Return a runtime's outputs for all batches, by name, along the first axis; close it."""
+    """Return a runtime's outputs for all batches, by name, along the first axis; close it.
+
+    bfloat16 is returned as float32.
+    """
     try:
         return run(runtime, batches)
     finally:
@@ -183,8 +188,8 @@ def run_all(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
 
 def run(runtime: Runtime, batches: Sequence[Features]) -> Outputs:
     """Run all batches, as `run_all` does, and leave the runtime open."""
-    given = [runtime.run(features) for features in batches]
-    return {name: _joined([one[name] for one in given]) for name in given[0]}
+    given = [widened(runtime.run(features)) for features in batches]
+    return {name: _joined([item[name] for item in given]) for name in given[0]}
 
 
 def comparable(source: Outputs, made: Outputs) -> Outputs:
@@ -214,63 +219,66 @@ def same_outputs(source: Outputs, made: Outputs) -> Outputs:
         UnsupportedError: `made` has not the same outputs of the same shapes.
     """
     shapes = {name: array.shape for name, array in source.items()}
-    found = {name: array.shape for name, array in made.items()}
-    if shapes != found:
+    result = {name: array.shape for name, array in made.items()}
+    if shapes != result:
         raise UnsupportedError(
             "the file has other outputs than its source",
-            received=f"{found} for {shapes}",
+            received=f"{result} for {shapes}",
             remedy="use another runtime for this model",
         )
     return comparable(source, made)
 
 
-def difference(reference: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+def difference(reference: Mapping[str, Any], result: Mapping[str, Any]) -> float:
     """Return how far two models' outputs lie apart, from 0 to 1; the worst output's.
 
     For class scores, [batch, classes], it is the share of examples with another
     class; for other outputs the root mean square of the difference over the
     standard deviation of the reference, at most 1. Values that are not finite in the
-    reference are left out.
+    reference are left out. Where the reference is a constant up to rounding, as where a
+    single value is compared, it is relative to that constant.
 
     Args:
         reference: Arrays [batch, ...] by output.
-        found: The other model's, of the same names and shapes.
+        result: The other model's, of the same names and shapes.
     """
-    return max((_difference(reference[name], found[name]) for name in reference), default=0.0)
+    return max((_difference(reference[name], result[name]) for name in reference), default=0.0)
 
 
-def _differences_in_words(reference: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _differences_in_words(reference: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return what `difference` is of each output, for messages."""
     return "; ".join(
         f"output {name}: "
         + (
-            f"{_difference(array, found[name]):.1%} of {len(array)} examples get another class"
+            f"{_difference(array, result[name]):.1%} of {len(array)} examples get another class"
             if array.ndim == 2 and array.shape[1] > 1
-            else f"{_difference(array, found[name]):.3g} of the standard deviation"
+            else f"{_difference(array, result[name]):.3g} of the standard deviation"
         )
         for name, array in reference.items()
     )
 
 
-def _difference(reference: NDArray[Any], found: NDArray[Any]) -> float:
+def _difference(reference: NDArray[Any], result: NDArray[Any]) -> float:
     known = np.isfinite(reference)
-    if np.isnan(found[known]).any():
+    if np.isnan(result[known]).any():
         return 1.0
     if reference.ndim == 2 and reference.shape[1] > 1:
         rows = known.all(axis=1)
         if rows.any():
-            other = reference[rows].argmax(axis=1) != found[rows].argmax(axis=1)
+            other = reference[rows].argmax(axis=1) != result[rows].argmax(axis=1)
             return float(np.mean(other))
     # Integers would wrap around.
-    one, other = reference[known].astype(np.float64), found[known].astype(np.float64)
-    if not one.size:
+    expected, other = reference[known].astype(np.float64), result[known].astype(np.float64)
+    if not expected.size:
         return 0.0
-    spread = float(one.std())
-    error = float(np.sqrt(np.mean(np.square(one - other))))
+    spread, size = float(expected.std()), float(np.abs(expected).max())
+    if spread <= _ROUNDING * size:
+        spread = size
+    error = float(np.sqrt(np.mean(np.square(expected - other))))
     return min(error / spread, 1.0) if spread else float(error > 0)
 
 
-def largest_difference(expected: Sequence[Features], found: Sequence[Features]) -> float:
+def largest_difference(expected: Sequence[Features], result: Sequence[Features]) -> float:
     """Return how far outputs lie apart, relative to the largest; the worst output's.
 
     For floats it is the largest absolute difference over the largest absolute value
@@ -279,26 +287,28 @@ def largest_difference(expected: Sequence[Features], found: Sequence[Features]) 
 
     Args:
         expected: For each call, an array [batch, ...] by output.
-        found: The same of the other model.
+        result: The same of the other model.
     """
-    if any(one.keys() != other.keys() for one, other in zip(expected, found, strict=True)):
+    if any(item.keys() != other.keys() for item, other in zip(expected, result, strict=True)):
         return float("inf")
     return max(
         (
-            _largest([call[name] for call in expected], [call[name] for call in found])
+            _largest([call[name] for call in expected], [call[name] for call in result])
             for name in expected[0]
         ),
         default=0.0,
     )
 
 
-def _largest(expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+def _largest(expected: list[NDArray[Any]], result: list[NDArray[Any]]) -> float:
     if any(
-        one.shape != other.shape or one.dtype != other.dtype
-        for one, other in zip(expected, found, strict=True)
+        item.shape != other.shape or item.dtype != other.dtype
+        for item, other in zip(expected, result, strict=True)
     ):
         return float("inf")
-    first, second = (np.concatenate([np.ravel(one) for one in side]) for side in (expected, found))
+    first, second = (
+        np.concatenate([np.ravel(item) for item in side]) for side in (expected, result)
+    )
     if not first.size:
         return 0.0
     if first.dtype.name == "bfloat16":
@@ -317,18 +327,18 @@ def _largest(expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
 
 
 def _mismatches(
-    source: Outputs, made: Outputs, form: Form, nudged: Outputs | None = None
+    source: Outputs, made: Outputs, form: Form, *, nudged: Outputs | None = None
 ) -> dict[str, str]:
     """Return why each output is not that of the source; those that are, are left out."""
-    found = {
-        name: _mismatch(array, made[name], form, None if nudged is None else nudged[name])
+    result = {
+        name: _mismatch(array, made[name], form, nudged=None if nudged is None else nudged[name])
         for name, array in source.items()
     }
-    return {name: why for name, why in found.items() if why is not None}
+    return {name: why for name, why in result.items() if why is not None}
 
 
 def _mismatch(
-    source: NDArray[Any], made: NDArray[Any], form: Form, nudged: NDArray[Any] | None
+    source: NDArray[Any], made: NDArray[Any], form: Form, *, nudged: NDArray[Any] | None
 ) -> str | None:
     known = np.isfinite(source)
     steady = np.ones_like(known)
@@ -336,77 +346,77 @@ def _mismatch(
         if nudged.shape != source.shape:
             return None
         steady = np.isfinite(nudged)
-    one, other = source[known & steady], made[known & steady]
-    if not one.size:
+    expected, other = source[known & steady], made[known & steady]
+    if not expected.size:
         return None
     if source.dtype.kind != "f":
         again = None if nudged is None else nudged[known & steady]
-        return None if form == "integer" else _other_classes(one, other, again)
-    one, other = one.astype(np.float64), other.astype(np.float64)
+        return None if form == "integer" else _other_classes(expected, other, again)
+    expected, other = expected.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(other)
     lost = 1 - float(np.mean(finite))
     if lost > (_OUTLIERS if form == "float" else 0.5):
         return f"{lost:.0%} of the values are not finite"
-    one, other = one[finite], other[finite]
-    if not one.size:
+    expected, other = expected[finite], other[finite]
+    if not expected.size:
         return None
-    noise = np.zeros_like(one)
+    noise = np.zeros_like(expected)
     if nudged is not None:
-        noise = np.abs(one - nudged[known & steady][finite].astype(np.float64))
-    errors = np.abs(one - other)
+        noise = np.abs(expected - nudged[known & steady][finite].astype(np.float64))
+    errors = np.abs(expected - other)
     if form == "integer":
-        return _uncorrelated(one, other, noise)
-    limit = _TOLERANCES[form] * float(np.abs(one).max())
+        return _uncorrelated(expected, other, noise)
+    limit = _TOLERANCES[form] * float(np.abs(expected).max())
     if float(np.mean(noise > limit)) > _OUTLIERS:
         # The source itself gives something else each time.
         return None
     far = float(np.mean(errors > max(limit, np.finfo(np.float32).tiny) + _AMPLIFIED * noise))
-    if far <= _OUTLIERS or (form == "half" and _correlation(one, other) >= _LOWEST_HALF):
+    if far <= _OUTLIERS or (form == "half" and _correlation(expected, other) >= _LOWEST_HALF):
         return None
     worst = float(errors.max())
-    return f"{far:.0%} of the values are off, by up to {worst:.3g} of {np.abs(one).max():.3g}"
+    return f"{far:.0%} of the values are off, by up to {worst:.3g} of {np.abs(expected).max():.3g}"
 
 
 def _other_classes(
-    one: NDArray[Any], other: NDArray[Any], again: NDArray[Any] | None
+    expected: NDArray[Any], other: NDArray[Any], again: NDArray[Any] | None
 ) -> str | None:
     """Return why integers that stand for classes or counts are others; None if they are not.
 
     Args:
-        one: The source's.
+        expected: The source's.
         other: The converted model's.
         again: The source's on inputs that differ by a rounding error, if it was run on them.
     """
-    equal = float(np.mean(one == other))
-    if equal >= 0.5 or (again is not None and np.mean(one == again) < 1 - _OUTLIERS):
+    equal = float(np.mean(expected == other))
+    if equal >= 0.5 or (again is not None and np.mean(expected == again) < 1 - _OUTLIERS):
         return None
     return f"{equal:.0%} of the values are the same"
 
 
 def _uncorrelated(
-    one: NDArray[np.float64], other: NDArray[np.float64], noise: NDArray[np.float64]
+    expected: NDArray[np.float64], other: NDArray[np.float64], noise: NDArray[np.float64]
 ) -> str | None:
     """Return why integers say nothing of the source; None where they do, or may do."""
-    spread = float(one.std())
+    spread = float(expected.std())
     # What varies by rounding alone has no ranks, and a constant is within the source's
     # range where int8 has no step as small as that.
-    varies = spread > 1e-6 * max(float(np.abs(one).max()), 1e-30)
-    if len(one) < _FEWEST or not varies or not other.std():
+    varies = spread > _ROUNDING * max(float(np.abs(expected).max()), 1e-30)
+    if len(expected) < _FEWEST or not varies or not other.std():
         return None
     # Where the source itself varies so much from call to call, nothing can be said.
     if float(np.sqrt(np.mean(np.square(noise)))) > 0.5 * spread:
         return None
-    correlation = _correlation(one, other)
-    error = float(np.sqrt(np.mean(np.square(one - other))))
+    correlation = _correlation(expected, other)
+    error = float(np.sqrt(np.mean(np.square(expected - other))))
     if correlation >= _LOWEST_INTEGER or error <= 0.5 * spread:
         return None
     return f"the correlation is {correlation:.2f}"
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def _correlation(expected: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return the larger of the correlations of values and of ranks; 0 without any."""
     best = 0.0
-    for first, second in ((one, other), (_ranks(one), _ranks(other))):
+    for first, second in ((expected, other), (_ranks(expected), _ranks(other))):
         deviations = float(first.std()) * float(second.std())
         if deviations:
             products = (first - first.mean()) * (second - second.mean())

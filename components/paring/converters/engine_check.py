@@ -57,7 +57,7 @@ def compare_engine(
         # What ONNX Runtime makes of the graph for a processor may round otherwise.
         lambda: OnnxRuntime(file, optimized=False, trusted=trusted),
         lambda: TensorRTRuntime(engine, trusted=True),
-        drawn_batches(examples, fixed, _EXAMPLES, seed),
+        drawn_batches(examples, fixed, size=_EXAMPLES, seed=seed),
         form="integer" if quantized else "half",
         drawn=examples is not None,
         what="the engine",

@@ -14,7 +14,7 @@ from paring.converters.tflite.conversion import Calls
 from paring.errors import MissingDependencyError, StepFailedError, UnsupportedError, first_line
 from paring.models.plain_paths import plain_path
 from paring.models.quiet import quiet_tensorflow
-from paring.models.signature import read_meta_graph
+from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 from paring.runtimes.savedmodel import SavedModelRuntime
 from paring.tensorrt.driver import find_gpu
@@ -111,12 +111,17 @@ def convert(
 
 
 def check_outputs(
-    folder: Path, made: Path, batches: Sequence[Features], *, precision: str, drawn: bool
+    source: SavedModel,
+    made: SavedModel,
+    batches: Sequence[Features],
+    *,
+    precision: str,
+    drawn: bool,
 ) -> Compared:
     """Compare a SavedModel with engines with the one that it was made of.
 
     Args:
-        folder: The source.
+        source: The source.
         made: The SavedModel with engines.
         batches: What both are run on.
         precision: One of `PRECISIONS`; GPUs compute products of float32 in TF32.
@@ -126,7 +131,7 @@ def check_outputs(
         UnsupportedError: It does not compute what its source does.
     """
     return compare(
-        lambda: SavedModelRuntime(folder),
+        lambda: SavedModelRuntime(source),
         lambda: SavedModelRuntime(made),
         batches,
         form="integer" if precision == "int8" else "half",
@@ -143,6 +148,6 @@ def count_engines(folder: Path) -> int:
     Raises:
         ModelError: It can't be read.
     """
-    graph = read_meta_graph(folder).graph_def
+    graph = SavedModel(folder).meta_graph.graph_def
     functions = (node for function in graph.library.function for node in function.node_def)
     return sum(node.op == _ENGINE for nodes in (graph.node, functions) for node in nodes)

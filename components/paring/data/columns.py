@@ -80,11 +80,11 @@ def label_outputs(signature: Signature, label: str) -> dict[str, TensorSpec]:
     Raises:
         ExamplesError: There is no such output, or it is named twice.
     """
-    named = {name: one for name, one in signature.outputs.items() if name not in signature.inputs}
+    named = {name: item for name, item in signature.outputs.items() if name not in signature.inputs}
     stated = stated_labels(signature, label)
     if stated:
-        given = {one.name for one in stated.values()}
-        return stated | {name: one for name, one in named.items() if name not in given}
+        given = {item.name for item in stated.values()}
+        return stated | {name: item for name, item in named.items() if name not in given}
     if label in named or len(signature.outputs) > 1:
         return named
     (only,) = signature.outputs.values()
@@ -112,7 +112,7 @@ def stated_labels(signature: Signature, label: str) -> dict[str, TensorSpec]:
                 received=label,
                 remedy="rename the column of labels and give its new name",
             )
-        if column in stated or output in {one.name for one in stated.values()}:
+        if column in stated or output in {item.name for item in stated.values()}:
             raise ExamplesError(
                 "label: each output and each column stand there once",
                 received=label,
@@ -133,6 +133,7 @@ def _stated_pairs(label: str) -> list[tuple[str, str]]:
 def match_columns(
     where: str,
     columns: Collection[str],
+    *,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     label: str,
@@ -150,7 +151,7 @@ def match_columns(
     matched: dict[str, str] = {}
     left_out: list[str] = []
     for column in sorted(columns):
-        target = find_target(column, inputs, labels, label)
+        target = find_target(column, inputs=inputs, labels=labels, label=label)
         if target is None:
             left_out.append(column)
             continue
@@ -197,7 +198,7 @@ def match_columns(
 
 
 def find_target(
-    column: str, inputs: Mapping[str, TensorSpec], labels: Mapping[str, TensorSpec], label: str
+    column: str, *, inputs: Mapping[str, TensorSpec], labels: Mapping[str, TensorSpec], label: str
 ) -> str | None:
     """Return the input or the label that `column` holds; None if it holds neither."""
     if column in inputs or column in labels:
@@ -226,7 +227,7 @@ def check_features(
                 received=f"shape {list(array.shape)}",
                 remedy="give at least one example in each split",
             )
-        check_length(where, name, len(array), count)
+        check_length(where, name, length=len(array), count=count)
         if not _fits(array.shape, spec.shape):
             raise ExamplesError(
                 f"{where}: feature {name!r} has the wrong shape",
@@ -242,7 +243,7 @@ def check_features(
     return count
 
 
-def check_length(where: str, name: str, length: int, count: int) -> None:
+def check_length(where: str, name: str, *, length: int, count: int) -> None:
     """Check that a column has one row for each example.
 
     Raises:
@@ -276,11 +277,12 @@ def _convertible(have: np.dtype[np.generic], want: np.dtype[np.generic]) -> bool
     if have.kind in "iu" and want.kind in "iuf":
         # Whether each value fits is seen when it is converted.
         return True
-    return have == np.float64 and want == np.float32
+    # Of either byte order, as in what FITS and other scientific formats hold.
+    return have.newbyteorder("=") == np.float64 and want == np.float32
 
 
 def check_labels(
-    where: str, label: str, array: Array, count: int, output: TensorSpec, file: Path
+    where: str, label: str, array: Array, *, count: int, output: TensorSpec, file: Path
 ) -> Array:
     """Return the labels of `output`, mapped; written to `file` if need be.
 
@@ -300,33 +302,33 @@ def check_labels(
     Raises:
         ExamplesError: They are nothing of that kind.
     """
-    check_length(where, label, len(array), count)
+    check_length(where, label, length=len(array), count=count)
     rank = len(output.shape)
     if array.shape == (count, 1) and rank < 3:
         array = array.reshape(count)
     own = output.shape[:1] if output.shape[1:] == (1,) else output.shape
     if array.dtype.kind == "f":
         if not _fits(array.shape, own):
-            raise _no_labels(where, label, array, output)
-        return write_column(where, label, array, "float32", file)
+            raise _no_labels(where, label, array, output=output)
+        return write_column(where, label, array, dtype="float32", file=file)
     of_tokens = rank > 2 or (rank == 0 and array.ndim > 1)
     wanted = output.shape[:-1] if of_tokens else (None,)
     if array.dtype.kind not in "iub":
-        raise _no_labels(where, label, array, output)
+        raise _no_labels(where, label, array, output=output)
     if np.dtype(output.dtype).kind in "biu" and _fits(array.shape, own):
-        return write_column(where, label, array, "int64", file)
+        return write_column(where, label, array, dtype="int64", file=file)
     if of_tokens and array.ndim == rank and array.shape[-1] == 1 and output.shape[-1] == 1:
         # Masks often keep the axis of the output's one value.
         array = array.reshape(array.shape[:-1])
     several = rank == 2 and array.ndim == 2 and _fits(array.shape, output.shape)
     if several and are_flags(array) and not are_one_hot(array):
-        return write_column(where, label, array, "int64", file)
+        return write_column(where, label, array, dtype="int64", file=file)
     if not _fits(array.shape, wanted):
-        raise _no_labels(where, label, array, output)
-    _check_classes(where, label, array, output, of_tokens)
+        raise _no_labels(where, label, array, output=output)
+    _check_classes(where, label, array, output=output, of_tokens=of_tokens)
     if of_tokens and array.dtype.kind == "i" and any(c.min() < -1 for _, c in chunks(array)):
         return _padded(array, file, where)
-    return write_column(where, label, array, "int64", file)
+    return write_column(where, label, array, dtype="int64", file=file)
 
 
 def are_flags(array: Array) -> bool:
@@ -368,7 +370,7 @@ def one_hot_ids(array: Array) -> NDArray[np.int64]:
     return ids
 
 
-def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> ExamplesError:
+def _no_labels(where: str, label: str, array: Array, *, output: TensorSpec) -> ExamplesError:
     """Return the error for unusable labels, which describes each kind of labels."""
     ids = "one integer for each example"
     if len(output.shape) > 2:
@@ -382,7 +384,7 @@ def _no_labels(where: str, label: str, array: Array, output: TensorSpec) -> Exam
 
 
 def _check_classes(
-    where: str, label: str, array: Array, output: TensorSpec, of_tokens: bool
+    where: str, label: str, array: Array, *, output: TensorSpec, of_tokens: bool
 ) -> None:
     """Refuse class ids that the output does not tell apart."""
     shape = output.shape
@@ -421,6 +423,7 @@ def write_column(
     where: str,
     name: str,
     array: Array,
+    *,
     dtype: str,
     file: Path,
     rows: NDArray[np.int64] | None = None,
@@ -444,7 +447,7 @@ def write_column(
         _check_finite(where, name, chunk, start)
         with np.errstate(over="ignore"):
             converted = chunk.astype(target)
-        _check_finite(where, name, converted, start)
+        _check_range(where, name, chunk=chunk, converted=converted, start=start)
         if chunk.dtype.kind in "iu" and not np.array_equal(converted.astype(chunk.dtype), chunk):
             raise ExamplesError(
                 f"{where}: {name!r} holds integers that {dtype} does not",
@@ -476,6 +479,23 @@ def _check_finite(where: str, name: str, chunk: Array, start: int) -> None:
         f"{where}: {name!r} holds NaN or infinity, first in row {start + int(place[0])}",
         received=chunk[place],
         remedy="remove or repair those examples",
+    )
+
+
+def _check_range(where: str, name: str, *, chunk: Array, converted: Array, start: int) -> None:
+    """Refuse finite numbers that became infinite in a narrower dtype."""
+    if converted.dtype.kind != "f":
+        return
+    finite = np.isfinite(converted)
+    if finite.all():
+        return
+    place = np.unravel_index(int(np.argmin(finite)), finite.shape)
+    raise ExamplesError(
+        f"{where}: {name!r} holds numbers that {converted.dtype} does not, first in row"
+        f" {start + int(place[0])}",
+        received=chunk[place],
+        remedy=f"scale them to within {np.finfo(converted.dtype).max:.3g} in the way the model was"
+        " trained, or repair them",
     )
 
 

@@ -34,6 +34,7 @@ from paring.data.columns import map_array
 from paring.data.weights import FOLDER as WEIGHTS_FOLDER
 from paring.errors import ExamplesError
 from paring.models.signature import TensorSpec
+from paring.system.archives import describe_excess
 from paring.system.trees import tree_files
 
 _log = logging.getLogger(__name__)
@@ -62,8 +63,6 @@ _ARCHIVE_ERRORS = (
     ValueError,
     struct.error,
 )
-_ALWAYS_UNPACKED_BYTES = 1 << 30
-_MAX_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Columns:
     Attributes:
         where: What messages call it.
         arrays: The columns.
-        unread: Features of TFRecords that nothing takes, and that were not read.
+        unread: Columns that nothing takes, and that were not read.
         weights: The column of sample weights that Paring's own form states, and its array.
     """
 
@@ -134,9 +133,9 @@ def locate(path: Path) -> dict[str, Group]:
     # Refuses links that lead out of it.
     tree_files(path, ExamplesError)
     folders = {
-        one.name.removeprefix("Split-"): one
-        for one in sorted(path.iterdir())
-        if one.is_dir() and one.name.startswith("Split-")
+        item.name.removeprefix("Split-"): item
+        for item in sorted(path.iterdir())
+        if item.is_dir() and item.name.startswith("Split-")
     }
     if folders:
         return {
@@ -148,28 +147,28 @@ def locate(path: Path) -> dict[str, Group]:
 
 def _choose_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the name that stands for each of train and eval."""
-    found = set(names)
+    result = set(names)
     chosen: dict[str, str] = {}
     for name, split in _SPLITS.items():
-        if name in found and chosen.setdefault(split, name) != name:
+        if name in result and chosen.setdefault(split, name) != name:
             _log.warning("%s is the %s split, and %s is left out", chosen[split], split, name)
     if not chosen:
         raise ExamplesError(
             "none of the splits has a known name",
-            received=", ".join(sorted(found)),
+            received=", ".join(sorted(result)),
             remedy=f"name them train and eval (or {', '.join(list(_SPLITS)[2:])})",
         )
     return chosen
 
 
 def _folder_group(folder: Path, root: Path) -> Group:
-    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     arrays: dict[str, Path] = {}
-    for one in files:
-        if one.suffix == _ARRAY and arrays.setdefault(unquote(one.stem), one) != one:
+    for file in files:
+        if file.suffix == _ARRAY and arrays.setdefault(unquote(file.stem), file) != file:
             raise ExamplesError(
-                f"{folder}: two files hold the column {unquote(one.stem)!r}",
-                received=f"{arrays[unquote(one.stem)].name} and {one.name}",
+                f"{folder}: two files hold the column {unquote(file.stem)!r}",
+                received=f"{arrays[unquote(file.stem)].name} and {file.name}",
                 remedy="keep one of them",
             )
     if arrays:
@@ -180,7 +179,7 @@ def _folder_group(folder: Path, root: Path) -> Group:
         return Group(str(folder), records=records, folder=beside)
     raise ExamplesError(
         f"{folder}: holds no examples",
-        received=f"files {', '.join(one.name for one in files) or 'none'}",
+        received=f"files {', '.join(file.name for file in files) or 'none'}",
         remedy="put one .npy file for each input there, or TFRecords",
     )
 
@@ -195,7 +194,7 @@ def _stored_weights(folder: Path) -> tuple[str, Path] | None:
     if len(files) > 1:
         raise ExamplesError(
             f"{folder / WEIGHTS_FOLDER}: holds several columns of weights",
-            received=", ".join(one.name for one in files),
+            received=", ".join(file.name for file in files),
             remedy="keep one of them",
         )
     return (unquote(files[0].stem), files[0]) if files else None
@@ -203,24 +202,24 @@ def _stored_weights(folder: Path) -> tuple[str, Path] | None:
 
 def _flat_groups(folder: Path) -> dict[str, Group]:
     """Return a folder without `Split-` folders."""
-    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     by_split: dict[str, list[Path]] = {}
-    for one in _record_files(files):
-        match = re.search(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", one.name)
-        by_split.setdefault(match[1] if match else WHOLE, []).append(one)
+    for file in _record_files(files):
+        match = re.search(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", file.name)
+        by_split.setdefault(match[1] if match else WHOLE, []).append(file)
     if by_split and WHOLE not in by_split:
         return {
             split: Group(f"{folder}/{name}*", records=tuple(by_split[name]), folder=folder)
             for split, name in _choose_splits(by_split).items()
         }
-    archives = [one for one in files if one.suffix == ".npz"]
+    archives = [file for file in files if file.suffix == ".npz"]
     if len(archives) == 1 and not by_split:
         return _archive_groups(archives[0])
     return {WHOLE: _folder_group(folder, folder)}
 
 
 def _record_files(files: Iterable[Path]) -> tuple[Path, ...]:
-    return tuple(one for one in files if _RECORDS.search(one.name))
+    return tuple(file for file in files if _RECORDS.search(file.name))
 
 
 def _spec_file(folder: Path) -> Path:
@@ -282,6 +281,7 @@ def _broken_archive(file: Path, error: Exception) -> ExamplesError:
 
 def read_columns(
     group: Group,
+    *,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     scratch: Path,
@@ -289,8 +289,8 @@ def read_columns(
 ) -> Columns:
     """Map the columns of `group`; what must be unpacked goes to `scratch`.
 
-    Of TFRecords, whose records name their features, only the model's inputs,
-    the labels and the column `weights` are read.
+    Only the model's inputs, the labels and the column `weights` are read: what else is
+    there, such as the names of the classes, need not have a row for each example.
 
     Raises:
         ExamplesError: Something can't be read.
@@ -301,20 +301,27 @@ def read_columns(
 
         spec = _spec_file(group.folder)
         scratch.mkdir(parents=True, exist_ok=True)
-        arrays, unread = read_records(group.records, spec, inputs, labels, scratch, weights)
+        arrays, unread = read_records(
+            group.records, spec, inputs=inputs, labels=labels, scratch=scratch, weights=weights
+        )
         return Columns(group.where, arrays, unread)
+    known = {*inputs, *labels, *(output.name for output in labels.values()), "x", "y", weights}
     if group.archive is not None:
         file, members = group.archive
-        unpacked = _unpack(file, members.values(), scratch)
-        files = {name: unpacked[member] for name, member in members.items()}
+        unread = tuple(name for name in members if name not in known)
+        taken = {name: member for name, member in members.items() if name in known}
+        unpacked = _unpack(file, taken.values(), scratch)
+        files = {name: unpacked[member] for name, member in taken.items()}
     else:
-        files = dict(group.arrays or {})
+        arrays_by_name = group.arrays or {}
+        unread = tuple(name for name in arrays_by_name if name not in known)
+        files = {name: item for name, item in arrays_by_name.items() if name in known}
     mapped = {name: map_array(file, f"{group.where}, {name}") for name, file in files.items()}
     stored = None
     if group.weights is not None:
         column, file = group.weights
         stored = column, map_array(file, f"{group.where}, {column}")
-    return Columns(group.where, mapped, weights=stored)
+    return Columns(group.where, mapped, unread, stored)
 
 
 def _unpack(file: Path, members: Collection[str], scratch: Path) -> dict[str, Path]:
@@ -341,12 +348,10 @@ def _check_size(
     file: Path, archive: zipfile.ZipFile, members: Collection[str], scratch: Path
 ) -> None:
     """Refuse an archive that would fill the disk, or that can't hold what it says."""
-    size = sum(archive.getinfo(member).file_size for member in members)
-    # Deflate can make 1 byte of 1,032; members that share their bytes can make more.
-    bomb = size > _ALWAYS_UNPACKED_BYTES and size > _MAX_RATIO * file.stat().st_size
-    if bomb or size > shutil.disk_usage(scratch).free:
+    excess = describe_excess(file, map(archive.getinfo, members), scratch)
+    if excess is not None:
         raise ExamplesError(
             f"{file}: its arrays take more than can be unpacked",
-            received=f"{size:,} bytes of a file of {file.stat().st_size:,}",
+            received=excess,
             remedy="write it again with numpy.savez, or free disk space for temporary files",
         )

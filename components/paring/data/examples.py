@@ -181,15 +181,19 @@ def open_splits(
     groups = locate(path)
     labels = label_outputs(signature, label)
     if WHOLE in groups:
-        columns = read_columns(groups[WHOLE], inputs, labels, scratch / WHOLE, weights)
-        whole = _checked(columns, signature, label, weights, scratch / WHOLE)
+        columns = read_columns(
+            groups[WHOLE], inputs=inputs, labels=labels, scratch=scratch / WHOLE, weights=weights
+        )
+        whole = _checked(columns, signature, label=label, weights=weights, scratch=scratch / WHOLE)
         if whole.count < 2:
             raise ExamplesError(
                 f"{columns.where}: too few examples to split into train and eval",
                 received=f"{whole.count} example",
                 remedy="give at least two, or better a few hundred",
             )
-        train, held_out = stratified_split(whole.labels, whole.count, eval_fraction, seed)
+        train, held_out = stratified_split(
+            whole.labels, whole.count, eval_fraction=eval_fraction, seed=seed
+        )
         rows: dict[SplitName, NDArray[np.int64]] = {"train": train, "eval": held_out}
         gathered = {name: _gathered(whole, rows[name], scratch / name) for name in names}
         for name, split in gathered.items():
@@ -204,13 +208,17 @@ def open_splits(
                 received=f"splits: {', '.join(sorted(groups))}",
                 remedy="give both train and eval, or one set without splits to be split",
             )
-        columns = read_columns(groups[name], inputs, labels, scratch / name, weights)
-        opened[name] = _checked(columns, signature, label, weights, scratch / name)
+        columns = read_columns(
+            groups[name], inputs=inputs, labels=labels, scratch=scratch / name, weights=weights
+        )
+        opened[name] = _checked(
+            columns, signature, label=label, weights=weights, scratch=scratch / name
+        )
     return opened
 
 
 def stratified_split(
-    labels: NDArray[Any] | None, count: int, eval_fraction: float, seed: int
+    labels: NDArray[Any] | None, count: int, *, eval_fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the sorted indices of train and eval, the same for the same seed.
 
@@ -238,8 +246,8 @@ def stratified_split(
     generator = np.random.default_rng(seed)
     held_out = np.concatenate(
         [
-            generator.permutation(np.flatnonzero(inverse == one))[:number]
-            for one, number in enumerate(taken)
+            generator.permutation(np.flatnonzero(inverse == item))[:number]
+            for item, number in enumerate(taken)
         ]
     )
     held_out.sort()
@@ -266,7 +274,7 @@ def class_ids(labels: NDArray[Any] | None) -> NDArray[Any] | None:
 
 
 def draw_rows(
-    labels: NDArray[Any] | None, rows: NDArray[np.int64], limit: int, seed: int
+    labels: NDArray[Any] | None, rows: NDArray[np.int64], *, limit: int, seed: int
 ) -> NDArray[np.int64]:
     """Return at most `limit` of `rows`, sorted, with each class in its share.
 
@@ -279,12 +287,12 @@ def draw_rows(
     if not limit or limit >= len(rows):
         return rows
     own = None if labels is None else np.asarray(labels[rows])
-    _, drawn = stratified_split(own, len(rows), limit / len(rows), seed)
+    _, drawn = stratified_split(own, len(rows), eval_fraction=limit / len(rows), seed=seed)
     return rows[drawn]
 
 
 def _checked(
-    columns: Columns, signature: Signature, label: str, weights: str, scratch: Path
+    columns: Columns, signature: Signature, *, label: str, weights: str, scratch: Path
 ) -> Split:
     """Return the columns as a split in the model's dtypes."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -299,10 +307,12 @@ def _checked(
             remedy=f"give {stored[0]!r} or leave weights out, or import the examples again",
         )
     if weights and stored is None:
-        check_weights_column(columns.where, given, inputs, outputs, label, weights)
+        check_weights_column(
+            columns.where, given, inputs=inputs, labels=outputs, label=label, weights=weights
+        )
         stored = weights, columns.arrays[weights]
         given.remove(weights)
-    matched = match_columns(columns.where, given, inputs, outputs, label)
+    matched = match_columns(columns.where, given, inputs=inputs, labels=outputs, label=label)
     features = {name: columns.arrays[matched[name]] for name in inputs}
     count = check_features(columns.where, features, inputs)
     checked = {
@@ -310,8 +320,8 @@ def _checked(
             columns.where,
             name,
             array,
-            inputs[name].dtype,
-            scratch / f"input-{index}.npy",
+            dtype=inputs[name].dtype,
+            file=scratch / f"input-{index}.npy",
         )
         for index, (name, array) in enumerate(features.items())
     }
@@ -320,9 +330,9 @@ def _checked(
             columns.where,
             matched[name],
             columns.arrays[matched[name]],
-            count,
-            outputs[name],
-            scratch / f"label-{index}.npy",
+            count=count,
+            output=outputs[name],
+            file=scratch / f"label-{index}.npy",
         )
         for index, name in enumerate(outputs)
         if name in matched
@@ -332,7 +342,7 @@ def _checked(
     if stored is not None:
         split.weights_column, array = stored
         split.weights = check_weights(
-            columns.where, split.weights_column, array, count, scratch / "weights.npy"
+            columns.where, split.weights_column, array, count=count, file=scratch / "weights.npy"
         )
         check_any_weight(columns.where, split.weights_column, split.weights)
     return split
@@ -342,18 +352,20 @@ def _gathered(whole: Split, rows: NDArray[np.int64], folder: Path) -> Split:
     """Return the examples at `rows`, copied to mapped files a chunk at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     features = {
-        name: write_column("", name, array, array.dtype.name, folder / f"{index}.npy", rows)
+        name: write_column(
+            "", name, array, dtype=array.dtype.name, file=folder / f"{index}.npy", rows=rows
+        )
         for index, (name, array) in enumerate(whole.features.items())
     }
     labels = {}
     for index, (name, array) in enumerate(whole.labels_by_output.items()):
         file = folder / f"label-{index}.npy"
-        write_column("", name, array, array.dtype.name, file, rows)
+        write_column("", name, array, dtype=array.dtype.name, file=file, rows=rows)
         labels[name] = map_array(file, name)
     split = Split(features, labels.pop(whole.output, None), len(rows), whole.output, labels)
     if whole.weights is not None:
         file = folder / "weights.npy"
         split.weights_column = whole.weights_column
-        write_column("", split.weights_column, whole.weights, "float64", file, rows)
+        write_column("", split.weights_column, whole.weights, dtype="float64", file=file, rows=rows)
         split.weights = map_array(file, split.weights_column)
     return split

@@ -51,7 +51,7 @@ def _count(file: Path) -> int:
                     raise EOFError("cut off")
                 count += 1
     except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(file, f"record {count}: {error}") from error
+        raise unreadable(file, f"record {count} (counted from 0): {error}") from error
     return count
 
 
@@ -76,7 +76,7 @@ def first_record(file: Path) -> bytes:
     try:
         record = next(records(file))
     except tf.errors.OpError as error:
-        raise unreadable(file, short(error)) from error
+        raise unreadable(file, "record 0 (counted from 0) is damaged") from error
     return record
 
 
@@ -88,14 +88,14 @@ def records(file: Path) -> Iterator[bytes]:
     """
     import tensorflow as tf
 
-    found: Iterator[bytes] = tf.data.TFRecordDataset(
+    result: Iterator[bytes] = tf.data.TFRecordDataset(
         str(file), _compression(file)
     ).as_numpy_iterator()
-    return found
+    return result
 
 
 def parsed_batches(
-    files: Sequence[Path], spec: Mapping[str, Any], lengths: Mapping[str, int], size: int
+    files: Sequence[Path], spec: Mapping[str, Any], *, lengths: Mapping[str, int], size: int
 ) -> Iterator[tuple[int, int, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
     """Return every record of the files, parsed, in batches of one file each.
 
@@ -126,10 +126,10 @@ def parsed_batches(
 
     def parse(number: Any, row: Any, records: Any) -> Any:
         features = tf.io.parse_example(records, dict(spec))
-        found = {name: tf.strings.length(features[name]) for name in lengths}
+        result = {name: tf.strings.length(features[name]) for name in lengths}
         for name, length in lengths.items():
             features[name] = tf.io.decode_raw(features[name], tf.uint8, fixed_length=length)
-        return number, row, features, found
+        return number, row, features, result
 
     names, compressions = [str(file) for file in files], [_compression(file) for file in files]
     dataset = tf.data.Dataset.from_tensor_slices((range(len(files)), names, compressions))
@@ -141,11 +141,6 @@ def parsed_batches(
         dataset.prefetch(tf.data.AUTOTUNE).with_options(options).as_numpy_iterator()
     )
     return batches
-
-
-def short(error: Exception) -> str:
-    """Return the message of TensorFlow's error in one line."""
-    return str(getattr(error, "message", error)).split("\n")[0][:300]
 
 
 def _packed(file: Path) -> bool:

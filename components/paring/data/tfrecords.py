@@ -6,7 +6,6 @@ batch can be written to its place in the columns, in whatever order the batches 
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +14,32 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from paring.data.columns import map_array
+from paring.data.record_faults import (
+    LIST_DTYPES,
+    RecordFeature,
+    find_fault,
+    find_record_fault,
+    find_sequences,
+    not_an_example,
+    value_count,
+)
 from paring.data.record_files import (
     count_records,
     first_record,
     parsed_batches,
-    records,
-    short,
-    unreadable,
 )
-from paring.errors import ExamplesError, nearest
+from paring.errors import ExamplesError, first_line, nearest
 from paring.models.quiet import quiet_tensorflow
 from paring.models.signature import TensorSpec
 from paring.system.documents import read_json
 
 _CHUNK_BYTES = 2 * 2**20
-_LIST_DTYPES = {"float_list": "float32", "int64_list": "int64"}
-
-
-@dataclass(frozen=True)
-class _Feature:
-    """Storage of one feature in the records.
-
-    Attributes:
-        column: The feature's name in the records.
-        kind: float_list, int64_list or bytes_list (raw little-endian bytes).
-        shape: Shape of one example.
-        dtype: Type of the values that are read.
-    """
-
-    column: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def read_records(
     files: Sequence[Path],
     spec_file: Path,
+    *,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     scratch: Path,
@@ -88,25 +76,28 @@ def read_records(
         )
     first = next(file for file, count in zip(files, counts, strict=True) if count)
     record = first_record(first)
-    features, unread = _features(first, record, spec_file, inputs, labels, weights)
+    features, unread = _features(
+        first, record, spec_file, inputs=inputs, labels=labels, weights=weights
+    )
+    wanted = {name: set(_label_columns(name, item)) - set(inputs) for name, item in labels.items()}
+    missing = set().union(*(wanted[name] for name in labels if name not in features))
+    # Before columns are made of a size that no record has.
+    fault = find_record_fault(
+        files, first, number=0, record=record, features=features.values(), missing=missing
+    )
+    if fault is not None:
+        raise fault
     columns = {name: scratch / f"feature-{number}.npy" for number, name in enumerate(features)}
     written = {
-        name: open_memmap(columns[name], "w+", np.dtype(one.dtype), (total, *one.shape))
-        for name, one in features.items()
+        name: open_memmap(columns[name], "w+", np.dtype(item.dtype), (total, *item.shape))
+        for name, item in features.items()
     }
     ends = np.cumsum(counts)
     places = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
     # A record may hold more than what is wanted of it.
-    row_bytes = max(len(record), *(array[:1].nbytes for array in written.values()))
-    wanted = {name: set(_label_columns(name, one)) - set(inputs) for name, one in labels.items()}
-    missing = set().union(*(wanted[name] for name in labels if name not in features))
+    row_bytes = max(len(record), *(feature.row_bytes for feature in features.values()))
     size = max(1, _CHUNK_BYTES // row_bytes)
-    try:
-        _fill(files, places, features, written, size, missing)
-    except ExamplesError:
-        used = {one.column for name, one in features.items() if name in labels}
-        _refuse_partial_labels(files, used | missing)
-        raise
+    _fill(files, places, features, written=written, size=size, missing=missing)
     for array in written.values():
         array.flush()
     mapped = {name: map_array(path, f"{files[0].parent}, {name}") for name, path in columns.items()}
@@ -117,10 +108,11 @@ def _features(
     file: Path,
     record: bytes,
     spec_file: Path,
+    *,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     weights: str,
-) -> tuple[dict[str, _Feature], tuple[str, ...]]:
+) -> tuple[dict[str, RecordFeature], tuple[str, ...]]:
     """Return the storage of each wanted feature, by the first record, which is in `file`.
 
     Returns:
@@ -132,14 +124,13 @@ def _features(
     try:
         stored = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
-        raise ExamplesError(
-            f"{file}: its records are not tf.Example",
-            received=f"a record of {len(record)} bytes",
-            remedy="write each example as a serialized tf.train.Example",
-        ) from error
-    kinds = {name: stored[name].WhichOneof("kind") or "nothing" for name in stored}
+        raise not_an_example(file, 0, len(record)) from error
+    sequences = find_sequences(file, record)
+    if sequences is not None:
+        raise sequences
+    kinds = {name: stored[name].WhichOneof("kind") for name in stored if value_count(stored, name)}
     shapes = _stated_shapes(spec_file, inputs)
-    found: dict[str, _Feature] = {}
+    result: dict[str, RecordFeature] = {}
     for name in inputs:
         column = "x" if name not in kinds and len(inputs) == 1 and "x" in kinds else name
         if column not in kinds:
@@ -150,26 +141,25 @@ def _features(
             )
         shape, dtype = shapes[name]
         kind = kinds[column]
-        found[name] = _Feature(column, kind, shape, _LIST_DTYPES.get(kind, dtype))
+        result[name] = RecordFeature(column, kind, shape, LIST_DTYPES.get(kind, dtype), "input")
     for label, output in labels.items():
-        column = next((one for one in _label_columns(label, output) if one in kinds), label)
+        column = next((item for item in _label_columns(label, output) if item in kinds), label)
         if column not in kinds or column in inputs:
             continue
         kind = kinds[column]
-        if kind not in _LIST_DTYPES:
+        if kind not in LIST_DTYPES:
             raise ExamplesError(
                 f"{file}: feature {column!r} holds no class ids, and no values",
                 received=kind,
                 remedy="store integers (int64_list) or floats (float_list) for each example",
             )
         length = len(getattr(stored[column], kind).value)
-        found[label] = _Feature(
-            column, kind, _label_shape(kind, length, output), _LIST_DTYPES[kind]
-        )
-    used = {one.column for one in found.values()}
-    if weights in kinds and weights not in used | found.keys():
+        shape = _label_shape(kind, length, output)
+        result[label] = RecordFeature(column, kind, shape, LIST_DTYPES[kind], "label")
+    used = {item.column for item in result.values()}
+    if weights in kinds and weights not in used | result.keys():
         kind = kinds[weights]
-        if kind not in _LIST_DTYPES:
+        if kind not in LIST_DTYPES:
             raise ExamplesError(
                 f"{file}: the weights {weights!r} are no numbers",
                 received=kind,
@@ -177,48 +167,14 @@ def _features(
             )
         length = len(getattr(stored[weights], kind).value)
         shape = () if length == 1 else (length,)
-        found[weights] = _Feature(weights, kind, shape, _LIST_DTYPES[kind])
+        result[weights] = RecordFeature(weights, kind, shape, LIST_DTYPES[kind], "weight")
         used.add(weights)
-    return found, tuple(sorted(kinds.keys() - used))
+    return result, tuple(sorted(kinds.keys() - used))
 
 
 def _label_columns(label: str, output: TensorSpec) -> tuple[str, ...]:
     """Return the columns that the label may be in; the first one that is there counts."""
     return (label, "y", output.name) if label == "label" else (label, output.name)
-
-
-def _refuse_partial_labels(files: Sequence[Path], columns: Collection[str]) -> None:
-    """Refuse records of which some have a label and others do not.
-
-    Every record is looked at, so this is for sets that can't be read anyway.
-
-    Raises:
-        ExamplesError: Some records lack one of `columns`; it says how many.
-    """
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
-    total, having = 0, dict.fromkeys(columns, 0)
-    try:
-        for file in files:
-            for record in records(file):
-                stored = tf.train.Example.FromString(record).features.feature
-                total += 1
-                for column in columns:
-                    # Indexing `stored` would add a feature that is missing.
-                    if column in stored and stored[column].WhichOneof("kind"):
-                        values = getattr(stored[column], stored[column].WhichOneof("kind"))
-                        having[column] += bool(values.value)
-    except (tf.errors.OpError, DecodeError):
-        # The damaged file has been reported.
-        return
-    for column, count in having.items():
-        if 0 < count < total:
-            raise ExamplesError(
-                f"{files[0].parent}: some records have no {column!r}",
-                received=f"{total - count} of {total} records without it",
-                remedy="give every record its label, or remove the labels from all of them",
-            )
 
 
 def _label_shape(kind: str, length: int, output: TensorSpec) -> tuple[int, ...]:
@@ -261,11 +217,8 @@ def _read_spec(spec_file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     try:
         content = read_json(spec_file)
         return {
-            str(name): (
-                tuple(int(size) for size in one["shape"]),
-                np.dtype(one["dtype"]).name,
-            )
-            for name, one in content.items()
+            str(name): (_stated_shape(item["shape"]), _stated_dtype(item["dtype"]))
+            for name, item in content.items()
         }
     except Exception as error:
         # np.dtype alone raises TypeError, ValueError, SyntaxError, OverflowError, MemoryError.
@@ -276,10 +229,25 @@ def _read_spec(spec_file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         ) from error
 
 
+def _stated_shape(sizes: object) -> tuple[int, ...]:
+    # JSON's true is an integer to Python, and 4.7 would be cut to one.
+    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"shape {sizes} is no list of whole numbers of 1 or more")
+    return tuple(sizes)
+
+
+def _stated_dtype(name: object) -> str:
+    dtype = np.dtype(name) if isinstance(name, str) else None
+    if dtype is None or dtype.kind not in "biuf":
+        raise ValueError(f"dtype {name} is none of numbers")
+    return dtype.name
+
+
 def _fill(
     files: Sequence[Path],
     places: Sequence[slice],
-    features: Mapping[str, _Feature],
+    features: Mapping[str, RecordFeature],
+    *,
     written: Mapping[str, NDArray[Any]],
     size: int,
     missing: Collection[str],
@@ -297,31 +265,31 @@ def _fill(
     import tensorflow as tf
 
     try:
-        _fill_together(files, places, features, written, size, missing)
-    except (tf.errors.OpError, ExamplesError) as error:
-        if len(files) > 1:
-            # The error does not say which file, or says one of several. Read alone and in
-            # order, the first that is broken is named.
-            for file, place in zip(files, places, strict=True):
-                _fill([file], [place], features, written, size, missing)
-        elif isinstance(error, tf.errors.DataLossError):
-            raise unreadable(files[0], short(error)) from error
-        elif isinstance(error, tf.errors.OpError):
-            wanted = ", ".join(f"{one.column} {list(one.shape)}" for one in features.values())
+        _fill_together(files, places, features, written=written, size=size, missing=missing)
+    # TensorFlow quotes a record that it can't parse, which need not be text.
+    except (tf.errors.OpError, UnicodeDecodeError, _UnlikeFirstError) as error:
+        fault = find_fault(files, features.values(), missing)
+        if fault is None:
+            wanted = ", ".join(
+                f"{feature.column} {list(feature.shape)}" for feature in features.values()
+            )
             raise ExamplesError(
-                f"{files[0]}: a record is not like the feature spec or the model's inputs",
-                received=short(error),
-                remedy=f"give every record the features {wanted}, or describe them in"
-                " feature_spec.json beside the records",
+                f"{files[0].parent}: the records can't be parsed",
+                received=first_line(error),
+                remedy=f"write them again with the features {wanted}",
             ) from error
-        else:
-            raise
+        raise fault from error
+
+
+class _UnlikeFirstError(Exception):
+    """A batch that the parser took, with a record that is not like the first one."""
 
 
 def _fill_together(
     files: Sequence[Path],
     places: Sequence[slice],
-    features: Mapping[str, _Feature],
+    features: Mapping[str, RecordFeature],
+    *,
     written: Mapping[str, NDArray[Any]],
     size: int,
     missing: Collection[str],
@@ -329,37 +297,35 @@ def _fill_together(
     import tensorflow as tf
 
     spec: dict[str, Any] = {
-        one.column: tf.io.FixedLenFeature(
-            () if one.kind == "bytes_list" else one.shape,
-            {"bytes_list": tf.string, "int64_list": tf.int64}.get(one.kind, tf.float32),
+        feature.column: tf.io.FixedLenFeature(
+            () if feature.kind == "bytes_list" else feature.shape,
+            {"bytes_list": tf.string, "int64_list": tf.int64}.get(feature.kind, tf.float32),
         )
-        for one in features.values()
+        for feature in features.values()
     }
     # Numbers there are an error of the parser's, text is looked for below.
     spec |= {
         column: tf.io.FixedLenSequenceFeature((), tf.string, allow_missing=True)
         for column in missing
     }
-    row_bytes = {name: array[:1].nbytes for name, array in written.items()}
     raw = {
-        one.column: row_bytes[name] for name, one in features.items() if one.kind == "bytes_list"
+        feature.column: feature.row_bytes
+        for feature in features.values()
+        if feature.kind == "bytes_list"
     }
     left = [place.stop - place.start for place in places]
-    for number, first, parsed, lengths in parsed_batches(files, spec, raw, size):
+    for number, first, parsed, lengths in parsed_batches(files, spec, lengths=raw, size=size):
         start = places[number].start + first
         for column in missing:
             if parsed[column].shape[1]:
-                raise ExamplesError(
-                    f"{files[number]}: feature {column!r} holds no class ids, and no values",
-                    received="bytes_list",
-                    remedy="store integers (int64_list) or floats (float_list) for each example",
-                )
-        for name, one in features.items():
-            values = parsed[one.column]
-            if one.kind == "bytes_list":
-                _check_lengths(files[number], one, lengths[one.column], row_bytes[name])
-                little_endian = np.dtype(one.dtype).newbyteorder("<")
-                values = values.view(little_endian).reshape(len(values), *one.shape)
+                raise _UnlikeFirstError(column)
+        for name, item in features.items():
+            values = parsed[item.column]
+            if item.kind == "bytes_list":
+                if (lengths[item.column] != item.row_bytes).any():
+                    raise _UnlikeFirstError(item.column)
+                little_endian = np.dtype(item.dtype).newbyteorder("<")
+                values = values.view(little_endian).reshape(len(values), *item.shape)
             rows = slice(start, min(start + len(values), places[number].stop))
             written[name][rows] = values[: rows.stop - rows.start]
         left[number] -= len(values)
@@ -370,14 +336,3 @@ def _fill_together(
                 received=f"{abs(difference)} records {'less' if difference > 0 else 'more'}",
                 remedy="give files that are complete",
             )
-
-
-def _check_lengths(file: Path, feature: _Feature, lengths: NDArray[np.int32], length: int) -> None:
-    wrong = lengths[lengths != length]
-    if len(wrong):
-        raise ExamplesError(
-            f"{file}: feature {feature.column!r} holds strings of the wrong length",
-            received=f"{wrong[0]} bytes",
-            remedy=f"store {feature.dtype} {list(feature.shape)} as {length} raw bytes (encoded"
-            " images must be decoded first), or as a list of numbers",
-        )

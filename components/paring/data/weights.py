@@ -23,6 +23,7 @@ _LARGEST = 1e30
 def check_weights_column(
     where: str,
     columns: Collection[str],
+    *,
     inputs: Mapping[str, TensorSpec],
     labels: Mapping[str, TensorSpec],
     label: str,
@@ -33,7 +34,7 @@ def check_weights_column(
     Raises:
         ExamplesError: There is no such column, or it is one of these.
     """
-    target = find_target(weights, inputs, labels, label)
+    target = find_target(weights, inputs=inputs, labels=labels, label=label)
     if target is not None:
         kind = "an input of the model" if target in inputs else "a column of labels"
         raise ExamplesError(
@@ -49,7 +50,7 @@ def check_weights_column(
         )
 
 
-def check_weights(where: str, column: str, array: Array, count: int, file: Path) -> Array:
+def check_weights(where: str, column: str, array: Array, *, count: int, file: Path) -> Array:
     """Check the sample weights of a split; they are written to `file` if need be.
 
     Args:
@@ -66,7 +67,7 @@ def check_weights(where: str, column: str, array: Array, count: int, file: Path)
         ExamplesError: The shape or the dtype is another one, or a weight is negative, NaN
             or infinite.
     """
-    check_length(where, column, len(array), count)
+    check_length(where, column, length=len(array), count=count)
     if array.dtype.kind not in "biuf":
         raise ExamplesError(
             f"{where}: the weights {column!r} are no numbers",
@@ -81,7 +82,7 @@ def check_weights(where: str, column: str, array: Array, count: int, file: Path)
             received=list(array.shape),
             remedy="give one number for each example, [count]",
         )
-    checked = write_column(where, column, array, "float64", file)
+    checked = write_column(where, column, array, dtype="float64", file=file)
     for start, chunk in chunks(checked):
         wrong = (chunk < 0) | (chunk > _LARGEST)
         if wrong.any():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from paring.errors import ParameterError, nearest
 from paring.storage import is_remote
+from paring.system.documents import parse_json
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -25,8 +26,8 @@ IN_PROCESS = "FnApiRunner"
 
 _ON_THIS_MACHINE = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
-_DOWNLOADS = "it would download another runner, Prism, and run it"
-_REFUSED = dict.fromkeys(("DirectRunner", "SwitchingDirectRunner", "PrismRunner"), _DOWNLOADS)
+_LOCAL = ("DirectRunner", "SwitchingDirectRunner")
+"""Runners that Beam runs on this machine, by Prism where it is; it would be downloaded."""
 
 _WITH_JOB_SERVER = ("FlinkRunner", "PortableRunner", "SparkRunner")
 """The runners whose job server may have options of its own, which only it knows."""
@@ -53,6 +54,9 @@ _UNFIT = {
     ),
 }
 """Options that can't be given, and why."""
+
+_PROCESS = '{"command": "FILE"}'
+"""Environment of the type PROCESS."""
 
 _ENVIRONMENTS = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
 
@@ -94,9 +98,20 @@ def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
     _check_words(words)
     if not words:
         words = list(_ON_THIS_MACHINE)
+    with _root_logger_as_it_is():
+        options, notes = _read(words, shared_dir)
+    for note in notes:
+        _log.warning("beam_options: %s", note)
+    return options
+
+
+def _read(words: Sequence[str], shared_dir: str) -> tuple[BeamOptions, list[str]]:
+    """Return the checked options, and what the user should know of them."""
     options, unknown = _parsed(words)
-    runner = _runner_of(options)
-    _check_unknown(unknown, runner)
+    named, runner = _runner_of(options)
+    notes = _check_unknown(unknown, runner)
+    if named in _LOCAL:
+        notes.append(f"{named} is {IN_PROCESS}, in this process; Beam would download Prism for it")
     _check_fit(options)
     flags = [*words, f"--runner={runner}"]
     if runner == IN_PROCESS:
@@ -116,7 +131,7 @@ def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
             )
         _check_place(shared_dir)
     _check_by_beam(flags, runner)
-    return BeamOptions(tuple(flags), runner)
+    return BeamOptions(tuple(flags), runner), notes
 
 
 def _check_place(shared_dir: str) -> None:
@@ -141,15 +156,15 @@ def _parsed(words: Sequence[str]) -> tuple["PipelineOptions", dict[str, list[str
     """Return the options in Beam's own form, and each that Beam has not, with those like it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    told = io.StringIO()
+    result = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), _without_warnings():
+        with contextlib.redirect_stderr(result), _without_warnings():
             options = PipelineOptions(list(words))
             known = options.get_all_options()
             given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as error:
         # Beam parses with argparse, which ends the process.
-        said = told.getvalue().strip().rpartition("error: ")[2]
+        said = result.getvalue().strip().rpartition("error: ")[2]
         raise _refusal("Beam can't take this", said, "see Beam's own options") from error
     return options, {
         name: difflib.get_close_matches(name, known, n=1)
@@ -157,13 +172,16 @@ def _parsed(words: Sequence[str]) -> tuple["PipelineOptions", dict[str, list[str
     }
 
 
-def _check_unknown(unknown: Mapping[str, Sequence[str]], runner: str) -> None:
+def _check_unknown(unknown: Mapping[str, Sequence[str]], runner: str) -> list[str]:
+    """Return a note for each option that the job server may know; refuse the others."""
+    notes = []
     for name, close in unknown.items():
         if runner in _WITH_JOB_SERVER and not close:
-            _log.warning("beam_options: %s does something only if the job server knows it", name)
+            notes.append(f"{name} does something only if the job server knows it")
             continue
         remedy = f"did you mean {close[0]!r}?" if close else "see Beam's own options"
         raise _refusal("there is no such option", name, remedy)
+    return notes
 
 
 def _check_fit(options: "PipelineOptions") -> None:
@@ -174,17 +192,20 @@ def _check_fit(options: "PipelineOptions") -> None:
             raise _refusal(reason, name, "leave it out")
 
 
-def _runner_of(options: "PipelineOptions") -> str:
+def _runner_of(options: "PipelineOptions") -> tuple[str, str]:
+    """Return the runner's name as it was given, and that of the runner itself."""
     from apache_beam.options.pipeline_options import StandardOptions
 
     name: str = options.view_as(StandardOptions).runner or IN_PROCESS
     known = (IN_PROCESS, *_REQUIREMENTS)
-    if name in _REFUSED:
+    if name in _LOCAL:
+        return name, IN_PROCESS
+    if name == "PrismRunner":
         remedy = f"give --runner={IN_PROCESS}, which runs here, with as many processes as you like"
-        raise _refusal(f"{name} is not used: {_REFUSED[name]}", name, remedy)
+        raise _refusal("PrismRunner is not used: Beam would download it", name, remedy)
     if name not in known:
         raise _refusal("there is no such runner", name, nearest(name, known))
-    return name
+    return name, name
 
 
 def _check_local(options: "PipelineOptions") -> None:
@@ -292,12 +313,31 @@ def _need_environment(options: "PipelineOptions") -> None:
         or options.view_as(WorkerOptions).sdk_container_image
     )
     if kind != "LOOPBACK" and not named:
-        wanted = {"DOCKER": "IMAGE", "EXTERNAL": "HOST:PORT", "PROCESS": '{"command": "FILE"}'}
+        # As a shell takes it.
+        wanted = {"DOCKER": "IMAGE", "EXTERNAL": "HOST:PORT", "PROCESS": f"'{_PROCESS}'"}
         raise _refusal(
             "the workers need an environment that has Paring",
             f"environment_type {kind}, no environment_config",
             f"add --environment_type={kind} --environment_config={wanted[kind]}",
         )
+    if kind == "PROCESS" and portable.environment_config:
+        _check_process(portable.environment_config)
+
+
+def _check_process(text: str) -> None:
+    """Refuse an environment of PROCESS that Beam or the engine would stumble over."""
+    try:
+        config = parse_json(text)
+        texts = [config["command"], *(config.get("env") or {}).values()]
+        if config["command"] and all(isinstance(item, str) for item in texts):
+            return
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise _refusal(
+        "environment_config: must be a JSON object with the command, a text, and texts in env",
+        text,
+        f"write --environment_config='{_PROCESS}', with the quotes",
+    )
 
 
 def _check_by_beam(flags: Sequence[str], runner: str) -> None:
@@ -324,6 +364,21 @@ def _check_by_beam(flags: Sequence[str], runner: str) -> None:
 
 def _refusal(text: str, received: object, remedy: str) -> ParameterError:
     return ParameterError(f"beam_options: {text}", received=received, remedy=remedy)
+
+
+@contextlib.contextmanager
+def _root_logger_as_it_is() -> Iterator[None]:
+    """Keep Beam from adding a handler to a root logger without one.
+
+    Its options do so wherever they are made. The handler would write into what standard error
+    is while they are parsed, and would take all later warnings there.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import apache_beam as beam
 import grpc
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 from numpy.typing import NDArray
 
@@ -33,7 +33,14 @@ from paring.evaluation.beam_options import BeamOptions
 from paring.evaluation.metrics import function_digest
 from paring.evaluation.scoring import Plan, Tally
 from paring.evaluation.scoring.function import load_function
-from paring.evaluation.sharing import Pair, brought, fetch_signed, fresh_folder, put_signed, shared
+from paring.evaluation.sharing import (
+    EvaluationPayload,
+    brought,
+    fetch_signed,
+    fresh_folder,
+    put_signed,
+    shared,
+)
 from paring.runtimes import open_runtime, run_rows
 from paring.storage import exists, join
 
@@ -53,6 +60,7 @@ def tally_pair(
     candidate: Servable,
     plan: Plan,
     split: Split,
+    *,
     batch_size: int,
     options: BeamOptions,
     shared_dir: str = "",
@@ -79,7 +87,7 @@ def tally_pair(
     }
     digest = function_digest(plan.function) if plan.function else ""
     weights = "" if split.weights is None else _file_of(split.weights)
-    pair = Pair(source, candidate, plan, digest, features, labels, weights)
+    pair = EvaluationPayload(source, candidate, plan, digest, features, labels, weights)
     ranges = [
         (start, min(start + batch_size, split.count)) for start in range(0, split.count, batch_size)
     ]
@@ -110,7 +118,7 @@ def _file_of(array: NDArray[Any]) -> str:
     return str(array.filename)
 
 
-def _keep(tally: Tally | ParingError, uri: str, key: bytes, pair: Pair) -> None:
+def _keep(tally: Tally | ParingError, uri: str, key: bytes, pair: EvaluationPayload) -> None:
     # Not every runner ends a pipeline that was given up, and the folder is gone by then.
     if exists(next(iter(pair.features.values()))):
         put_signed(pickle.dumps(tally), uri, key)
@@ -136,16 +144,24 @@ def _run(pipeline: beam.Pipeline, options: BeamOptions) -> None:
             raise
         raise StepFailedError(
             f"the pipeline did not run to its end on {options.runner}",
-            received=f"{type(error).__name__}: {error}"[-2000:],
+            received=_reported(error, options),
             remedy="see that its address in beam_options can be reached from here, that the"
             " workers have this release of Paring, and the runner's own log",
         ) from error
 
 
+def _reported(error: Exception, options: BeamOptions) -> str:
+    """Return the end of an error's text; of a timeout, which has none, where and how long."""
+    if isinstance(error, grpc.FutureTimeoutError):
+        portable = PipelineOptions(list(options.flags)).view_as(PortableOptions)
+        return f"no answer from {portable.job_endpoint} within {portable.job_server_timeout} s"
+    return f"{type(error).__name__}: {error}"[-2000:]
+
+
 class _Loaded:
     """Both models and the split, opened in a worker."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: EvaluationPayload) -> None:
         self._plan = pair.plan
         self._function = load_function(pair.plan.function) if pair.plan.function else None
         if pair.plan.function and function_digest(pair.plan.function) != pair.function_digest:
@@ -183,9 +199,11 @@ class _Loaded:
         tally.add(
             _pick(run_rows(self._source, features), names),
             _pick(run_rows(self._candidate, features), names),
-            labels,
-            self._function,
-            None if self._weights is None else np.asarray(self._weights[chosen]).reshape(-1),
+            labels=labels,
+            function=self._function,
+            weights=None
+            if self._weights is None
+            else np.asarray(self._weights[chosen]).reshape(-1),
         )
         return tally
 
@@ -197,7 +215,7 @@ class _PairHandler(ModelHandler[Range, Tally | ParingError, _Loaded | ParingErro
     travels as a result and is raised when the pipeline has ended.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: EvaluationPayload) -> None:
         # A range is a batch already.
         super().__init__(min_batch_size=1, max_batch_size=1)
         self._pair = pair

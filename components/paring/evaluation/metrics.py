@@ -77,16 +77,16 @@ def function_digest(name: str) -> str:
     module = name.partition(":")[0]
     try:
         with working_directory_first():
-            found = importlib.util.find_spec(module)
+            result = importlib.util.find_spec(module)
     except ImportError:
-        found = None
-    if found is None:
+        result = None
+    if result is None:
         raise ParameterError(
             f"metric: there is no module {module}",
             received=name,
             remedy=f"give a module in {Path.cwd()} or one that is installed",
         )
-    return content_digest(Path(found.origin)) if found.has_location and found.origin else ""
+    return content_digest(Path(result.origin)) if result.has_location and result.origin else ""
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ class Metric:
     def objection(self, drop: float, allowed: float) -> str:
         """Return the reason why a drop above the gate's limit is rejected."""
         scale = 1 if self.is_function and not self.is_relative else 100
-        told, limit = apart(scale * drop, scale * allowed)
+        result, limit = format_distinct(scale * drop, scale * allowed)
         if not self.labelled:
-            what = _UNLABELLED[self.name].format(told)
+            what = _UNLABELLED[self.name].format(result)
             return f"{what}, the gate allows {limit}% (there are no labels)"
         if self.is_relative:
-            return f"{self.label} grows by {told}%, the gate allows {limit}%"
+            return f"{self.label} grows by {result}%, the gate allows {limit}%"
         unit = " points" if self.in_points else ""
-        return f"drops {self.label} by {told}{unit}, the gate allows {limit}"
+        return f"drops {self.label} by {result}{unit}, the gate allows {limit}"
 
     def advantage(self, less: float) -> str:
         """Return the advantage of a drop that is smaller by `less`, as text; "" if it is none."""
@@ -245,12 +245,12 @@ def _four_digits(score: float) -> str:
     return f"{score:,.{max(0, 3 - math.floor(math.log10(abs(score))))}f}"
 
 
-def apart(first: float, second: float) -> tuple[str, str]:
+def format_distinct(first: float, second: float) -> tuple[str, str]:
     """Format two numbers with as many decimals as it takes to distinguish them.
 
     One decimal at least, and two digits of the smaller one.
     """
-    small = min((abs(one) for one in (first, second) if one), default=1.0)
+    small = min((abs(item) for item in (first, second) if item), default=1.0)
     fewest = max(1, 1 - math.floor(math.log10(small)))
     for decimals in range(fewest, fewest + 8):
         texts = f"{first:.{decimals}f}", f"{second:.{decimals}f}"

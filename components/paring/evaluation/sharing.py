@@ -25,7 +25,7 @@ _DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Pair:
+class EvaluationPayload:
     """Both models, and the files of the split.
 
     Attributes:
@@ -75,7 +75,7 @@ def fresh_folder(shared_dir: str) -> Iterator[str]:
             _log.warning("%s could not be removed: %s", folder, error)
 
 
-def shared(pair: Pair, folder: str) -> Pair:
+def shared(pair: EvaluationPayload, folder: str) -> EvaluationPayload:
     """Put all that `pair` names below `folder`; the pair with what is there.
 
     Raises:
@@ -120,7 +120,7 @@ def _shared_model(model: Servable, uri: str) -> str:
     return target
 
 
-def brought(pair: Pair, into: Path) -> Pair:
+def brought(pair: EvaluationPayload, into: Path) -> EvaluationPayload:
     """Return the pair on this machine: what is in a store is fetched, below `into`.
 
     Raises:

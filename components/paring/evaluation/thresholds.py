@@ -1,7 +1,6 @@
 """Thresholds of two-class outputs, by whether a value is a probability or a logit."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from paring.data.columns import are_flags
 from paring.data.examples import Split
 from paring.evaluation.scoring.outputs import Threshold, are_distributions
 from paring.graphs.last_operator import last_activation
-from paring.models.signature import Signature, TensorSpec, read_meta_graph
+from paring.models.saved_model import SavedModel
+from paring.models.signature import TensorSpec
 from paring.runtimes import open_runtime, run_rows
 
 _EXAMPLES = 1024
@@ -23,8 +23,7 @@ _BY_ACTIVATION = {"sigmoid": (0.5, "the output's sigmoid"), "linear": (0.0, "the
 
 def find_thresholds(
     source: Servable,
-    folder: Path,
-    signature: Signature,
+    model: SavedModel,
     labels: Mapping[str, NDArray[Any]],
     train: Callable[[], Split],
 ) -> dict[str, Threshold]:
@@ -38,8 +37,7 @@ def find_thresholds(
 
     Args:
         source: The model.
-        folder: Its SavedModel.
-        signature: Its signature.
+        model: Its SavedModel.
         labels: The eval split's, by the output's name, where there are some.
         train: Opens the train split.
 
@@ -47,10 +45,10 @@ def find_thresholds(
         By the output's name; none for outputs that choose among several classes, for
         integers, and for values, where the graph does not show an activation.
     """
-    graph = read_meta_graph(folder)
-    found: dict[str, Threshold] = {}
+    graph = model.meta_graph
+    result: dict[str, Threshold] = {}
     unknown: list[str] = []
-    for name, spec in signature.outputs.items():
+    for name, spec in model.signature().outputs.items():
         wanted = labels.get(name)
         if not _is_single(spec, wanted):
             continue
@@ -58,17 +56,17 @@ def find_thresholds(
         if activation == "softmax":
             continue
         if activation is not None:
-            found[name] = Threshold(*_BY_ACTIVATION[activation])
+            result[name] = Threshold(*_BY_ACTIVATION[activation])
         elif wanted is None or wanted.dtype.kind != "f" or are_flags(wanted):
             unknown.append(name)
     if unknown:
-        found |= _by_values(source, train(), unknown)
-    return found
+        result |= _by_values(source, train(), unknown)
+    return result
 
 
 def _is_single(spec: TensorSpec, labels: NDArray[Any] | None) -> bool:
     """Return whether each value of the output is a score of its own, not one of several classes."""
-    if spec.dtype == "object" or np.dtype(spec.dtype).kind != "f":
+    if spec.dtype != "bfloat16" and np.dtype(spec.dtype).kind != "f":
         return False
     of_its_shape = labels is not None and labels.ndim == len(spec.shape)
     return len(spec.shape) < 2 or spec.shape[-1] == 1 or of_its_shape

@@ -23,6 +23,7 @@ from paring.graphs.graph_editing import (
     is_float32,
     node_name,
 )
+from paring.models.library_types import GraphDef, NodeDef
 
 _BATCH_NORMS = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
@@ -40,7 +41,7 @@ _LINEAR = {
 class _Affine:
     """`y = x * factor + shift`, with a value for each channel; None for none."""
 
-    node: Any
+    node: NodeDef
     x: str
     factor: NDArray[Any] | None
     shift: NDArray[Any] | None
@@ -58,14 +59,14 @@ class _Layer:
         rank: Of `result`.
     """
 
-    node: Any
+    node: NodeDef
     bias: Any
     result: str
     channels: int
     rank: int
 
 
-def fold_batch_norms(graph_def: Any, outputs: Iterable[str]) -> Any:
+def fold_batch_norms(graph_def: GraphDef, outputs: Iterable[str]) -> GraphDef:
     """Fold what follows convolutions and dense layers, in float32, into their weights.
 
     Left alone is what cannot be folded: where the layer's result has other readers,
@@ -96,7 +97,7 @@ def fold_batch_norms(graph_def: Any, outputs: Iterable[str]) -> Any:
 
 
 def _affine(
-    editor: GraphEditor, node: Any, layer: _Layer, readers: Mapping[str, list[Any]]
+    editor: GraphEditor, node: NodeDef, layer: _Layer, readers: Mapping[str, list[Any]]
 ) -> _Affine | None:
     """Return the affine function of `node`, if it is the same for all positions."""
     if node.op in _BATCH_NORMS:
@@ -116,23 +117,23 @@ def _affine(
 
 
 def _batch_norm(
-    editor: GraphEditor, node: Any, layer: _Layer, readers: Mapping[str, list[Any]]
+    editor: GraphEditor, node: NodeDef, layer: _Layer, readers: Mapping[str, list[Any]]
 ) -> _Affine | None:
     values = [editor.value(tensor) for tensor in node.input[1:5]]
-    used = [tensor for one in readers[node.name] for tensor in one.input]
+    used = [tensor for reader in readers[node.name] for tensor in reader.input]
     others = [t for t in used if node_name(t) == node.name and not is_first_output(t)]
     same_layout = _channels_first(node) == _channels_first(layer.node)
     if attribute(node, "is_training").b or others or not same_layout or layer.rank != 4:
         return None
-    if any(one is None or one.size != layer.channels for one in values):
+    if any(item is None or item.size != layer.channels for item in values):
         return None
-    scale, offset, mean, variance = (np.asarray(one, np.float64) for one in values)
+    scale, offset, mean, variance = (np.asarray(item, np.float64) for item in values)
     factor = scale / np.sqrt(variance + attribute(node, "epsilon").f)
     return _Affine(node, layer.result, factor, offset - mean * factor)
 
 
 def _layer_before(
-    editor: GraphEditor, node: Any, readers: Mapping[str, list[Any]], fetched: set[str]
+    editor: GraphEditor, node: NodeDef, readers: Mapping[str, list[Any]], fetched: set[str]
 ) -> _Layer | None:
     """Return the layer whose result, with or without its bias, `node` alone reads."""
     for result in node.input[:2]:
@@ -140,25 +141,27 @@ def _layer_before(
             continue
         squeezed, bias, tensor = 0, None, result
         while True:
-            one = editor.nodes[node_name(tensor)]
-            if len(readers[one.name]) != 1 or one.name in fetched or not is_first_output(tensor):
+            item = editor.nodes[node_name(tensor)]
+            if len(readers[item.name]) != 1 or item.name in fetched or not is_first_output(tensor):
                 break
-            if one.op in _LINEAR:
-                return _layer(editor, one, bias, result, squeezed)
-            if one.op == "Squeeze" and not squeezed and _keeps_last_axis(one):
-                squeezed = len(attribute(one, "squeeze_dims").list.i)
-            elif one.op in _ADDITIONS and bias is None:
-                places = [i for i in (0, 1) if editor.value(one.input[i]) is not None]
+            if item.op in _LINEAR:
+                return _layer(editor, item, bias, result=result, squeezed=squeezed)
+            if item.op == "Squeeze" and not squeezed and _keeps_last_axis(item):
+                squeezed = len(attribute(item, "squeeze_dims").list.i)
+            elif item.op in _ADDITIONS and bias is None:
+                places = [i for i in (0, 1) if editor.value(item.input[i]) is not None]
                 if places != [1]:
                     break
-                bias = one
+                bias = item
             else:
                 break
-            tensor = one.input[0]
+            tensor = item.input[0]
     return None
 
 
-def _layer(editor: GraphEditor, node: Any, bias: Any, result: str, squeezed: int) -> _Layer | None:
+def _layer(
+    editor: GraphEditor, node: NodeDef, bias: Any, *, result: str, squeezed: int
+) -> _Layer | None:
     place, rank = _LINEAR[node.op]
     kernel = editor.value(node.input[place])
     if kernel is None or not is_float32(node):
@@ -204,7 +207,7 @@ def _fold(editor: GraphEditor, layer: _Layer, affine: _Affine) -> None:
         before = _without_bias(editor, layer)
     name = editor.add_constant(f"{affine.node.name}/folded_bias", shift.astype(np.float32))
     layout = "NCHW" if _channels_first(layer.node) else "NHWC"
-    _replace(affine.node, "BiasAdd", [before, name], layout)
+    _replace(affine.node, "BiasAdd", inputs=[before, name], data_format=layout)
 
 
 def _without_bias(editor: GraphEditor, layer: _Layer) -> str:
@@ -221,7 +224,7 @@ def _without_bias(editor: GraphEditor, layer: _Layer) -> str:
     return layer.result
 
 
-def _replace(node: Any, op: str, inputs: list[str], data_format: str) -> None:
+def _replace(node: NodeDef, op: str, *, inputs: list[str], data_format: str) -> None:
     node.op = op
     del node.input[:]
     node.input.extend(inputs)
@@ -230,7 +233,7 @@ def _replace(node: Any, op: str, inputs: list[str], data_format: str) -> None:
     node.attr["data_format"].s = data_format.encode()
 
 
-def _along_channels(node: Any, kernel: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
+def _along_channels(node: NodeDef, kernel: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
     """Return `factor` in a shape that broadcasts along the kernel's output channels."""
     if node.op == "DepthwiseConv2dNative":
         return factor.reshape(kernel.shape[-2:])
@@ -241,11 +244,11 @@ def _along_channels(node: Any, kernel: NDArray[Any], factor: NDArray[Any]) -> ND
     return factor
 
 
-def _channels_first(node: Any) -> bool:
+def _channels_first(node: NodeDef) -> bool:
     return bool(attribute(node, "data_format").s.startswith(b"NC"))
 
 
-def _keeps_last_axis(node: Any) -> bool:
+def _keeps_last_axis(node: NodeDef) -> bool:
     """Return whether the squeezed axes are named and none of them is the last of four."""
     axes = list(attribute(node, "squeeze_dims").list.i)
     return bool(axes) and all(axis in (1, 2, -2, -3) for axis in axes)

@@ -39,11 +39,11 @@ def freeze(concrete: Any) -> Any:
 def _changed(nodes: Iterable[Any]) -> set[str]:
     """Return the names of the placeholders of variables that one of the nodes changes."""
     known = {node.name: node for node in nodes}
-    found = set()
+    result = set()
     for node in known.values():
         if node.op.startswith(_CHANGES) and not node.op.endswith("PartitionedCall") and node.input:
             handle = known[node.input[0].partition(":")[0]]
             while handle.op == "Identity":
                 handle = known[handle.input[0].partition(":")[0]]
-            found.add(handle.name)
-    return found
+            result.add(handle.name)
+    return result

@@ -5,7 +5,6 @@ make of a graph of mixed types is no valid graph.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,40 +12,42 @@ import tensorflow as tf
 
 from paring.graphs.graph_editing import GraphEditor, is_first_output, node_name
 from paring.graphs.inlined_graph import all_nodes
-from paring.models.signature import read_meta_graph
+from paring.models.library_types import GraphDef, NodeDef
+from paring.models.saved_model import SavedModel
 
 _HALF = {tf.float16.as_datatype_enum: tf.float16, tf.bfloat16.as_datatype_enum: tf.bfloat16}
 _FLOAT = tf.float32.as_datatype_enum
 
 
-def precision_of(folder: Path) -> str:
+def precision_of(model: SavedModel) -> str:
     """Return the types of half precision in a SavedModel, by commas; "" if there are none.
 
     Raises:
         ModelError: It can't be read.
     """
-    return half_precision(read_meta_graph(folder).graph_def)
+    return half_precision(model.meta_graph.graph_def)
 
 
-def half_precision(graph_def: Any) -> str:
+def half_precision(graph_def: GraphDef) -> str:
     """Return the types of half precision that anything in a GraphDef has, by commas."""
-    found = {
+    result = {
         _HALF[dtype].name
         for node in all_nodes(graph_def)
         for value in node.attr.values()
         for dtype in (value.type, *value.list.type)
         if dtype in _HALF
     }
-    return ", ".join(sorted(found))
+    return ", ".join(sorted(result))
 
 
 def to_full_precision(
-    graph_def: Any, inputs: Iterable[str], outputs: Iterable[str]
+    graph_def: GraphDef, inputs: Iterable[str], outputs: Iterable[str]
 ) -> tuple[Any, list[str]]:
     """Return the GraphDef with float32 in the place of float16 and bfloat16.
 
     Functions, as loops call them, are rewritten too. Inputs and outputs keep their types,
-    by casts.
+    by casts, but for outputs in bfloat16, which become float32: tf2onnx makes float16 of them,
+    which ends at 65,504, and LiteRT gives no such array to a NumPy without ml_dtypes.
 
     Args:
         graph_def: A frozen graph, whose variables are constants.
@@ -73,7 +74,7 @@ def to_full_precision(
     left = []
     for tensor, dtype in given.items():
         name = node_name(tensor)
-        if dtype and not halved.get(name):
+        if dtype and not halved.get(name) and dtype != tf.bfloat16:
             cast = editor.add("Cast", f"{name}/half", [name], SrcT=tf.float32, DstT=dtype)
             tensor = f"{cast.name}:0"
         left.append(tensor)
@@ -86,7 +87,7 @@ def to_full_precision(
     return made, left
 
 
-def _output_dtype(node: Any) -> int:
+def _output_dtype(node: NodeDef) -> int:
     """Return the type of a node's first output, as far as its attributes say that; else 0."""
     for key in ("DstT", "dtype", "T"):
         if key in node.attr:
@@ -101,12 +102,12 @@ def _read_instead(reader: Any, before: str, after: str) -> None:
             reader.input[place] = after
 
 
-def _widen(node: Any) -> None:
+def _widen(node: NodeDef) -> None:
     for value in node.attr.values():
         if value.WhichOneof("value") == "type" and value.type in _HALF:
             value.type = _FLOAT
         elif value.WhichOneof("value") == "list":
-            value.list.type[:] = [_FLOAT if one in _HALF else one for one in value.list.type]
+            value.list.type[:] = [_FLOAT if item in _HALF else item for item in value.list.type]
         elif value.WhichOneof("value") == "tensor" and value.tensor.dtype in _HALF:
             array = tf.make_ndarray(value.tensor).astype(np.float32)
             value.tensor.CopyFrom(tf.make_tensor_proto(array))

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from paring.errors import UnsupportedError, first_line
 from paring.graphs.freezing import freeze
 from paring.models.arguments import by_name
+from paring.models.library_types import KerasModel
+from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY, Signature, TensorSpec
 from paring.models.signature_loading import load_signatures
 
@@ -83,7 +84,7 @@ class GraphCost:
     operators: dict[str, int]
 
 
-def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
+def load_function(model: SavedModel, key: str = SERVING_KEY) -> Any:
     """Return the SavedModel's signature `key` as a concrete function.
 
     It keeps the loaded model alive as `_paring_owner`.
@@ -91,7 +92,7 @@ def load_function(folder: Path, key: str = SERVING_KEY) -> Any:
     Raises:
         ModelError: TensorFlow can't load it.
     """
-    loaded = load_signatures(folder)
+    loaded = load_signatures(model)
     function = loaded.signatures[key]
     # Functions hold their variables weakly.
     function._paring_owner = loaded
@@ -110,7 +111,7 @@ def frozen_graph(function: Any, signature: Signature, batch_size: int = 1) -> An
     return _traced_and_frozen(by_name(function), signature, batch_size)[1]
 
 
-def keras_cost(model: Any) -> tuple[int, int]:
+def keras_cost(model: KerasModel) -> tuple[int, int]:
     """Return the number of weights of a tf_keras model, and its FLOPs for one example.
 
     Both are what the step `profile` finds in the SavedModel.
@@ -173,12 +174,12 @@ def weights(function: Any, graph: Any) -> list[Weight]:
     They are its variables; in a graph that was frozen before it was exported,
     its float constants with more than one element.
     """
-    found = [
+    result = [
         Weight(v.name, tuple(v.shape.as_list()), v.dtype.name, tensor_bytes(v.shape, v.dtype))
         for v in function.variables
     ]
-    if not found:
-        found = [
+    if not result:
+        result = [
             Weight(
                 op.name,
                 tuple(out.shape.as_list()),
@@ -190,7 +191,7 @@ def weights(function: Any, graph: Any) -> list[Weight]:
             for out in op.outputs
             if out.dtype.is_floating and out.shape.rank and out.shape.num_elements() > 1
         ]
-    return sorted(found, key=lambda one: (-one.size_bytes, one.name))
+    return sorted(result, key=lambda item: (-item.size_bytes, item.name))
 
 
 def cost(graph: Any) -> GraphCost:
@@ -268,11 +269,11 @@ def in_topological_order(graph: Any) -> list[Any]:
     waiting: dict[int, int] = {}
     users: dict[int, list[int]] = {}
     for index, op in enumerate(operations):
-        needed = {position[one.op.name] for one in op.inputs}
-        needed |= {position[one.name] for one in op.control_inputs}
+        needed = {position[item.op.name] for item in op.inputs}
+        needed |= {position[item.name] for item in op.control_inputs}
         waiting[index] = len(needed)
-        for one in needed:
-            users.setdefault(one, []).append(index)
+        for item in needed:
+            users.setdefault(item, []).append(index)
     ready = [index for index, count in waiting.items() if count == 0]
     ordered: list[Any] = []
     while ready:

@@ -9,6 +9,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.core.framework import attr_value_pb2
 
+from paring.models.library_types import GraphDef, NodeDef
+
 
 def node_name(tensor: str) -> str:
     """Return the node that makes `tensor`: "conv" for "conv", "conv:1" and "^conv"."""
@@ -27,7 +29,7 @@ class GraphEditor:
         nodes: The NodeDefs by name.
     """
 
-    def __init__(self, graph_def: Any) -> None:
+    def __init__(self, graph_def: GraphDef) -> None:
         """Edit a copy of `graph_def` (tf.compat.v1.GraphDef)."""
         self._copy = type(graph_def)()
         self._copy.CopyFrom(graph_def)
@@ -35,11 +37,11 @@ class GraphEditor:
 
     def readers(self) -> dict[str, list[Any]]:
         """Return the nodes that read each node, once for each input or control edge."""
-        found: dict[str, list[Any]] = defaultdict(list)
+        result: dict[str, list[Any]] = defaultdict(list)
         for node in self.nodes.values():
             for tensor in node.input:
-                found[node_name(tensor)].append(node)
-        return found
+                result[node_name(tensor)].append(node)
+        return result
 
     def value(self, tensor: str) -> NDArray[Any] | None:
         """Return the array of the constant that `tensor` is; None if it is none."""
@@ -49,7 +51,7 @@ class GraphEditor:
         array: NDArray[Any] = tf.make_ndarray(node.attr["value"].tensor)
         return array
 
-    def add(self, op: str, name: str, inputs: Iterable[str], **attributes: Any) -> Any:
+    def add(self, op: str, name: str, inputs: Iterable[str], **attributes: Any) -> NodeDef:
         """Return a new node; its name is `name`, or that with a number if it is taken.
 
         Args:
@@ -89,9 +91,9 @@ class GraphEditor:
             while stack:
                 name = stack[-1]
                 waiting = [
-                    one
-                    for one in map(node_name, self.nodes[name].input)
-                    if one not in ordered and one not in opened
+                    item
+                    for item in map(node_name, self.nodes[name].input)
+                    if item not in ordered and item not in opened
                 ]
                 opened.add(name)
                 if waiting:
@@ -101,7 +103,7 @@ class GraphEditor:
                 stack.pop()
         return list(ordered.values())
 
-    def finish(self, outputs: Iterable[str]) -> Any:
+    def finish(self, outputs: Iterable[str]) -> GraphDef:
         """Return the GraphDef of what the tensors `outputs` are computed from."""
         needed: set[str] = set()
         waiting = [node_name(tensor) for tensor in outputs]
@@ -115,7 +117,7 @@ class GraphEditor:
         return made
 
 
-def attribute(node: Any, name: str) -> Any:
+def attribute(node: NodeDef, name: str) -> Any:
     """Return an attribute (AttrValue) of the node; an empty one where it has none.
 
     Subscripting `node.attr` would add the empty one to the node, which breaks it.
@@ -123,7 +125,7 @@ def attribute(node: Any, name: str) -> Any:
     return node.attr[name] if name in node.attr else attr_value_pb2.AttrValue()
 
 
-def is_float32(node: Any) -> bool:
+def is_float32(node: NodeDef) -> bool:
     """Return whether the node's type attribute is float32."""
     return bool(attribute(node, "T").type == tf.float32.as_datatype_enum)
 
@@ -139,7 +141,7 @@ def as_vector(array: NDArray[Any], size: int, rank: int) -> NDArray[Any] | None:
     Returns:
         An array [size], or None.
     """
-    if array.ndim > rank or any(one != 1 for one in array.shape[:-1]):
+    if array.ndim > rank or any(item != 1 for item in array.shape[:-1]):
         return None
     if array.size not in (1, size):
         return None

@@ -22,6 +22,7 @@ from paring.graphs.graph_editing import (
     is_float32,
     node_name,
 )
+from paring.models.library_types import GraphDef, NodeDef
 
 HalfPrecision = Literal["float16", "bfloat16"]
 
@@ -49,7 +50,9 @@ _FOLLOWING = frozenset(
 )  # fmt: skip
 
 
-def to_half_precision(graph_def: Any, outputs: Iterable[str], precision: HalfPrecision) -> Any:
+def to_half_precision(
+    graph_def: GraphDef, outputs: Iterable[str], precision: HalfPrecision
+) -> GraphDef:
     """Return the GraphDef with heavy operators, and what follows them, in `precision`.
 
     Everything else computes in float32, with casts between the two; so do the bodies of
@@ -71,7 +74,7 @@ def to_half_precision(graph_def: Any, outputs: Iterable[str], precision: HalfPre
     ordered = editor.in_order()
     half: set[str] = set()
     for node in ordered:
-        if node.name not in fetched and _computes_in_half(editor, node, half, dtype):
+        if node.name not in fetched and _computes_in_half(editor, node, half=half, dtype=dtype):
             half.add(node.name)
     if not any(editor.nodes[name].op in _HEAVY for name in half):
         raise UnsupportedError(
@@ -93,7 +96,9 @@ def to_half_precision(graph_def: Any, outputs: Iterable[str], precision: HalfPre
     return editor.finish(outputs)
 
 
-def _computes_in_half(editor: GraphEditor, node: Any, half: set[str], dtype: tf.DType) -> bool:
+def _computes_in_half(
+    editor: GraphEditor, node: NodeDef, *, half: set[str], dtype: tf.DType
+) -> bool:
     if node.op not in _HEAVY | _FOLLOWING or not is_float32(node):
         return False
     inputs = [node.input[place] for place in _float_inputs(node)]
@@ -106,7 +111,7 @@ def _computes_in_half(editor: GraphEditor, node: Any, half: set[str], dtype: tf.
     return bool(makers) and all(name in half for name in makers)
 
 
-def _float_inputs(node: Any) -> list[int]:
+def _float_inputs(node: NodeDef) -> list[int]:
     """Return the places of the inputs that are of the node's type `T`."""
     places: list[int] = []
     place = 0

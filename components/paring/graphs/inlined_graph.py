@@ -13,6 +13,7 @@ from tensorflow.python.grappler import tf_optimizer
 from paring.errors import UnsupportedError
 from paring.graphs.graph_editing import GraphEditor, node_name
 from paring.models.arguments import argument_specs, by_position, signature_specs
+from paring.models.library_types import GraphDef, NodeDef
 
 # Frames of TensorFlow 1's loops and conditions are held together by control edges.
 _FRAMES = frozenset({"Enter", "Exit", "LoopCond", "Merge", "NextIteration", "Switch"})
@@ -36,7 +37,7 @@ class InlinedGraph:
         source_operators: Number of operators of the signature before anything is changed.
     """
 
-    graph_def: Any
+    graph_def: GraphDef
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     specs: Mapping[str, Any]
@@ -62,7 +63,7 @@ def inlined_graph(function: Any) -> InlinedGraph:
     inlined = _inference_only(whole, outputs)
     return InlinedGraph(
         inlined,
-        {name: node_name(one.name) for name, one in zip(specs, traced.inputs, strict=False)},
+        {name: node_name(item.name) for name, item in zip(specs, traced.inputs, strict=False)},
         dict(zip(names, outputs, strict=True)),
         specs,
         _captured(traced, whole, inlined),
@@ -89,7 +90,7 @@ def traced_flat(function: Any, specs: Mapping[str, Any]) -> Any:
 
 
 def import_nodes(
-    graph_def: Any, given: Mapping[str, Any], outputs: Sequence[str], name: str
+    graph_def: GraphDef, given: Mapping[str, Any], outputs: Sequence[str], *, name: str
 ) -> list[Any]:
     """Put a GraphDef into the graph that is being traced; its output tensors.
 
@@ -110,15 +111,15 @@ def import_nodes(
     return list(results)
 
 
-def _rename_functions(graph_def: Any) -> None:
+def _rename_functions(graph_def: GraphDef) -> None:
     """Give the functions names of their own, by what they hold.
 
     TensorFlow keeps one definition of a name for the whole process.
     """
     digest = hashlib.sha256(graph_def.library.SerializeToString(deterministic=True)).hexdigest()
     names = {
-        one.signature.name: f"{one.signature.name}_{digest[:8]}"
-        for one in graph_def.library.function
+        item.signature.name: f"{item.signature.name}_{digest[:8]}"
+        for item in graph_def.library.function
     }
     for function in graph_def.library.function:
         function.signature.name = names[function.signature.name]
@@ -130,19 +131,19 @@ def _rename_functions(graph_def: Any) -> None:
                     called.name = names[called.name]
 
 
-def count_operators(graph_def: Any) -> int:
+def count_operators(graph_def: GraphDef) -> int:
     """Return the number of operators, with those within loops, without constants."""
     return sum(node.op not in ("Const", "Placeholder") for node in all_nodes(graph_def))
 
 
-def all_nodes(graph_def: Any) -> Iterable[Any]:
+def all_nodes(graph_def: GraphDef) -> Iterable[NodeDef]:
     """Yield the nodes of the graph, and of the functions that it calls."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
 
 
-def run_grappler(graph_def: Any, kept: Iterable[str], optimizers: Iterable[str]) -> Any:
+def run_grappler(graph_def: GraphDef, kept: Iterable[str], optimizers: Iterable[str]) -> GraphDef:
     """Run some of Grappler's optimizers; the tensors or nodes `kept` stay."""
     meta_graph = meta_graph_pb2.MetaGraphDef(graph_def=graph_def)
     meta_graph.collection_def["train_op"].node_list.value.extend(kept)
@@ -170,8 +171,8 @@ def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
         UnsupportedError: It reads another resource, or variables that it also writes.
     """
     kept = {node.name for node in inlined.node}
-    variables = {id(one.handle) for one in traced.graph.variables}
-    found: dict[str, Any] = {}
+    variables = {id(variable.handle) for variable in traced.graph.variables}
+    result: dict[str, Any] = {}
     for tensor, placeholder in traced.graph.captures:
         name = node_name(placeholder.name)
         if name not in kept:
@@ -182,21 +183,21 @@ def _captured(traced: Any, whole: Any, inlined: Any) -> dict[str, Any]:
                 received=f"a lookup table or another resource, {name}",
                 remedy="keep lookups out of the signature, in what prepares its inputs",
             )
-        found[name] = tensor
+        result[name] = tensor
     # What loops and conditions write is not followed; that the outputs need them is enough.
     written = {node.op for function in inlined.library.function for node in function.node_def}
     nodes = {node.name: node for node in whole.node}
-    written |= {node.op for node in whole.node if _handle(node, nodes) in found}
+    written |= {node.op for node in whole.node if _handle(node, nodes) in result}
     if writes := sorted(filter(_writes, written)):
         raise UnsupportedError(
             "this model's outputs depend on variables that each call changes",
             received=f"operators {', '.join(writes)}",
             remedy="hand the state in and out, as inputs and outputs of the signature",
         )
-    return found
+    return result
 
 
-def _handle(node: Any, nodes: Mapping[str, Any]) -> str:
+def _handle(node: NodeDef, nodes: Mapping[str, Any]) -> str:
     """Return the placeholder of what the node's first input is, if it is one as it is."""
     while node.input and not node.input[0].startswith("^"):
         node = nodes[node_name(node.input[0])]
@@ -222,7 +223,7 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
     return run_grappler(graph_def, [*fed, *outputs], ("function",))
 
 
-def _inference_only(graph_def: Any, outputs: Sequence[str]) -> Any:
+def _inference_only(graph_def: GraphDef, outputs: Sequence[str]) -> GraphDef:
     """Return the graph without what is there for its side effects: assertions, prints, updates."""
     editor = GraphEditor(graph_def)
     if not any(node.op in _FRAMES for node in editor.nodes.values()):

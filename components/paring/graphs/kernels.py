@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from paring.models.library_types import NodeDef
+
 XLA = "XLA_CPU_JIT"
 """What XLA can compile. The operators of TPUs are in their own library; these stand in."""
 
 GPU = "GPU"
 
 
-def has_kernel(node: Any, *devices: str) -> bool:
+def has_kernel(node: NodeDef, *devices: str) -> bool:
     """Return whether a NodeDef has a kernel of its types for one of the devices."""
     return any(
         device in devices and all(_takes(node, name, types) for name, types in limits.items())
@@ -18,12 +20,12 @@ def has_kernel(node: Any, *devices: str) -> bool:
     )
 
 
-def _takes(node: Any, name: str, types: frozenset[int]) -> bool:
+def _takes(node: NodeDef, name: str, types: frozenset[int]) -> bool:
     attribute = node.attr.get(name)
     if attribute is None:
         return True
     given: Iterable[int] = attribute.list.type or (attribute.type,)
-    return all(one in types for one in given)
+    return all(item in types for item in given)
 
 
 @cache
@@ -34,10 +36,10 @@ def _kernels(operator: str) -> tuple[tuple[str, Mapping[str, frozenset[int]]], .
     _register_xla()
     return tuple(
         (
-            one.device_type,
-            {limit.name: frozenset(limit.allowed_values.list.type) for limit in one.constraint},
+            item.device_type,
+            {limit.name: frozenset(limit.allowed_values.list.type) for limit in item.constraint},
         )
-        for one in kernels.get_registered_kernels_for_op(operator).kernel
+        for item in kernels.get_registered_kernels_for_op(operator).kernel
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from paring.graphs.graph_editing import node_name
+from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef
 from paring.models.signature import SERVING_KEY
 
 Activation = Literal["sigmoid", "softmax", "linear"]
@@ -31,7 +32,9 @@ _SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 _WEIGHTS = frozenset({"Const", "ReadVariableOp"})
 
 
-def last_activation(meta_graph: Any, output: str, key: str = SERVING_KEY) -> Activation | None:
+def last_activation(
+    meta_graph: MetaGraphDef, output: str, key: str = SERVING_KEY
+) -> Activation | None:
     """Return the activation that an output comes from, if the graph shows it.
 
     Args:
@@ -60,21 +63,24 @@ class _Scope:
     def __init__(self, definition: Any, call: Any, outer: "_Scope | None") -> None:
         self.nodes: Mapping[str, Any] = {node.name: node for node in definition.node_def}
         self.returned: Mapping[str, str] = definition.ret
-        self.results = [one.name for one in definition.signature.output_arg]
-        self.arguments = [one.name for one in definition.signature.input_arg]
+        self.results = [item.name for item in definition.signature.output_arg]
+        self.arguments = [item.name for item in definition.signature.input_arg]
         self.call, self.outer = call, outer
 
 
 class _Walk:
     """Follows a tensor back to the node that computes it, into and out of functions."""
 
-    def __init__(self, graph_def: Any) -> None:
+    def __init__(self, graph_def: GraphDef) -> None:
         self._nodes = {node.name: node for node in graph_def.node}
-        self._functions = {one.signature.name: one for one in graph_def.library.function}
+        self._functions = {item.signature.name: item for item in graph_def.library.function}
 
     def producer(self, tensor: str, scope: _Scope | None) -> tuple[Any, _Scope | None]:
         """Return the node behind reshapes, casts and calls, and its scope; or None."""
-        while True:
+        # A broken graph may lead back to where it began.
+        seen: set[tuple[str, _Scope | None]] = set()
+        while (tensor, scope) not in seen:
+            seen.add((tensor, scope))
             name = node_name(tensor)
             node = (self._nodes if scope is None else scope.nodes).get(name)
             if node is None:
@@ -89,8 +95,9 @@ class _Walk:
                 tensor = node.input[_index(tensor) if node.op == "IdentityN" else 0]
             else:
                 return node, scope
+        return None, scope
 
-    def is_layer(self, node: Any, scope: _Scope | None) -> bool:
+    def is_layer(self, node: NodeDef, scope: _Scope | None) -> bool:
         """Return whether the node is a matrix product or a convolution, or adds a bias to one."""
         if node.op in _LAYERS:
             return True
@@ -98,8 +105,8 @@ class _Walk:
             return False
         first, second = (self.producer(tensor, scope)[0] for tensor in node.input[:2])
         return any(
-            one is not None and other is not None and one.op in _LAYERS and other.op in _WEIGHTS
-            for one, other in ((first, second), (second, first))
+            item is not None and other is not None and item.op in _LAYERS and other.op in _WEIGHTS
+            for item, other in ((first, second), (second, first))
         )
 
 

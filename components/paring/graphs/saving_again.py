@@ -1,6 +1,7 @@
 """A SavedModel that is saved again, with its variables where converters find them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from paring.models.arguments import (
     save_signatures,
     signature_specs,
 )
-from paring.models.signature import SERVING_KEY, read_signature
+from paring.models.library_types import GraphDef
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY, Signature
 from paring.models.signature_loading import load_signatures
 from paring.models.state import WRITES, without_writes
 
 
-def save_again(folder: Path, out: Path) -> int:
+def save_again(model: SavedModel, out: Path) -> int:
     """Save a SavedModel's signature again, with its variables as the root's own.
 
     Converters look for variables among the objects that a SavedModel was saved with, to make
@@ -34,7 +37,7 @@ def save_again(folder: Path, out: Path) -> int:
     they can become constants; tables stay.
 
     Args:
-        folder: A SavedModel whose signature keeps no state; see `paring.models.state`.
+        model: A SavedModel whose signature keeps no state; see `paring.models.state`.
         out: Where the other one goes. Nothing is written where there are no variables.
 
     Returns:
@@ -43,7 +46,7 @@ def save_again(folder: Path, out: Path) -> int:
     Raises:
         ModelError: TensorFlow can't load it.
     """
-    loaded = load_signatures(folder)
+    loaded = load_signatures(model)
     function = loaded.signatures[SERVING_KEY]
     variables = list(function.variables)
     halved = half_precision(function.graph.as_graph_def())
@@ -52,18 +55,28 @@ def save_again(folder: Path, out: Path) -> int:
     specs = signature_specs(function)
     module = tf.Module()
     module.weights = variables
-    handles = {id(one.handle) for one in variables}
-    if any(one.dtype == tf.resource and id(one) not in handles for one in function.captured_inputs):
+    handles = {id(variable.handle) for variable in variables}
+    if any(
+        item.dtype == tf.resource and id(item) not in handles for item in function.captured_inputs
+    ):
         # Tables, which are filled when the model is loaded.
         module.loaded = loaded
-    module.serve = tf.function(
-        (_in_full_precision if halved else _serving)(function, specs), autograph=False
-    )
-    signature = module.serve.get_concrete_function(*argument_specs(specs))
+    serve = (_in_full_precision if halved else _serving)(function, specs)
+    traced = tf.function(serve, autograph=False)
+    signature = traced.get_concrete_function(*argument_specs(specs))
     save_signatures(module, {SERVING_KEY: signature}, out, specs)
-    if read_signature(out) != read_signature(folder):
+    if _without_bfloat16(SavedModel(out).signature()) != _without_bfloat16(model.signature()):
         raise ValueError("the signature changed while it was saved again")
-    return sum(int(np.prod(one.shape)) for one in variables if len(one.shape) > 1)
+    return sum(int(np.prod(variable.shape)) for variable in variables if len(variable.shape) > 1)
+
+
+def _without_bfloat16(signature: Signature) -> Signature:
+    """Return the signature with the outputs that `to_full_precision` makes of bfloat16."""
+    outputs = {
+        name: replace(spec, dtype="float32") if spec.dtype == "bfloat16" else spec
+        for name, spec in signature.outputs.items()
+    }
+    return replace(signature, outputs=outputs)
 
 
 def _serving(function: Any, specs: Mapping[str, Any]) -> Any:
@@ -75,14 +88,15 @@ def _serving(function: Any, specs: Mapping[str, Any]) -> Any:
 
     def serve_without_writes(*tensors: Any) -> dict[str, Any]:
         given = {
-            node_name(one.name): tensor for one, tensor in zip(traced.inputs, tensors, strict=False)
+            node_name(item.name): tensor
+            for item, tensor in zip(traced.inputs, tensors, strict=False)
         }
         graph = tf.compat.v1.get_default_graph()
         given |= {
             node_name(inner.name): graph.capture(outer) for outer, inner in traced.graph.captures
         }
-        outputs = [one.name for one in traced.outputs]
-        return _named(function, import_nodes(graph_def, given, outputs, "serve"))
+        outputs = [output.name for output in traced.outputs]
+        return _named(function, import_nodes(graph_def, given, outputs, name="serve"))
 
     return serve_without_writes
 
@@ -90,14 +104,14 @@ def _serving(function: Any, specs: Mapping[str, Any]) -> Any:
 def _in_full_precision(function: Any, specs: Mapping[str, Any]) -> Any:
     """Return what the signature computes, frozen and in float32."""
     frozen = freeze(traced_flat(function, specs))
-    placeholders = [node_name(one.name) for one in frozen.inputs[: len(specs)]]
+    placeholders = [node_name(item.name) for item in frozen.inputs[: len(specs)]]
     graph_def, outputs = to_full_precision(
-        frozen.as_graph_def(), placeholders, [one.name for one in frozen.outputs]
+        frozen.as_graph_def(), placeholders, [output.name for output in frozen.outputs]
     )
 
     def serve(*tensors: Any) -> dict[str, Any]:
         given = dict(zip(placeholders, tensors, strict=True))
-        return _named(function, import_nodes(graph_def, given, outputs, "serve"))
+        return _named(function, import_nodes(graph_def, given, outputs, name="serve"))
 
     return serve
 
@@ -110,8 +124,8 @@ def _named(function: Any, tensors: Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-def _writes(graph_def: Any) -> bool:
-    functions = (node for one in graph_def.library.function for node in one.node_def)
+def _writes(graph_def: GraphDef) -> bool:
+    functions = (node for item in graph_def.library.function for node in item.node_def)
     return any(
         node.op.startswith(WRITES) for nodes in (graph_def.node, functions) for node in nodes
     )

@@ -30,7 +30,9 @@ from paring.models.arguments import (
     save_signatures,
     signature_specs,
 )
-from paring.models.signature import SERVING_KEY, read_signature
+from paring.models.library_types import GraphDef
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY
 from paring.system.memory import frequent_collection, release_memory
 
 Variables = Literal["frozen", "kept"]
@@ -56,7 +58,7 @@ class ServingGraph:
         source_operators: Number of operators of the signature before anything is changed.
     """
 
-    graph_def: Any
+    graph_def: GraphDef
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     specs: Mapping[str, Any]
@@ -133,12 +135,12 @@ def export(
     def serve(*tensors: Any) -> dict[str, Any]:
         given = dict(zip(graph.inputs.values(), tensors, strict=True))
         given |= {name: module.weights[name.replace("/", ".")].read_value() for name in weights}
-        results = import_nodes(graph.graph_def, given, list(graph.outputs.values()), "graph")
+        results = import_nodes(graph.graph_def, given, list(graph.outputs.values()), name="graph")
         return dict(zip(graph.outputs, results, strict=True))
 
-    module.serve = tf.function(serve, autograph=False, jit_compile=True if compiled else None)
-    concrete = module.serve.get_concrete_function(*argument_specs(graph.specs))
-    save_signature(module, concrete, graph.specs, folder, fixed_batch)
+    traced = tf.function(serve, autograph=False, jit_compile=True if compiled else None)
+    concrete = traced.get_concrete_function(*argument_specs(graph.specs))
+    save_signature(module, concrete, specs=graph.specs, folder=folder, fixed_batch=fixed_batch)
 
 
 def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
@@ -155,9 +157,9 @@ def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
     # Functions hold their variables weakly.
     module.loaded = function._paring_owner
     specs = signature_specs(function)
-    module.serve = tf.function(by_position(function, specs), autograph=False)
-    concrete = module.serve.get_concrete_function(*argument_specs(specs))
-    save_signature(module, concrete, specs, folder, fixed_batch)
+    traced = tf.function(by_position(function, specs), autograph=False)
+    concrete = traced.get_concrete_function(*argument_specs(specs))
+    save_signature(module, concrete, specs=specs, folder=folder, fixed_batch=fixed_batch)
 
 
 def fixed_key(batch: int) -> str:
@@ -166,12 +168,12 @@ def fixed_key(batch: int) -> str:
 
 
 def save_signature(
-    module: Any, concrete: Any, specs: Mapping[str, Any], folder: Path, fixed_batch: int = 0
+    module: Any, concrete: Any, *, specs: Mapping[str, Any], folder: Path, fixed_batch: int = 0
 ) -> None:
     """Write a module as a SavedModel with the signature `serving_default`.
 
     Args:
-        module: Holds the function's variables.
+        module: Holds the function's variables, and nothing else; see `save_signatures`.
         concrete: The signature's function.
         specs: tf.TensorSpec of each input, by its name.
         folder: Gets the SavedModel.
@@ -194,15 +196,13 @@ def save_signature(
                     tensor.set_shape([fixed_batch, *tensor.shape[1:]])
             return results
 
-        module.serve_batch = tf.function(serve_batch, autograph=False)
-        signatures[fixed_key(fixed_batch)] = module.serve_batch.get_concrete_function(
-            *argument_specs(fixed)
-        )
+        traced = tf.function(serve_batch, autograph=False)
+        signatures[fixed_key(fixed_batch)] = traced.get_concrete_function(*argument_specs(fixed))
     # What the tracing has left, and then what the saving has left.
     release_memory()
     save_signatures(module, signatures, folder, specs)
     release_memory()
-    saved = read_signature(folder)
+    saved = SavedModel(folder).signature()
     if saved.inputs.keys() != specs.keys():
         raise UnsupportedError(
             "a new SavedModel can't keep the names of this model's inputs",
@@ -220,7 +220,7 @@ def _frozen(function: Any) -> ServingGraph:
         for variable in inlined.variables:
             graph.watch_variable(variable)
         given |= {name: graph.capture(tensor) for name, tensor in inlined.captured.items()}
-        return import_nodes(inlined.graph_def, given, list(inlined.outputs.values()), "")
+        return import_nodes(inlined.graph_def, given, list(inlined.outputs.values()), name="")
 
     ordered = argument_specs(inlined.specs)
     clean = tf.function(pure, autograph=False).get_concrete_function(*ordered)
@@ -230,7 +230,7 @@ def _frozen(function: Any) -> ServingGraph:
     # The public function also takes functions out of TensorFlow's context that others
     # still hold.
     graph_def, _ = convert_to_constants._replace_variables_by_constants(data)
-    placeholders = (node_name(one.name) for one in clean.inputs)
+    placeholders = (node_name(item.name) for item in clean.inputs)
     return ServingGraph(
         graph_def,
         dict(zip(inlined.specs, placeholders, strict=False)),
@@ -264,11 +264,11 @@ def _weights(graph: ServingGraph) -> dict[str, Any]:
     """Return the values of the constants that hold weights, by name."""
     # An output that does not depend on the inputs has been folded to a constant.
     given = {node_name(tensor) for tensor in graph.outputs.values()}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for node in graph.graph_def.node:
         if node.op != "Const" or node.name in given:
             continue
         value = tf.make_ndarray(node.attr["value"].tensor)
         if tf.as_dtype(node.attr["dtype"].type).is_floating and value.size >= _WEIGHT_ELEMENTS:
-            found[node.name] = value
-    return found
+            result[node.name] = value
+    return result

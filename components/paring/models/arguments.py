@@ -51,7 +51,7 @@ def argument_specs(specs: Mapping[str, Any]) -> list[Any]:
 
     arguments = argument_names(specs)
     return [
-        tf.TensorSpec(one.shape, one.dtype, name=arguments[name]) for name, one in specs.items()
+        tf.TensorSpec(item.shape, item.dtype, name=arguments[name]) for name, item in specs.items()
     ]
 
 
@@ -82,8 +82,10 @@ def by_name(function: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     arguments = signature_arguments(function)
 
     def call(tensors: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = function(**{arguments[name]: one for name, one in tensors.items()})
-        return found
+        result: dict[str, Any] = function(
+            **{arguments[name]: item for name, item in tensors.items()}
+        )
+        return result
 
     return call
 
@@ -116,7 +118,7 @@ def signature_arguments(function: Any) -> dict[str, str]:
     specs = function.structured_input_signature[1]
     # No other input has an argument that could be this one's.
     arguments = {name: name for name in names if name in specs}
-    others = {specs[one].name: one for one in specs if one not in arguments}
+    others = {specs[spec].name: spec for spec in specs if spec not in arguments}
     arguments |= {name: others[name] for name in names if name not in specs and name in others}
     if len(set(arguments.values())) != len(specs) or len(arguments) != len(names):
         raise ModelError(
@@ -133,7 +135,8 @@ def save_signatures(
     """Write a module as a SavedModel whose signatures have inputs of these names.
 
     Args:
-        module: Holds what the functions read.
+        module: Holds what the functions read, and not the functions: one that it holds is
+            traced again when it is saved, and all constants are in the file twice.
         signatures: Concrete functions that were traced with `argument_specs`.
         folder: Gets the SavedModel.
         names: The inputs' names.
@@ -180,7 +183,7 @@ def _rename_functions(objects: Any, renamed: Mapping[str, str]) -> None:
         if node.WhichOneof("kind") != "bare_concrete_function":
             continue
         keywords = node.bare_concrete_function.argument_keywords
-        keywords[:] = [renamed.get(one, one) for one in keywords]
+        keywords[:] = [renamed.get(keyword, keyword) for keyword in keywords]
         function = objects.concrete_functions[node.bare_concrete_function.concrete_function_name]
         # A tuple of positional arguments and a dictionary of the others.
         given = function.canonicalized_input_signature.tuple_value.values[1].dict_value.fields

@@ -22,15 +22,15 @@ def callees_first(calls: Mapping[T, Collection[T]]) -> list[T]:
         pending = [first]
         while pending or path:
             if pending:
-                one = pending.pop()
-                if one in entered:
-                    raise ValueError(f"{one} calls itself")
-                if one not in done:
-                    entered.add(one)
-                    path.append((one, pending))
-                    pending = list(calls[one])
+                item = pending.pop()
+                if item in entered:
+                    raise ValueError(f"{item} calls itself")
+                if item not in done:
+                    entered.add(item)
+                    path.append((item, pending))
+                    pending = list(calls[item])
             else:
-                one, pending = path.pop()
-                entered.discard(one)
-                done[one] = None
+                item, pending = path.pop()
+                entered.discard(item)
+                done[item] = None
     return list(done)

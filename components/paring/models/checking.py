@@ -5,21 +5,21 @@ from typing import Any
 
 from paring.errors import ModelError, first_line
 from paring.models.plain_paths import plain_path
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 
 
-def check_saved_model(folder: Path) -> None:
+def check_saved_model(model: SavedModel) -> None:
     """Read the graph, the signature and every weight of the SavedModel.
 
     Raises:
         ModelError: Something is missing, cut off or corrupted.
     """
-    graph = read_meta_graph(folder)
-    read_signature(folder)
+    folder = model.folder
+    model.signature()
     index = folder / "variables" / "variables.index"
     if index.is_file():
         _check_weights(folder / "variables" / "variables")
-    elif _has_variables(graph):
+    elif _has_variables(model.meta_graph):
         raise ModelError(
             f"{folder} has a graph with variables, but not their values",
             received=f"no {index.relative_to(folder)}",

@@ -61,7 +61,7 @@ def parse_schema(tables: str, unions: str) -> Schema:
     """
     members = {name: tuple(rest.split()) for name, rest in _entries(unions)}
     fields: dict[str, tuple[tuple[str, str] | None, ...]] = {
-        one: () for _, *names in members.values() for one in names
+        item: () for _, *names in members.values() for item in names
     }
     for name, rest in _entries(tables):
         slots = [slot.partition(":")[::2] for slot in rest.split()]
@@ -193,7 +193,7 @@ class FlatBuffer:
         else:
             self._count(count)
             places = range(start, start + _OFFSET_BYTES * count, _OFFSET_BYTES)
-            made = [self._value(one, kind, depth) for one in places]
+            made = [self._value(item, kind, depth) for item in places]
         self._seen[place, f"[{kind}]"] = made
         return made
 

@@ -1,7 +1,10 @@
 """Functions of a SavedModel, and the functions that each of them calls."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
+
+from paring.models.library_types import GraphDef, NodeDef
 
 
 class FunctionLibrary:
@@ -11,17 +14,17 @@ class FunctionLibrary:
         functions: FunctionDef of each, by its name.
     """
 
-    def __init__(self, graph_def: Any) -> None:
+    def __init__(self, graph_def: GraphDef) -> None:
         library = graph_def.library
-        self.functions: Mapping[str, Any] = {one.signature.name: one for one in library.function}
-        self._gradients = {one.function_name: one.gradient_func for one in library.gradient}
+        self.functions: Mapping[str, Any] = {item.signature.name: item for item in library.function}
+        self._gradients = {item.function_name: item.gradient_func for item in library.gradient}
         # The runtime may put another implementation in a function's place.
         self._alternatives: dict[bytes, list[str]] = {}
-        for name, one in self.functions.items():
-            if "api_implements" in one.attr:
-                self._alternatives.setdefault(one.attr["api_implements"].s, []).append(name)
+        for name, item in self.functions.items():
+            if "api_implements" in item.attr:
+                self._alternatives.setdefault(item.attr["api_implements"].s, []).append(name)
 
-    def called(self, node: Any) -> Iterator[str]:
+    def called(self, node: NodeDef) -> Iterator[str]:
         """Yield the names of the functions that a node (NodeDef) refers to."""
         if node.op in self.functions:
             yield node.op
@@ -30,8 +33,20 @@ class FunctionLibrary:
             if kind == "func":
                 yield from _attribute_functions(value.func)
             elif kind == "list":
-                for one in value.list.func:
-                    yield from _attribute_functions(one)
+                for item in value.list.func:
+                    yield from _attribute_functions(item)
+
+    def is_recursive(self) -> bool:
+        """Return whether a function calls itself, maybe by others; TensorFlow loads none such."""
+        calls = {
+            name: {called for node in item.node_def for called in self.called(node)}
+            for name, item in self.functions.items()
+        }
+        try:
+            TopologicalSorter(calls).prepare()
+        except CycleError:
+            return True
+        return False
 
     def reached(self, names: Iterable[str]) -> set[str]:
         """Return some functions and all that the runtime may run for them.
@@ -71,8 +86,8 @@ def _attribute_functions(value: Any) -> Iterator[str]:
     """Yield a function and those among its own attributes."""
     pending = [value]
     while pending:
-        one = pending.pop()
-        yield one.name
-        for attribute in one.attr.values():
+        item = pending.pop()
+        yield item.name
+        for attribute in item.attr.values():
             pending += [attribute.func] if attribute.WhichOneof("value") == "func" else []
             pending += list(attribute.list.func)

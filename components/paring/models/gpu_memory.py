@@ -36,7 +36,7 @@ def set_gpu_memory(limit_mb: int) -> None:
 def _set_one(tf: Any, gpu: Any, limit_mb: int) -> None:
     config = tf.config
     known = config.get_logical_device_configuration(gpu)
-    if limit_mb and known and [one.memory_limit for one in known] == [limit_mb]:
+    if limit_mb and known and [item.memory_limit for item in known] == [limit_mb]:
         return
     try:
         if limit_mb:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paring.errors import ModelError, first_line
-from paring.system.children import module_command, module_environment
+from paring.system.children import describe_exit, module_command, module_environment
 
 _CPU_SECONDS = 30
 _BYTES_PER_CPU_SECOND = 20 << 20
@@ -83,7 +83,7 @@ def _inspect(file: Path, member: str | None, stamp: tuple[int, ...]) -> HDF5Cont
     if child.returncode == -signal.SIGXCPU:
         raise broken_file(file, f"reading it takes more than {cpu_seconds} s of processor time")
     if child.returncode < 0:
-        raise broken_file(file, f"reading it crashes ({signal.Signals(-child.returncode).name})")
+        raise broken_file(file, f"reading it crashes ({describe_exit(child.returncode)})")
     if child.returncode > 0:
         lines = child.stderr.decode(errors="replace").strip().splitlines()
         raise broken_file(file, lines[-1] if lines else f"exit code {child.returncode}")

@@ -18,6 +18,7 @@ from paring.models.loading import (
     save_model,
 )
 from paring.models.quiet import silent_stderr
+from paring.models.saved_model import SavedModel
 from paring.models.state import refuse_state
 
 _log = logging.getLogger(__name__)
@@ -44,18 +45,18 @@ def imported(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     scratch: dict[Path, Path] = {}
     with ExitStack() as stack:
 
-        def ready(one: Any) -> Any:
-            if not isinstance(one, Servable) or not is_keras_file(one.path):
-                return one
+        def ready(item: Any) -> Any:
+            if not isinstance(item, Servable) or not is_keras_file(item.path):
+                return item
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paring-model-")))
-            scratch[folder] = one.path
-            model = Model(folder, digest=one.digest, trusted=one.trusted)
-            import_keras_file(Model(one.path, trusted=one.trusted), model)
+            scratch[folder] = item.path
+            model = Model(folder, digest=item.digest, trusted=item.trusted)
+            import_keras_file(Model(item.path, trusted=item.trusted), model)
             return model
 
         try:
             yield {
-                name: {key: ready(one) for key, one in value.items()}
+                name: {key: ready(item) for key, item in value.items()}
                 if isinstance(value, Mapping)
                 else ready(value)
                 for name, value in inputs.items()
@@ -92,7 +93,7 @@ def import_keras_file(original: Model, model: Model) -> None:
         model.rebuilt_difference = loaded.rebuilt_difference
         model.source_precision = loaded.source_precision
         save_model(loaded.model, model)
-    refuse_state(model.serving_dir)
+    refuse_state(SavedModel(model.serving_dir))
 
 
 def _export_as_written(

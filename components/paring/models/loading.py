@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Model, QuantizedModel, Servable, content_bytes
+from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, ParingError, UnsupportedError, first_line
 from paring.models.arguments import argument_specs, rename_inputs
-from paring.models.operators import refuse_operators
+from paring.models.library_types import KerasModel
 from paring.models.plain_paths import plain_path
 from paring.models.precision import in_float32
 from paring.models.quiet import quiet_tensorflow
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel, find_saved_model
 from paring.models.trust import (
     names_optimization_classes,
     own_classes,
@@ -21,7 +21,7 @@ from paring.models.trust import (
     refuse_code,
 )
 from paring.models.wrapper_masks import carry_masks
-from paring.system.trees import tree_files
+from paring.system.trees import describe_path
 
 __all__ = [
     "KERAS_SUFFIXES",
@@ -29,7 +29,6 @@ __all__ = [
     "Written",
     "as_tf_keras",
     "export",
-    "find_saved_model",
     "keras_source",
     "load_as_written",
     "load_keras",
@@ -37,48 +36,9 @@ __all__ = [
     "optimization_classes",
     "save_keras",
     "save_model",
-    "saved_model_dir",
 ]
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
-
-
-def saved_model_dir(model: Servable) -> Path:
-    """Return the folder of `model` that holds saved_model.pb, once it may be loaded.
-
-    Everything that loads or converts a SavedModel gets its folder here, so that its
-    operators are looked at before (`paring.models.operators`), unless it is trusted.
-
-    Raises:
-        ModelError: There is none, it is broken, or a link in it leads out of it; the
-            message says what was found.
-        UntrustedModelError: It has operators that may touch files, processes or the
-            network, or engines of TensorRT's.
-    """
-    folder = find_saved_model(model)
-    tree_files(folder)
-    if not model.trusted:
-        refuse_operators(folder, engine_trusted=model.engine_trusted)
-    return folder
-
-
-def find_saved_model(model: Servable) -> Path:
-    """Return the folder of `model` that holds saved_model.pb, without looking into it.
-
-    It is `Format-Serving/` in Paring's and TFX's layouts, else the folder itself.
-
-    Raises:
-        ModelError: There is none; the message says what was found.
-    """
-    for folder in (model.serving_dir, model.path):
-        if (folder / "saved_model.pb").is_file():
-            return folder
-    raise ModelError(
-        f"{model.path} holds no SavedModel",
-        received=_describe(model.path),
-        remedy="give the folder that holds saved_model.pb, or import a Keras file with"
-        " import_model",
-    )
 
 
 def keras_source(model: Model) -> Path | None:
@@ -95,7 +55,7 @@ def keras_source(model: Model) -> Path | None:
             return model.path
         raise ModelError(
             f"{model.path} is no model file",
-            received=_describe(model.path),
+            received=describe_path(model.path),
             remedy="give a .keras or .h5 file, or the folder of a SavedModel",
         )
     if model.keras == "none":
@@ -106,7 +66,7 @@ def keras_source(model: Model) -> Path | None:
     return folder if (folder / "keras_metadata.pb").is_file() else None
 
 
-def load_keras(model: Model, *, trust: bool = False) -> Any:
+def load_keras(model: Model, *, trust: bool = False) -> KerasModel:
     """Return the tf_keras model of `model`, not compiled, in float32.
 
     Args:
@@ -134,13 +94,13 @@ class Loaded:
         model: A `tf_keras.Model`, not compiled, that computes in float32.
         rebuilt_difference: Largest absolute difference from the Keras 3 model that it was
             rebuilt from; None where it is one of tf_keras.
-        source_precision: The dtype policies in half precision that it was stored with,
-            separated by commas; None where there are none.
+        source_precision: The dtype policies in half precision that it was stored with;
+            None where there are none.
     """
 
-    model: Any
+    model: KerasModel
     rebuilt_difference: float | None
-    source_precision: str | None
+    source_precision: tuple[str, ...] | None
 
 
 def load_whole(model: Model, *, trust: bool = False) -> Loaded:
@@ -160,7 +120,7 @@ class Written:
 
     model: Any
     is_keras_3: bool
-    source_precision: str | None
+    source_precision: tuple[str, ...] | None
 
 
 def as_tf_keras(written: Written) -> Loaded:
@@ -202,9 +162,10 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
     if source.is_dir():
         # Keras reads the graph too; a cut-off one is reported by name. Layers may call
         # any of its functions.
-        read_signature(source)
+        saved = SavedModel(source)
+        saved.signature()
         if not trusted:
-            refuse_operators(source, all_functions=True)
+            saved.refuse_operators(all_functions=True)
     scope: AbstractContextManager[Any] = nullcontext()
     if isinstance(model, QuantizedModel) or names_optimization_classes(contents.configs):
         scope = optimization_classes()
@@ -232,7 +193,7 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
     return Written(loaded, contents.is_keras_3, precision)
 
 
-def save_model(keras_model: Any, output: Model) -> None:
+def save_model(keras_model: KerasModel, output: Model) -> None:
     """Write a tf_keras model into `output` and set its `size_bytes` and `keras`.
 
     `Format-Serving/` becomes a SavedModel whose signature serving_default takes
@@ -249,7 +210,7 @@ def save_model(keras_model: Any, output: Model) -> None:
     output.keras = "tf_keras"
 
 
-def save_keras(keras_model: Any, file: Path) -> None:
+def save_keras(keras_model: KerasModel, file: Path) -> None:
     """Write the Keras form alone, in a file that `load_keras` can read again."""
     file.parent.mkdir(parents=True)
     if names_optimization_classes([keras_model.get_config()]):
@@ -265,7 +226,7 @@ def save_keras(keras_model: Any, file: Path) -> None:
         keras_model.save(file, save_format="keras")
 
 
-def export(keras_model: Any, folder: Path) -> None:
+def export(keras_model: KerasModel, folder: Path) -> None:
     """Write the SavedModel alone; see `save_model`."""
     import tensorflow as tf
     import tf_keras
@@ -316,12 +277,3 @@ def optimization_classes() -> AbstractContextManager[Any]:
         {output_only.__name__: output_only}
     )
     return scope
-
-
-def _describe(path: Path) -> str:
-    if not path.exists():
-        return "nothing at this path"
-    if path.is_file():
-        return f"a file of {path.stat().st_size} bytes"
-    names = sorted(one.name for one in path.iterdir())
-    return f"a folder with {', '.join(names[:6]) or 'nothing in it'}"

@@ -95,11 +95,11 @@ def check_onnx(file: Path, *, trusted: bool = False) -> list[Path]:
     except OSError as error:
         raise _broken(file, error.strerror) from error
     stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    found, parts = _inspect(file, stamp)
-    if found and not trusted:
+    result, parts = _inspect(file, stamp)
+    if result and not trusted:
         raise UntrustedModelError(
             f"{file} holds operators that are neither ONNX's nor ONNX Runtime's own",
-            received=", ".join(found[:_LISTED]),
+            received=", ".join(result[:_LISTED]),
             remedy="give --trust-model if you know where the model comes from, or export it"
             " without them",
         )
@@ -141,10 +141,10 @@ def _check_part(file: Path, name: str, size: int) -> None:
     part = file.parent / name
     try:
         inside = part.resolve().is_relative_to(file.parent.resolve()) and part.is_file()
-        found = part.stat().st_size if inside else 0
+        result = part.stat().st_size if inside else 0
     except (OSError, ValueError):
         # Names may be too long, or hold NUL.
-        inside, found = False, 0
+        inside, result = False, 0
     # ONNX Runtime takes names with a `*` for addresses in its memory.
     if not inside or Path(name).is_absolute() or ".." in Path(name).parts or "*" in name:
         raise ModelError(
@@ -152,10 +152,10 @@ def _check_part(file: Path, name: str, size: int) -> None:
             received=name[:200],
             remedy="keep the .onnx file and its data files in one folder, and no links in it",
         )
-    if found < size:
+    if result < size:
         raise ModelError(
             f"{part} is shorter than the weights of {file.name} that are in it",
-            received=f"{found} bytes, of which {size} are used",
+            received=f"{result} bytes, of which {size} are used",
             remedy="export or copy the model again",
         )
 
@@ -171,7 +171,7 @@ class _Check:
         self._model = model
         self.parts: list[tuple[str, int]] = []
         self._functions = {
-            (_domain(one), one.get("name", "")): one for one in model.get("functions", ())
+            (_domain(item), item.get("name", "")): item for item in model.get("functions", ())
         }
 
     def run(self) -> list[str]:
@@ -195,18 +195,18 @@ class _Check:
         for key, function in self._functions.items():
             inner = list(self._nodes(function))
             sizes[key] = [_key(node) for node in inner]
-            calls[key] = {one for one in sizes[key] if one in self._functions}
+            calls[key] = {size for size in sizes[key] if size in self._functions}
             nodes += inner
         # With its calls written out, a small file can be larger than any memory.
         total: dict[tuple[str, str], int] = {}
         for key in callees_first(calls):
-            total[key] = sum(total.get(one, 1) for one in sizes[key])
+            total[key] = sum(total.get(size, 1) for size in sizes[key])
         if sum(total.get(_key(node), 1) for node in nodes) > _MAX_NODES:
             raise WireFormatError(f"its functions result in more than {_MAX_NODES:,} nodes")
-        found = {key for key in map(_key, nodes) if key not in self._functions}
+        result = {key for key in map(_key, nodes) if key not in self._functions}
         return sorted(
             f"{domain or 'ai.onnx'}.{kind}"[:100]
-            for domain, kind in found
+            for domain, kind in result
             if kind not in OPERATORS.get(domain, ())
         )
 
@@ -255,18 +255,18 @@ class _Check:
         if "external" in tensor:
             raise WireFormatError(f"{what} names another file, and is not stored in one")
         if "raw_data" in tensor and kind != _STRING:
-            found = tensor["raw_data"].size
+            result = tensor["raw_data"].size
         else:
             field, numbers = _STORED.get(kind, ("int32_data", 1))
-            found, wanted = tensor.get(field, 0), math.ceil(count * numbers)
-        if found != wanted:
+            result, wanted = tensor.get(field, 0), math.ceil(count * numbers)
+        if result != wanted:
             raise WireFormatError(
-                f"{what} of shape {list(tensor.get('dims', ()))} needs {wanted}, and has {found}"
+                f"{what} of shape {list(tensor.get('dims', ()))} needs {wanted}, and has {result}"
             )
 
 
-def _domain(one: Message) -> str:
-    domain: str = one.get("domain", "")
+def _domain(message: Message) -> str:
+    domain: str = message.get("domain", "")
     return "" if domain == "ai.onnx" else domain
 
 
@@ -285,7 +285,7 @@ def _element_count(dims: Sequence[int], bits: int, what: str) -> int:
 
 def _external_end(entries: Sequence[Message], wanted: int, what: str) -> tuple[str, int]:
     """Return the name of the file that holds a tensor, and where in it the tensor ends."""
-    values: dict[Any, str] = {one.get("key"): one.get("value", "") for one in entries}
+    values: dict[Any, str] = {entry.get("key"): entry.get("value", "") for entry in entries}
     if len(values) != len(entries):
         raise WireFormatError(f"{what} names its file twice")
     offset, length = values.get("offset", "0"), values.get("length", str(wanted))

@@ -55,13 +55,13 @@ def check_openvino(file: Path, *, trusted: bool = False) -> None:
             received=weights.resolve(),
             remedy="put the file itself there",
         )
-    found, end = _inspect(file, (status.st_mtime_ns, status.st_size, status.st_ino))
+    result, end = _inspect(file, (status.st_mtime_ns, status.st_size, status.st_ino))
     if held < end:
         raise _broken(weights, f"{held} bytes, of which {file.name} uses {end}")
-    if found and not trusted:
+    if result and not trusted:
         raise UntrustedModelError(
             f"{file} holds layers that are not of OpenVINO's own operation sets",
-            received=", ".join(found[:_LISTED]),
+            received=", ".join(result[:_LISTED]),
             remedy="give --trust-model if you know where the model comes from, or convert it"
             " without them",
         )
@@ -106,7 +106,7 @@ class _Net:
 
     def check(self) -> None:
         """Raise ValueError if an edge leads nowhere, or layers feed themselves."""
-        named = {*self.edges, *(one for fed in self.edges.values() for one in fed)}
+        named = {*self.edges, *(item for fed in self.edges.values() for item in fed)}
         if not named <= self.layers:
             lost = sorted(named - self.layers)[0]
             raise ValueError(f"an edge leads to layer {lost[:40]!r}, which is not there")
@@ -197,7 +197,7 @@ class _Check:
         offset, size = (_number(attributes.get(name, ""), name) for name in ("offset", "size"))
         self.end = max(self.end, offset + size)
         shape = attributes.get("shape", "").replace(" ", "")
-        sizes = [_number(one, "shape") for one in shape.split(",")] if shape else []
+        sizes = [_number(part, "shape") for part in shape.split(",")] if shape else []
         if len(sizes) > _MAX_RANK:
             raise ValueError(f"a constant has {len(sizes)} dimensions")
         bits = _BITS.get(attributes.get("element_type", ""), 0)

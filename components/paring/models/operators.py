@@ -8,14 +8,11 @@ trusts the model.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from paring.errors import ModelError, UntrustedModelError, first_line
 from paring.models.allowed import OPERATORS
 from paring.models.function_library import FunctionLibrary, concrete_functions
-from paring.models.signature import read_meta_graph
+from paring.models.library_types import MetaGraphDef, NodeDef
 
 _RESTORING = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 _SAVING = _RESTORING | {
@@ -30,79 +27,46 @@ _FILE_READERS = {
 }
 # Each makes an engine of TensorRT's of bytes in the graph or in an asset: an engine is code.
 _ENGINES = frozenset({"InitializeTRTResource", "TRTEngineOp"})
-_ENGINE_NOTE = ", which loads an engine of TensorRT's"
+ENGINE_NOTE = ", which loads an engine of TensorRT's"
+"""The end of the descriptions of engines."""
+
 _STREAMS = frozenset({b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)"})
 _VARIABLE_USERS = frozenset({"AssignVariableOp", "ReadVariableOp", "VarIsInitializedOp"})
-_RESOURCE_FUNCTIONS = frozenset({"_create_resource", "_destroy_resource", "_initialize"})
 # Only a call of `adapt` runs it, which neither Keras' loader nor Paring makes.
 _ADAPTING = "_adapt_function"
 _INITIALIZERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
+# VariableDefs, whose initializers loading runs where a graph names no operator of its own for that.
+_LOCAL_VARIABLES = "local_variables"
 _ASSETS = "assets"
 
 
-def refuse_operators(
-    folder: Path, *, all_functions: bool = False, engine_trusted: bool = False
-) -> None:
-    """Raise if loading the SavedModel or calling its signatures may touch anything else.
+def unlisted_operators(meta_graph: MetaGraphDef, *, all_functions: bool) -> tuple[str, ...]:
+    """Return descriptions of the operators that are reached and on no list.
 
     Args:
-        folder: The folder of the SavedModel.
-        all_functions: Look at the functions that no signature reaches too, as for Keras,
-            whose layers call them; but for those of `adapt`, which are not called.
-        engine_trusted: Whether TensorRT's engines may be in it.
+        meta_graph: A MetaGraphDef.
+        all_functions: See `paring.models.saved_model.SavedModel.refuse_operators`.
 
     Raises:
-        ModelError: It can't be read.
-        UntrustedModelError: It reaches operators that are not on the list, files outside of
-            its folder `assets`, or engines.
+        LookupError, TypeError, ValueError: The graph is broken.
     """
-    status = (folder / "saved_model.pb").stat() if (folder / "saved_model.pb").is_file() else None
-    stamp = (status.st_mtime_ns, status.st_size, status.st_ino) if status else ()
-    found = [
-        one
-        for one in _findings_of(folder, all_functions, stamp)
-        if not (engine_trusted and one.endswith(_ENGINE_NOTE))
-    ]
-    if found:
-        raise UntrustedModelError(
-            f"{folder} holds operators that may touch files, processes or the network, or that"
-            " are not known to be harmless",
-            received=", ".join(found[:8]),
-            remedy="give --trust-model if you know where the model comes from, or export it"
-            " without them",
-        )
-
-
-@lru_cache(maxsize=32)
-def _findings_of(folder: Path, all_functions: bool, stamp: tuple[int, ...]) -> tuple[str, ...]:
-    """Return the findings of a SavedModel, which a step needs several times.
-
-    `stamp` changes with the file.
-    """
-    meta_graph = read_meta_graph(folder)
-    try:
-        return tuple(sorted(set(_Reached(meta_graph).findings(all_functions))))
-    except (LookupError, TypeError, ValueError) as error:
-        # Nodes without the inputs that their operators take.
-        raise ModelError(
-            f"{folder / 'saved_model.pb'} holds a graph that is broken",
-            received=first_line(error),
-            remedy="export or copy the model again",
-        ) from error
+    return tuple(sorted(set(_Reached(meta_graph).findings(all_functions))))
 
 
 class _Reached:
     """The nodes and functions of a MetaGraph that something starts from."""
 
-    def __init__(self, meta_graph: Any) -> None:
+    def __init__(self, meta_graph: MetaGraphDef) -> None:
         self._meta = meta_graph
         graph = meta_graph.graph_def
         self._nodes = {node.name: node for node in graph.node}
         self._library = FunctionLibrary(graph)
         self._functions = self._library.functions
+        if self._library.is_recursive():
+            raise ValueError("a function that calls itself")
         self._assets = {
-            one.tensor_info.name.partition(":")[0]: one.filename
-            for one in meta_graph.asset_file_def
+            item.tensor_info.name.partition(":")[0]: item.filename
+            for item in meta_graph.asset_file_def
         }
         self._asset_arguments: set[tuple[str, int]] = set()
         if _FILE_READERS.keys() & self._kinds():
@@ -110,16 +74,23 @@ class _Reached:
 
     def _kinds(self) -> set[str]:
         kinds = {node.op for node in self._nodes.values()}
-        return kinds.union(*({n.op for n in one.node_def} for one in self._functions.values()))
+        return kinds.union(
+            *({n.op for n in function.node_def} for function in self._functions.values())
+        )
 
     def findings(self, all_functions: bool) -> Iterator[str]:
         """Yield the operators that are reached and on no list."""
         objects = list(self._meta.object_graph_def.nodes)
         saver = self._meta.saver_def
+        for asset in self._meta.asset_file_def:
+            # Whoever saves the model again copies it into the new one.
+            if not _is_inside(asset.filename):
+                yield f"an asset outside of {_ASSETS}/ ({asset.filename})"
         saving = self._starts([saver.save_tensor_name])
         restoring = self._starts([saver.restore_op_name])
         yield from self._walk(saving, set(), _SAVING)
         yield from self._walk(restoring, set(), _RESTORING)
+        yield from self._foreign_checkpoints(restoring)
         nodes, functions = self._roots(objects)
         if all_functions:
             adapting, attached = self._attached_functions(objects)
@@ -128,6 +99,23 @@ class _Reached:
             used = self._reached_functions(nodes, functions | attached)
             functions |= self._functions.keys() - (aside - used)
         yield from self._walk(nodes, functions, frozenset())
+
+    def _foreign_checkpoints(self, restoring: set[str]) -> Iterator[str]:
+        """Yield what restores from another file than the saver's, which its caller names.
+
+        Loaders of objects don't use the saver of the graph, whose functions are so many more.
+        """
+        if self._meta.HasField("object_graph_def"):
+            return
+        filename = self._meta.saver_def.filename_tensor_name.partition(":")[0]
+        functions = self._reached_functions(restoring, set()) & self._functions.keys()
+        called = (node for name in functions for node in self._functions[name].node_def)
+        for node in (*self._upstream(restoring), *called):
+            if node.op in _RESTORING and (
+                self._nodes.get(node.name) is not node
+                or _data_inputs(node)[0].partition(":")[0] != filename
+            ):
+                yield f"{node.op} of a file that is not the model's own ({node.name})"
 
     def _roots(self, objects: list[Any]) -> tuple[set[str], set[str]]:
         """Return the nodes and functions that loading the model, or a signature, runs."""
@@ -139,31 +127,57 @@ class _Reached:
             if key in self._meta.collection_def:
                 collection = self._meta.collection_def[key]
                 tensors += [*collection.node_list.value]
-                tensors += [one.decode(errors="replace") for one in collection.bytes_list.value]
-        functions: set[str] = set()
-        for one in objects:
-            for child in one.children:
-                if child.local_name in _RESOURCE_FUNCTIONS:
+                tensors += [item.decode(errors="replace") for item in collection.bytes_list.value]
+        tensors += self._local_initializers()
+        functions = self._signature_functions(objects)
+        for item in objects:
+            for child in item.children:
+                # TensorFlow sets it as the object's attribute, and calls it as the method of that
+                # name: what fills a table, or restores the checkpoint.
+                if child.local_name.startswith("_") and child.local_name != _ADAPTING:
                     functions |= self._named_functions(objects, child.node_id)
             # They hand tensors to the saver, which has the file; loading calls them.
-            for pair in one.saveable_objects.values():
+            for pair in item.saveable_objects.values():
                 functions |= self._named_functions(objects, pair.save_function)
                 functions |= self._named_functions(objects, pair.restore_function)
         return self._starts(tensors), functions
 
+    def _signature_functions(self, objects: list[Any]) -> set[str]:
+        """Return the functions that are called as signatures, whatever their definitions name."""
+        result: set[str] = set()
+        for child in objects[0].children if objects else ():
+            if child.local_name == "signatures" and 0 <= child.node_id < len(objects):
+                for item in objects[child.node_id].children:
+                    result |= self._named_functions(objects, item.node_id)
+        return result
+
+    def _local_initializers(self) -> Iterator[str]:
+        from google.protobuf.message import DecodeError
+        from tensorflow.core.framework import variable_pb2
+
+        if _LOCAL_VARIABLES not in self._meta.collection_def:
+            return
+        for content in self._meta.collection_def[_LOCAL_VARIABLES].bytes_list.value:
+            try:
+                yield variable_pb2.VariableDef.FromString(content).initializer_name
+            except DecodeError as error:
+                raise ValueError(f"a variable in {_LOCAL_VARIABLES} is broken") from error
+
     def _attached_functions(self, objects: list[Any]) -> tuple[set[str], set[str]]:
         """Return the functions of `adapt`, and those that objects hold by other names."""
         adapting, attached = set[str](), set[str]()
-        for one in objects:
-            for child in one.children:
-                is_trace = one.WhichOneof("kind") == "function" and child.local_name[:6] == "trace_"
+        for item in objects:
+            for child in item.children:
+                is_trace = (
+                    item.WhichOneof("kind") == "function" and child.local_name[:6] == "trace_"
+                )
                 if not is_trace:
                     chosen = adapting if child.local_name == _ADAPTING else attached
                     chosen |= self._named_functions(objects, child.node_id)
         return adapting, attached
 
     def _starts(self, tensors: Iterable[str]) -> set[str]:
-        names = {one.partition(":")[0].removeprefix("^") for one in tensors}
+        names = {tensor.partition(":")[0].removeprefix("^") for tensor in tensors}
         return names & self._nodes.keys()
 
     def _named_functions(self, objects: list[Any], number: object) -> set[str]:
@@ -195,17 +209,17 @@ class _Reached:
                 seen.add(name)
                 pending.append(name)
 
-    def _judged(self, node: Any, more: frozenset[str], function: Any) -> Iterator[str]:
+    def _judged(self, node: NodeDef, more: frozenset[str], function: Any) -> Iterator[str]:
         if node.op in _ENGINES:
-            yield f"{node.op} ({node.name}){_ENGINE_NOTE}"
+            yield f"{node.op} ({node.name}){ENGINE_NOTE}"
         if node.op in _FILE_READERS:
             inputs = _data_inputs(node)
             place = _FILE_READERS[node.op]
             if len(inputs) <= place or not self._names_asset(inputs[place], function):
                 yield f"{node.op} of a file outside of {_ASSETS}/ ({node.name})"
         elif node.op == "PrintV2":
-            if node.attr["output_stream"].s not in _STREAMS | {b""}:
-                yield f"PrintV2 into {node.attr['output_stream'].s.decode(errors='replace')}"
+            if _text(node, "output_stream") not in _STREAMS | {b""}:
+                yield f"PrintV2 into {_text(node, 'output_stream').decode(errors='replace')}"
         elif node.op not in (OPERATORS | _ENGINES | more) and node.op not in self._functions:
             yield f"{node.op} ({node.name})"
 
@@ -222,12 +236,12 @@ class _Reached:
             return _is_inside(self._assets.get(name, "")) or self._is_asset_variable(
                 nodes.get(name)
             )
-        arguments = [one.name for one in function.signature.input_arg]
+        arguments = [item.name for item in function.signature.input_arg]
         if name not in arguments:
             return False
         return (function.signature.name, arguments.index(name)) in self._asset_arguments
 
-    def _is_asset_variable(self, node: Any) -> bool:
+    def _is_asset_variable(self, node: NodeDef) -> bool:
         """Return whether a node reads a variable that is only ever set to an asset's path.
 
         TensorFlow writes an initializer's call so, for loaders of TensorFlow 1.
@@ -237,24 +251,30 @@ class _Reached:
         handle = self._nodes.get(node.input[0].partition(":")[0])
         if handle is None or handle.op != "VarHandleOp":
             return False
-        bodies = (self._nodes.values(), *(one.node_def for one in self._functions.values()))
+        bodies = (
+            self._nodes.values(),
+            *(function.node_def for function in self._functions.values()),
+        )
         same = [
-            one
+            item
             for body in bodies
-            for one in body
-            if one.op == "VarHandleOp" and one.attr["shared_name"].s == handle.attr["shared_name"].s
+            for item in body
+            if item.op == "VarHandleOp"
+            and _text(item, "shared_name") == _text(handle, "shared_name")
         ]
         users = [
-            one
-            for one in self._nodes.values()
-            if handle.name in {name.partition(":")[0] for name in _data_inputs(one)}
+            item
+            for item in self._nodes.values()
+            if handle.name in {name.partition(":")[0] for name in _data_inputs(item)}
         ]
-        assigned = [one.input[1].partition(":")[0] for one in users if one.op == "AssignVariableOp"]
+        assigned = [
+            user.input[1].partition(":")[0] for user in users if user.op == "AssignVariableOp"
+        ]
         return (
             len(same) == 1
             and bool(assigned)
-            and all(_is_inside(self._assets.get(one, "")) for one in assigned)
-            and {one.op for one in users} <= _VARIABLE_USERS
+            and all(_is_inside(self._assets.get(item, "")) for item in assigned)
+            and {user.op for user in users} <= _VARIABLE_USERS
         )
 
     def _find_asset_arguments(self) -> None:
@@ -285,9 +305,9 @@ class _Reached:
         self._asset_arguments = (bound | calls.keys()) - open_to_callers
         while True:
             wrong = {
-                one
-                for one in self._asset_arguments
-                if not all(self._names_asset(*call) for call in calls.get(one, ()))
+                argument
+                for argument in self._asset_arguments
+                if not all(self._names_asset(*call) for call in calls.get(argument, ()))
             }
             if not wrong:
                 return
@@ -302,12 +322,21 @@ class _Reached:
         return 0 <= place < len(files) and _is_inside(files[place].filename)
 
 
+def _text(node: NodeDef, name: str) -> bytes:
+    """Return an attribute's text, b"" where the node leaves it out.
+
+    Reading it by its name would add it to the node, which others read too.
+    """
+    attribute = node.attr.get(name)
+    return attribute.s if attribute is not None else b""
+
+
 def _nodes_of(function: Any) -> dict[str, Any]:
     return {node.name: node for node in function.node_def}
 
 
-def _data_inputs(node: Any) -> list[str]:
-    return [one for one in node.input if not one.startswith("^")]
+def _data_inputs(node: NodeDef) -> list[str]:
+    return [item for item in node.input if not item.startswith("^")]
 
 
 def _is_inside(filename: str) -> bool:

@@ -14,8 +14,10 @@ from typing import Any
 
 from paring.errors import first_line
 from paring.models.function_library import FunctionLibrary, concrete_functions
+from paring.models.library_types import MetaGraphDef
 from paring.models.quiet import quiet_tensorflow
-from paring.models.signature import loading_saved_model, read_meta_graph
+from paring.models.saved_model import SavedModel
+from paring.models.signature import loading_saved_model
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +29,11 @@ _MAX_BYTES = 64 << 20
 _GRADIENT_TYPE = "_gradient_op_type"
 
 
-def load_signatures(folder: Path, options: Any = None, *, whole: bool = False) -> Any:
-    """Load the SavedModel in `folder` for its signatures.
+def load_signatures(model: SavedModel, options: Any = None, *, whole: bool = False) -> Any:
+    """Load a SavedModel for its signatures.
 
     Args:
-        folder: The folder of the SavedModel.
+        model: The SavedModel.
         options: A `tf.saved_model.LoadOptions`.
         whole: Whether the other functions are loaded as well, for a measurement of the loading.
 
@@ -45,7 +47,8 @@ def load_signatures(folder: Path, options: Any = None, *, whole: bool = False) -
     quiet_tensorflow()
     import tensorflow as tf
 
-    small = None if whole else _without_unused_functions(folder)
+    folder = model.folder
+    small = None if whole else _without_unused_functions(model.meta_graph)
     if small is not None:
         with tempfile.TemporaryDirectory(prefix="paring-signatures-") as scratch:
             (Path(scratch) / "saved_model.pb").write_bytes(small)
@@ -61,14 +64,13 @@ def load_signatures(folder: Path, options: Any = None, *, whole: bool = False) -
         return tf.saved_model.load(str(plain), options=options)
 
 
-def _without_unused_functions(folder: Path) -> bytes | None:
+def _without_unused_functions(meta_graph: MetaGraphDef) -> bytes | None:
     """Return a saved_model.pb with the functions that loading and the signatures need.
 
     None if there are hardly more in it, or if the model has assets, whose paths it would lose.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
-    meta_graph = read_meta_graph(folder)
     library, objects = meta_graph.graph_def.library, meta_graph.object_graph_def
     if meta_graph.asset_file_def or not objects.nodes or meta_graph.ByteSize() > _MAX_BYTES:
         return None
@@ -99,7 +101,7 @@ def _without_unused_functions(folder: Path) -> bytes | None:
     return content
 
 
-def _used_functions(meta_graph: Any) -> set[str]:
+def _used_functions(meta_graph: MetaGraphDef) -> set[str]:
     """Return the names of the functions that the signatures and the loading call."""
     library = FunctionLibrary(meta_graph.graph_def)
     own_gradients = {

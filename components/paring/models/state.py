@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from paring.errors import UnsupportedError
-from paring.models.signature import SERVING_KEY, read_meta_graph
+from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY
 
 WRITES: Final = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply")
 """How the names of operators begin that write to a variable."""
@@ -17,31 +18,31 @@ _LOOPS: Final = frozenset({"While", "StatelessWhile"})
 _MOST_ITERATIONS: Final = 16
 
 
-def refuse_state(folder: Path, key: str = SERVING_KEY) -> None:
+def refuse_state(model: SavedModel, key: str = SERVING_KEY) -> None:
     """Refuse a SavedModel whose outputs depend on the calls before.
 
     Examples are compared and timed in any order and from several processes, so that the
     figures of such a model would be those of another one.
 
     Args:
-        folder: The folder of the SavedModel.
+        model: The SavedModel.
         key: The signature.
 
     Raises:
         ModelError: It can't be read.
         UnsupportedError: The signature keeps state.
     """
-    kept = state_variables(read_meta_graph(folder), key)
+    kept = state_variables(model.meta_graph, key)
     if kept:
         raise UnsupportedError(
-            f"{folder} keeps state from call to call, and examples are evaluated one by one",
+            f"{model.folder} keeps state from call to call, and examples are evaluated one by one",
             received=f"variables that each call reads and changes: {', '.join(kept[:5])}",
             remedy="build it with stateful=False, or make the state an input and an output of"
             " the signature",
         )
 
 
-def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
+def state_variables(meta_graph: MetaGraphDef, key: str = SERVING_KEY) -> list[str]:
     """Return the variables that carry something from one call of a signature to the next.
 
     These are the variables that the signature writes and that its outputs depend on.
@@ -59,7 +60,7 @@ def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
         return []
     outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
     reached = _reached(meta_graph.graph_def.node, outputs)
-    library = {one.signature.name: one for one in meta_graph.graph_def.library.function}
+    library = {item.signature.name: item for item in meta_graph.graph_def.library.function}
     if not any(_writes(node.op) for node in _all_nodes(reached, library)):
         return []
     walk = _Walk(library)
@@ -68,7 +69,7 @@ def state_variables(meta_graph: Any, key: str = SERVING_KEY) -> list[str]:
     return sorted(read & walk.written)
 
 
-def called_nodes(meta_graph: Any, key: str = SERVING_KEY) -> Iterable[Any]:
+def called_nodes(meta_graph: MetaGraphDef, key: str = SERVING_KEY) -> Iterable[NodeDef]:
     """Return the nodes that a signature runs, each function's once.
 
     Args:
@@ -76,22 +77,22 @@ def called_nodes(meta_graph: Any, key: str = SERVING_KEY) -> Iterable[Any]:
         key: A signature that it has.
     """
     outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
-    library = {one.signature.name: one for one in meta_graph.graph_def.library.function}
+    library = {item.signature.name: item for item in meta_graph.graph_def.library.function}
     return _all_nodes(_reached(meta_graph.graph_def.node, outputs), library)
 
 
-def without_writes(graph_def: Any) -> Any:
+def without_writes(graph_def: GraphDef) -> GraphDef:
     """Return a copy of a GraphDef without the operators that write to variables.
 
     Of a signature without `state_variables`, they change nothing that its outputs need.
     """
     copy = type(graph_def)()
     copy.CopyFrom(graph_def)
-    for nodes in (copy.node, *(one.node_def for one in copy.library.function)):
+    for nodes in (copy.node, *(item.node_def for item in copy.library.function)):
         gone = {node.name for node in nodes if _writes(node.op)}
         kept = [node for node in nodes if node.name not in gone]
         for node in kept:
-            inputs = [one for one in node.input if one.lstrip("^") not in gone]
+            inputs = [item for item in node.input if item.lstrip("^") not in gone]
             del node.input[:]
             node.input.extend(inputs)
         if gone:
@@ -103,7 +104,9 @@ def without_writes(graph_def: Any) -> Any:
         left = {node.name for node in function.node_def}
         for name in [key for key, node in function.control_ret.items() if node not in left]:
             del function.control_ret[name]
-        controls = [one for one in function.signature.control_output if one in function.control_ret]
+        controls = [
+            item for item in function.signature.control_output if item in function.control_ret
+        ]
         del function.signature.control_output[:]
         function.signature.control_output.extend(controls)
     return copy
@@ -142,18 +145,19 @@ class _Walk:
         ordered, has_cycles = _in_order(nodes)
         for _ in range(2 if has_cycles else 1):
             for node in ordered:
-                given = [_get(values, one) for one in node.input if not one.startswith("^")]
+                given = [_get(values, item) for item in node.input if not item.startswith("^")]
                 values[node.name] = self._node(node, given)
         return values
 
-    def _node(self, node: Any, given: Sequence[_Value]) -> list[_Value]:
+    def _node(self, node: NodeDef, given: Sequence[_Value]) -> list[_Value]:
         if node.op in _VARIABLES:
-            name = node.attr["shared_name"].s.decode() or node.name
+            shared = node.attr.get("shared_name")
+            name = (shared.s.decode() if shared is not None else "") or node.name
             return [_Value(handles=frozenset({name}))]
         called = self._called(node)
         if called:
             return self._call(node, called, given)
-        handles = frozenset().union(*(one.handles for one in given))
+        handles = frozenset().union(*(value.handles for value in given))
         if _writes(node.op):
             self.written |= given[0].handles if given else frozenset()
             return [_Value(handles)]
@@ -162,16 +166,16 @@ class _Walk:
         # What random numbers are drawn from is no memory of earlier examples.
         if "Random" in node.op or node.op.startswith("Rng"):
             return [_NOTHING]
-        return [_Value(reads=handles.union(*(one.reads for one in given)))]
+        return [_Value(reads=handles.union(*(value.reads for value in given)))]
 
-    def _called(self, node: Any) -> list[str]:
+    def _called(self, node: NodeDef) -> list[str]:
         """Return the names of the functions that the node calls."""
         names = [node.op] if node.op in self.library else []
         for _, attribute in sorted(node.attr.items()):
-            names += [one.name for one in (attribute.func, *attribute.list.func) if one.name]
+            names += [item.name for item in (attribute.func, *attribute.list.func) if item.name]
         return [name for name in names if name in self.library]
 
-    def _call(self, node: Any, called: Sequence[str], given: Sequence[_Value]) -> list[_Value]:
+    def _call(self, node: NodeDef, called: Sequence[str], given: Sequence[_Value]) -> list[_Value]:
         if node.op in _LOOPS:
             return self._loop(node, given)
         # All but calls choose by their first input among several functions.
@@ -179,17 +183,19 @@ class _Walk:
         results: list[_Value] = []
         for name in called:
             count = len(self.library[name].signature.input_arg)
-            found = self._function(name, given[len(given) - count :] if count else [])
-            results = _joined(results, found)
-        reads = frozenset().union(*(one.reads for one in chosen))
-        return [_Value(one.handles, one.reads | reads) for one in results]
+            result = self._function(name, given[len(given) - count :] if count else [])
+            results = _joined(results, result)
+        reads = frozenset().union(*(item.reads for item in chosen))
+        return [_Value(item.handles, item.reads | reads) for item in results]
 
-    def _loop(self, node: Any, given: Sequence[_Value]) -> list[_Value]:
+    def _loop(self, node: NodeDef, given: Sequence[_Value]) -> list[_Value]:
         values = list(given)
         for _ in range(_MOST_ITERATIONS):
             (going,) = self._function(node.attr["cond"].func.name, values) or [_NOTHING]
-            found = self._function(node.attr["body"].func.name, values)
-            grown = [_Value(one.handles, one.reads | going.reads) for one in _joined(values, found)]
+            result = self._function(node.attr["body"].func.name, values)
+            grown = [
+                _Value(item.handles, item.reads | going.reads) for item in _joined(values, result)
+            ]
             if grown == values:
                 break
             values = grown
@@ -197,15 +203,15 @@ class _Walk:
 
     def _function(self, name: str, given: Sequence[_Value]) -> list[_Value]:
         function = self.library[name]
-        names = [one.name for one in function.signature.input_arg]
-        arguments = {one: [value] for one, value in zip(names, given, strict=False)}
+        names = [item.name for item in function.signature.input_arg]
+        arguments = {item: [value] for item, value in zip(names, given, strict=False)}
         values = self.nodes(function.node_def, arguments)
-        return [_get(values, function.ret[one.name]) for one in function.signature.output_arg]
+        return [_get(values, function.ret[item.name]) for item in function.signature.output_arg]
 
 
-def _joined(one: Sequence[_Value], other: Sequence[_Value]) -> list[_Value]:
-    size = max(len(one), len(other))
-    padded = [[*values, *[_NOTHING] * (size - len(values))] for values in (one, other)]
+def _joined(value: Sequence[_Value], other: Sequence[_Value]) -> list[_Value]:
+    size = max(len(value), len(other))
+    padded = [[*values, *[_NOTHING] * (size - len(values))] for values in (value, other)]
     return [first.joined(second) for first, second in zip(*padded, strict=True)]
 
 
@@ -226,17 +232,17 @@ def _writes(op: str) -> bool:
 def _reached(nodes: Iterable[Any], outputs: Iterable[str]) -> list[Any]:
     """Return the nodes that the outputs need: a SavedModel's graph also restores it."""
     known = {node.name: node for node in nodes}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     waiting = [tensor.split(":")[0] for tensor in outputs]
     while waiting:
         name = waiting.pop()
-        if name in known and name not in found:
-            found[name] = known[name]
-            waiting += [one.lstrip("^").split(":")[0] for one in known[name].input]
-    return list(found.values())
+        if name in known and name not in result:
+            result[name] = known[name]
+            waiting += [item.lstrip("^").split(":")[0] for item in known[name].input]
+    return list(result.values())
 
 
-def _all_nodes(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterable[Any]:
+def _all_nodes(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterable[NodeDef]:
     """Yield the nodes, and those of all functions that they call."""
     seen: set[str] = set()
     waiting = list(nodes)
@@ -254,13 +260,15 @@ def _in_order(nodes: Sequence[Any]) -> tuple[list[Any], bool]:
     """Return the nodes so that each comes after its inputs, and whether there are cycles."""
     known = {node.name: node for node in nodes}
     inputs = {
-        node.name: {name for one in node.input if (name := one.lstrip("^").split(":")[0]) in known}
+        node.name: {
+            name for item in node.input if (name := item.lstrip("^").split(":")[0]) in known
+        }
         for node in nodes
     }
     readers: dict[str, list[str]] = {}
     for name, read in inputs.items():
-        for one in read:
-            readers.setdefault(one, []).append(name)
+        for item in read:
+            readers.setdefault(item, []).append(name)
     missing = {name: len(read) for name, read in inputs.items()}
     ready = [name for name, count in missing.items() if not count]
     ordered: dict[str, Any] = {}

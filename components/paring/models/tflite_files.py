@@ -70,11 +70,11 @@ def check_tflite(file: Path, *, trusted: bool = False) -> None:
         UntrustedModelError: It has custom operators, or weights in other files, and is not
             trusted.
     """
-    found, _ = _inspect(file, _stamp(file))
-    if found and not trusted:
+    result, _ = _inspect(file, _stamp(file))
+    if result and not trusted:
         raise UntrustedModelError(
             f"{file} holds what TFLite's own kernels don't run",
-            received=", ".join(found[:_LISTED]),
+            received=", ".join(result[:_LISTED]),
             remedy="give --trust-model if you know where the model comes from, or convert it"
             " without them",
         )
@@ -151,7 +151,7 @@ class _Check:
         self._graphs: Sequence[Record] = model.get("subgraphs", ())
         self._codes: Sequence[Record] = model.get("operator_codes", ())
         self._parts = 0
-        self._buffers = [self._buffer(one) for one in model.get("buffers", ())]
+        self._buffers = [self._buffer(item) for item in model.get("buffers", ())]
         self._texts: dict[int, int] = {}
 
     def findings(self) -> Iterator[str]:
@@ -169,21 +169,21 @@ class _Check:
             self._parts += len(tensors) + len(operators)
             if self._parts > _MAX_PARTS:
                 raise FlatBufferError(f"it has more than {_MAX_PARTS:,} tensors and operators")
-            constants = {index for index, one in enumerate(tensors) if self._tensor(index, one)}
+            constants = {index for index, item in enumerate(tensors) if self._tensor(index, item)}
             for role in ("inputs", "outputs"):
                 _check_indices(graph.get(role, ()), len(tensors), f"graph {number}: {role}")
             if not constants.isdisjoint(map(int, graph.get("inputs", ()))):
                 raise FlatBufferError(f"an input of graph {number} is a constant")
             called = calls.setdefault(f"graph {number}", set())
-            for index, one in enumerate(operators):
+            for index, item in enumerate(operators):
                 place = f"graph {number}, operator {index}"
-                self._operator(place, one, len(tensors), constants)
-                called |= {f"graph {callee}" for callee in self._called(place, one)}
-                yield from self._foreign(one)
+                self._operator(place, item, len(tensors), constants)
+                called |= {f"graph {callee}" for callee in self._called(place, item)}
+                yield from self._foreign(item)
         callees_first(calls)
         self._check_signatures()
-        for one in self._model.get("metadata", ()):
-            self._index(one.get("buffer", 0), len(self._buffers), "metadata: buffer")
+        for item in self._model.get("metadata", ()):
+            self._index(item.get("buffer", 0), len(self._buffers), "metadata: buffer")
         if self._model.get("external_buffers") or self._model.get("external_buffer_groups"):
             yield "weights in other files"
 
@@ -222,13 +222,13 @@ class _Check:
         if kind == _STRING:
             if buffer not in self._texts:
                 self._texts[buffer] = _count_texts(content, what)
-            found, wanted = self._texts[buffer], count
+            result, wanted = self._texts[buffer], count
         elif kind in _BITS:
-            found, wanted = len(content), -(-count * _BITS[kind] // 8)
+            result, wanted = len(content), -(-count * _BITS[kind] // 8)
         else:
             return True
-        if found != wanted:
-            raise FlatBufferError(f"{what} of shape {shape} needs {wanted}, and has {found}")
+        if result != wanted:
+            raise FlatBufferError(f"{what} of shape {shape} needs {wanted}, and has {result}")
         return True
 
     def _operator(self, place: str, operator: Record, tensors: int, constants: set[int]) -> None:
@@ -277,10 +277,10 @@ class _Check:
                 signature.get("subgraph_index", 0), len(self._graphs), f"{what}: graph"
             )
             tensors = len(self._graphs[graph].get("tensors", ()))
-            for one in (*signature.get("inputs", ()), *signature.get("outputs", ())):
-                if "name" not in one:
+            for item in (*signature.get("inputs", ()), *signature.get("outputs", ())):
+                if "name" not in item:
                     raise FlatBufferError(f"{what} has a tensor without a name")
-                self._index(one.get("tensor_index", 0), tensors, f"{what}: tensor")
+                self._index(item.get("tensor_index", 0), tensors, f"{what}: tensor")
 
 
 def _check_indices(numbers: Any, count: int, what: str, *, optional: bool = False) -> None:
@@ -292,7 +292,7 @@ def _check_indices(numbers: Any, count: int, what: str, *, optional: bool = Fals
 def _plain(numbers: Any, what: str) -> list[int]:
     if len(numbers) > _MAX_RANK:
         raise FlatBufferError(f"{what} has {len(numbers)} dimensions")
-    return [int(one) for one in numbers]
+    return [int(number) for number in numbers]
 
 
 def _check_quantization(

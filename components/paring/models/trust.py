@@ -7,6 +7,7 @@ user trusts the model.
 """
 
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from paring.models.allowed import (
 )
 from paring.models.hdf5 import broken_file, inspect_hdf5
 from paring.models.quiet import quiet_tensorflow
+from paring.system.archives import describe_excess
 
 _PACKAGES = frozenset({"builtins", "keras", "tf_keras", "tensorflow_model_optimization"})
 # Where TensorFlow's own functions come from, given as an activation, and its initializers.
@@ -51,6 +53,11 @@ _VALUES = frozenset(
 _TYPE_SPECS = frozenset({"TensorSpec", "RaggedTensorSpec", "SparseTensorSpec"})
 _LOOKUPS = frozenset({"IndexLookup", "IntegerLookup", "StringLookup", "TextVectorization"})
 _MAX_CONFIG_BYTES = 256 << 20
+# Of an archive: metadata.json, config.json and the weights.
+_USUAL_MEMBERS = 3
+# PrintV2 writes into the file that an attribute names. In a graph the stream is looked at, and
+# no layer needs it.
+_LAYER_OPERATORS = OPERATORS - {"PrintV2"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,12 @@ def read_contents(source: Path) -> Contents:
     """
     if source.is_dir():
         return Contents(list(_saved_model_configs(source / "keras_metadata.pb")), False)
+    if source.suffix != ".keras" and source.suffix.lower() == ".keras":
+        raise ModelError(
+            f"{source}: Keras reads an archive only if its name ends with .keras",
+            received=source.suffix,
+            remedy=f"rename it to {source.stem}.keras",
+        )
     config, version = _read_zip(source) if is_keras_zip(source) else _read_h5(source)
     return Contents([config], version.startswith("3"))
 
@@ -111,18 +124,18 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
         UntrustedModelError: It has Lambda layers, reads other files, or names classes or
             functions that are not on the lists.
     """
-    found = {
-        one.text
+    result = {
+        finding.text
         for config in configs
-        for one in _findings(config)
-        if not (one.is_class and source.is_dir())
+        for finding in _findings(config)
+        if not (finding.is_class and source.is_dir())
     }
     if not source.is_dir():
-        found |= set(_foreign_weights(source))
-    if found:
+        result |= set(_foreign_weights(source))
+    if result:
         raise UntrustedModelError(
             f"{source} contains code of its own, or names code that is not known to be harmless",
-            received="; ".join(sorted(found)[:5]),
+            received="; ".join(sorted(result)[:5]),
             remedy="give --trust-model if you know where the model comes from, or export"
             " it as a SavedModel without Keras metadata (model.export(DIR))",
         )
@@ -130,7 +143,7 @@ def refuse_code(source: Path, configs: list[Any]) -> None:
 
 def embedded_code(configs: list[Any]) -> list[str]:
     """Describe the Lambda layers, and the classes and functions that are on no list."""
-    return sorted({one.text for config in configs for one in _findings(config)})
+    return sorted({finding.text for config in configs for finding in _findings(config)})
 
 
 def names_optimization_classes(configs: list[Any]) -> bool:
@@ -262,7 +275,7 @@ def _called_symbol(config: dict[str, Any]) -> str | None:
     if symbol in SYMBOLS or plain in SYMBOLS:
         return None
     space, _, operator = plain.rpartition(".")
-    if space == "raw_ops" and operator in OPERATORS:
+    if space == "raw_ops" and operator in _LAYER_OPERATORS:
         return None
     return symbol
 
@@ -288,7 +301,7 @@ def _called_operator(config: dict[str, Any]) -> str | None:
         return "an operator that can't be read"
     operator = node.get("op")
     calls = any("func" in str(attribute) for attribute in node.get("attr", {}).values())
-    if isinstance(operator, str) and operator in OPERATORS and not calls:
+    if isinstance(operator, str) and operator in _LAYER_OPERATORS and not calls:
         return None
     return f"operator {operator}"
 
@@ -330,6 +343,18 @@ def _foreign_weights(source: Path) -> tuple[str, ...]:
 def _read_zip(file: Path) -> tuple[Any, str]:
     """Return the configuration, and the version of Keras that wrote it."""
     with _broken_if_unreadable(file), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        temporary = Path(tempfile.gettempdir())
+        # What else there is, such as vocabularies, tf_keras unpacks with all the rest.
+        excess = (
+            describe_excess(file, members, temporary) if len(members) > _USUAL_MEMBERS else None
+        )
+        if excess is not None:
+            raise ModelError(
+                f"{file}: its members take more than can be unpacked",
+                received=excess,
+                remedy="save the model again, or free disk space for temporary files",
+            )
         metadata = _parse(archive.read(_checked_member(archive, "metadata.json")), file)
         config = _parse(archive.read(_checked_member(archive, "config.json")), file)
         version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""

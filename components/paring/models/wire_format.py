@@ -52,8 +52,8 @@ def parse_schema(text: str) -> Schema:
     for line in text.strip().replace("\n ", " ").splitlines():
         name, _, rest = line.partition(":")
         fields = {}
-        for one in rest.split():
-            number, _, field = one.partition("=")
+        for part in rest.split():
+            number, _, field = part.partition("=")
             label, _, kind = field.partition(":")
             fields[int(number)] = (label, kind)
         schema[name] = fields
@@ -158,15 +158,15 @@ class WireReader:
     def _integers(self, value: Any) -> list[int]:
         if isinstance(value, int):
             return [_signed(value)]
-        found = []
+        result = []
         place, end = value.start, value.start + value.size
         while place < end:
             self._fields += 1
             if self._fields > _MAX_FIELDS:
                 raise WireFormatError(f"it has more than {_MAX_FIELDS:,} fields")
             number, place = self._varint(place, end)
-            found.append(_signed(number))
-        return found
+            result.append(_signed(number))
+        return result
 
     def _count(self, value: Any, kind: str, wire: int, field: str) -> int:
         if kind == "bytes":

@@ -97,7 +97,7 @@ def pareto_chart(result: SelectionResult) -> str:
         figure, axes = _figure(860, 440, left=62, right=18, top=14, bottom=46)
         points = _points(result.candidates, metric, floor)
         limit = unit * metric.limit(reference, allowed)
-        _scale(axes, points, limit, result.gate.max_latency_ms)
+        _scale(axes, points, limit=limit, budget_ms=result.gate.max_latency_ms)
         if not metric.higher_is_better:
             axes.invert_yaxis()
         axes.set_xlabel("median latency, ms (less is better)", color=_COLOURS["muted"])
@@ -117,7 +117,12 @@ def pareto_chart(result: SelectionResult) -> str:
         shown = "; ".join(
             f"{p.row.id}: {p.x:.3g} ms, {metric.shown(p.score)}, {p.row.outcome}" for p in points
         )
-        return _svg(figure, "pareto", f"Latency against {metric.label} of each candidate", shown)
+        return _svg(
+            figure,
+            "pareto",
+            title=f"Latency against {metric.label} of each candidate",
+            description=shown,
+        )
 
 
 def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
@@ -133,7 +138,7 @@ def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
     """
     row_px, width, room = 40, 380, 92
     with _style(name):
-        figure, axes = _figure(width, max(1, len(bars)) * row_px, 1, 1, 0, 0)
+        figure, axes = _figure(width, max(1, len(bars)) * row_px, left=1, right=1, top=0, bottom=0)
         most = max((max(bar.value, bar.upper or 0.0) for bar in bars), default=1.0) or 1.0
         unit = (width - room) / most
         axes.set(xlim=(0, width), ylim=(len(bars) * row_px or 1, 0))
@@ -150,7 +155,7 @@ def bar_chart(name: str, title: str, bars: Sequence[Bar]) -> str:
             axes.text(0, top + 10, bar.name, color=_COLOURS["ink"], va="center", weight=weight)
             axes.text(end + 6, top + 26, bar.text, color=_COLOURS["muted"], va="center")
         shown = "; ".join(f"{bar.name}: {bar.text}" for bar in bars)
-        return _svg(figure, name, title, shown)
+        return _svg(figure, name, title=title, description=shown)
 
 
 def _style(name: str) -> Any:
@@ -169,7 +174,7 @@ def _style(name: str) -> Any:
 
 
 def _figure(
-    width: float, height: float, left: float, right: float, top: float, bottom: float
+    width: float, height: float, *, left: float, right: float, top: float, bottom: float
 ) -> tuple[Any, Any]:
     """Return a figure of that many pixels, and axes with those margins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -203,7 +208,7 @@ def _points(rows: Sequence[CandidateRow], metric: Metric, floor: float) -> list[
     return points
 
 
-def _scale(axes: Any, points: Sequence[_Point], limit: float, budget_ms: float) -> None:
+def _scale(axes: Any, points: Sequence[_Point], *, limit: float, budget_ms: float) -> None:
     """Set the axes' scales, limits and ticks, with room for the labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -312,7 +317,7 @@ def _labels(axes: Any, points: Sequence[_Point], limit: float) -> None:
         )
         extent = _box(text.get_window_extent(renderer))
         size = (extent.x1 - extent.x0, extent.y1 - extent.y0)
-        box, gap = place(centre, point.radius, size, bounds, taken)
+        box, gap = place(centre, point.radius, size=size, bounds=bounds, taken=taken)
         taken.append(box)
         middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
         text.set_position(middle)
@@ -324,6 +329,7 @@ def _labels(axes: Any, points: Sequence[_Point], limit: float) -> None:
 def place(
     centre: tuple[float, float],
     radius: float,
+    *,
     size: tuple[float, float],
     bounds: Box,
     taken: Sequence[Box],
@@ -365,7 +371,7 @@ def _box(extent: Any) -> Box:
     return Box(extent.x0, extent.y0, extent.x1, extent.y1)
 
 
-def _svg(figure: Any, name: str, title: str, description: str) -> str:
+def _svg(figure: Any, name: str, *, title: str, description: str) -> str:
     """Return the figure as an element to be put into a page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)

@@ -60,21 +60,21 @@ def change(row: CandidateRow) -> str:
 
 def brief_columns() -> list[Column]:
     """Return the columns for where there is room for little."""
-    return [one for one in COLUMNS if one.brief]
+    return [column for column in COLUMNS if column.brief]
 
 
 def stacked_columns() -> list[tuple[Column, Sequence[Column]]]:
     """Return the columns for where there is room for two lines, each with those under it."""
     return [
-        (one, [other for other in COLUMNS if other.under == one.heading])
-        for one in COLUMNS
-        if not one.under
+        (column, [other for other in COLUMNS if other.under == column.heading])
+        for column in COLUMNS
+        if not column.under
     ]
 
 
 def details(below: Sequence[Column], row: CandidateRow) -> str:
     """Return the second line of a cell: those figures under its own that were measured."""
-    texts = [text for one in below if (text := one.text(row)) != figures.NONE]
+    texts = [text for column in below if (text := column.text(row)) != figures.NONE]
     units = {text.partition(" ")[2] for text in texts}
     # A unit that all have stands once, as there is little room.
     shared = f" {unit}" if len(units) == 1 and (unit := units.pop()) else ""

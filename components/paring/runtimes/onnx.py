@@ -5,9 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from paring.artifacts import Servable
 from paring.errors import ModelError, first_line
 from paring.models.onnx_files import check_onnx
-from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
+from paring.runtimes.base import (
+    Features,
+    InputTensor,
+    LoadOptions,
+    RuntimeSpec,
+    SignatureRuntime,
+    check_threads,
+)
 
 # The fastest first; ONNX Runtime's build decides which there are.
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -48,7 +56,7 @@ class OnnxRuntime(SignatureRuntime):
             levels = onnxruntime.GraphOptimizationLevel
             options.graph_optimization_level = levels.ORT_DISABLE_ALL
         there = onnxruntime.get_available_providers()
-        providers = [one for one in _PROVIDERS if one in there]
+        providers = [provider for provider in _PROVIDERS if provider in there]
         try:
             self._session: Any = onnxruntime.InferenceSession(file, options, providers=providers)
         except Exception as error:
@@ -59,17 +67,17 @@ class OnnxRuntime(SignatureRuntime):
                 remedy="export the model again; the file is incomplete or damaged, or has"
                 " operators that ONNX Runtime lacks",
             ) from error
-        super().__init__(file, {one.name: _input(one) for one in self._session.get_inputs()})
-        self._outputs = [one.name for one in self._session.get_outputs()]
+        super().__init__(file, {item.name: _input(item) for item in self._session.get_inputs()})
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """See `paring.runtimes.Runtime.run`."""
+        """See `paring.runtimes.base.Runtime.run`."""
         self.check(features)
-        found = self._session.run(self._outputs, dict(features))
-        return dict(zip(self._outputs, found, strict=True))
+        result = self._session.run(self._outputs, dict(features))
+        return dict(zip(self._outputs, result, strict=True))
 
     def close(self) -> None:
-        """See `paring.runtimes.Runtime.close`."""
+        """See `paring.runtimes.base.Runtime.close`."""
         del self._session
 
 
@@ -78,3 +86,20 @@ def _input(tensor: Any) -> InputTensor:
     shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
     kind = tensor.type
     return InputTensor(shape, np.dtype(_DTYPES.get(kind) or kind[len("tensor(") : -1]))
+
+
+def _check(file: Path, artifact: Servable) -> None:
+    check_onnx(file, trusted=artifact.trusted)
+
+
+def _load(file: Path, artifact: Servable, options: LoadOptions) -> OnnxRuntime:
+    return OnnxRuntime(file, threads=options.threads, trusted=artifact.trusted)
+
+
+RUNTIME = RuntimeSpec(
+    name=OnnxRuntime.name,
+    served_files=("model.onnx",),
+    libraries={"onnxruntime": "onnxruntime"},
+    check=_check,
+    load=_load,
+)

@@ -5,9 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from paring.artifacts import Servable
 from paring.errors import MissingDependencyError, ModelError, first_line
 from paring.models.openvino_files import check_openvino
-from paring.runtimes import Features, InputTensor, SignatureRuntime, check_threads
+from paring.runtimes.base import (
+    Features,
+    InputTensor,
+    LoadOptions,
+    RuntimeSpec,
+    SignatureRuntime,
+    check_threads,
+)
 
 
 class OpenVinoRuntime(SignatureRuntime):
@@ -53,16 +61,16 @@ class OpenVinoRuntime(SignatureRuntime):
         self._holds_state = bool(self._request.query_state())
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """See `paring.runtimes.Runtime.run`."""
+        """See `paring.runtimes.base.Runtime.run`."""
         self.check(features)
         if self._holds_state:
             # Each call is a batch of independent sequences.
             self._request.reset_state()
-        found = self._request.infer(dict(features), share_inputs=True)
-        return {name: np.array(found[port]) for name, port in self._outputs.items()}
+        result = self._request.infer(dict(features), share_inputs=True)
+        return {name: np.array(result[port]) for name, port in self._outputs.items()}
 
     def close(self) -> None:
-        """See `paring.runtimes.Runtime.close`."""
+        """See `paring.runtimes.base.Runtime.close`."""
         del self._request, self._outputs, self._model
 
 
@@ -91,3 +99,25 @@ def _input(port: Any) -> InputTensor:
     if partial.rank.is_static:
         shape = tuple(None if size.is_dynamic else size.get_length() for size in partial)
     return InputTensor(shape, np.dtype(port.get_element_type().to_dtype()))
+
+
+def _check(file: Path, artifact: Servable) -> None:
+    check_openvino(file, trusted=artifact.trusted)
+
+
+def _load(file: Path, artifact: Servable, options: LoadOptions) -> OpenVinoRuntime:
+    return OpenVinoRuntime(file, threads=options.threads, trusted=artifact.trusted)
+
+
+def _import_library(file: Path) -> None:
+    import_openvino()
+
+
+RUNTIME = RuntimeSpec(
+    name=OpenVinoRuntime.name,
+    served_files=("model.xml", "model.bin"),
+    libraries={"openvino": "openvino"},
+    check=_check,
+    load=_load,
+    import_library=_import_library,
+)

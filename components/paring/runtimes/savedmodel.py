@@ -1,22 +1,35 @@
 """SavedModels in TensorFlow, called through a signature of theirs."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paring.artifacts import Servable
 from paring.errors import ModelError, ParameterError
 from paring.models.arguments import by_name, signature_specs
 from paring.models.gpu_memory import set_gpu_memory
-from paring.runtimes import SIGNATURE, Features, InputTensor, SignatureRuntime, check_threads
+from paring.models.quiet import quiet_tensorflow
+from paring.runtimes.base import (
+    SIGNATURE,
+    Features,
+    InputTensor,
+    LoadOptions,
+    RuntimeSpec,
+    SignatureRuntime,
+    check_threads,
+)
 from paring.system.memory import release_memory
+
+if TYPE_CHECKING:
+    from paring.models.saved_model import SavedModel
 
 
 class SavedModelRuntime(SignatureRuntime):
     """A SavedModel; a call goes from numpy arrays to numpy arrays.
 
     Args:
-        folder: The SavedModel's folder.
+        model: The SavedModel, which was checked when it was opened.
         threads: Threads within and across operators, for the whole process;
             0 leaves them to TensorFlow.
         signature: The signature that is called.
@@ -34,7 +47,7 @@ class SavedModelRuntime(SignatureRuntime):
 
     def __init__(
         self,
-        folder: Path,
+        model: "SavedModel",
         *,
         threads: int = 0,
         signature: str = SIGNATURE,
@@ -42,7 +55,6 @@ class SavedModelRuntime(SignatureRuntime):
         whole: bool = False,
     ) -> None:
         check_threads(threads)
-        from paring.models.quiet import quiet_tensorflow
         from paring.models.signature_loading import load_signatures
         from paring.models.state import refuse_state
 
@@ -57,23 +69,23 @@ class SavedModelRuntime(SignatureRuntime):
             experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
         )
         # The signature holds no reference to the variables; the model does.
-        self._model: Any = load_signatures(folder, options, whole=whole)
+        self._model: Any = load_signatures(model, options, whole=whole)
         if signature not in self._model.signatures:
             raise ModelError(
-                f"{folder} has no signature {signature!r}",
+                f"{model.folder} has no signature {signature!r}",
                 received=", ".join(self._model.signatures) or "no signatures",
                 remedy="export the model with model.save(dir) or model.export(dir)",
             )
         if self._model.signatures[signature].variables:
-            refuse_state(folder, signature)
+            refuse_state(model, signature)
         self._tf = tf
         function = self._model.signatures[signature]
         self._call = by_name(function)
         self._specs = signature_specs(function)
-        super().__init__(folder, {name: _input(spec) for name, spec in self._specs.items()})
+        super().__init__(model.folder, {name: _input(spec) for name, spec in self._specs.items()})
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """See `paring.runtimes.Runtime.run`."""
+        """See `paring.runtimes.base.Runtime.run`."""
         # TensorFlow would convert another dtype.
         self.check(features)
         tensors = {
@@ -83,7 +95,7 @@ class SavedModelRuntime(SignatureRuntime):
         return {name: tensor.numpy() for name, tensor in self._call(tensors).items()}
 
     def close(self) -> None:
-        """See `paring.runtimes.Runtime.close`."""
+        """See `paring.runtimes.base.Runtime.close`."""
         del self._call, self._model
         # Its functions refer to each other in circles, and so hold the variables and
         # the graph until Python next looks for these.
@@ -113,3 +125,35 @@ def _set_threads(tf: Any, threads: int) -> None:
             received=threads,
             remedy="use a fresh process, or leave threads at 0",
         ) from error
+
+
+def _check(file: Path, artifact: Servable) -> None:
+    from paring.models.saved_model import SavedModel
+
+    SavedModel.open(artifact)
+
+
+def _load(file: Path, artifact: Servable, options: LoadOptions) -> SavedModelRuntime:
+    from paring.models.saved_model import SavedModel
+
+    return SavedModelRuntime(
+        SavedModel(file.parent),
+        threads=options.threads,
+        gpu_memory_mb=options.gpu_memory_mb,
+        whole=options.whole,
+    )
+
+
+def _import_library(file: Path) -> None:
+    quiet_tensorflow()
+
+
+RUNTIME = RuntimeSpec(
+    name=SavedModelRuntime.name,
+    served_files=("saved_model.pb", "variables"),
+    libraries={"tensorflow": "tensorflow"},
+    check=_check,
+    load=_load,
+    import_library=_import_library,
+    limits_gpu_memory=True,
+)

@@ -6,8 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from paring.artifacts import Servable
 from paring.errors import ModelError, UnsupportedError, UntrustedModelError
-from paring.runtimes import Features, InputTensor, check_names, check_threads
+from paring.runtimes.base import (
+    Features,
+    InputTensor,
+    LoadOptions,
+    Runtime,
+    RuntimeSpec,
+    check_names,
+    check_threads,
+)
 from paring.tensorrt.conditions import Conditions, check_conditions, read_conditions
 from paring.tensorrt.device import Device
 from paring.tensorrt.driver import Driver
@@ -15,7 +24,7 @@ from paring.tensorrt.library import RTX, Library, Messages
 from paring.tensorrt.machine import look
 
 
-class TensorRTRuntime:
+class TensorRTRuntime(Runtime):
     """An engine; a call copies the batch to the GPU and the outputs back.
 
     Args:
@@ -34,22 +43,17 @@ class TensorRTRuntime:
 
     def __init__(self, file: Path, *, threads: int = 0, trusted: bool = False) -> None:
         check_threads(threads)
-        if not trusted:
-            raise UntrustedModelError(
-                f"{file} is a TensorRT engine, which is code that runs once it is loaded",
-                remedy="give --trust-model if you or your pipeline built it; a step by hand"
-                " takes --trust-engine too, which is about engines alone",
-            )
+        _refuse_untrusted(file, trusted)
         conditions = read_conditions(file)
-        library, gpu = look(conditions.flavour, needs_gpu=True)
+        library, gpu = look(conditions.product, needs_gpu=True)
         if gpu is not None:
             check_conditions(file, conditions, library, gpu)
-        self.name = "tensorrt-rtx" if library.flavour == RTX else "tensorrt"
+        self.name = "tensorrt-rtx" if library.product == RTX else "tensorrt"
         self._file = file
         self._conditions = conditions
         self._messages = Messages(library)
         self._runtime = library.module.Runtime(self._messages.logger)
-        self._engine = _load(file, conditions, library, self._runtime, self._messages)
+        self._engine = _load_engine(file, conditions, library, self._runtime, self._messages)
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
             raise UnsupportedError(
@@ -71,17 +75,13 @@ class TensorRTRuntime:
 
     @property
     def inputs(self) -> Mapping[str, InputTensor]:
-        """See `paring.runtimes.Runtime.inputs`."""
+        """See `paring.runtimes.base.Runtime.inputs`."""
         return {
             name: InputTensor(shape, self._dtypes[name]) for name, shape in self._inputs.items()
         }
 
-    def encode(self, features: Features) -> Features:
-        """See `paring.runtimes.Runtime.encode`."""
-        return features
-
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """See `paring.runtimes.Runtime.run`."""
+        """See `paring.runtimes.base.Runtime.run`."""
         device, context = self._device, self._context
         device.enter()
         shapes = {name: array.shape for name, array in features.items()}
@@ -111,7 +111,7 @@ class TensorRTRuntime:
         return results
 
     def close(self) -> None:
-        """See `paring.runtimes.Runtime.close`."""
+        """See `paring.runtimes.base.Runtime.close`."""
         self._device.enter()
         # In this order: each refers to the next.
         del self._context, self._engine, self._runtime
@@ -177,7 +177,7 @@ class TensorRTRuntime:
         self._context.set_tensor_address(name, address)
 
 
-def _load(
+def _load_engine(
     file: Path, conditions: Conditions, library: Library, runtime: Any, messages: Messages
 ) -> Any:
     # A version-compatible engine carries the runtime of the version that built it.
@@ -221,3 +221,38 @@ def _tensors(
         else:
             outputs.append(name)
     return dtypes, inputs, outputs
+
+
+def _refuse_untrusted(file: Path, trusted: bool) -> None:
+    if not trusted:
+        raise UntrustedModelError(
+            f"{file} is a TensorRT engine, which is code that runs once it is loaded",
+            remedy="give --trust-model if you or your pipeline built it; a step by hand"
+            " takes --trust-engine too, which is about engines alone",
+        )
+
+
+def _is_trusted(artifact: Servable) -> bool:
+    return artifact.trusted or artifact.engine_trusted
+
+
+def _check(file: Path, artifact: Servable) -> None:
+    _refuse_untrusted(file, _is_trusted(artifact))
+
+
+def _load(file: Path, artifact: Servable, options: LoadOptions) -> TensorRTRuntime:
+    return TensorRTRuntime(file, threads=options.threads, trusted=_is_trusted(artifact))
+
+
+def _import_library(file: Path) -> None:
+    look(read_conditions(file).product, needs_gpu=True)
+
+
+RUNTIME = RuntimeSpec(
+    name="tensorrt",
+    served_files=("model.engine",),
+    libraries={"tensorrt": "tensorrt", "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings"},
+    check=_check,
+    load=_load,
+    import_library=_import_library,
+)

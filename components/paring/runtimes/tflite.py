@@ -6,23 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from paring.artifacts import Servable
 from paring.errors import ModelError, UnsupportedError, first_line
 from paring.models.quiet import silent_stderr
 from paring.models.tflite_files import check_tflite
-from paring.runtimes import (
+from paring.runtimes.base import (
     SIGNATURE,
     Features,
     InputTensor,
+    LoadOptions,
+    Runtime,
+    RuntimeSpec,
     check_features,
     check_names,
     check_threads,
-    fixed_batch,
 )
 
 _ASSIGN = "ASSIGN_VARIABLE"
 
 
-class TFLiteRuntime:
+class TFLiteRuntime(Runtime):
     """A TFLite file, with the XNNPACK kernels that LiteRT applies by default.
 
     Each call of `run` is a batch of independent sequences: tensors that hold state, as
@@ -64,7 +67,7 @@ class TFLiteRuntime:
                 remedy="convert it from a SavedModel, which carries its signature over",
             )
         self._file = file
-        operators = {one["op_name"] for one in self._interpreter._get_ops_details()}
+        operators = {detail["op_name"] for detail in self._interpreter._get_ops_details()}
         if _ASSIGN in operators:
             raise UnsupportedError(
                 f"{file} keeps state from call to call, and examples are evaluated one by one",
@@ -88,13 +91,8 @@ class TFLiteRuntime:
             self._allocate({name: _shape(d["shape"]) for name, d in self._inputs.items()})
 
     @property
-    def batch_size(self) -> int | None:
-        """The only batch that the file takes; None if it takes any."""
-        return fixed_batch(self.inputs)
-
-    @property
     def inputs(self) -> dict[str, InputTensor]:
-        """See `paring.runtimes.Runtime.inputs`."""
+        """See `paring.runtimes.base.Runtime.inputs`."""
         return {
             name: InputTensor(
                 tuple(None if size < 0 else size for size in _shape(details["shape_signature"])),
@@ -104,12 +102,12 @@ class TFLiteRuntime:
         }
 
     def encode(self, features: Features) -> Features:
-        """See `paring.runtimes.Runtime.encode`."""
+        """See `paring.runtimes.base.Runtime.encode`."""
         check_names(self._file, features, self._inputs)
         return {name: _encode(array, self._inputs[name]) for name, array in features.items()}
 
     def run(self, features: Features) -> dict[str, np.ndarray[Any, Any]]:
-        """See `paring.runtimes.Runtime.run`."""
+        """See `paring.runtimes.base.Runtime.run`."""
         if self._takes_integers:
             features = self.encode(features)
         shapes = {name: array.shape for name, array in features.items()}
@@ -131,7 +129,7 @@ class TFLiteRuntime:
         }
 
     def close(self) -> None:
-        """See `paring.runtimes.Runtime.close`."""
+        """See `paring.runtimes.base.Runtime.close`."""
         del self._interpreter
 
     def _wrong_dtype(self, name: str, array: np.ndarray[Any, Any]) -> ModelError:
@@ -191,3 +189,20 @@ def _decode(array: np.ndarray[Any, Any], details: Mapping[str, Any]) -> np.ndarr
 
 def _shape(sizes: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
+
+
+def _check(file: Path, artifact: Servable) -> None:
+    check_tflite(file, trusted=artifact.trusted)
+
+
+def _load(file: Path, artifact: Servable, options: LoadOptions) -> TFLiteRuntime:
+    return TFLiteRuntime(file, threads=options.threads, trusted=artifact.trusted)
+
+
+RUNTIME = RuntimeSpec(
+    name=TFLiteRuntime.name,
+    served_files=("model.tflite",),
+    libraries={"ai-edge-litert": "ai_edge_litert.interpreter"},
+    check=_check,
+    load=_load,
+)

@@ -1,16 +1,16 @@
 """Candidates of a selection, and the content of `selection.json`."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from paring.errors import ArtifactTypeError
+from paring.artifacts.reading import content_of
 from paring.evaluation.metrics import Metric
 from paring.selection.pareto import SOURCE, Gate, Measured
-from paring.system.documents import read_json
 
 
 class Outcome(StrEnum):
@@ -39,8 +39,16 @@ class OutputScore:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return the score that an object in JSON holds; other members are left out."""
-        return cls(_metric(content), content["score"], content["drop"])
+        """Return the score that an object in JSON holds; other members are left out.
+
+        Raises:
+            KeyError: A member is missing.
+            TypeError, ValueError: The score or the drop is no finite number.
+        """
+        score, drop = content["score"], content["drop"]
+        if not (math.isfinite(score) and math.isfinite(drop)):
+            raise ValueError(f"score {score}, drop {drop}")
+        return cls(_metric(content), score, drop)
 
     def to_json(self) -> dict[str, Any]:
         """Return an object for JSON."""
@@ -120,8 +128,8 @@ class CandidateRow:
     @property
     def measured(self) -> Measured:
         """Figures that decide the selection."""
-        own = {one.name for one in fields(Measured)} & {one.name for one in fields(self)}
-        others = tuple((name, one.metric, one.drop) for name, one in self.other_outputs.items())
+        own = {field.name for field in fields(Measured)} & {field.name for field in fields(self)}
+        others = tuple((name, item.metric, item.drop) for name, item in self.other_outputs.items())
         return Measured(**{name: getattr(self, name) for name in own}, others=others)
 
     @classmethod
@@ -138,22 +146,22 @@ class CandidateRow:
             "reasons": tuple(content["reasons"]),
             "notes": tuple(content["notes"]),
             "metric": _metric(content),
-            "other_outputs": {name: OutputScore.from_json(one) for name, one in others},
+            "other_outputs": {name: OutputScore.from_json(item) for name, item in others},
         }
-        plain = {one.name for one in fields(cls)} - known.keys()
+        plain = {field.name for field in fields(cls)} - known.keys()
         return cls(**known, **{name: content[name] for name in plain})
 
     def to_json(self) -> dict[str, Any]:
         """Return an object for JSON."""
         content: dict[str, Any] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name == "metric":
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "metric":
                 content |= _named(value)
-            elif one.name == "other_outputs":
-                content[one.name] = {name: score.to_json() for name, score in value.items()}
+            elif field.name == "other_outputs":
+                content[field.name] = {name: score.to_json() for name, score in value.items()}
             else:
-                content[one.name] = list(value) if isinstance(value, tuple) else value
+                content[field.name] = list(value) if isinstance(value, tuple) else value
         return content
 
 
@@ -202,10 +210,9 @@ class SelectionResult:
         Raises:
             ArtifactTypeError: It can't be read, or something is missing in it.
         """
-        try:
-            content = read_json(file)
+        with content_of(file) as content:
             gate = content["gate"]
-            names = [one.name for one in fields(Gate) if one.name != "objective"]
+            names = [field.name for field in fields(Gate) if field.name != "objective"]
             limits = {name: gate[name] or 0.0 for name in names}
             made = cls(
                 verdict=content["verdict"],
@@ -219,12 +226,6 @@ class SelectionResult:
             )
             if {SOURCE, made.selected} - {row.id for row in made.candidates}:
                 raise ValueError("the source or the selected candidate is missing")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactTypeError(
-                f"{file} can't be read",
-                received=f"{type(error).__name__}: {error}",
-                remedy="re-run the step that produced this artifact",
-            ) from error
         return made
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from paring.evaluation.metrics import ACCURACY, Metric, apart
+from paring.evaluation.metrics import ACCURACY, Metric, format_distinct
 
 SOURCE = "source"
 
@@ -68,7 +68,7 @@ class Measured:
         return self.id == SOURCE
 
     @property
-    def pace(self) -> float:
+    def relative_latency(self) -> float:
         """Latency as a multiple of the source's, 1.0 where noise may explain it.
 
         From the speed-up, not from `p50_ms`: the speed-up compares calls of one
@@ -128,33 +128,33 @@ class Gate:
     max_memory_mb: float = 0.0
     objective: Objective = "latency"
 
-    def objections(self, one: Measured) -> list[str]:
-        """Return the reasons why `one` does not pass, a sentence each; empty if it passes."""
-        found = [] if one.is_source else self._accuracy_objections(one)
-        if one.p50_ms is None:
-            found.append("its latency was not measured")
+    def objections(self, candidate: Measured) -> list[str]:
+        """Return the reasons why `candidate` does not pass, a sentence each; empty if it passes."""
+        result = [] if candidate.is_source else self._accuracy_objections(candidate)
+        if candidate.p50_ms is None:
+            result.append("its latency was not measured")
         else:
-            found += _over("p50 latency", one.p50_ms, self.max_latency_ms, "ms")
+            result += _over("p50 latency", candidate.p50_ms, self.max_latency_ms, "ms")
         for name, value, budget in (
-            ("size", one.size_bytes, self.max_size_mb),
-            ("peak memory", one.peak_memory_bytes, self.max_memory_mb),
+            ("size", candidate.size_bytes, self.max_size_mb),
+            ("peak memory", candidate.peak_memory_bytes, self.max_memory_mb),
         ):
             if value is not None:
-                found += _over(name, value / BYTES_PER_MB, budget, "MB")
+                result += _over(name, value / BYTES_PER_MB, budget, "MB")
             elif budget:
-                found.append(f"its {name} was not measured, the budget is {budget:g} MB")
-        return found
+                result.append(f"its {name} was not measured, the budget is {budget:g} MB")
+        return result
 
-    def _accuracy_objections(self, one: Measured) -> list[str]:
-        if one.drop is None:
-            return [f"its {one.metric.label} was not measured"]
+    def _accuracy_objections(self, candidate: Measured) -> list[str]:
+        if candidate.drop is None:
+            return [f"its {candidate.metric.label} was not measured"]
         allowed = self.max_accuracy_drop
-        found = []
-        if one.drop > allowed + _ROUNDING:
-            found.append(one.metric.objection(one.drop, allowed))
-        return found + [
+        result = []
+        if candidate.drop > allowed + _ROUNDING:
+            result.append(candidate.metric.objection(candidate.drop, allowed))
+        return result + [
             f"output {name}: {metric.objection(drop, allowed)}"
-            for name, metric, drop in one.others
+            for name, metric, drop in candidate.others
             if drop > allowed + _ROUNDING
         ]
 
@@ -181,8 +181,8 @@ class SpeedRatio:
         return SpeedRatio(1 / self.estimate, 1 / self.high, 1 / self.low, self.is_certain)
 
 
-def speed_ratio(one: Measured, other: Measured) -> SpeedRatio | None:
-    """Compute how many times as fast `one` is as `other`; None where it was not measured.
+def speed_ratio(candidate: Measured, other: Measured) -> SpeedRatio | None:
+    """Compute how many times as fast `candidate` is as `other`; None where it was not measured.
 
     The source is what speed-ups are measured against, so a candidate's own interval is that
     of the ratio to it. Two candidates were measured in two runs: the distances from the
@@ -190,7 +190,7 @@ def speed_ratio(one: Measured, other: Measured) -> SpeedRatio | None:
     A. Donner, "Construction of confidence limits about effect measures", Statistics in
     Medicine 27(10), 2008).
     """
-    both = _logarithms(one), _logarithms(other)
+    both = _logarithms(candidate), _logarithms(other)
     if both[0] is None or both[1] is None:
         return None
     (centre, low, high), (base, base_low, base_high) = both[0], both[1]
@@ -201,26 +201,26 @@ def speed_ratio(one: Measured, other: Measured) -> SpeedRatio | None:
     return SpeedRatio(math.exp(estimate), *limits, is_certain=low > base_high or high < base_low)
 
 
-def _logarithms(one: Measured) -> tuple[float, float, float] | None:
+def _logarithms(candidate: Measured) -> tuple[float, float, float] | None:
     """Return the logarithms of the speed-up and its limits."""
-    if one.is_source:
+    if candidate.is_source:
         return 0.0, 0.0, 0.0
-    found = one.speedup, one.speedup_low, one.speedup_high
-    if None in found or min(value for value in found if value is not None) <= 0:
+    result = candidate.speedup, candidate.speedup_low, candidate.speedup_high
+    if None in result or min(value for value in result if value is not None) <= 0:
         return None
-    speedup, low, high = (math.log(value) for value in found if value is not None)
+    speedup, low, high = (math.log(value) for value in result if value is not None)
     return speedup, low, high
 
 
 def _over(name: str, value: float, budget: float, unit: str) -> list[str]:
     if not budget or value <= budget:
         return []
-    shown, limit = apart(value, budget)
+    shown, limit = format_distinct(value, budget)
     return [f"its {name} is {shown} {unit}, the budget is {limit} {unit}"]
 
 
-def dominates(one: Measured, other: Measured, source: Measured) -> bool:
-    """Return whether `one` is nowhere worse than `other` and somewhere better.
+def dominates(candidate: Measured, other: Measured, source: Measured) -> bool:
+    """Return whether `candidate` is nowhere worse than `other` and somewhere better.
 
     An accuracy above the source's is no advantage over the source: fine-tuning
     moves accuracy both ways by a few examples. It is one over other candidates,
@@ -230,9 +230,9 @@ def dominates(one: Measured, other: Measured, source: Measured) -> bool:
 
     def costs(which: Measured) -> tuple[float, float, float, float]:
         drop = loss(which) if gain_counts else max(loss(which), 0.0)
-        return drop, which.pace, which.size, which.memory_level(source)
+        return drop, which.relative_latency, which.size, which.memory_level(source)
 
-    pairs = list(zip(costs(one), costs(other), strict=True))
+    pairs = list(zip(costs(candidate), costs(other), strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
@@ -256,55 +256,70 @@ def choose(passing: Sequence[Measured], source: Measured, objective: Objective) 
     beats it on latency, size or memory comes into question.
     """
     front = pareto_front(passing, source)
-    if any(one.is_source for one in passing):
-        front = [one for one in front if one.is_source or _beats(one, source)]
+    if any(candidate.is_source for candidate in passing):
+        front = [item for item in front if item.is_source or _beats(item, source)]
     if not front:
         return None
 
-    def by_size(one: Measured) -> tuple[float | bool | str, ...]:
-        return (one.size, one.pace, one.memory(source), not one.is_source, loss(one), one.id)
+    def by_size(candidate: Measured) -> tuple[float | bool | str, ...]:
+        return (
+            candidate.size,
+            candidate.relative_latency,
+            candidate.memory(source),
+            not candidate.is_source,
+            loss(candidate),
+            candidate.id,
+        )
 
-    def by_accuracy(one: Measured) -> tuple[float | bool | str, ...]:
-        return (not one.is_source, loss(one), *by_size(one))
+    def by_accuracy(candidate: Measured) -> tuple[float | bool | str, ...]:
+        return (not candidate.is_source, loss(candidate), *by_size(candidate))
 
     if objective == "size":
-        smallest = min(one.size for one in front)
-        equal = [one for one in front if one.size == smallest]
+        smallest = min(item.size for item in front)
+        equal = [item for item in front if item.size == smallest]
         best = min(equal, key=by_size)
-        return min((one for one in equal if as_fast(one, best)), key=by_accuracy)
+        return min((item for item in equal if as_fast(item, best)), key=by_accuracy)
     if objective == "memory":
-        least = min(one.memory(source) for one in front)
-        tied = [one for one in front if one.memory(source) <= least * (1 + MEMORY_NOISE)]
+        least = min(item.memory(source) for item in front)
+        tied = [item for item in front if item.memory(source) <= least * (1 + MEMORY_NOISE)]
     else:
-        best = min(front, key=lambda one: (one.pace, *by_size(one)))
-        tied = [one for one in front if as_fast(one, best)]
-    smallest = min(one.size for one in tied)
-    return min((one for one in tied if one.size <= smallest * (1 + SIZE_TIE)), key=by_accuracy)
+        best = min(front, key=lambda item: (item.relative_latency, *by_size(item)))
+        tied = [item for item in front if as_fast(item, best)]
+    smallest = min(item.size for item in tied)
+    return min((item for item in tied if item.size <= smallest * (1 + SIZE_TIE)), key=by_accuracy)
 
 
-def _beats(one: Measured, source: Measured) -> bool:
-    lighter = one.memory(source) < source.memory(source)
-    return one.pace < source.pace or one.size < source.size or lighter
+def _beats(candidate: Measured, source: Measured) -> bool:
+    lighter = candidate.memory(source) < source.memory(source)
+    return (
+        candidate.relative_latency < source.relative_latency
+        or candidate.size < source.size
+        or lighter
+    )
 
 
-def loss(one: Measured) -> float:
+def loss(candidate: Measured) -> float:
     """Return the accuracy drop, infinite where it was not measured."""
-    if one.is_source:
+    if candidate.is_source:
         return 0.0
-    return math.inf if one.drop is None else one.drop
+    return math.inf if candidate.drop is None else candidate.drop
 
 
-def as_fast(one: Measured, best: Measured) -> bool:
-    """Return whether `one` is as fast as `best`, the faster one, within the noise.
+def as_fast(candidate: Measured, best: Measured) -> bool:
+    """Return whether `candidate` is as fast as `best`, the faster one, within the noise.
 
     That is, they differ by 5% at most, and one of the two lies within the other's
     interval: a machine that is busy in only one of their runs widens that one's. Where
     `best` is no faster than the source, only those as fast as the source are.
     """
-    if one.pace <= best.pace or best.pace == 1.0:
-        return one.pace <= best.pace
-    if one.pace > best.pace * (1 + SPEED_TIE):
+    if candidate.relative_latency <= best.relative_latency or best.relative_latency == 1.0:
+        return candidate.relative_latency <= best.relative_latency
+    if candidate.relative_latency > best.relative_latency * (1 + SPEED_TIE):
         return False
-    within_best = best.speedup_low is not None and 1 / one.pace >= best.speedup_low
-    within_one = one.speedup_high is not None and 1 / best.pace <= one.speedup_high
+    within_best = (
+        best.speedup_low is not None and 1 / candidate.relative_latency >= best.speedup_low
+    )
+    within_one = (
+        candidate.speedup_high is not None and 1 / best.relative_latency <= candidate.speedup_high
+    )
     return within_best or within_one

@@ -19,7 +19,7 @@ from paring.selection.pareto import (
 )
 
 
-def why(best: Measured, passing: list[Measured], source: Measured, objective: Objective) -> str:
+def why(best: Measured, passing: list[Measured], *, source: Measured, objective: Objective) -> str:
     """Return the reason why `best` was selected among the passing candidates."""
     if len(passing) == 1:
         return "the only one that passes"
@@ -34,10 +34,10 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
         return f"the smallest of the {len(passing)} that pass"
     if objective == "memory":
         return f"needs the least memory of the {len(passing)} that pass, within the noise"
-    fastest = min(passing, key=lambda one: one.pace)
-    if fastest.pace == best.pace:
-        rest = [one for one in passing if one is not best]
-        near = [_name(one) for one in rest if not _is_apart(best, one)]
+    fastest = min(passing, key=lambda item: item.relative_latency)
+    if fastest.relative_latency == best.relative_latency:
+        rest = [candidate for candidate in passing if candidate is not best]
+        near = [_name(item) for item in rest if not _is_apart(best, item)]
         if not near:
             return f"the fastest of the {len(passing)} that pass"
         return (
@@ -48,82 +48,88 @@ def why(best: Measured, passing: list[Measured], source: Measured, objective: Ob
     return f"as fast as {fastest.id}, the fastest, within the noise, and {better}"
 
 
-def why_not(one: Measured, best: Measured, source: Measured, objective: Objective) -> str:
-    """Return the advantages of `best` over `one`, in the order in which they decided."""
-    speed = _speed(best, one) or "as fast within the noise"
-    size = _size(best, one) or ("not larger" if best.size <= one.size else "about as small")
-    mine, other = best.memory(source), one.memory(source)
+def why_not(candidate: Measured, best: Measured, *, source: Measured, objective: Objective) -> str:
+    """Return the advantages of `best` over `candidate`, in the order in which they decided."""
+    speed = _speed(best, candidate) or "as fast within the noise"
+    size = _size(best, candidate) or (
+        "not larger" if best.size <= candidate.size else "about as small"
+    )
+    mine, other = best.memory(source), candidate.memory(source)
     same_memory = max(mine, other) <= min(mine, other) * (1 + MEMORY_NOISE)
-    memory = "" if same_memory else _ratio(mine, other, "lighter in memory", "heavier in memory")
+    memory = (
+        ""
+        if same_memory
+        else _ratio(mine, other, better="lighter in memory", worse="heavier in memory")
+    )
     if objective == "latency":
-        phrases, tied = [speed, size], not (_speed(best, one) or _size(best, one))
+        phrases, tied = [speed, size], not (_speed(best, candidate) or _size(best, candidate))
     elif objective == "size":
-        phrases, tied = [size, speed], best.size == one.size and not _speed(best, one)
+        phrases, tied = [size, speed], best.size == candidate.size and not _speed(best, candidate)
     else:
         phrases = [memory or "as light in memory", size]
-        tied = same_memory and not _size(best, one)
+        tied = same_memory and not _size(best, candidate)
     if tied:
-        further = (_accuracy(best, one), memory if memory not in phrases else "")
+        further = (_accuracy(best, candidate), memory if memory not in phrases else "")
         phrases += [text for text in further if text][:1]
     text = f"{_name(best)} is {', '.join(phrases[:-1])} and {phrases[-1]}"
-    if one.is_source:
+    if candidate.is_source:
         return f"the source itself; {text}"
     if best.is_source and objective == "latency":
-        return f"passes, but its speed-up is {_interval(one)}; {text}"
+        return f"passes, but its speed-up is {_interval(candidate)}; {text}"
     return f"passes, but {text}"
 
 
-def _speed(best: Measured, one: Measured) -> str:
-    """Return the comparison of `best` with `one` in speed, "" where noise may explain it."""
-    fast, slow = sorted((best, one), key=lambda which: which.pace)
-    found = speed_ratio(best, one)
-    if found is None or as_fast(slow, fast):
+def _speed(best: Measured, candidate: Measured) -> str:
+    """Return the comparison of `best` with `candidate` in speed, "" where noise may explain it."""
+    fast, slow = sorted((best, candidate), key=lambda which: which.relative_latency)
+    result = speed_ratio(best, candidate)
+    if result is None or as_fast(slow, fast):
         return ""
-    word = "faster" if found.estimate >= 1 else "slower"
-    found = found if found.estimate >= 1 else found.inverse
-    if not found.is_certain:
-        estimate, low, high = _written(found)
+    word = "faster" if result.estimate >= 1 else "slower"
+    result = result if result.estimate >= 1 else result.inverse
+    if not result.is_certain:
+        estimate, low, high = _written(result)
         return f"perhaps {word} ({estimate}x, {low} to {high})"
-    if found.estimate >= 1.095:
-        estimate, low, high = _written(found)
+    if result.estimate >= 1.095:
+        estimate, low, high = _written(result)
         return f"{estimate}x {word} ({low} to {high})"
-    low, high = (f"{100 * (end - 1):.1f}" for end in (found.low, found.high))
-    return f"{100 * (found.estimate - 1):.1f}% {word} ({low}% to {high}%)"
+    low, high = (f"{100 * (end - 1):.1f}" for end in (result.low, result.high))
+    return f"{100 * (result.estimate - 1):.1f}% {word} ({low}% to {high}%)"
 
 
-def _is_apart(best: Measured, one: Measured) -> bool:
+def _is_apart(best: Measured, candidate: Measured) -> bool:
     """Return whether the measurements show that the two differ in speed."""
-    found = speed_ratio(best, one)
-    return found is not None and found.is_certain
+    result = speed_ratio(best, candidate)
+    return result is not None and result.is_certain
 
 
-def _name(one: Measured) -> str:
-    return "the source" if one.is_source else one.id
+def _name(candidate: Measured) -> str:
+    return "the source" if candidate.is_source else candidate.id
 
 
-def _written(found: SpeedRatio) -> tuple[str, str, str]:
+def _written(ratio: SpeedRatio) -> tuple[str, str, str]:
     """Return the ratio and its limits with one decimal, or with two where they need them."""
-    values = found.estimate, found.low, found.high
-    estimate, low, high = (f"{one:.1f}" for one in values)
+    values = ratio.estimate, ratio.low, ratio.high
+    estimate, low, high = (f"{value:.1f}" for value in values)
     if float(low) < float(estimate) < float(high):
         return estimate, low, high
-    estimate, low, high = (f"{one:.2f}" for one in values)
+    estimate, low, high = (f"{value:.2f}" for value in values)
     return estimate, low, high
 
 
-def _size(best: Measured, one: Measured) -> str:
-    """Return the comparison of `best` with `one` in size, "" where it does not decide."""
-    small, large = sorted((best.size, one.size))
+def _size(best: Measured, candidate: Measured) -> str:
+    """Return the comparison of `best` with `candidate` in size, "" where it does not decide."""
+    small, large = sorted((best.size, candidate.size))
     if large <= small * (1 + SIZE_TIE):
         return ""
-    return _ratio(best.size, one.size, "smaller", "larger")
+    return _ratio(best.size, candidate.size, better="smaller", worse="larger")
 
 
-def _accuracy(best: Measured, one: Measured) -> str:
-    return best.metric.advantage(loss(one) - loss(best))
+def _accuracy(best: Measured, candidate: Measured) -> str:
+    return best.metric.advantage(loss(candidate) - loss(best))
 
 
-def _ratio(mine: float, other: float, better: str, worse: str) -> str:
+def _ratio(mine: float, other: float, *, better: str, worse: str) -> str:
     """Return a ratio as in "1.4x smaller", if mine is 1.4 times less; "" if equal."""
     if mine == other or math.isinf(mine) or math.isinf(other):
         return ""
@@ -132,10 +138,11 @@ def _ratio(mine: float, other: float, better: str, worse: str) -> str:
     return f"{ratio:.1f}x {word}" if ratio >= 1.095 else f"{100 * (ratio - 1):.1f}% {word}"
 
 
-def _interval(one: Measured) -> str:
-    if one.speedup is None or one.speedup_low is None or one.speedup_high is None:
+def _interval(candidate: Measured) -> str:
+    if candidate.speedup is None or candidate.speedup_low is None or candidate.speedup_high is None:
         return "not known to be above 1"
-    return f"{one.speedup:.2f} (95% interval {one.speedup_low:.2f} to {one.speedup_high:.2f})"
+    low, high = candidate.speedup_low, candidate.speedup_high
+    return f"{candidate.speedup:.2f} (95% interval {low:.2f} to {high:.2f})"
 
 
 def verdict(chosen: CandidateRow, source: CandidateRow, passed: int) -> str:

@@ -16,28 +16,38 @@ finds the same content claimed a moment ago waits for that version, and makes no
 """
 
 import json
+import logging
 import math
 import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from paring import storage
 from paring.artifacts import Servable, content_digest
-from paring.errors import ArtifactTypeError, ModelError, ParameterError, ParingError, StorageError
-from paring.runtimes import SERVED_FILES, blank_batch, open_runtime
+from paring.errors import (
+    ArtifactTypeError,
+    ModelError,
+    ParameterError,
+    ParingError,
+    StorageError,
+    first_line,
+)
 from paring.system.documents import parse_json
 
 RECORDS = ".paring"
 """Below a destination: the versions' records, and what is not yet a version."""
 
-_MARKERS = ("saved_model.pb", *SERVED_FILES)
-"""The file that says that a version is complete; one of them is in each."""
+_log = logging.getLogger(__name__)
+
+Call = Callable[[Callable[[], None]], None]
+"""Calls a function that can be pickled, in this process or in another."""
 
 # How long a writer may take from its claim to the complete version, before it is taken to
 # have been killed; and the time between two looks.
@@ -116,15 +126,15 @@ def rolled_back(known: Sequence[Version]) -> dict[str, int]:
 
     The version is 0 where its folder is gone.
     """
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     numbers: dict[str, int] = {}
-    for one in known:
-        numbers.setdefault(one.digest, one.number)
-        if one.action == "rollback":
-            if one.withdrawn:
-                found[one.withdrawn] = numbers.get(one.withdrawn, 0)
-            found.pop(one.digest, None)
-    return found
+    for version in known:
+        numbers.setdefault(version.digest, version.number)
+        if version.action == "rollback":
+            if version.withdrawn:
+                result[version.withdrawn] = numbers.get(version.withdrawn, 0)
+            result.pop(version.digest, None)
+    return result
 
 
 def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int | None:
@@ -148,14 +158,21 @@ def withdrawn_version(known: Sequence[Version], digest: str, model: str) -> int 
         return None
     if model in withdrawn:
         return withdrawn[model]
-    found = (
-        withdrawn[one.digest] for one in known if one.digest in withdrawn and _model(one) == model
+    result = (
+        withdrawn[version.digest]
+        for version in known
+        if version.digest in withdrawn and _model(version) == model
     )
-    return next(found, None)
+    return next(result, None)
 
 
 def _model(version: Version) -> str:
     return version.model or version.digest
+
+
+def call_here(work: Callable[[], None]) -> None:
+    """Call a function in this process."""
+    work()
 
 
 def publish(
@@ -165,10 +182,12 @@ def publish(
     *,
     trusted: bool = False,
     engine_trusted: bool = False,
+    call: Call = call_here,
 ) -> Version:
     """Make `folder` the newest version, unless the newest has the same content.
 
-    It is written below `RECORDS`, read back, loaded and run once, and only then given
+    That one is read first: where it was changed since its push, `folder` becomes a new
+    version. It is written below `RECORDS`, read back, loaded and run once, and only then given
     the next number.
 
     Args:
@@ -177,6 +196,7 @@ def publish(
         about: All but number, digest, host and time.
         trusted: Whether operators that touch files or processes may run.
         engine_trusted: Whether a TensorRT engine may be loaded.
+        call: Calls what loads and runs the model.
 
     Returns:
         The version that was made, or the newest one where it has the same content.
@@ -187,8 +207,12 @@ def publish(
     """
     digest = content_digest(folder)
     known = versions(destination)
+    changed = 0
     if known and known[-1].digest == digest:
-        return known[-1]
+        if _is_intact(destination, known[-1]):
+            return known[-1]
+        changed = known[-1].number
+        _log.warning("version %d is not what was pushed, so the model is pushed again", changed)
     staged = storage.join(destination, RECORDS, "staged", uuid.uuid4().hex)
     try:
         storage.put(folder, staged)
@@ -200,11 +224,11 @@ def publish(
                     received=destination,
                     remedy="push again; if it stays so, look at the store",
                 )
-            run_once(read_back, trusted=trusted, engine_trusted=engine_trusted)
-        made, is_own = _claim(destination, replace(about, digest=digest))
+            call(partial(run_once, read_back, trusted=trusted, engine_trusted=engine_trusted))
+        made, is_own = _claim(destination, replace(about, digest=digest), changed)
         if not is_own:
             return made
-        marker = next(name for name in _MARKERS if (folder / name).is_file())
+        marker = next(name for name in _markers() if (folder / name).is_file())
         storage.move(staged, storage.join(destination, str(made.number)), last=marker)
     finally:
         # What is left there does no harm, and the error that led here says more.
@@ -214,7 +238,12 @@ def publish(
 
 
 def roll_back(
-    destination: str, to: int | None = None, run: str = "", *, trusted: bool = False
+    destination: str,
+    to: int | None = None,
+    run: str = "",
+    *,
+    trusted: bool = False,
+    call: Call = call_here,
 ) -> Version:
     """Publish an older version's bytes again, as the newest version.
 
@@ -224,6 +253,7 @@ def roll_back(
             is served now, and was not rolled back itself.
         run: What started this.
         trusted: Whether operators that touch files or processes may run.
+        call: Calls what loads and runs the model.
 
     Returns:
         The version that was made, or the newest one where it has the same content.
@@ -251,7 +281,7 @@ def roll_back(
             withdrawn=served.digest if older else "",
             run=run,
         )
-        return publish(destination, folder, about, trusted=trusted)
+        return publish(destination, folder, about, trusted=trusted, call=call)
 
 
 def _origin(version: Version) -> int:
@@ -264,6 +294,8 @@ def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = Fals
     Raises:
         ModelError, UnsupportedError: It can't be loaded, or not run.
     """
+    from paring.runtimes import blank_batch, open_runtime
+
     runtime = open_runtime(Servable(folder, trusted=trusted, engine_trusted=engine_trusted))
     try:
         batch = blank_batch(runtime)
@@ -276,7 +308,7 @@ def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = Fals
         # RuntimeError or ValueError.
         raise ModelError(
             "the model was loaded from the destination, but can't be run on a batch of zeros",
-            received=f"{type(error).__name__}: {str(error)[:300]}",
+            received=first_line(error),
             remedy="run it on a batch of its signature's shape to see why",
         ) from error
     finally:
@@ -284,7 +316,7 @@ def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = Fals
 
 
 def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Version:
-    by_number = {one.number: one for one in known}
+    by_number = {version.number: version for version in known}
     if to is not None:
         if to not in by_number:
             raise ParameterError(
@@ -293,9 +325,9 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
             )
         return by_number[to]
     passed_over = {known[-1].digest, *rolled_back(known)} - {""}
-    for one in reversed(known[:-1]):
-        if one.digest not in passed_over:
-            return one
+    for item in reversed(known[:-1]):
+        if item.digest not in passed_over:
+            return item
     raise ParameterError(
         "there is no earlier version to go back to that was not rolled back itself",
         received=f"{destination}, versions {', '.join(map(str, by_number))}",
@@ -303,17 +335,29 @@ def _wanted(destination: str, known: Sequence[Version], to: int | None) -> Versi
     )
 
 
-def _claim(destination: str, about: Version) -> tuple[Version, bool]:
+def _is_intact(destination: str, version: Version) -> bool:
+    """Return whether the files of a version are those that were pushed."""
+    with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
+        folder = storage.fetch(storage.join(destination, str(version.number)), Path(temporary))
+        try:
+            return content_digest(folder, StorageError) == version.digest
+        except StorageError:
+            # A link that leads out of it.
+            return False
+
+
+def _claim(destination: str, about: Version, changed: int = 0) -> tuple[Version, bool]:
     """Claim a number for `about`, write its record, and return the version and True.
 
-    If another process has just pushed the same content, return its version and False.
+    If another process has just pushed the same content, return its version and False; the
+    version `changed` is not what its record states.
     """
     while True:
         there = _look(destination)
         newest = max(there.folders | there.recorded, default=0)
         if newest in there.recorded:
             other = _read(destination, newest)
-            if other.digest == about.digest:
+            if other.digest == about.digest and newest != changed:
                 if newest in there.complete:
                     return other, False
                 if _seconds_since(other.when) < _PUTTING_SECONDS:
@@ -351,17 +395,24 @@ def _look(destination: str) -> _There:
     root = destination
     if not storage.is_remote(destination):
         root = str(storage.local_path(destination))
-    there = _There()
+    there, markers = _There(), _markers()
     for entry in storage.list_below(destination):
         below = entry.uri.removeprefix(root.rstrip("/")).lstrip("/")
         first, _, rest = below.partition("/")
         if _is_number(first):
             there.folders.add(int(first))
-            if rest in _MARKERS:
+            if rest in markers:
                 there.complete.add(int(first))
         elif first == RECORDS and _is_number(rest.removesuffix(".json")):
             there.recorded.add(int(rest.removesuffix(".json")))
     return there
+
+
+def _markers() -> list[str]:
+    """Return the files that show that a version is complete; one of them is in each."""
+    from paring.runtimes import registered_runtimes
+
+    return [spec.served_files[0] for spec in registered_runtimes()]
 
 
 def _is_number(text: str) -> bool:
@@ -377,7 +428,7 @@ def _read(destination: str, number: int) -> Version:
     place = _record(destination, number)
     try:
         content = parse_json(storage.read_text(place))
-        known = {one.name: one.type for one in fields(Version)}
+        known = {item.name: item.type for item in fields(Version)}
         values = {name: value for name, value in content.items() if name in known}
         for name, value in values.items():
             if type(value) is not known[name]:

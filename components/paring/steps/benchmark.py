@@ -1,15 +1,13 @@
 """Latency, memory and size of a candidate beside its source, measured in one run."""
 
-import json
 import logging
 import os
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from paring.artifacts import (
     BenchmarkMetrics,
@@ -18,23 +16,22 @@ from paring.artifacts import (
     Servable,
     content_bytes,
 )
-from paring.benchmarking.measure import Spec
-from paring.benchmarking.process import measure
-from paring.benchmarking.statistics import Array, percentiles, speedup
+from paring.benchmarking.timing import TimingOptions
 from paring.errors import ParameterError
-from paring.runtimes import served_path
 from paring.step import Input, Output, step
 from paring.system.hardware import describe
+
+if TYPE_CHECKING:
+    from paring.benchmarking.statistics import Array
 
 _log = logging.getLogger(__name__)
 
 # Different inputs, so that no data-dependent path is timed alone.
 _BATCHES = 16
-_MIN_WINDOW_SECONDS = 0.02
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@step(version="4", measures=True)
+@step(version="6", machine_dependent=True, runs_model=True)
 def benchmark(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -46,6 +43,7 @@ def benchmark(
     threads: Annotated[int, Ge(0), Le(4096)] = 0,
     gpu_memory_mb: Annotated[int, Ge(0)] = 0,
     rounds: Annotated[int, Ge(2), Le(1000)] = 8,
+    precision: Annotated[float, Ge(0), Lt(1)] = 0.05,
     windows: Annotated[int, Ge(1), Le(1000)] = 4,
     min_seconds: Annotated[float, Ge(0), Le(3600)] = 3.0,
     timeout_seconds: Annotated[float, Gt(0)] = 1800.0,
@@ -56,9 +54,16 @@ def benchmark(
     One fresh process loads the candidate alone, for its cold load, first
     inference and peak memory. A second one alternates the two: in each of
     `rounds` both are loaded again and called until steady, then timed in pairs of
-    windows, the order swapped from pair to pair. The speed-up is the ratio of
+    windows, the order swapped from pair to pair. It ends early once the speed-up is known
+    to within `precision`. The speed-up is the ratio of
     the pooled medians, with a 95% interval that resamples rounds and pairs
     (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
+
+    Examples:
+        >>> converted = paring.convert_tflite(network)
+        >>> metrics = paring.benchmark(network, converted, arrays, rounds=3, min_seconds=0.5)
+        >>> metrics.speedup > 1
+        True
 
     Args:
         source: The model that candidates are compared with: a SavedModel.
@@ -73,9 +78,11 @@ def benchmark(
             for each usable core.
         gpu_memory_mb: MiB of each GPU's memory that TensorFlow may take, on both sides;
             0 for the configuration's, or without one for what it needs.
-        rounds: Number of times that both models are loaded and timed.
+        rounds: Number of times that both models are loaded and timed, at most.
+        precision: Relative half-width of the speed-up's interval, such as 0.05 for 5%, at
+            which no further round follows, after three at the earliest; 0 for all rounds.
         windows: Pairs of windows in a round.
-        min_seconds: Time to spend in timed windows, at least; a window also
+        min_seconds: Time that all rounds spend in timed windows, at least; a window also
             lasts 20 ms or one call.
         timeout_seconds: Time limit of either process.
         seed: Seed of the drawn inputs, the order of the sides, and the resampling.
@@ -86,7 +93,13 @@ def benchmark(
         ModelError: The two models don't take the same inputs, or can't be loaded.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
+    import numpy as np
+
+    from paring.benchmarking.measure import Spec
+    from paring.benchmarking.process import measure
+    from paring.benchmarking.statistics import percentiles, speedup
     from paring.benchmarking.timed_inputs import draw_inputs
+    from paring.runtimes import served_path
 
     if configuration is not None:
         _refuse_given(batch_size=batch_size, threads=threads, gpu_memory_mb=gpu_memory_mb)
@@ -97,37 +110,39 @@ def benchmark(
     candidate = candidate or source
     served = served_path(candidate)
     cores = int(describe()["cores"])
-    used_threads = threads or cores
+    timing = TimingOptions(
+        threads=threads or cores,
+        rounds=rounds,
+        windows=windows,
+        min_seconds=min_seconds,
+        seed=seed,
+        precision=precision,
+    )
     environment: dict[str, Any] = {
         **describe(),
-        "threads": used_threads,
+        "threads": timing.threads,
         "load_average": list(os.getloadavg()),
         "cpu_governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
     }
     with tempfile.TemporaryDirectory(prefix="paring-benchmark-") as folder:
         inputs = Path(folder) / "inputs.npz"
-        names = draw_inputs(source, examples, batch_size, _BATCHES, seed, inputs)
+        names = draw_inputs(
+            source, examples, batch_size=batch_size, batches=_BATCHES, seed=seed, file=inputs
+        )
         common: dict[str, Any] = {
             "source": str(source.path.absolute()),
             "candidate": str(candidate.path.absolute()),
             "inputs": str(inputs),
             "names": names,
             "folder": folder,
-            "threads": used_threads,
             "gpu_memory_mb": gpu_memory_mb,
             "trusted": source.trusted,
             "engine_trusted": source.engine_trusted,
         }
         # The cheap one first: a candidate that can't be run is found at once.
-        solo = measure(Spec("solo", **common), timeout_seconds=timeout_seconds)
-        latency = Spec(
-            "latency",
-            **common,
-            rounds=rounds,
-            windows=windows,
-            window_seconds=max(_MIN_WINDOW_SECONDS, min_seconds / (2 * rounds * windows)),
-            seed=seed,
-        )
+        alone = Spec("solo", **common, threads=timing.threads)
+        solo = measure(alone, timeout_seconds=timeout_seconds)
+        latency = Spec("latency", **common, **timing.spec_fields())
         timed = measure(latency, timeout_seconds=timeout_seconds)
         with np.load(latency.latencies, allow_pickle=False) as arrays:
             source_ms, candidate_ms = 1e3 * arrays["source"], 1e3 * arrays["candidate"]
@@ -143,16 +158,17 @@ def benchmark(
     metrics.size_bytes = content_bytes(served)
     metrics.gzip_bytes = gzip_size(served)
     details = {
-        **{name: value for name, value in metrics.facts().items() if name != "digest"},
         "batch_size": batch_size,
         "gpu_memory_mb": gpu_memory_mb,
         "source": _side(source_ms, batch_size, timed["steady_rounds"]["source"]),
         "candidate": _side(candidate_ms, batch_size, timed["steady_rounds"]["candidate"]),
         "solo": solo,
         "method": {
-            "rounds": rounds,
+            "rounds": len(source_ms),
+            "max_rounds": rounds,
+            "precision": precision,
             "windows": windows,
-            "window_seconds": latency.window_seconds,
+            "window_seconds": timing.window_seconds,
             "seed": seed,
             "interval": "95%, paired two-level bootstrap over rounds and window pairs",
             "throughput": "examples a second of one caller: batch_size / mean latency",
@@ -166,7 +182,7 @@ def benchmark(
             "libraries": timed["libraries"],
         },
     }
-    metrics.file.write_text(json.dumps(details, indent=2) + "\n")
+    metrics.write_facts(metrics.file, details)
     _log.info(
         "%.3f ms a call, %.2f times the source's speed (%.2f to %.2f)",
         own.p50,
@@ -205,17 +221,21 @@ def gzip_size(path: Path) -> int:
     return total
 
 
-def _throughput(milliseconds: Array, batch_size: int) -> float:
+def _throughput(milliseconds: "Array", batch_size: int) -> float:
     return batch_size * 1e3 / float(milliseconds.mean())
 
 
-def _side(milliseconds: Array, batch_size: int, steady_rounds: int) -> dict[str, Any]:
+def _side(milliseconds: "Array", batch_size: int, steady_rounds: int) -> dict[str, Any]:
     """Return the recorded figures of one side, times in ms."""
-    found = percentiles(milliseconds)
+    import numpy as np
+
+    from paring.benchmarking.statistics import percentiles
+
+    result = percentiles(milliseconds)
     return {
-        "p50_ms": found.p50,
-        "p90_ms": found.p90,
-        "p99_ms": found.p99,
+        "p50_ms": result.p50,
+        "p90_ms": result.p90,
+        "p99_ms": result.p99,
         "mean_ms": float(milliseconds.mean()),
         "throughput": _throughput(milliseconds, batch_size),
         "calls": int(milliseconds.size),

@@ -15,14 +15,14 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="3", measures=True)
+@step(version="4", machine_dependent=True)
 def build_tensorrt(
     model: Input[ONNXModel],
     examples: Input[Examples | None],
     earlier: Input[TRTEngine | None],
     engine: Output[TRTEngine],
     *,
-    flavour: Literal["server", "rtx"] = "server",
+    product: Literal["server", "rtx"] = "server",
     compute_capability: Literal["current", "7.5", "8.0", "8.6", "8.9", "12.0", "12.1"] = "current",
     tf32: bool = True,
     min_batch: Annotated[int, Ge(1)] = 1,
@@ -51,13 +51,22 @@ def build_tensorrt(
     `inspector.json` is the engine inspector's own output, where there is a GPU. The fact
     `compared` states the inputs that the engine was compared on, or why it could not be run here.
 
+    Examples:
+        >>> exported = paring.export_onnx(network, arrays)
+        >>> engine = paring.build_tensorrt(
+        ...     exported, arrays, product="rtx", compute_capability="8.9", max_batch=8
+        ... )
+        >>> engine.max_batch
+        8
+
     Args:
         model: Output of `export_onnx`, a .onnx file, or a folder with model.onnx.
         examples: An engine that runs on the GPU here is compared with the ONNX file on 32 examples
             of the train split; without examples, on random numbers.
-        earlier: Engine whose timing cache the build starts from, for server.
+        earlier: Engine whose timing cache the build starts from, for server. TensorRT reads it
+            as it is, so it takes trust_engine.
         engine: The engine, with the timing cache beside it for server.
-        flavour: TensorRT product that builds the engine; see above.
+        product: TensorRT product that builds the engine; see above.
         compute_capability: Compute capability that the engine is for. `current` is that of the
             GPU here, and the only one that server builds for.
         tf32: Allow float32 products to be computed in TF32, where the GPU has it.
@@ -74,21 +83,22 @@ def build_tensorrt(
 
     Raises:
         MissingDependencyError: The library is missing, or the GPU that it needs.
-        ParameterError: Parameters are for the other flavour, or the batch sizes don't ascend.
-        ModelError: The ONNX file is missing or damaged, or some of its weights are elsewhere.
+        ParameterError: Parameters are for the other product, or the batch sizes don't ascend.
+        ModelError: The ONNX file is missing or damaged, or some of its weights are elsewhere;
+            or the timing cache is empty or too large.
         UntrustedModelError: The file has operators of other libraries, such as TensorRT's plugins,
-            and trust_model is off.
+            and trust_model is off; or there is a timing cache, and trust_engine is off too.
         ExamplesError: The examples are not what the model takes.
         UnsupportedError: TensorRT refuses the model; the node and its reason are given. Or
             the engine does not compute what the ONNX file does.
     """
     from paring.converters.engine_check import compare_engine, compared_elsewhere
     from paring.models.onnx_files import check_onnx, onnx_file
-    from paring.tensorrt.building import Request, build_engine
+    from paring.tensorrt.building import Request, build_engine, refuse_float64
     from paring.tensorrt.conditions import Conditions
     from paring.tensorrt.layers import count_precisions
     from paring.tensorrt.machine import look
-    from paring.tensorrt.onnx_file import refuse_float64
+    from paring.tensorrt.timing_cache import read_timing_cache
 
     given = {
         "compute_capability": compute_capability != "current",
@@ -98,24 +108,19 @@ def build_tensorrt(
     }
     for name, is_given in given.items():
         wanted = "rtx" if name == "compute_capability" else "server"
-        if is_given and flavour != wanted:
+        if is_given and product != wanted:
             raise ParameterError(
-                f"{name} goes with flavour {wanted} alone",
-                received=f"flavour {flavour}",
-                remedy=f"leave {name} out, or use flavour {wanted}",
+                f"{name} goes with product {wanted} alone",
+                received=f"product {product}",
+                remedy=f"leave {name} out, or use product {wanted}",
             )
-    if earlier is not None and not earlier.timing_cache.is_file():
-        raise ParameterError(
-            "earlier: this engine has no timing cache",
-            received=earlier.path,
-            remedy="give an engine of flavour server, or leave earlier out",
-        )
+    cache = b"" if earlier is None else read_timing_cache(earlier)
     file = onnx_file(model)
     parts = check_onnx(file, trusted=model.trusted)
     refuse_float64(file)
     engine.serving_dir.mkdir()
     try:
-        library, gpu = look(flavour, needs_gpu=compute_capability == "current")
+        library, gpu = look(product, needs_gpu=compute_capability == "current")
     except MissingDependencyError as error:
         if on_unavailable == "fail":
             raise
@@ -130,7 +135,6 @@ def build_tensorrt(
 
     stated = compute_capability != "current"
     capability = compute_capability if stated or gpu is None else gpu.compute_capability
-    cache = b"" if earlier is None else earlier.timing_cache.read_bytes()
     request = Request(
         file,
         (min_batch, opt_batch, max_batch),
@@ -146,7 +150,7 @@ def build_tensorrt(
 
     low, preferred, high = built.batches
     conditions = Conditions(
-        flavour,
+        product,
         library.version,
         capability,
         "" if gpu is None or stated else gpu.name,
@@ -160,14 +164,14 @@ def build_tensorrt(
     engine.file.write_bytes(built.content)
     conditions.write(engine.serving_dir)
     for name, value in asdict(conditions).items():
-        setattr(engine, name, int(value) if isinstance(value, bool) else value)
+        setattr(engine, name, value)
     compared = (
         compare_engine(engine.file, file, batch_size=low, examples=examples, trusted=model.trusted)
         if runs_here
         else compared_elsewhere(model)
     )
     engine.compared, engine.difference = compared.on, compared.difference
-    engine.tf32 = int(tf32)
+    engine.tf32 = tf32
     engine.network_layers = count_precisions(built.node_precisions)
     if built.layers:
         rows = [asdict(layer) for layer in built.layers]
@@ -178,4 +182,4 @@ def build_tensorrt(
     if built.timing_cache:
         engine.timing_cache.write_bytes(built.timing_cache)
     engine.size_bytes = content_bytes(engine.serving_dir)
-    _log.info("%s: %s", library.title, engine.engine_layers or engine.network_layers)
+    _log.info("%s: %s", library.title, ", ".join(engine.engine_layers or engine.network_layers))

@@ -15,7 +15,7 @@ _SHOWN = 5
 """How many refusals the artifact names itself; the file has all."""
 
 
-@step
+@step(version="2")
 def check_tpu(
     model: Input[Model],
     readiness: Output[TPUReadiness],
@@ -40,6 +40,10 @@ def check_tpu(
       unknown shape;
     - `operators`: each product and convolution, the one that wastes most first.
 
+    Examples:
+        >>> paring.check_tpu(network, batch_size=128).ready
+        1
+
     Args:
         model: Any model with a SavedModel.
         readiness: Result of the check; a model that is not ready is no failure.
@@ -54,25 +58,24 @@ def check_tpu(
     from paring.audit.tpu import paddings, uncounted
     from paring.audit.xla import refusals
     from paring.graphs import graph
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_meta_graph, read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
-    function = graph.load_function(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
+    function = graph.load_function(saved)
     frozen = graph.frozen_graph(function, signature, batch_size)
-    subject = Subject(read_meta_graph(folder), signature, frozen)
+    subject = Subject(saved.meta_graph, signature, frozen)
     refused = refusals(subject, function, batch_size)
-    padded = sorted(paddings(subject, precision), key=lambda one: one.flops - one.padded_flops)
+    padded = sorted(paddings(subject, precision), key=lambda item: item.flops - item.padded_flops)
     totals = {
-        name: sum(getattr(one, name) for one in padded)
+        name: sum(getattr(item, name) for item in padded)
         for name in ("flops", "padded_flops", "size_bytes", "padded_bytes")
     }
-    readiness.ready = int(not refused)
-    named = [f"{one.place} ({one.kind or 'unknown'}): {one.reason}" for one in refused]
-    readiness.refused = "; ".join(named[:_SHOWN])
+    readiness.ready = not refused
+    named = [f"{item.place} ({item.kind or 'unknown'}): {item.reason}" for item in refused]
+    readiness.refused = tuple(named[:_SHOWN])
     if len(named) > _SHOWN:
-        readiness.refused += f"; and {len(named) - _SHOWN} more"
+        readiness.refused += (f"and {len(named) - _SHOWN} more",)
     if padded:
         readiness.compute_waste = 1 - totals["flops"] / totals["padded_flops"]
         readiness.memory_waste = 1 - totals["size_bytes"] / totals["padded_bytes"]
@@ -82,17 +85,17 @@ def check_tpu(
         "batch_size": max((shape[0] for shape in sizes if shape), default=1),
         "precision": precision,
         "ready": not refused,
-        "refusals": [vars(one) for one in refused],
+        "refusals": [vars(item) for item in refused],
         **totals,
         "compute_waste": readiness.compute_waste,
         "memory_waste": readiness.memory_waste,
         "uncounted": uncounted(subject),
-        "operators": [{**vars(one), "waste": one.waste} for one in padded],
+        "operators": [{**vars(item), "waste": item.waste} for item in padded],
     }
     readiness.file.write_text(json.dumps(content, indent=2) + "\n")
-    for told in named:
-        _log.info("refused: %s", told)
-    for one in padded[:_SHOWN]:
+    for result in named:
+        _log.info("refused: %s", result)
+    for item in padded[:_SHOWN]:
         _log.info(
-            "%s (%s): %.0f%% of its operations on padding", one.place, one.kind, 100 * one.waste
+            "%s (%s): %.0f%% of its operations on padding", item.place, item.kind, 100 * item.waste
         )

@@ -5,21 +5,21 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import ClusteredModel, Examples, Model
-from paring.step import Input, Output, step
+from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="5", imports_models=True)
+@step(version="6", imports_models=True)
 def cluster(
     model: Input[Model],
     examples: Input[Examples],
     clustered: Output[ClusteredModel],
     *,
-    clusters: Annotated[int, Ge(2), Le(256)] = 16,
+    clusters: Annotated[int, Ge(2), Le(256), Search(4, 64, log=True)] = 16,
     preserve_sparsity: bool = False,
-    epochs: Annotated[int, Ge(1)] = 2,
+    epochs: Annotated[int, Ge(1), Search(1, 8, log=True)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
-    learning_rate: Annotated[float, Gt(0)] = 1e-4,
+    learning_rate: Annotated[float, Gt(0), Search(1e-5, 1e-3, log=True)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
     weights: str = "",
     strategy: StrategyName = "auto",
@@ -33,12 +33,17 @@ def cluster(
     on a tenth of the train split; the eval split is not read.
     Batch-normalization statistics are re-estimated.
 
+    Examples:
+        >>> clustered = paring.cluster(network, arrays, clusters=8, epochs=1)
+        >>> clustered.distinct_weights
+        8
+
     Args:
         model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         clustered: The same architecture under the same signature names, with the
             facts `distinct_weights`, the most values in any clustered kernel,
-            `sparsity`, `left_unclustered`, and `not_reached`, the layers with more values.
+            `sparsity`, `unclustered_layers`, and `not_reached`, the layers with more values.
         clusters: Largest number of distinct values in each kernel.
         preserve_sparsity: Keep the zeros of a pruned model where they are.
         epochs: Passes over the train split.
@@ -78,8 +83,8 @@ def cluster(
         training.fine_tune(clustering.model, epochs=epochs, learning_rate=learning_rate)
         stripped = clustering.strip()
     training.save(stripped, model, clustered)
-    clustered.not_reached = "; ".join(clustering.shortfalls())
+    clustered.not_reached = tuple(clustering.shortfalls())
     kernels = clustering.kernels()
     clustered.distinct_weights = max(len(np.unique(kernel)) for kernel in kernels)
     clustered.sparsity = share_of_zeros(kernels)
-    clustered.left_unclustered = ", ".join(clustering.left_out)
+    clustered.unclustered_layers = tuple(clustering.left_out)

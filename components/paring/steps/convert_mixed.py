@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 
 from paring.artifacts import CalibrationSet, Examples, Model, TFLiteModel
 from paring.errors import UnsupportedError
-from paring.step import Input, Output, step
+from paring.step import Input, Output, Search, step
 
 # Of examples that were not drawn for the purpose.
 _CALIBRATION_SIZE = 200
@@ -19,14 +19,15 @@ _CHECKED = 32
 _log = logging.getLogger(__name__)
 
 
-@step(version="3")
+@step(version="5")
 def convert_mixed(
     model: Input[Model],
     examples: Input[Examples],
     calibration: Input[CalibrationSet | None],
     converted: Output[TFLiteModel],
     *,
-    max_difference: Annotated[float, Ge(0), Le(1)] = 0.01,
+    # How many layers are left in float follows from it.
+    max_difference: Annotated[float, Ge(0), Le(1), Search(0.002, 0.1, log=True)] = 0.01,
     calibration_size: Annotated[int, Ge(0)] = 0,
     comparison_size: Annotated[int, Ge(1)] = 300,
     seed: Annotated[int, Ge(0)] = 0,
@@ -41,6 +42,11 @@ def convert_mixed(
 
     `layers.json`, beside the served file, lists the layers, the worst first: `name`,
     `operator`, `error` and `in_float`.
+
+    Examples:
+        >>> converted = paring.convert_mixed(network, arrays)
+        >>> converted.difference < 0.1
+        True
 
     Args:
         model: Any model with a SavedModel.
@@ -70,16 +76,15 @@ def convert_mixed(
     from paring.converters.tflite.calibration import calls_of, draw
     from paring.converters.tflite.conversion import has_fake_quantization, store
     from paring.data.examples import draw_rows, open_split
-    from paring.models.loading import saved_model_dir
     from paring.models.quiet import quiet_tensorflow
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
     quiet_tensorflow()
     from paring.converters.tflite.mixed_precision import Quantizer, fewest, outputs
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
-    if has_fake_quantization(folder):
+    saved = SavedModel.open(model)
+    signature = saved.signature()
+    if has_fake_quantization(saved):
         raise UnsupportedError(
             "a model from quantization-aware training brings the ranges of all its layers",
             remedy="convert it with convert_tflite and quantization int8",
@@ -88,23 +93,23 @@ def convert_mixed(
     given = train if calibration is None else open_split(calibration, "train", signature)
     whole = _CALIBRATION_SIZE if calibration is None else given.count
     size = calibration_size or whole
-    fitted = given.take(draw_rows(given.labels, np.arange(given.count), size, seed))
-    compared = train.take(draw(train, fitted, comparison_size, seed).rows)
+    fitted = given.take(draw_rows(given.labels, np.arange(given.count), limit=size, seed=seed))
+    compared = train.take(draw(train, fitted, size=comparison_size, seed=seed).rows)
 
-    quantizer = Quantizer(folder, calls_of(fitted, signature))
+    quantizer = Quantizer(saved, calls_of(fitted, signature))
     calls = calls_of(compared, signature)
     reference = outputs(quantizer.in_float(), calls)
 
     def differs(count: int) -> float:
-        found = difference(reference, outputs(quantizer.without(quantizer.layers[:count]), calls))
-        _log.info("%d layers in float: %.4f", count, found)
-        return found
+        result = difference(reference, outputs(quantizer.without(quantizer.layers[:count]), calls))
+        _log.info("%d layers in float: %.4f", count, result)
+        return result
 
     kept = fewest(len(quantizer.layers), lambda count: differs(count) <= max_difference)
     content = quantizer.without(quantizer.layers[:kept])
 
     batches = list(islice(calls(), _CHECKED))
-    store(content, converted, folder, batches, form="integer", drawn=True)
+    store(content, converted, saved, batches, form="integer", drawn=True)
     rows = [
         {
             "name": layer.name,
@@ -116,6 +121,7 @@ def convert_mixed(
     ]
     converted.layer_table.write_text(json.dumps(rows, indent=2) + "\n")
     converted.quantization = "mixed"
+    converted.batch_size = quantizer.batch_size
     converted.layers = len(rows)
     converted.layers_in_float = kept
     if calibration is not None:

@@ -10,7 +10,7 @@ from paring.step import Input, Output, step
 _COMPARED = 300
 
 
-@step(version="3")
+@step(version="5")
 def convert_openvino(
     model: Input[ONNXModel],
     examples: Input[Examples | None],
@@ -24,6 +24,11 @@ def convert_openvino(
     The precision is the ONNX file's, and so are the names of its inputs and outputs.
     OpenVINO (https://docs.openvino.ai) reads the file itself, without its telemetry.
     The result is compared with the ONNX file in ONNX Runtime.
+
+    Examples:
+        >>> exported = paring.export_onnx(network, arrays)
+        >>> paring.convert_openvino(exported, arrays).difference < 1e-3
+        True
 
     Args:
         model: Output of `export_onnx`; int8 should be for onnxruntime, which rounds
@@ -55,13 +60,13 @@ def convert_openvino(
     from paring.converters.tflite.calibration import drawn_batches
 
     signature = read_onnx_signature(model.file)
-    batches = drawn_batches(examples, signature, _COMPARED, seed)
+    batches = drawn_batches(examples, signature, size=_COMPARED, seed=seed)
     store(
         model.file,
         converted,
         batches,
-        max_difference,
-        model.precision,
+        max_difference=max_difference,
+        precision=model.precision,
         trusted=model.trusted,
     )
     converted.precision = model.precision

@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="5")
+@step(version="7")
 def convert_tflite(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -44,6 +44,11 @@ def convert_tflite(
 
     A model from quantization-aware training contains the ranges for int8
     and needs no examples; the other quantizations would discard the ranges.
+
+    Examples:
+        >>> converted = paring.convert_tflite(network, quantization="dynamic")
+        >>> [file.name for file in converted.serving_dir.iterdir()]
+        ['model.tflite']
 
     Args:
         model: Any model with a SavedModel.
@@ -84,8 +89,7 @@ def convert_tflite(
     from paring.converters.tflite.input_scales import refuse_unlike_scales
     from paring.data.examples import open_split
     from paring.graphs.full_precision import precision_of
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
     if integer_io and quantization not in ("int8", "int16x8"):
         raise ParameterError(
@@ -93,9 +97,9 @@ def convert_tflite(
             received=f"quantization {quantization}",
             remedy="use one of them, or leave integer_io out",
         )
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
-    trained = isinstance(model, QuantizedModel) or has_fake_quantization(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
+    trained = isinstance(model, QuantizedModel) or has_fake_quantization(saved)
     if trained and quantization not in ("none", "int8"):
         raise UnsupportedError(
             f"a model from quantization-aware training can't become {quantization}",
@@ -114,17 +118,17 @@ def convert_tflite(
     if given is not None:
         split = open_split(given, "train", signature)
         whole = split.count if given is calibration else _CALIBRATION_SIZE
-        calls = calibration_calls(split, signature, calibration_size or whole, seed)
+        calls = calibration_calls(split, signature, size=calibration_size or whole, seed=seed)
         batches = list(islice(calls(), _COMPARED))
         if integer_io or quantization == "int16x8":
             refuse_unlike_scales(calls(), quantization, integer_io=integer_io)
-    made = convert(folder, quantization, calls if calibrated else None, integer_io=integer_io)
+    made = convert(saved, quantization, calls if calibrated else None, integer_io=integer_io)
     store(
         made.content,
         converted,
-        folder,
+        saved,
         batches,
-        form=form_of(quantization, rounded=trained or bool(precision_of(folder))),
+        form=form_of(quantization, rounded=trained or bool(precision_of(saved))),
         drawn=given is not None,
     )
     converted.quantization = quantization

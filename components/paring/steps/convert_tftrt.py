@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="2", measures=True)
+@step(version="3", machine_dependent=True)
 def convert_tftrt(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -34,6 +34,10 @@ def convert_tftrt(
     (https://docs.nvidia.com/deeplearning/frameworks/tf-trt-user-guide/) needs a TensorFlow
     that was built with TensorRT; the engines are for the GPU of this machine. TensorFlow's
     packages have been built without TensorRT since 2.18; `build_tensorrt` works with them.
+
+    Examples:
+        >>> paring.convert_tftrt(network, arrays, precision="fp16").precision  # doctest: +SKIP
+        'fp16'
 
     Args:
         model: Any model with a SavedModel whose batch varies.
@@ -74,39 +78,42 @@ def convert_tftrt(
     from paring.converters.tflite.calibration import calibration_calls, drawn_batches
     from paring.converters.tflite.conversion import Calls, Features, random_features
     from paring.data.examples import open_split
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
     if any(spec.shape[:1] != (None,) for spec in signature.inputs.values()):
         raise UnsupportedError(
             "TF-TRT is given models whose batch varies",
-            received=", ".join(f"{name} {one.shape}" for name, one in signature.inputs.items()),
+            received=", ".join(f"{name} {item.shape}" for name, item in signature.inputs.items()),
             remedy="export the model with a batch dimension of None",
         )
     calls: Calls | None = None
     if precision == "int8" and given is not None:
         split = open_split(given, "train", signature)
         whole = split.count if given is calibration else _CALIBRATION_SIZE
-        calls = calibration_calls(split, signature, calibration_size or whole, seed)
+        calls = calibration_calls(split, signature, size=calibration_size or whole, seed=seed)
 
     def shapes() -> Iterator[Features]:
-        one = random_features(signature, seed)
-        yield one
-        yield {name: np.repeat(array, max_batch, axis=0) for name, array in one.items()}
+        item = random_features(signature, seed)
+        yield item
+        yield {name: np.repeat(array, max_batch, axis=0) for name, array in item.items()}
 
     converted.engines = tftrt.convert(
-        folder,
+        saved.folder,
         converted.serving_dir,
         precision=precision,
         workspace_mb=workspace_mb,
         shapes=shapes,
         calibration=calls,
     )
-    batches = drawn_batches(given, signature, _COMPARED, seed)
+    batches = drawn_batches(given, signature, size=_COMPARED, seed=seed)
     compared = tftrt.check_outputs(
-        folder, converted.serving_dir, batches, precision=precision, drawn=given is not None
+        saved,
+        SavedModel(converted.serving_dir),
+        batches,
+        precision=precision,
+        drawn=given is not None,
     )
     converted.compared, converted.difference = compared.on, compared.difference
     converted.keras = "none"

@@ -15,7 +15,7 @@ from paring.system.workers import StrategyName
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="3")
+@step(version="4")
 def distill(
     model: Input[Model],
     examples: Input[Examples],
@@ -43,6 +43,11 @@ def distill(
     The learning rate falls to 0 on a cosine. The best epoch is kept, by the loss on a
     tenth of the train split; the eval split is not read. Batch-normalization
     statistics are re-estimated.
+
+    Examples:
+        >>> distilled = paring.distill(network, arrays, student="mobilenet_v3_small", epochs=1)
+        >>> distilled.student
+        'mobilenet_v3_small'
 
     Args:
         model: A classifier with one input; a bare SavedModel too, without its features.
@@ -87,7 +92,7 @@ def distill(
     from paring.models.loading import save_model
     from paring.training.distillation.distillation import (
         agreement,
-        ask_teacher,
+        compute_teacher_outputs,
         open_teacher,
         pupil,
     )
@@ -115,13 +120,18 @@ def distill(
     size = devices.batch_size(min(batch_size, len(split.used_rows)), teacher.input.shape[0])
     portions = hold_out(split, seed)
     with tempfile.TemporaryDirectory(prefix="paring-distill-") as folder:
-        lessons = ask_teacher(
+        lessons = compute_teacher_outputs(
             teacher, split, Path(folder) / "lessons.npy", with_features=feature_weight > 0
         )
         # The first weights don't depend on what was loaded before.
         seed_everything(seed)
         network = build_student(
-            student, lessons.wanted, split, portions.train, width=width, compound=compound
+            student,
+            lessons.wanted,
+            split=split,
+            rows=portions.train,
+            width=width,
+            compound=compound,
         )
         with devices.scope():
             network = devices.put_on(network)
@@ -144,7 +154,7 @@ def distill(
                 decay=True,
                 targets=lessons.table,
             )
-            distilled.agreement = agreement(network, lessons, split, portions.validation)
+            distilled.agreement = agreement(network, lessons, split=split, rows=portions.validation)
     network = devices.take_off(network)
     keep_signature(network, teacher.signature)
     save_model(network, distilled)

@@ -12,7 +12,7 @@ MAX_RANGE_DIFFERENCE = 0.1
 """On the letters of benchmarks/, two halves of 2 examples differ by more, of 4 by less."""
 
 
-@step(version="3")
+@step(version="4")
 def draw_calibration(
     model: Input[Model],
     examples: Input[Examples],
@@ -29,10 +29,15 @@ def draw_calibration(
 
     To measure if they are enough, the model is quantized to int8 on one half
     of the examples and on the other, and the ranges of each activation are compared.
-    If the median difference is over a tenth, the fact `too_small` is 1.
+    If the median difference is over a tenth, the fact `too_small` is true.
 
     `manifest.json` holds the digest of the examples, the rows that were drawn, the number
     of each class, and the result of the comparison.
+
+    Examples:
+        >>> calibration = paring.draw_calibration(network, arrays, size=32)
+        >>> calibration.train_count
+        32
 
     Args:
         model: Any model with a SavedModel; the halves are compared on it.
@@ -47,18 +52,17 @@ def draw_calibration(
         UnsupportedError: The model has inputs that are no numeric tensors.
     """
     from paring.converters.tflite.calibration import compare_halves, draw
-    from paring.data.columns import copy_column
+    from paring.data.columns import copy_column, label_outputs
     from paring.data.example_files import column_file
     from paring.data.examples import LABEL, class_ids, open_split
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
     train = open_split(examples, "train", signature)
-    drawn = draw(train, open_split(examples, "eval", signature), size, seed)
+    drawn = draw(train, open_split(examples, "eval", signature), size=size, seed=seed)
     chosen = train.take(drawn.rows)
-    difference, why_not = compare_halves(folder, chosen, signature, seed)
+    difference, why_not = compare_halves(saved, chosen, seed)
 
     split = calibration.path / "Split-train"
     split.mkdir()
@@ -67,12 +71,14 @@ def draw_calibration(
     # Labels that are no class ids say nothing about which examples to take.
     labels = class_ids(train.labels)
     if labels is not None:
-        copy_column(labels, split / column_file(LABEL), drawn.rows)
+        # Under the name by which they are found again: of several outputs, that of their own.
+        columns = {item.name: column for column, item in label_outputs(signature, LABEL).items()}
+        copy_column(labels, split / column_file(columns[train.output]), drawn.rows)
     calibration.train_count = chosen.count
-    calibration.labelled = int(labels is not None)
+    calibration.labelled = labels is not None
     calibration.also_in_eval = drawn.also_in_eval
     calibration.range_difference = difference
-    calibration.too_small = int(chosen.count < 2 or (difference or 0) > MAX_RANGE_DIFFERENCE)
+    calibration.too_small = chosen.count < 2 or (difference or 0) > MAX_RANGE_DIFFERENCE
     manifest = {
         "examples": examples.digest,
         "split": "train",

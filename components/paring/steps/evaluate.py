@@ -14,7 +14,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="5")
+@step(version="8", runs_model=True)
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -78,8 +78,8 @@ def evaluate(
 
     `evaluation.json` holds `count`, `output`, `metric`, `higher_is_better`, `score`,
     `source_score`, and `drop` with its 95% confidence interval `drop_low` and
-    `drop_high` (`paring.evaluation.scoring` has the methods; null for auc, and where there
-    is no metric but agreement). Further, where they have a meaning and else null,
+    `drop_high` (`paring.evaluation.scoring` has the methods), or null and the reason in
+    `no_interval`. Further, where they have a meaning and else null,
     `accuracy`, `source_accuracy`, `agreement`, `accuracy_drop` with
     `accuracy_drop_low` and `accuracy_drop_high`, `threshold` and `threshold_origin`
     (two classes only),
@@ -90,6 +90,12 @@ def evaluate(
     that the gate applies to, `other_outputs` has the figures of those that are not
     `output`, `sample_weights` is the column of weights or null, and `examples_digest` is
     the digest of the examples.
+
+    Examples:
+        >>> converted = paring.convert_tflite(network)
+        >>> evaluation = paring.evaluate(network, converted, arrays)
+        >>> evaluation.metric, evaluation.agreement
+        ('top_1', 1.0)
 
     Args:
         source: The model that candidates are compared with; a SavedModel.
@@ -133,17 +139,15 @@ def evaluate(
     from paring.evaluation.inference import tally_pair
     from paring.evaluation.scoring import make_plan
     from paring.evaluation.thresholds import find_thresholds
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(source)
-    signature = read_signature(folder)
+    saved = SavedModel.open(source)
+    signature = saved.signature()
     split = open_split(examples, "eval", signature, weights=weights)
     labels = split.labels_by_output
     thresholds = find_thresholds(
         source,
-        folder,
-        signature,
+        saved,
         labels,
         lambda: open_split(examples, "train", signature, weights=weights),
     )
@@ -155,7 +159,11 @@ def evaluate(
             remedy="export it with its scores or values as an output",
         )
     plan = make_plan(
-        metric, top_k, output, {name: labels.get(name) for name in numbers}, thresholds
+        metric,
+        top_k=top_k,
+        gated=output,
+        outputs={name: labels.get(name) for name in numbers},
+        thresholds=thresholds,
     )
     if plan.function and metric_digest not in ("", function_digest(metric)):
         raise ParameterError(
@@ -164,21 +172,24 @@ def evaluate(
             remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
-    found = tally_pair(source, judged, plan, split, batch_size, options, shared_dir).summary()
+    result = tally_pair(
+        source, judged, plan, split, batch_size=batch_size, options=options, shared_dir=shared_dir
+    ).summary()
     if metric != "auto" and not labels:
         _log.warning("there are no labels, so agreement stands in for %s", metric)
-    if found["nan_predictions"]:
-        told = "%d predictions are NaN, on %d examples"
-        _log.warning(told, found["nan_predictions"], found["count"])
-    found["sample_weights"] = split.weights_column or None
-    found["examples_digest"] = examples.digest or content_digest(examples.path)
-    evaluation.file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    if result["nan_predictions"]:
+        answer = "%d predictions are NaN, on %d examples"
+        _log.warning(answer, result["nan_predictions"], result["count"])
+    result["sample_weights"] = split.weights_column or None
+    result["examples_digest"] = examples.digest or content_digest(examples.path)
+    evaluation.file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     for fact in ("metric", "score", "source_score", "drop", "drop_low", "drop_high"):
-        setattr(evaluation, fact, found[fact])
+        setattr(evaluation, fact, result[fact])
+    evaluation.no_interval = result["no_interval"] or ""
     evaluation.sample_weights = split.weights_column
-    evaluation.gated_outputs = found["gated_outputs"]
-    evaluation.higher_is_better = int(found["higher_is_better"])
-    evaluation.count = found["count"]
-    evaluation.accuracy = found["accuracy"]
-    evaluation.source_accuracy = found["source_accuracy"]
-    evaluation.agreement = found["agreement"]
+    evaluation.gated_outputs = result["gated_outputs"]
+    evaluation.higher_is_better = result["higher_is_better"]
+    evaluation.count = result["count"]
+    evaluation.accuracy = result["accuracy"]
+    evaluation.source_accuracy = result["source_accuracy"]
+    evaluation.agreement = result["agreement"]

@@ -13,7 +13,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 300
 
 
-@step(version="3")
+@step(version="5")
 def export_onnx(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -21,7 +21,7 @@ def export_onnx(
     exported: Output[ONNXModel],
     *,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    int8_for: Literal["tensorrt", "onnxruntime"] = "tensorrt",
+    int8_runtime: Literal["tensorrt", "onnxruntime"] = "tensorrt",
     opset: Annotated[int, Ge(13), Le(18)] = 18,
     max_difference: Annotated[float, Ge(0), Le(1)] = 1.0,
     calibration_size: Annotated[int, Ge(0)] = 0,
@@ -46,6 +46,11 @@ def export_onnx(
     of the train split or else on random numbers, without ONNX Runtime's optimizations of
     the graph. fp32 must agree to within a thousandth of the largest output.
 
+    Examples:
+        >>> exported = paring.export_onnx(network, arrays)
+        >>> exported.difference < 1e-3
+        True
+
     Args:
         model: Any model with a SavedModel.
         examples: int8 is calibrated, and all files are compared, on the train split.
@@ -53,7 +58,7 @@ def export_onnx(
         calibration: Calibration examples of `draw_calibration`, in place of the train split's.
         exported: The ONNX file.
         precision: Precision of the file; see above.
-        int8_for: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone,
+        int8_runtime: Runtime of the int8 file: "tensorrt" takes symmetric int8 activations alone,
             rounded in front of the operators that it computes in int8; "onnxruntime" is faster
             with asymmetric uint8 ones that are rounded between all operators.
         opset: The version of ONNX's operators.
@@ -90,32 +95,33 @@ def export_onnx(
     from paring.converters.tflite.calibration import calibration_calls, drawn_batches
     from paring.converters.tflite.conversion import has_fake_quantization
     from paring.data.examples import open_split
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
-    trained = isinstance(model, QuantizedModel) or has_fake_quantization(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
+    trained = isinstance(model, QuantizedModel) or has_fake_quantization(saved)
     if trained and precision != "int8":
         raise UnsupportedError(
             f"a model from quantization-aware training can't become {precision}",
             received=f"precision {precision}",
             remedy="use precision int8, for which it was trained",
         )
-    graph = to_onnx(folder, signature, opset)
+    graph = to_onnx(saved, opset)
     if precision == "fp16":
         graph = to_half(graph)
     elif trained:
-        graph = from_trained_ranges(graph, int8_for)
+        graph = from_trained_ranges(graph, int8_runtime)
     elif precision == "int8" and given is not None:
         split = open_split(given, "train", signature)
         size = calibration_size or (split.count if given is calibration else _CALIBRATION_SIZE)
-        graph = quantize(graph, calibration_calls(split, signature, size, seed), int8_for)
+        graph = quantize(
+            graph, calibration_calls(split, signature, size=size, seed=seed), int8_runtime
+        )
 
-    batches = drawn_batches(examples or calibration, signature, _COMPARED, seed)
-    store(graph, exported, folder, batches, precision, max_difference)
+    batches = drawn_batches(examples or calibration, signature, size=_COMPARED, seed=seed)
+    store(graph, exported, saved, batches, precision=precision, max_difference=max_difference)
     exported.opset = opset
     if precision == "int8":
-        exported.int8_for = int8_for
+        exported.int8_runtime = int8_runtime
         if calibration is not None and not trained:
             exported.note = calibration.warning

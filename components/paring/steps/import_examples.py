@@ -10,7 +10,7 @@ from paring.errors import ExamplesError
 from paring.step import Input, Output, step
 
 
-@step(version="4")
+@step(version="5")
 def import_examples(
     original: Input[Examples],
     model: Input[Model],
@@ -35,6 +35,11 @@ def import_examples(
     `paring.data.example_files` for the formats, `paring.data.examples.open_split` for
     the dtypes that are converted, and `paring.data.columns.check_labels` for the
     labels that are accepted.
+
+    Examples:
+        >>> examples = paring.import_examples(arrays, network)
+        >>> examples.train_count, examples.eval_count
+        (160, 40)
 
     Args:
         original: `.npz`, TFRecords, TFX's Examples, or Paring's own form.
@@ -65,10 +70,9 @@ def import_examples(
     from paring.data.example_files import column_file
     from paring.data.examples import LABEL, draw_rows, open_splits, stratified_split
     from paring.data.weights import FOLDER, check_any_weight
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    signature = read_signature(saved_model_dir(model))
+    signature = SavedModel.open(model).signature()
     scratch = examples.path / "unpacked"
     splits = open_splits(
         original.path,
@@ -93,7 +97,7 @@ def import_examples(
     if len(columns) > 1:
         raise ExamplesError(
             f"{original.path}: the splits have different sample weights",
-            received=" and ".join(one or "none" for one in sorted(columns)),
+            received=" and ".join(item or "none" for item in sorted(columns)),
             remedy="give both splits the same column of weights, or neither",
         )
     (examples.sample_weights,) = columns
@@ -108,11 +112,11 @@ def import_examples(
                 remedy="give at least two, or better a few hundred",
             )
         rows["train"], rows["eval"] = stratified_split(
-            train.labels, train.count, eval_fraction, seed
+            train.labels, train.count, eval_fraction=eval_fraction, seed=seed
         )
     limits = {"train": train_limit, "eval": eval_limit}
     for name, split in splits.items():
-        rows[name] = draw_rows(split.labels, rows[name], limits[name], seed)
+        rows[name] = draw_rows(split.labels, rows[name], limit=limits[name], seed=seed)
         folder = examples.path / f"Split-{name}"
         folder.mkdir()
         for feature, array in split.features.items():
@@ -129,4 +133,4 @@ def import_examples(
     shutil.rmtree(scratch)
     examples.train_count = len(rows["train"])
     examples.eval_count = len(rows["eval"])
-    examples.labelled = int(bool(labelled["train"]))
+    examples.labelled = bool(labelled["train"])

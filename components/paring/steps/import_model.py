@@ -2,21 +2,21 @@
 
 import logging
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paring.artifacts import Model, content_bytes
-from paring.errors import ModelError, UnsupportedError, first_line
+from paring.errors import ModelError, ParingError, UnsupportedError, first_line
 from paring.step import Input, Output, step
 from paring.system.trees import copy_tree
 
 if TYPE_CHECKING:
     from paring.models.loading import Loaded
+    from paring.models.saved_model import SavedModel
 
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="4", imports_models=True)
+@step(version="6", imports_models=True)
 def import_model(
     original: Input[Model],
     model: Output[Model],
@@ -35,6 +35,11 @@ def import_model(
     the same model in float32, in both forms, and the fact `source_precision` states
     its former precision. A bare SavedModel stays as it is.
 
+    Examples:
+        >>> model = paring.import_model(network)
+        >>> model.keras
+        'tf_keras'
+
     Args:
         original: File or folder of the user's model.
         model: The imported model.
@@ -49,7 +54,8 @@ def import_model(
     """
     from paring.models.checking import check_saved_model
     from paring.models.importing import import_keras_file
-    from paring.models.loading import keras_source, load_whole, saved_model_dir
+    from paring.models.loading import keras_source, load_whole
+    from paring.models.saved_model import SavedModel
     from paring.models.state import refuse_state
     from paring.models.trust import read_contents, refuse_code
 
@@ -63,9 +69,9 @@ def import_model(
         import_keras_file(original, model)
         return
 
-    folder = saved_model_dir(original)
-    check_saved_model(folder)
-    refuse_state(folder)
+    saved = SavedModel.open(original)
+    check_saved_model(saved)
+    refuse_state(saved)
     model.keras = "none"
     if source is None:
         model.not_trainable = original.not_trainable
@@ -73,33 +79,32 @@ def import_model(
         contents = read_contents(source)
         if not original.trusted:
             refuse_code(source, contents.configs)
-        model.keras = _add_keras_form(original, folder, model)
+        model.keras = _add_keras_form(original, saved, model)
     elif source is not None:
         loaded = load_whole(original)
         if loaded.source_precision:
-            _save_in_float32(loaded, folder, model)
+            _save_in_float32(loaded, saved, model)
         else:
             model.keras_file.parent.mkdir()
             shutil.copyfile(source, model.keras_file)
             model.keras = "tf_keras"
             model.source_precision = original.source_precision
     if not model.serving_dir.exists():
-        copy_tree(folder, model.serving_dir)
+        copy_tree(saved.folder, model.serving_dir)
         model.size_bytes = content_bytes(model.serving_dir)
 
 
-def _save_in_float32(loaded: "Loaded", folder: Path, model: Model) -> None:
+def _save_in_float32(loaded: "Loaded", saved: "SavedModel", model: Model) -> None:
     """Write both forms of a SavedModel whose Keras form was in half precision."""
     from paring.models.loading import save_model
-    from paring.models.signature import read_signature
     from paring.training.training import keep_signature
 
-    keep_signature(loaded.model, read_signature(folder))
+    keep_signature(loaded.model, saved.signature())
     save_model(loaded.model, model)
     model.source_precision = loaded.source_precision
 
 
-def _add_keras_form(original: Model, folder: Path, model: Model) -> str:
+def _add_keras_form(original: Model, saved: "SavedModel", model: Model) -> str:
     """Write the Keras form of a tf_keras SavedModel; "none" where it has none.
 
     Keras loads classes that it does not know as stand-ins, which can't be
@@ -110,7 +115,7 @@ def _add_keras_form(original: Model, folder: Path, model: Model) -> str:
     try:
         loaded = load_whole(original)
         if loaded.source_precision:
-            _save_in_float32(loaded, folder, model)
+            _save_in_float32(loaded, saved, model)
         else:
             save_keras(loaded.model, model.keras_file)
         model.keras = "tf_keras"
@@ -129,6 +134,9 @@ def _add_keras_form(original: Model, folder: Path, model: Model) -> str:
             original.path,
             first_line(error),
         )
+        # Without the paths of this machine, which errors of Paring name first.
+        why = error.received if isinstance(error, ParingError) else first_line(error)
+        model.not_trainable = f"tf_keras can't load its layers ({why})"
         model.source_precision = None
         shutil.rmtree(model.keras_file.parent, ignore_errors=True)
         shutil.rmtree(model.serving_dir, ignore_errors=True)

@@ -9,12 +9,16 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import Examples, Model, ServingModel, content_bytes
+from paring.benchmarking.timing import TimingOptions
 from paring.step import Input, Output, step
+from paring.system.child_calls import call_here, call_in_child
 from paring.system.hardware import describe
 from paring.system.trees import copy_tree
 
+_SEPARATE_BYTES = 32 << 20
 
-@step(version="1", measures=True)
+
+@step(version="3", machine_dependent=True)
 def optimize_savedmodel(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -54,6 +58,11 @@ def optimize_savedmodel(
     The signature `serving_default` keeps its names, dtypes and shapes. The result has
     no Keras form.
 
+    Examples:
+        >>> optimized = paring.optimize_savedmodel(network, arrays, xla=False)
+        >>> optimized.operators <= optimized.source_operators
+        True
+
     Args:
         model: Any model with a SavedModel.
         examples: Models are compared and timed on the train split; without examples on random
@@ -84,81 +93,101 @@ def optimize_savedmodel(
         UnsupportedError: The model takes text, gives other outputs in each call, or a
             fixed batch size would make it slower.
     """
-    from paring.models.quiet import quiet_tensorflow
-
-    quiet_tensorflow()
-    from paring.converters.savedmodel.serving_forms import Forms, Precision
-    from paring.converters.savedmodel.serving_trials import Trial, choose, with_fixed_batch
-    from paring.converters.savedmodel.trial_inputs import (
-        check_batches,
-        check_repeatable,
-        draw_trial_inputs,
+    from paring.converters.savedmodel import serving_work
+    from paring.converters.savedmodel.serving_forms import GraphVariant, Precision
+    from paring.converters.savedmodel.serving_trials import (
+        MeasuringEvaluator,
+        choose,
+        with_fixed_batch,
     )
-    from paring.graphs.graph import load_function
-    from paring.models.gpu_memory import set_gpu_memory
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import find_saved_model
 
-    source = saved_model_dir(model)
-    signature = read_signature(source)
-    own = check_batches(signature, fixed_batch=fixed_batch, batch_size=batch_size)
-    # The children that measure need room beside this process.
-    set_gpu_memory(0)
-    inputs = draw_trial_inputs(examples, signature, comparison_size, own or batch_size or 1, seed)
-    trial = Trial(
-        source,
-        inputs,
-        fixed_batch=fixed_batch,
-        threads=threads or int(describe()["cores"]),
-        rounds=rounds,
-        windows=windows,
-        min_seconds=min_seconds,
-        seconds=60 * max_minutes,
-        seed=seed,
-    )
-    check_repeatable(trial.own_difference, max_difference)
-    function = load_function(source)
-    forms = Forms(function, variables=variables, fixed_batch=fixed_batch)
+    source = find_saved_model(model)
+    # TensorFlow holds a large model's weights many times over while it builds its forms, and
+    # while it loads two of them. So the former ends with a process before the latter begins.
+    call = call_in_child if content_bytes(source) > _SEPARATE_BYTES else call_here
     tolerances: dict[Precision, float] = {
         "float32": max_difference,
         "float16": max_half_difference,
         "bfloat16": max_half_difference,
     }
-    changes = forms.changes(precision, xla)
+    operators: dict[GraphVariant, int] = {}
     with tempfile.TemporaryDirectory(prefix="paring-optimize-") as scratch:
-        choice = choose(changes, forms.build, trial, source, Path(scratch), tolerances)
+        task = serving_work.Task(
+            model,
+            examples,
+            Path(scratch),
+            variables=variables,
+            fixed_batch=fixed_batch,
+            precision=precision,
+            xla=xla,
+            max_difference=max_difference,
+            comparison_size=comparison_size,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        prepared = call(serving_work.prepare, task)
+        trial = MeasuringEvaluator(
+            lambda folder: call(serving_work.difference, task, folder),
+            task.timed_inputs,
+            prepared.names,
+            timing=TimingOptions(
+                threads=threads or int(describe()["cores"]),
+                rounds=rounds,
+                windows=windows,
+                min_seconds=min_seconds,
+                seed=seed,
+            ),
+            seconds=60 * max_minutes,
+        )
+
+        def build(form: GraphVariant, folder: Path) -> None:
+            operators[form] = call(serving_work.build, task, form, folder)
+
+        def build_again(folder: Path) -> None:
+            call(serving_work.build_again, task, folder)
+
+        choice = choose(
+            prepared.changes,
+            build,
+            trial,
+            source=source,
+            scratch=task.folder,
+            tolerances=tolerances,
+        )
         if choice.form is None and fixed_batch:
-            again = Path(scratch) / "again"
-            choice = with_fixed_batch(function, choice, trial, again, fixed_batch, max_difference)
+            again = task.folder / "again"
+            choice = with_fixed_batch(
+                build_again, choice, trial, folder=again, limit=max_difference
+            )
         copy_tree(choice.folder, optimized.serving_dir)
 
     optimized.keras = "none"
     optimized.size_bytes = content_bytes(optimized.serving_dir)
     optimized.fixed_batch = fixed_batch or None
-    optimized.compared_on = inputs.drawn_from
-    optimized.not_applied = "; ".join(
-        f"{one.tried}: {one.reason}" for one in choice.outcomes if not one.applied
+    optimized.compared_on = prepared.drawn_from
+    optimized.not_applied = tuple(
+        f"{outcome.tried}: {outcome.reason}" for outcome in choice.outcomes if not outcome.applied
     )
     optimized.difference = choice.difference
     if choice.speedup is not None:
         optimized.speedup = choice.speedup.estimate
         optimized.speedup_low, optimized.speedup_high = choice.speedup.low, choice.speedup.high
-    if forms.graph is not None:
-        optimized.source_operators = forms.graph.source_operators
+    optimized.source_operators = prepared.source_operators
     notes: list[str] = []
     if choice.form is None:
         optimized.operators = optimized.source_operators
         notes.append("nothing made it faster, so its graph is the source's")
     else:
-        optimized.applied = str(choice.form)
+        optimized.applied = choice.form.changes
         optimized.precision = choice.form.precision
-        optimized.compiled = int(choice.form.compiled)
+        optimized.compiled = choice.form.compiled
         optimized.variables = variables
-        optimized.operators = forms.write(choice.form).operators
+        optimized.operators = operators[choice.form]
         if choice.form.compiled:
             notes.append("XLA compiles it when it first gets a batch of another size")
-        if trial.variation <= tolerances[choice.form.precision]:
+        if prepared.variation <= tolerances[choice.form.precision]:
             notes.append("compared on inputs that hardly change the source's outputs")
     optimized.note = "; ".join(notes) or None
-    rows = [asdict(one) for one in choice.outcomes]
+    rows = [asdict(outcome) for outcome in choice.outcomes]
     optimized.trials_file.write_text(json.dumps(rows, indent=2) + "\n")

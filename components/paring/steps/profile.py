@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 LARGEST = 10
 
 
-@step(version="2")
+@step(version="3")
 def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     """Count a model's weights, operations and memory, and audit its graph.
 
@@ -34,6 +34,10 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
 
     Open dimensions other than the batch are taken as 32.
 
+    Examples:
+        >>> paring.profile(network).parameters == network.count_params()
+        True
+
     Args:
         model: Any model with a SavedModel.
         profile: The profile.
@@ -44,16 +48,16 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     """
     from paring.audit import Subject, audit
     from paring.graphs import graph
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import TensorSpec, read_meta_graph, read_signature
+    from paring.models.saved_model import SavedModel
+    from paring.models.signature import TensorSpec
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
-    function = graph.load_function(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
+    function = graph.load_function(saved)
     frozen = graph.frozen_graph(function, signature)
     cost = graph.cost(frozen)
     weights = graph.weights(function, frozen)
-    findings = audit(Subject(read_meta_graph(folder), signature, frozen))
+    findings = audit(Subject(saved.meta_graph, signature, frozen))
     batch_size = max(
         (graph.concrete_shape(spec)[0] for spec in signature.inputs.values() if spec.shape),
         default=1,
@@ -83,5 +87,5 @@ def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
         "findings": [vars(finding) for finding in findings],
     }
     profile.file.write_text(json.dumps(content, indent=2) + "\n")
-    for one in findings:
-        _log.info("%s: %s at %s: %s; %s", one.severity, one.rule, one.place, one.cost, one.fix)
+    for item in findings:
+        _log.info("%s: %s at %s: %s; %s", item.severity, item.rule, item.place, item.cost, item.fix)

@@ -8,22 +8,22 @@ from annotated_types import Ge, Gt, Lt
 
 from paring.artifacts import Examples, Model, PrunedModel
 from paring.errors import ParameterError
-from paring.step import Input, Output, step
+from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="5", imports_models=True)
+@step(version="6", imports_models=True)
 def prune(
     model: Input[Model],
     examples: Input[Examples],
     pruned: Output[PrunedModel],
     *,
-    sparsity: Annotated[float, Ge(0), Lt(1)] = 0.5,
+    sparsity: Annotated[float, Ge(0), Lt(1), Search(0.2, 0.9, spacing=0.05)] = 0.5,
     pattern: Literal["unstructured", "1x4", "2:4"] = "unstructured",
     allocation: Literal["uniform", "sensitivity"] = "uniform",
-    epochs: Annotated[int, Ge(1)] = 2,
+    epochs: Annotated[int, Ge(1), Search(1, 8, log=True)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
-    learning_rate: Annotated[float, Gt(0)] = 1e-3,
+    learning_rate: Annotated[float, Gt(0), Search(1e-4, 5e-3, log=True)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
     weights: str = "",
     strategy: StrategyName = "auto",
@@ -50,12 +50,17 @@ def prune(
     held-out examples is measured (Han et al. 2015, arXiv:1506.02626); then more zeros
     are allocated where the loss rises least.
 
+    Examples:
+        >>> pruned = paring.prune(network, arrays, sparsity=0.75, epochs=1)
+        >>> round(pruned.sparsity, 2)
+        0.75
+
     Args:
         model: A model in Keras form, with class scores or values as outputs.
         examples: Labelled examples; its train split is used.
         pruned: The same architecture under the same signature names, with the
             facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
-            prunable kernels, `left_dense`, and `not_reached`, the layers that have fewer
+            prunable kernels, `unpruned_layers`, and `not_reached`, the layers that have fewer
             zeros than requested.
         sparsity: The share of zeros: of each prunable kernel, or with allocation
             sensitivity, of all prunable weights together.
@@ -108,10 +113,10 @@ def prune(
         layers = prunable_layers(training.model, pattern)
         shares = [sparsity] * len(layers)
         if allocation == "sensitivity":
-            found = scan(training, layers, sparsity, pattern)
-            shares = allocate(found, sparsity)
+            result = scan(training, layers, sparsity=sparsity, pattern=pattern)
+            shares = allocate(result, sparsity)
             table = [
-                asdict(one) | {"asked": share} for one, share in zip(found, shares, strict=True)
+                asdict(item) | {"asked": share} for item, share in zip(result, shares, strict=True)
             ]
             pruned.sensitivity_file.write_text(json.dumps(table, indent=2) + "\n")
         pruning = Pruning(
@@ -129,10 +134,10 @@ def prune(
         )
         stripped = pruning.strip()
     training.save(stripped, model, pruned)
-    pruned.not_reached = "; ".join(pruning.shortfalls())
+    pruned.not_reached = tuple(pruning.shortfalls())
     pruned.sparsity = pruning.sparsity()
-    pruned.layer_sparsities = ", ".join(
+    pruned.layer_sparsities = tuple(
         f"{name} {share:.3f}" for name, share in pruning.layer_sparsities()
     )
     pruned.pattern = pruning.pattern()
-    pruned.left_dense = ", ".join(pruning.left_out)
+    pruned.unpruned_layers = tuple(pruning.left_out)

@@ -7,22 +7,22 @@ from annotated_types import Ge, Gt, Lt
 
 from paring.artifacts import ChannelPrunedModel, Examples, Model
 from paring.errors import UnsupportedError
-from paring.step import Input, Output, step
+from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="4", imports_models=True)
+@step(version="5", imports_models=True)
 def prune_channels(
     model: Input[Model],
     examples: Input[Examples],
     pruned: Output[ChannelPrunedModel],
     *,
-    ratio: Annotated[float, Gt(0), Lt(1)] = 0.3,
+    ratio: Annotated[float, Gt(0), Lt(1), Search(0.1, 0.7, spacing=0.05)] = 0.3,
     importance: Literal["taylor", "l1", "batch_norm"] = "taylor",
     multiple_of: Annotated[int, Ge(1)] = 1,
-    epochs: Annotated[int, Ge(1)] = 2,
+    epochs: Annotated[int, Ge(1), Search(1, 16, log=True)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
-    learning_rate: Annotated[float, Gt(0)] = 1e-3,
+    learning_rate: Annotated[float, Gt(0), Search(1e-4, 5e-3, log=True)] = 1e-3,
     seed: Annotated[int, Ge(0)] = 0,
     weights: str = "",
     strategy: StrategyName = "auto",
@@ -45,12 +45,17 @@ def prune_channels(
     tenth of the train split; the eval split is not read. Batch-normalization
     statistics are re-estimated.
 
+    Examples:
+        >>> narrow = paring.prune_channels(network, arrays, ratio=0.5, epochs=1)
+        >>> narrow.parameters < narrow.source_parameters
+        True
+
     Args:
         model: A classifier in Keras form.
         examples: Labelled examples; its train split is used.
         pruned: The smaller model, with the same layer names, inputs and outputs under
             the same signature names, and the facts `parameters`, `flops`,
-            `channels_removed` and `left_whole`.
+            `channels_removed` and `unprunable_groups`.
         ratio: The share of each group of channels to remove, rounded down.
         importance: Measure of importance; see above. The least important channels are removed.
         multiple_of: The number of channels that a group keeps is rounded up to a multiple
@@ -88,9 +93,9 @@ def prune_channels(
     devices = training.devices
     # What is cut is chosen on one device: the variables of several give no gradients here.
     source = replace(training, model=devices.take_off(training.model))
-    coupling = trace(source.model)
-    scores = channel_scores(coupling, importance, source)
-    cut = choose(coupling, scores, ratio=ratio, multiple_of=multiple_of)
+    graph = trace(source.model)
+    scores = channel_scores(graph, importance, source)
+    cut = choose(graph, scores, ratio=ratio, multiple_of=multiple_of)
     smaller = without_channels(source.model, cut)
     pruned.source_parameters, pruned.source_flops = keras_cost(source.model)
     with devices.scope():
@@ -104,4 +109,4 @@ def prune_channels(
             remedy="use a recipe without prune_channels",
         )
     pruned.channels_removed = cut.removed
-    pruned.left_whole = "; ".join(cut.left_whole)
+    pruned.unprunable_groups = tuple(cut.unprunable_groups)

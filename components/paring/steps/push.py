@@ -4,7 +4,7 @@ import json
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paring.artifacts import (
     RECORD,
@@ -15,13 +15,14 @@ from paring.artifacts import (
     content_digest,
     read_record,
 )
-from paring.errors import ArtifactTypeError, ParameterError
-from paring.models.tflite_files import holds_state
+from paring.artifacts.reading import content_of
+from paring.errors import ParameterError
 from paring.selection.pareto import SOURCE
-from paring.serving.versions import Version, publish, versions, withdrawn_version
 from paring.step import Attempted, Input, Output, step
-from paring.system.documents import read_json
 from paring.system.trees import copy_tree
+
+if TYPE_CHECKING:
+    from paring.serving.versions import Version
 
 SETTINGS = "runtime.json"
 """Beside the served files: the settings of a configuration."""
@@ -30,7 +31,7 @@ BATCHING = "batching_parameters.txt"
 """Beside a SavedModel: the same for TF Serving."""
 
 
-@step(version="3", acts=True)
+@step(version="4", side_effects=True)
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],
@@ -66,6 +67,11 @@ def push(
     Beside a TFLite file with variable tensors, `runtime.json` also states `holds_state`:
     whoever serves it resets them before each sequence.
 
+    Examples:
+        >>> pushed = paring.push(selection, selected, destination="versions")
+        >>> pushed.version
+        1
+
     Args:
         selection: Record of a selection by `select`.
         selected: Selected model of the same selection.
@@ -96,12 +102,15 @@ def push(
             received=f"{selected.candidate or 'a model without an id'}, not {chosen['selected']}",
             remedy="give both outputs of one run of select",
         )
+    _check_pair(selection, selected)
     if configuration is not None and configuration.failure is None:
         configuration.check()
         _check_tuned(configuration, selected)
     pushed.destination = destination
     pushed.note = _objection(selection, configuration, push_source)
     if pushed.note is None:
+        from paring.serving.versions import Version
+
         with tempfile.TemporaryDirectory(prefix="paring-push-") as temporary:
             folder = Path(temporary) / "version"
             copy_tree(selected.serving_dir, folder)
@@ -118,24 +127,14 @@ def push(
                 _write_settings(settings, folder)
             _lay_out(selected, configuration, folder, chosen)
             _push(folder, about, pushed, selected)
-    facts = {name: value for name, value in pushed.facts().items() if name != "digest"}
-    pushed.file.write_text(json.dumps(facts, indent=2) + "\n")
+    pushed.write_facts(pushed.file)
 
 
 def _chosen(selection: Selection) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = read_json(selection.file)
-        content["row"] = next(
-            row for row in content["candidates"] if row["id"] == content["selected"]
-        )
+    with content_of(selection.file) as content:
+        rows = {row["id"]: row for row in content["candidates"]}
         content["source"]["digest"]
-    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
-        raise ArtifactTypeError(
-            f"{selection.file} can't be read",
-            received=error,
-            remedy="re-run the step that produced this artifact",
-        ) from error
-    return content
+        return {**content, "row": rows[content["selected"]]}
 
 
 def _objection(
@@ -150,6 +149,19 @@ def _objection(
         # The list of what was tried stands in the configuration and the report.
         return f"it could not be tuned: {configuration.failure.reason.splitlines()[0]}"
     return None
+
+
+def _check_pair(selection: Selection, selected: SelectedModel) -> None:
+    """Refuse a model that its record states to be a copy of another one than was chosen."""
+    candidates = (selection.lineage.get("inputs") or {}).get("candidates") or {}
+    chosen = candidates.get(selected.candidate, {}).get("digest")
+    copied = selected.lineage.get("copy_of", {}).get("digest")
+    if chosen and copied and copied != chosen:
+        raise ParameterError(
+            f"selected: this {selected.candidate} is not the one that the selection chose",
+            received=f"a copy of {copied}, not of {chosen}",
+            remedy="give both outputs of one run of select",
+        )
 
 
 def _check_tuned(configuration: RuntimeConfiguration, selected: SelectedModel) -> None:
@@ -176,7 +188,7 @@ def _lay_out(
         "figures": {name: value for name, value in chosen["row"].items() if name != "artifact"}
     }
     if configuration is not None:
-        added["configuration"] = configuration.facts()
+        added["configuration"] = {"digest": configuration.digest, **configuration.facts()}
     content = SelectedModel(
         folder,
         candidate=selected.candidate,
@@ -191,6 +203,8 @@ def _lay_out(
 
 def _settings(configuration: RuntimeConfiguration | None, folder: Path) -> dict[str, Any]:
     """Return the settings for a server, without figures, which differ from run to run."""
+    from paring.models.tflite_files import holds_state
+
     settings: dict[str, Any] = {}
     if configuration is not None:
         names = ("batch_size", "threads", "instances", "gpu_memory_mb")
@@ -212,7 +226,9 @@ def _write_settings(settings: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _push(folder: Path, about: Version, pushed: PushedModel, selected: SelectedModel) -> None:
+def _push(folder: Path, about: "Version", pushed: PushedModel, selected: SelectedModel) -> None:
+    from paring.serving.versions import publish, versions, withdrawn_version
+
     known = versions(pushed.destination)
     digest = content_digest(folder)
     number = withdrawn_version(known, digest, about.model or digest)
@@ -229,4 +245,4 @@ def _push(folder: Path, about: Version, pushed: PushedModel, selected: SelectedM
         engine_trusted=selected.engine_trusted,
     )
     pushed.version, pushed.model_digest = made.number, made.digest
-    pushed.made = int(made.writer == about.writer)
+    pushed.made = made.writer == about.writer

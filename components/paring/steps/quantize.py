@@ -6,11 +6,11 @@ from annotated_types import Ge, Gt
 
 from paring.artifacts import Examples, Model, QuantizedModel
 from paring.errors import UnsupportedError
-from paring.step import Input, Output, step
+from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="7", imports_models=True)
+@step(version="9", imports_models=True)
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
@@ -18,9 +18,9 @@ def quantize(
     *,
     preserve_sparsity: bool = False,
     preserve_clusters: bool = False,
-    epochs: Annotated[int, Ge(1)] = 2,
+    epochs: Annotated[int, Ge(1), Search(1, 8, log=True)] = 2,
     batch_size: Annotated[int, Ge(1)] = 32,
-    learning_rate: Annotated[float, Gt(0)] = 1e-4,
+    learning_rate: Annotated[float, Gt(0), Search(1e-5, 1e-3, log=True)] = 1e-4,
     seed: Annotated[int, Ge(0)] = 0,
     weights: str = "",
     strategy: StrategyName = "auto",
@@ -31,7 +31,7 @@ def quantize(
     tensorflow-model-optimization. The result computes in float with its weights
     and activations rounded to 8 bits; `convert_tflite` with int8 converts it to
     the integer model and needs no representative set. Layers without a quantized
-    form compute in float and are named in the fact `in_float`. The activations' ranges
+    form compute in float and are named in the fact `float_layers`. The activations' ranges
     start from those on the train split. The best epoch is kept, by the loss on
     a tenth of the train split; the eval split is not read.
     Batch-normalization statistics are re-estimated, before the first epoch too.
@@ -40,6 +40,11 @@ def quantize(
     unless they are preserved: then zeros stay where they are, and weights that are equal move
     together, as in Han, Mao and Dally, "Deep Compression" (2016, arXiv:1510.00149). A
     kernel with clusters gets one int8 scale for all of its channels.
+
+    Examples:
+        >>> trained = paring.quantize(network, arrays, epochs=1)
+        >>> paring.convert_tflite(trained, arrays, quantization="int8").quantization
+        'int8'
 
     Args:
         model: A model in Keras form, with class scores or values as outputs.
@@ -72,7 +77,7 @@ def quantize(
     from paring.models.quiet import quiet_tensorflow
 
     quiet_tensorflow()
-    from paring.models.signature import read_meta_graph
+    from paring.models.saved_model import SavedModel
     from paring.models.state import called_nodes
     from paring.training.batch_norm import reestimate_batch_norm
     from paring.training.quantization.preserving import Preserving
@@ -104,21 +109,21 @@ def quantize(
             if preserve_sparsity or preserve_clusters
             else None
         )
-        calibrate_ranges(made.model, split, rows, size, seed)
+        calibrate_ranges(made.model, split, rows, batch_size=size, seed=seed)
         training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
     if preserving is not None:
         preserving.settle()
         quantized.sparsity = preserving.sparsity()
         quantized.distinct_weights = preserving.distinct_weights()
-        quantized.not_preserved = ", ".join(preserving.not_preserved)
+        quantized.not_preserved = tuple(preserving.not_preserved)
     training.save(made.model, model, quantized)
-    quantized.in_float = "; ".join(made.in_float.values())
-    nodes = called_nodes(read_meta_graph(quantized.serving_dir))
+    quantized.float_layers = tuple(made.float_layers.values())
+    nodes = called_nodes(SavedModel(quantized.serving_dir).meta_graph)
     quantized.quantized_tensors = sum(node.op.startswith("FakeQuant") for node in nodes)
-    quantized.not_reached = "; ".join(stale_ranges(made.model))
+    quantized.not_reached = tuple(stale_ranges(made.model))
     if not quantized.quantized_tensors:
         raise UnsupportedError(
             "no tensor of the model is rounded to 8 bits after training",
-            received=quantized.in_float,
+            received="; ".join(quantized.float_layers),
             remedy="use a recipe without quantize",
         )

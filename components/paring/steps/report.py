@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from paring.artifacts import (
@@ -18,17 +17,17 @@ from paring.artifacts import (
     TPUReadiness,
     TRTEngine,
 )
-from paring.errors import ArtifactTypeError, ParameterError
+from paring.artifacts.reading import content_of, read_object
+from paring.errors import ParameterError
 from paring.lineage import chain, commands
 from paring.reporting import figures
 from paring.reporting.columns import change, details, score, stacked_columns
 from paring.selection.candidates import CandidateRow, Outcome, SelectionResult
 from paring.selection.pareto import SOURCE
 from paring.step import Attempted, Input, Inputs, Output, step
-from paring.system.documents import read_json
 
 
-@step(version="5", opens_models=False)
+@step(version="6", opens_models=False)
 def report(
     selection: Input[Selection],
     profile: Input[ModelProfile | None],
@@ -46,6 +45,11 @@ def report(
 
     The page makes no requests: charts are inline SVG, styles inline CSS for light, dark
     and print. The same inputs give the same bytes.
+
+    Examples:
+        >>> report = paring.report(selection, None, None, None, benchmarks, evaluations, models)
+        >>> (report.path / "report.html").read_text()[:15]
+        '<!doctype html>'
 
     Args:
         selection: `selection.json` of `select`.
@@ -120,26 +124,6 @@ def report(
     report.file.write_text(page, encoding="utf-8")
 
 
-_REMEDY = "re-run the step that produced this artifact"
-
-
-def _read(file: Path, *keys: str) -> dict[str, Any]:
-    """Return the object in a JSON file, which must have `keys`."""
-    content = _load(file)
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ArtifactTypeError(f"{file} has no {missing[0]!r}", remedy=_REMEDY)
-    return dict(content)
-
-
-def _load(file: Path) -> Any:
-    """Return the content of a JSON file."""
-    try:
-        return read_json(file)
-    except (OSError, ValueError) as error:
-        raise ArtifactTypeError(f"{file} can't be read", received=error, remedy=_REMEDY) from error
-
-
 def _bars(rows: Sequence[CandidateRow]) -> list[tuple[str, str, str]]:
     """Return the heading, note and SVG of each bar chart."""
     from paring.reporting.charts import Bar, bar_chart
@@ -170,34 +154,35 @@ def _bars(rows: Sequence[CandidateRow]) -> list[tuple[str, str, str]]:
 
 def _layers(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
     """Return the layers with the largest errors by int8, of each candidate with such a table."""
-    found = []
+    result = []
     for name, candidate in candidates.items():
         if isinstance(candidate, TFLiteModel) and candidate.layers and not candidate.failure:
-            rows = _load(candidate.layer_table)
-            shown = max(candidate.layers_in_float or 0, min(len(rows), _LAYERS))
-            found.append(
-                {
-                    "id": name,
-                    "count": len(rows),
-                    "in_float": candidate.layers_in_float,
-                    "rows": rows[:shown],
-                }
-            )
-    return found
+            with content_of(candidate.layer_table) as rows:
+                shown = max(candidate.layers_in_float or 0, min(len(rows), _LAYERS))
+                result.append(
+                    {
+                        "id": name,
+                        "count": len(rows),
+                        "in_float": candidate.layers_in_float,
+                        "rows": rows[:shown],
+                    }
+                )
+    return result
 
 
 def _engines(candidates: Mapping[str, Servable]) -> list[dict[str, Any]]:
     """Return the layers of each TensorRT engine with the most nodes fused into them."""
-    found = []
+    result = []
     for name, candidate in candidates.items():
         if not isinstance(candidate, TRTEngine) or candidate.failure:
             continue
         # Not there where TensorRT did not tell, or was not there itself.
         if candidate.layer_table.is_file():
-            rows = sorted(_load(candidate.layer_table), key=lambda row: -len(row["nodes"]))
+            with content_of(candidate.layer_table) as content:
+                rows = sorted(content, key=lambda row: -len(row["nodes"]))
             shown = rows[:_FUSED]
-            found.append({"id": name, "engine": candidate, "count": len(rows), "rows": shown})
-    return found
+            result.append({"id": name, "engine": candidate, "count": len(rows), "rows": shown})
+    return result
 
 
 def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
@@ -205,8 +190,8 @@ def _profile(profile: ModelProfile | None) -> dict[str, Any] | None:
         return None
     if profile.failure is not None:
         return {"failure": profile.failure.reason}
-    content = _read(profile.file, *_PROFILE)
-    commonest = sorted(content["operators"].items(), key=lambda one: (-one[1], one[0]))
+    content = read_object(profile.file, *_PROFILE)
+    commonest = sorted(content["operators"].items(), key=lambda item: (-item[1], item[0]))
     return {key: content[key] for key in _PROFILE} | {
         "failure": "",
         "operators": dict(commonest[:_OPERATORS]),
@@ -218,7 +203,7 @@ def _readiness(readiness: TPUReadiness | None) -> dict[str, Any] | None:
         return None
     if readiness.failure is not None:
         return {"failure": readiness.failure.reason}
-    content = _read(readiness.file, *_READINESS)
+    content = read_object(readiness.file, *_READINESS)
     return content | {"failure": "", "operators": content["operators"][:_OPERATORS]}
 
 
@@ -227,7 +212,7 @@ def _tuned(configuration: RuntimeConfiguration | None) -> dict[str, Any] | None:
         return None
     if configuration.failure is not None:
         return {"failure": configuration.failure.reason}
-    content = _read(configuration.file, *_CONFIGURATION)
+    content = read_object(configuration.file, *_CONFIGURATION)
     ratio = (
         content["baseline_throughput"] and content["throughput"] / content["baseline_throughput"]
     )
@@ -261,18 +246,18 @@ _CONFIGURATION = (
 
 def _measured_on(benchmark: BenchmarkMetrics) -> list[tuple[str, str]]:
     """Return the known facts about the machine, as label and text."""
-    found = _read(benchmark.file, "environment")["environment"]
-    load = found.get("load_average")
+    result = read_object(benchmark.file, "environment")["environment"]
+    load = result.get("load_average")
     lines = (
-        ("Processor", found.get("cpu")),
-        ("Architecture", found.get("machine")),
-        ("System", found.get("system")),
-        ("Usable cores", found.get("cores")),
-        ("Threads for one call", found.get("threads")),
-        ("Accelerators", ", ".join(found.get("accelerators", []))),
-        ("Memory", figures.size(found["memory_bytes"]) if "memory_bytes" in found else None),
-        ("Frequency governor", found.get("cpu_governor")),
-        ("Load before measuring", ", ".join(f"{one:.2f}" for one in load) if load else None),
+        ("Processor", result.get("cpu")),
+        ("Architecture", result.get("machine")),
+        ("System", result.get("system")),
+        ("Usable cores", result.get("cores")),
+        ("Threads for one call", result.get("threads")),
+        ("Accelerators", ", ".join(result.get("accelerators", []))),
+        ("Memory", figures.size(result["memory_bytes"]) if "memory_bytes" in result else None),
+        ("Frequency governor", result.get("cpu_governor")),
+        ("Load before measuring", ", ".join(f"{item:.2f}" for item in load) if load else None),
     )
     return [(label, str(value)) for label, value in lines if value]
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
@@ -12,22 +12,24 @@ from paring.artifacts import (
     BenchmarkMetrics,
     EvaluationMetrics,
     Failure,
+    Findings,
     SelectedModel,
     Selection,
     Servable,
     content_bytes,
 )
-from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError, nearest
+from paring.artifacts.reading import content_of
+from paring.errors import ModelError, ParameterError, StepFailedError, nearest
 from paring.evaluation.metrics import Metric
 from paring.selection.candidates import CandidateRow, Outcome, OutputScore, SelectionResult
 from paring.selection.pareto import SOURCE, Gate, Objective, choose, pareto_front
 from paring.selection.reasons import verdict, why, why_not
 from paring.step import Inputs, Output, step
-from paring.system.documents import parse_json, read_json
+from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="4", opens_models=False)
+@step(version="5", opens_models=False)
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -35,11 +37,11 @@ def select(
     selection: Output[Selection],
     selected: Output[SelectedModel],
     *,
-    max_accuracy_drop: Annotated[float, Ge(0)] = 0.01,
-    max_latency_ms: Annotated[float, Ge(0)] = 0.0,
-    max_size_mb: Annotated[float, Ge(0)] = 0.0,
-    max_memory_mb: Annotated[float, Ge(0)] = 0.0,
-    objective: Literal["latency", "size", "memory"] = "latency",
+    max_accuracy_drop: Annotated[float, Ge(0)] = Gate.max_accuracy_drop,
+    max_latency_ms: Annotated[float, Ge(0)] = Gate.max_latency_ms,
+    max_size_mb: Annotated[float, Ge(0)] = Gate.max_size_mb,
+    max_memory_mb: Annotated[float, Ge(0)] = Gate.max_memory_mb,
+    objective: Objective = Gate.objective,
     recipes: str = "{}",
     search: str = "{}",
 ) -> None:
@@ -49,6 +51,20 @@ def select(
     candidate, and selected where nothing beats it. `selection.json` gets every
     candidate with its figures, its outcome, the reasons, and notes on how it was
     built; null is not measured.
+
+    Examples:
+        >>> converted = paring.convert_tflite(network)
+        >>> models = {"source": paring.import_model(network), "lite": converted}
+        >>> benchmarks = {
+        ...     name: paring.benchmark(network, model, arrays, rounds=2, min_seconds=0.2)
+        ...     for name, model in models.items()
+        ... }
+        >>> evaluations = {
+        ...     name: paring.evaluate(network, model, arrays) for name, model in models.items()
+        ... }
+        >>> selection, selected = paring.select(models, benchmarks, evaluations)
+        >>> selection.candidates, selected.candidate
+        (2, 'lite')
 
     Args:
         candidates: Models that could be served, by id.
@@ -74,7 +90,8 @@ def select(
 
     Raises:
         ParameterError: The families don't hold the same ids, the evaluations are by other
-            metrics or weights, there is no `source`, or `recipes` or `search` can't be read.
+            metrics or weights or on other numbers of examples, figures are of another model
+            than the candidate, there is no `source`, or `recipes` or `search` can't be read.
         StepFailedError: The source could not be measured.
         ModelError: The chosen candidate has no served form.
         ArtifactTypeError: The file of an evaluation of several outputs is broken.
@@ -90,8 +107,9 @@ def select(
             )
     gate = Gate(max_accuracy_drop, max_latency_ms, max_size_mb, max_memory_mb, objective)
     metric = _metric(evaluations[SOURCE])
-    _check_metrics(evaluations, metric)
-    _check_weights(evaluations)
+    _check_comparable(evaluations)
+    for family in (benchmarks, evaluations):
+        _check_measured(candidates, family)
     source = _Trio(candidates[SOURCE], benchmarks[SOURCE], evaluations[SOURCE])
     made = [
         _row(
@@ -135,8 +153,8 @@ def select(
     selection.sample_weights = weights
 
 
-_BENCHMARK_FIGURES = {one.name for one in fields(CandidateRow)} & (
-    {one.name for one in fields(BenchmarkMetrics)} - {one.name for one in fields(Artifact)}
+_BENCHMARK_FIGURES = {field.name for field in fields(CandidateRow)} & (
+    {field.name for field in fields(BenchmarkMetrics)} - {field.name for field in fields(Artifact)}
 ) - {"size_bytes"}
 """What a row takes from the facts of a benchmark as it is."""
 
@@ -179,39 +197,53 @@ def _other_outputs(evaluation: EvaluationMetrics) -> dict[str, OutputScore]:
     """Return the score of each gated output except the first."""
     if evaluation.gated_outputs < 2:
         return {}
-    try:
-        others = read_json(evaluation.file)["other_outputs"]
-        return {name: OutputScore.from_json(one) for name, one in others.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactTypeError(
-            f"{evaluation.file} can't be read",
-            received=error,
-            remedy="re-run the step that produced this artifact",
-        ) from error
+    with content_of(evaluation.file) as content:
+        others = content["other_outputs"]
+        return {name: OutputScore.from_json(item) for name, item in others.items()}
 
 
 def _metric(evaluation: EvaluationMetrics) -> Metric:
-    return Metric(evaluation.metric, bool(evaluation.higher_is_better))
+    return Metric(evaluation.metric, evaluation.higher_is_better)
 
 
-def _check_metrics(evaluations: Mapping[str, EvaluationMetrics], metric: Metric) -> None:
-    for name, one in evaluations.items():
-        if one.failure is None and (not one.metric or one.metric != metric.name):
+def _check_comparable(evaluations: Mapping[str, EvaluationMetrics]) -> None:
+    """Refuse evaluations by another metric, or on other examples or weights, than the source's."""
+    source = evaluations[SOURCE]
+    for name, item in evaluations.items():
+        if item.failure is not None:
+            continue
+        if not item.metric or item.metric != source.metric:
             raise ParameterError(
                 f"evaluations: {name!r} was not evaluated by the source's metric",
-                received=f"{one.metric or 'no metric'}, the source by {metric.name or 'none'}",
+                received=f"{item.metric or 'no metric'}, the source by {source.metric or 'none'}",
                 remedy="run evaluate with the same metric for all of them",
+            )
+        if item.count != source.count:
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged on the source's examples",
+                received=f"{item.count} examples, the source with {source.count}",
+                remedy="run evaluate with the same examples for all of them",
+            )
+        if item.sample_weights != source.sample_weights:
+            raise ParameterError(
+                f"evaluations: {name!r} was not judged with the source's sample weights",
+                received=f"{item.sample_weights or 'none'},"
+                f" the source with {source.sample_weights or 'none'}",
+                remedy="run evaluate with the same weights for all of them",
             )
 
 
-def _check_weights(evaluations: Mapping[str, EvaluationMetrics]) -> None:
-    weights = evaluations[SOURCE].sample_weights
-    for name, one in evaluations.items():
-        if one.failure is None and one.sample_weights != weights:
+def _check_measured(candidates: Mapping[str, Servable], family: Mapping[str, Findings]) -> None:
+    """Refuse figures that their record states to be another model's."""
+    for name, item in family.items():
+        inputs = item.lineage.get("inputs") or {}
+        measured = (inputs.get("candidate") or {}).get("digest")
+        own = candidates[name]
+        if item.failure is None and own.failure is None and measured not in (None, own.digest):
             raise ParameterError(
-                f"evaluations: {name!r} was not judged with the source's sample weights",
-                received=f"{one.sample_weights or 'none'}, the source with {weights or 'none'}",
-                remedy="run evaluate with the same weights for all of them",
+                f"{name!r}: {type(item).__name__} of another model than the candidate",
+                received=f"figures of {measured}, the candidate is {own.digest}",
+                remedy=f"run {item.lineage.get('step')} on the candidate itself",
             )
 
 
@@ -235,14 +267,14 @@ def _read_recipes(recipes: str, candidates: Mapping[str, object]) -> dict[str, s
 
 def _read_search(search: str) -> dict[str, Any]:
     try:
-        found = parse_json(search)
+        result = parse_json(search)
     except ValueError as error:
         raise ParameterError(
             f"search: this is not JSON ({error})", received=search, remedy="leave it out"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         raise ParameterError("search: must be an object", received=search, remedy="leave it out")
-    return found
+    return result
 
 
 def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
@@ -279,17 +311,17 @@ def _decide(rows: Sequence[CandidateRow], gate: Gate) -> tuple[list[CandidateRow
     """Return the rows with outcome, reasons and front, and the number that passed."""
     measured = {row.id: row.measured for row in rows if row.outcome is Outcome.PASSED}
     source = measured[SOURCE]
-    objections = {name: gate.objections(one) for name, one in measured.items()}
-    passing = [one for name, one in measured.items() if not objections[name]]
-    front = {one.id for one in pareto_front(passing, source)}
+    objections = {name: gate.objections(item) for name, item in measured.items()}
+    passing = [item for name, item in measured.items() if not objections[name]]
+    front = {item.id for item in pareto_front(passing, source)}
     best = choose(passing, source, gate.objective) or source
     reasons = objections | {
-        one.id: [
-            why(one, passing, source, gate.objective)
-            if one is best
-            else why_not(one, best, source, gate.objective)
+        item.id: [
+            why(item, passing, source=source, objective=gate.objective)
+            if item is best
+            else why_not(item, best, source=source, objective=gate.objective)
         ]
-        for one in passing
+        for item in passing
     }
     if not passing:
         reasons[best.id].append("nothing meets the gate and the budgets, so the source is kept")
@@ -300,8 +332,8 @@ def _decide(rows: Sequence[CandidateRow], gate: Gate) -> tuple[list[CandidateRow
             outcome = Outcome.SELECTED
         elif objections.get(row.id):
             outcome = Outcome.REJECTED
-        told = tuple(reasons.get(row.id, row.reasons))
-        decided.append(replace(row, outcome=outcome, reasons=told, pareto=row.id in front))
+        result = tuple(reasons.get(row.id, row.reasons))
+        decided.append(replace(row, outcome=outcome, reasons=result, pareto=row.id in front))
     return decided, len(passing)
 
 
@@ -310,12 +342,12 @@ def _ordered(rows: Sequence[CandidateRow], objective: Objective) -> list[Candida
     source = next(row.measured for row in rows if row.is_source)
 
     def key(row: CandidateRow) -> tuple[bool, float, str]:
-        one = row.measured
+        item = row.measured
         value = {
-            "latency": 1 / one.speedup if one.speedup else math.inf,
-            "size": one.size,
-            "memory": one.memory(source),
+            "latency": 1 / item.speedup if item.speedup else math.inf,
+            "size": item.size,
+            "memory": item.memory(source),
         }[objective]
-        return not one.is_source, value, one.id
+        return not item.is_source, value, item.id
 
     return sorted(rows, key=key)

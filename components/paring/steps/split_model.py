@@ -3,24 +3,21 @@
 import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
 from paring.artifacts import Examples, Model, SplitModel, content_bytes
-from paring.converters.partition.stage_layout import (
-    Workload,
-    best_cuts,
-    largest_stage,
-    stages_within,
-)
 from paring.errors import UnsupportedError
 from paring.step import Input, Output, step
+
+if TYPE_CHECKING:
+    from paring.converters.partition.stage_layout import Workload
 
 _MIB = 1 << 20
 
 
-@step(version="1")
+@step(version="2")
 def split_model(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -54,6 +51,11 @@ def split_model(
     - `weight_bytes`, `activation_bytes`: the memory of weights and of live tensors;
     - `crossing_bytes`: the bytes of tensors computed up to its end that are read after it.
 
+    Examples:
+        >>> split = paring.split_model(network, arrays, devices=2, device_type="CPU")
+        >>> split.largest_stage_bytes < split.single_device_bytes
+        True
+
     Args:
         model: Any model with a SavedModel.
         examples: The model is run and compared on the train split; without examples on random
@@ -82,23 +84,23 @@ def split_model(
     quiet_tensorflow()
     from paring.converters.partition.splitting import Source, compare, write_stages
     from paring.converters.partition.stage_files import place_stages
+    from paring.converters.partition.stage_layout import best_cuts, largest_stage
     from paring.converters.savedmodel.trial_inputs import (
         check_batches,
         check_repeatable,
         draw_trial_inputs,
     )
     from paring.models.gpu_memory import set_gpu_memory
-    from paring.models.loading import saved_model_dir
-    from paring.models.signature import read_signature
+    from paring.models.saved_model import SavedModel
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
     own = check_batches(signature, batch_size=batch_size)
     # A GPU that is here is not asked to hold the whole model.
     set_gpu_memory(0)
-    inputs = draw_trial_inputs(examples, signature, comparison_size, own or 1, seed)
+    inputs = draw_trial_inputs(examples, signature, size=comparison_size, batch=own or 1, seed=seed)
     batch = own or batch_size or 1
-    source = Source(folder, inputs)
+    source = Source(saved, inputs)
     check_repeatable(source.own_difference, max_difference)
     graph = source.measure(inputs.batch_of(batch))
     work = graph.work
@@ -109,16 +111,18 @@ def split_model(
             remedy=f"give devices = {max(2, work.count)} at the most",
         )
     cuts = best_cuts(work, devices)
-    rows = _rows(work, cuts, graph.places, device_type)
+    rows = _rows(work, cuts, places=graph.places, device_type=device_type)
     if device_memory_mb:
-        _check_fits(work, rows, device_memory_mb, batch)
+        _check_fits(work, rows, limit_mb=device_memory_mb, batch=batch)
     write_stages(graph, cuts, split.serving_dir)
-    split.difference = compare(source, split.serving_dir, devices, inputs, max_difference)
+    split.difference = compare(
+        source, split.serving_dir, devices=devices, inputs=inputs, max_difference=max_difference
+    )
     place_stages(split.serving_dir, device_type)
 
     split.keras = "none"
     split.size_bytes = content_bytes(split.serving_dir)
-    split.applied = f"split into {devices} stages"
+    split.applied = (f"split into {devices} stages",)
     split.variables = "kept"
     split.compared_on = inputs.drawn_from
     split.source_operators = graph.inlined.source_operators
@@ -140,7 +144,7 @@ def split_model(
 
 
 def _rows(
-    work: Workload, cuts: Sequence[int], places: Sequence[str], device_type: str
+    work: "Workload", cuts: Sequence[int], *, places: Sequence[str], device_type: str
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -156,13 +160,15 @@ def _rows(
     ]
 
 
-def _check_fits(work: Workload, rows: list[dict[str, Any]], limit_mb: int, batch: int) -> None:
+def _check_fits(work: "Workload", rows: list[dict[str, Any]], *, limit_mb: int, batch: int) -> None:
     """Refuse stages that need more than the limit."""
     limit = limit_mb * _MIB
     largest = max(rows, key=lambda row: int(row["weight_bytes"] + row["activation_bytes"]))
     needed = largest["weight_bytes"] + largest["activation_bytes"]
     if needed <= limit:
         return
+    from paring.converters.partition.stage_layout import stages_within
+
     enough = stages_within(work, limit)
     weights, activations = (
         f"{largest[name] / _MIB:.3f}" for name in ("weight_bytes", "activation_bytes")

@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from paring.artifacts import Examples, RuntimeConfiguration, Servable
 from paring.benchmarking.batch_search import Bounds, Search, Setting, Trial
-from paring.benchmarking.measure import Spec
-from paring.benchmarking.process import measure, measure_together
-from paring.benchmarking.statistics import percentiles
 from paring.errors import ParameterError, StepFailedError, UnsupportedError
-from paring.runtimes import served_file
 from paring.step import Input, Output, step
 from paring.system.hardware import describe, free_memory_bytes
+from paring.system.step_limits import format_size
+
+if TYPE_CHECKING:
+    from paring.benchmarking.measure import Spec
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ _MIN_BATCHES, _MAX_BATCHES = 2, 16
 _SHARE_OF_FREE = 0.9
 
 
-@step(version="3", measures=True)
+@step(version="4", machine_dependent=True, runs_model=True)
 def tune_batch(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -66,6 +65,12 @@ def tune_batch(
     crashes, is killed or runs out of memory, if it takes too long, or if the model does
     not take the batch. The search goes on below it.
 
+    Examples:
+        >>> converted = paring.convert_tflite(network, quantization="dynamic")
+        >>> configuration = paring.tune_batch(network, converted, arrays, max_batch=2, max_trials=2)
+        >>> configuration.throughput > 0
+        True
+
     Args:
         source: The SavedModel that the candidate was built from, by whose signature
             examples are read.
@@ -95,8 +100,10 @@ def tune_batch(
         UnsupportedError: No setting is within the limits.
         StepFailedError: Not even the first setting could be run.
     """
+    from paring.runtimes import find_served
+
     candidate = candidate or source
-    if gpu_memory_mb and served_file(candidate.path) is not None:
+    if gpu_memory_mb and not find_served(candidate.path).runtime.limits_gpu_memory:
         raise ParameterError(
             "gpu_memory_mb: only TensorFlow has this limit",
             received=f"{gpu_memory_mb} for {candidate.path}",
@@ -122,7 +129,9 @@ def tune_batch(
         )
         fixed = trials.fixed_batch()
         bounds = Bounds(fixed or 1, fixed or max_batch, max_instances or cores, cores)
-        search = Search(trials.attempt, bounds, max_trials, lambda: time.monotonic() < end)
+        search = Search(
+            trials.attempt, bounds, max_trials=max_trials, may_go_on=lambda: time.monotonic() < end
+        )
         fitting = search.run()
         best = _confirmed(fitting, trials.attempt)
         if best is None:
@@ -138,7 +147,6 @@ def tune_batch(
     configuration.peak_memory_bytes = best.peak_memory_bytes
     configuration.trials = len(search.trials)
     details = {
-        **{name: value for name, value in configuration.facts().items() if name != "digest"},
         "limits": {
             "max_latency_ms": max_latency_ms or None,
             "max_memory_bytes": memory_bytes,
@@ -157,7 +165,7 @@ def tune_batch(
         },
         "environment": {**environment, "free_memory_bytes": free, **trials.seen},
     }
-    configuration.file.write_text(json.dumps(details, indent=2) + "\n")
+    configuration.write_facts(configuration.file, details)
     _log.info(
         "batch %d, %d threads, %d processes: %.0f examples a second",
         *(best.setting.batch_size, best.setting.threads, best.setting.instances),
@@ -192,10 +200,13 @@ class _Trials:
 
     def fixed_batch(self) -> int | None:
         """Return the only batch that the candidate takes; None if it takes any."""
-        spec = Spec("inspect", **self._common("", [], self.folder, 1))
-        found = measure(spec, timeout_seconds=self.timeout_seconds)
-        self.seen["runtime"] = found["runtime"]
-        return None if found["batch_size"] is None else int(found["batch_size"])
+        from paring.benchmarking.measure import Spec
+        from paring.benchmarking.process import measure
+
+        spec = Spec("inspect", **self._common("", [], folder=self.folder, threads=1))
+        result = measure(spec, timeout_seconds=self.timeout_seconds)
+        self.seen["runtime"] = result["runtime"]
+        return None if result["batch_size"] is None else int(result["batch_size"])
 
     def attempt(self, setting: Setting) -> Trial:
         """Measure one setting.
@@ -218,19 +229,22 @@ class _Trials:
         return trial
 
     def _attempt(self, setting: Setting) -> Trial:
+        from paring.benchmarking.measure import Spec
+        from paring.benchmarking.process import measure_together
+
         inputs, names = self._inputs(setting.batch_size)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         specs = []
         for number in range(setting.instances):
             own = folder / str(number)
             own.mkdir()
-            common = self._common(str(inputs), names, own, setting.threads)
+            common = self._common(str(inputs), names, folder=own, threads=setting.threads)
             specs.append(Spec("throughput", **common, window_seconds=self.trial_seconds))
         try:
-            found = measure_together(
+            result = measure_together(
                 specs, timeout_seconds=self.timeout_seconds, memory_bytes=self.memory_bytes
             )
-            return self._judged(setting, specs, found)
+            return self._judged(setting, specs, result)
         except (StepFailedError, UnsupportedError) as error:
             # The rest of a crash stands in the log of the first trial alone.
             if not self.rows:
@@ -239,29 +253,35 @@ class _Trials:
         finally:
             shutil.rmtree(folder)
 
-    def _judged(self, setting: Setting, specs: list[Spec], found: list[dict[str, Any]]) -> Trial:
+    def _judged(self, setting: Setting, specs: list["Spec"], result: list[dict[str, Any]]) -> Trial:
+        import numpy as np
+
+        from paring.benchmarking.statistics import percentiles
+
         milliseconds = []
         for spec in specs:
             with np.load(spec.latencies, allow_pickle=False) as arrays:
                 milliseconds.append(1e3 * arrays["candidate"])
         pooled = percentiles(np.concatenate(milliseconds))
-        memory = sum(one["peak_memory_bytes"] for one in found)
-        self.seen |= {name: found[0][name] for name in ("accelerators", "libraries")}
+        memory = sum(item["peak_memory_bytes"] for item in result)
+        self.seen |= {name: result[0][name] for name in ("accelerators", "libraries")}
         why_not = ""
         if self.max_latency_ms and pooled.p99 > self.max_latency_ms:
             why_not = f"a p99 of {pooled.p99:.3g} ms is over {self.max_latency_ms:g} ms"
         elif memory > self.memory_bytes:
-            why_not = f"{memory / _MIB:.0f} MiB are over {self.memory_bytes / _MIB:.0f} MiB"
+            why_not = f"{format_size(memory)} are over {format_size(self.memory_bytes)}"
         return Trial(
             setting,
             pooled.p50,
             pooled.p99,
-            sum(setting.batch_size * 1e3 / float(one.mean()) for one in milliseconds),
+            sum(setting.batch_size * 1e3 / float(item.mean()) for item in milliseconds),
             memory,
             why_not,
         )
 
-    def _common(self, inputs: str, names: list[str], folder: Path, threads: int) -> dict[str, Any]:
+    def _common(
+        self, inputs: str, names: list[str], *, folder: Path, threads: int
+    ) -> dict[str, Any]:
         return {
             "source": str(self.source.path.absolute()),
             "candidate": str(self.candidate.path.absolute()),
@@ -285,7 +305,14 @@ class _Trials:
             for old in self.folder.glob("inputs-*"):
                 old.unlink()
             batches = min(max(_DRAWN_EXAMPLES // batch_size, _MIN_BATCHES), _MAX_BATCHES)
-            names = draw_inputs(self.source, self.examples, batch_size, batches, self.seed, file)
+            names = draw_inputs(
+                self.source,
+                self.examples,
+                batch_size=batch_size,
+                batches=batches,
+                seed=self.seed,
+                file=file,
+            )
             listed.write_text(json.dumps(names))
         return file, json.loads(listed.read_text())
 

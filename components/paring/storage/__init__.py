@@ -114,9 +114,9 @@ def list_below(uri: str) -> Iterator[Entry]:
             yield Entry(file, size, modified)
         return
     with asked(uri) as (store, key):
-        found = files_below(store, key)
+        result = files_below(store, key)
     scheme = uri.partition("://")[0]
-    for name, facts in found.items():
+    for name, facts in result.items():
         modified = facts.get("LastModified") or facts.get("mtime")
         yield Entry(
             f"{scheme}://{name}",
@@ -271,12 +271,12 @@ def fetch(uri: str, into: Path) -> Path:
     target = into / name_of(uri)
     with written_beside(target) as staged:
         with asked(uri) as (store, key):
-            found = files_below(store, key)
-            if not found:
+            result = files_below(store, key)
+            if not result:
                 raise FileNotFoundError(uri)
-            places = [staged / below(uri, key, name) for name in found]
-            store.get(list(found), [str(place) for place in places])
-        for (name, facts), place in zip(found.items(), places, strict=True):
+            places = [staged / below(uri, key, name) for name in result]
+            store.get(list(result), [str(place) for place in places])
+        for (name, facts), place in zip(result.items(), places, strict=True):
             check_size(f"{uri} ({name})", facts["size"], place.stat().st_size)
         replace(staged, target)
     return target
@@ -301,7 +301,7 @@ def put(path: Path, uri: str) -> None:
                 shutil.copyfile(path, staged)
             replace(staged, target)
         return
-    files = [path] if path.is_file() else [one for _, one in tree_files(path, StorageError)]
+    files = [path] if path.is_file() else [item for _, item in tree_files(path, StorageError)]
     with asked(uri) as (store, key):
         sizes = {
             key if file == path else f"{key}/{file.relative_to(path).as_posix()}": (
@@ -310,10 +310,10 @@ def put(path: Path, uri: str) -> None:
             for file in files
         }
         store.put([str(file) for file in files], list(sizes))
-        found = files_below(store, key)
+        result = files_below(store, key)
         for name, size in sizes.items():
-            told = found[name]["size"] if name in found else store.info(name)["size"]
-            check_size(f"{uri} ({name})", size, told)
-        for name in found:
+            answer = result[name]["size"] if name in result else store.info(name)["size"]
+            check_size(f"{uri} ({name})", size, answer)
+        for name in result:
             if name not in sizes:
                 store.rm_file(name)

@@ -51,16 +51,16 @@ def files_on_disk(root: Path) -> list[tuple[str, int, float]]:
     Raises:
         StorageError: A folder can't be read.
     """
-    found = [str(root)] if root.is_file() else []
+    result = [str(root)] if root.is_file() else []
     for folder, _, names in os.walk(root, onerror=_unreadable):
-        found += [os.path.join(folder, name) for name in names]  # noqa: PTH118 - many, and text
-    told = []
-    for file in sorted(found):
+        result += [os.path.join(folder, name) for name in names]  # noqa: PTH118 - many, and text
+    answer = []
+    for file in sorted(result):
         # Another process may have removed or renamed it since.
         with suppress(FileNotFoundError):
             facts = os.stat(file)  # noqa: PTH116
-            told.append((file, facts.st_size, facts.st_mtime))
-    return told
+            answer.append((file, facts.st_size, facts.st_mtime))
+    return answer
 
 
 def _unreadable(error: OSError) -> None:

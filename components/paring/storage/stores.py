@@ -135,11 +135,11 @@ def key_of(uri: str) -> str:
 
 def files_below(store: Any, key: str) -> dict[str, Any]:
     """Return fsspec's description of each file at or below `key`, sorted by name."""
-    found = store.find(key, detail=True)
+    result = store.find(key, detail=True)
     # Some tools mark a folder with an empty object whose name ends in a slash.
     return {
         name: facts
-        for name, facts in sorted(found.items())
+        for name, facts in sorted(result.items())
         if facts["type"] == "file" and not facts["name"].endswith("/")
     }
 
@@ -180,12 +180,12 @@ def check_bucket(what: str, uri: str) -> None:
         )
 
 
-def check_size(what: str, expected: int, found: int) -> None:
+def check_size(what: str, expected: int, result: int) -> None:
     """Refuse a file that is not as long as it was where it came from."""
-    if expected != found:
+    if expected != result:
         raise StorageError(
             f"{what} was not transferred completely",
-            received=f"{found} bytes of {expected}",
+            received=f"{result} bytes of {expected}",
             remedy="try again; something else may have written there meanwhile",
         )
 
@@ -218,13 +218,13 @@ def _failures(protocol: str) -> tuple[type[BaseException], ...]:
 def _error_code(error: BaseException) -> str:
     """Return the error's code in S3, or its HTTP status; "" where it has none."""
     response = getattr(error.__cause__, "response", None)
-    found = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
-    return str(found or getattr(error, "code", "") or "")
+    result = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
+    return str(result or getattr(error, "code", "") or "")
 
 
 def explained(uri: str, error: BaseException) -> StorageError:
     """Return a library's error as an error that names the URI."""
-    told = f"{type(error).__name__}: {error}"
+    result = f"{type(error).__name__}: {error}"
     if isinstance(error, FileNotFoundError):
         bucket = uri.partition("://")[2].partition("/")[0]
         # Google's API says of all alike that it is not found; of a bucket by its path.
@@ -234,4 +234,4 @@ def explained(uri: str, error: BaseException) -> StorageError:
             )
         return StorageError("there is nothing at this place", received=uri)
     remedy = _REMEDIES[_protocol(uri)] if is_remote(uri) else "check the path and its permissions"
-    return StorageError(f"{uri} can't be reached", received=told, remedy=remedy)
+    return StorageError(f"{uri} can't be reached", received=result, remedy=remedy)

@@ -1,6 +1,8 @@
 """Child processes that run a module of Paring's."""
 
 import os
+import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -15,3 +17,25 @@ def module_environment() -> dict[str, str]:
     """Return this process's environment, by which a child finds its modules where it does."""
     places = (str(Path(place).absolute()) for place in sys.path)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, such as SIGSEGV."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def describe_exit(code: int) -> str:
+    """Return the exit code of a child in words, or the name of the signal that ended it."""
+    return f"exit code {code}" if code >= 0 else signal_name(-code)
+
+
+def is_picklable(error: Exception) -> bool:
+    """Return whether an error survives pickling, which one of a library's own class may not."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True

@@ -20,7 +20,7 @@ _come: list[int] = []
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def handle_interrupts() -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGINT and SIGTERM, and remember it for `check`.
 
     SIGINT stays ignored where it was, as in the background of a shell script.
@@ -37,7 +37,7 @@ def heeded() -> Iterator[None]:
     try:
         yield
     except Exception:
-        check()
+        raise_if_interrupted()
         raise
     finally:
         _come.clear()
@@ -46,14 +46,19 @@ def heeded() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check() -> None:
+def raise_if_interrupted() -> None:
     """Raise KeyboardInterrupt if the user has interrupted.
 
     Raises:
-        KeyboardInterrupt: A signal has come since `heeded` was entered.
+        KeyboardInterrupt: A signal has come since `handle_interrupts` was entered.
     """
     if _come:
         raise KeyboardInterrupt
+
+
+def count() -> int:
+    """Return how often the user has interrupted since `handle_interrupts` was entered."""
+    return len(_come)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -21,6 +21,8 @@ VARIABLE = "PARING_LOG_FORMAT"
 
 _LOGGER = logging.getLogger("paring")
 _about: ContextVar[Mapping[str, object]] = ContextVar("about", default=MappingProxyType({}))
+# What `_install` has added to the logger, and the level and propagation of before.
+_installed: list[tuple[logging.Handler, int, bool]] = []
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class _JsonLine(logging.Formatter):
 def _plain(value: object) -> object:
     """Return `value` as a JSON value; infinity, nan and values of other types as text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, str | int):
         return value
     return value if isinstance(value, float) and math.isfinite(value) else str(value)
@@ -79,20 +81,22 @@ def _plain(value: object) -> object:
 
 def write_json(stream: TextIO | None = None) -> None:
     """Write events to `stream`, standard error by default, from now on."""
-    stop()
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(_JsonLine())
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
-    # Libraries that set up logging of their own would repeat each line.
-    _LOGGER.propagate = False
+    _install(handler, logging.INFO)
 
 
 def send(deliver: Callable[[SentRecord], None], level: int) -> None:
     """Deliver all records of a level or above, in place of writing them, from now on."""
+    _install(_Sender(deliver), level)
+
+
+def _install(handler: logging.Handler, level: int) -> None:
     stop()
-    _LOGGER.addHandler(_Sender(deliver))
+    _installed.append((handler, _LOGGER.level, _LOGGER.propagate))
+    _LOGGER.addHandler(handler)
     _LOGGER.setLevel(level)
+    # Libraries that set up logging of their own would repeat each line.
     _LOGGER.propagate = False
 
 
@@ -113,15 +117,17 @@ def level() -> int:
 
 
 def stop() -> None:
-    """Write no events from now on."""
-    for handler in list(_LOGGER.handlers):
+    """Write no events from now on, and leave the logger as the application has set it up."""
+    while _installed:
+        handler, level, propagate = _installed.pop()
         _LOGGER.removeHandler(handler)
-    _LOGGER.propagate = True
+        _LOGGER.setLevel(level)
+        _LOGGER.propagate = propagate
 
 
 def is_json() -> bool:
     """Return whether events are written."""
-    return bool(_LOGGER.handlers)
+    return bool(_installed)
 
 
 def event(what: str, /, **facts: object) -> None:
@@ -158,19 +164,3 @@ def about(**facts: object) -> Iterator[None]:
 def known() -> Mapping[str, object]:
     """Return the context that `about` has set."""
     return _about.get()
-
-
-def candidate_of(step: str, node: str) -> str:
-    """Return the candidate that a node works on, by its id; "" where it works for all.
-
-    The pipeline's nodes are called STEP-CANDIDATE, and STEP-CANDIDATE.2 where a recipe has
-    a step twice; Kubeflow writes dashes for underscores.
-
-    Args:
-        step: The step's name.
-        node: The node's id, or the name of its task.
-    """
-    prefix = f"{step}-"
-    if not node.replace("_", "-").startswith(prefix.replace("_", "-")):
-        return ""
-    return node[len(prefix) :].partition(".")[0]

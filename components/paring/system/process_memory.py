@@ -26,13 +26,13 @@ def descendants(pid: int) -> list[int]:
         with suppress(psutil.NoSuchProcess):
             return [child.pid for child in psutil.Process(pid).children(recursive=True)]
         return []
-    found: list[int] = []
+    result: list[int] = []
     waiting = [pid]
     while waiting:
         children = list(_children(waiting.pop()))
-        found += children
+        result += children
         waiting += children
-    return found
+    return result
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -11,6 +11,14 @@ from paring.system.control_groups import memory_groups
 
 TIME_OPTION = "--step-time-limit"
 MEMORY_OPTION = "--step-memory-limit"
+TIME_HELP = (
+    "Longest duration of a step, such as 30m; 0 for no limit. 2h by default, 8h for steps that"
+    " train."
+)
+MEMORY_HELP = (
+    "Most memory of a step's processes, such as 12GiB or 75%; 0 for no limit. By default 7/8 of"
+    " the machine's memory, in a container its limit."
+)
 
 TIME_VARIABLE = "PARING_STEP_TIME_LIMIT"
 """Environment variable by which a Kubeflow package passes the time limit to a step."""

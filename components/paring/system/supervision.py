@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from paring.errors import CrashError, OutOfMemoryError, ParingError, TimeLimitError
+from paring.system.children import signal_name
 from paring.system.control_groups import memory_groups
 from paring.system.process_memory import descendants, used_bytes
 from paring.system.step_limits import StepLimits
@@ -279,7 +280,7 @@ def _work_in_child(work: Callable[[], None], scratch: Path, mask: set[signal.Sig
 def _blocked(signals: set[signal.Signals]) -> Iterator[set[signal.Signals]]:
     """Keep signals in the queue; yields the mask of before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    mask = {one for one in before if isinstance(one, signal.Signals)}
+    mask = {item for item in before if isinstance(item, signal.Signals)}
     owner = os.getpid()
     try:
         yield mask
@@ -313,14 +314,6 @@ def _crash_error(number: int, place: str) -> CrashError:
     )
 
 
-def signal_name(number: int) -> str:
-    """Return a signal's name, such as SIGSEGV."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def _crash_place(file: Path) -> str:
     """Return the innermost line of Python code in what faulthandler wrote; "" for nothing."""
     with contextlib.suppress(OSError):
@@ -340,13 +333,13 @@ def _waited_for() -> set[signal.Signals]:
 
 def _reaped_status(child: int) -> int | None:
     """Collect all children that have ended; the status of `child` if it is among them."""
-    found = None
+    result = None
     while True:
         number, status = _reaped()
         if not number:
-            return found
+            return result
         if number == child:
-            found = status
+            result = status
 
 
 def _reaped() -> tuple[int, int]:

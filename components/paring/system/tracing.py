@@ -42,12 +42,12 @@ def span(name: str, **attributes: str | int | float | bool) -> Iterator[Note]:
         yield lambda **_: None
         return
     about = {name: str(value) for name, value in logs.known().items()}
-    found = {f"paring.{key}": value for key, value in {**about, **attributes}.items()}
+    result = {f"paring.{key}": value for key, value in {**about, **attributes}.items()}
     tracer = provider.get_tracer("paring")
     with tracer.start_as_current_span(
-        name, context=_within(about.get("run", "")), attributes=found
-    ) as one:
-        yield lambda **more: one.set_attributes(
+        name, context=_within(about.get("run", "")), attributes=result
+    ) as item:
+        yield lambda **more: item.set_attributes(
             {f"paring.{key}": value for key, value in more.items()}
         )
 

@@ -1,4 +1,4 @@
-"""Listing and copying of users' folders, without the targets of links that leave them."""
+"""Listing, description and copying of users' folders, with links kept inside of them."""
 
 import os
 import shutil
@@ -24,8 +24,8 @@ def tree_files(root: Path, error: type[ParingError] = ModelError) -> list[tuple[
         ParingError: A link leads out of the folder, nowhere or in a circle, or something is
             neither a file nor a folder.
     """
-    found = [(name, path) for name, path in _walk(root, error) if not path.is_dir()]
-    return sorted(found, key=lambda one: one[0].split("/"))
+    result = [(name, path) for name, path in _walk(root, error) if not path.is_dir()]
+    return sorted(result, key=lambda item: item[0].split("/"))
 
 
 def copy_tree(source: Path, target: Path, error: type[ParingError] = ModelError) -> None:
@@ -50,8 +50,24 @@ def copy_tree(source: Path, target: Path, error: type[ParingError] = ModelError)
             shutil.copy2(path, place)
 
 
+def describe_path(path: Path) -> str:
+    """Return a short description of a file, or of a folder's first entries, for errors."""
+    if not path.exists():
+        return "nothing at this path"
+    if path.is_file():
+        return f"a file of {path.stat().st_size} bytes"
+    names = sorted(item.name for item in path.iterdir())
+    return f"a folder with {', '.join(names[:6]) or 'nothing in it'}"
+
+
 def _walk(root: Path, error: type[ParingError]) -> Iterator[tuple[str, Path]]:
     """Yield the folders and files below `root`, by relative name."""
+    if not root.is_dir():
+        # A pipe or a device, which may never end.
+        raise error(
+            f"{root} is neither a file nor a folder",
+            remedy="give a file or a folder of files",
+        )
     base = root.resolve()
     pending = [("", root)]
     count = 0

@@ -4,13 +4,13 @@ TensorFlow's multi-worker strategy reads that variable, and what starts such mac
 sets it: Kubeflow's training operator, Vertex AI, or a user by hand.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from paring.errors import ParameterError
+from paring.system.documents import parse_json
 
 # See `paring.training.strategy.open_devices`.
 StrategyName = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
@@ -56,7 +56,7 @@ def read_workers(environment: Mapping[str, str] = os.environ) -> Workers | None:
     if not text.strip():
         return None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         cluster = {str(kind): list(map(str, ones)) for kind, ones in content["cluster"].items()}
         kind, number = str(content["task"]["type"]), int(content["task"]["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.errors import ParameterError, StepFailedError, UnsupportedError
+from paring.errors import (
+    ModelError,
+    ParameterError,
+    StepFailedError,
+    UnsupportedError,
+    first_line,
+)
 from paring.tensorrt import rtx, server
 from paring.tensorrt.layers import Layer, from_inspector, from_log
 from paring.tensorrt.library import SERVER, Library, Messages
@@ -69,6 +75,38 @@ class Built:
     timing_cache: bytes
 
 
+def refuse_float64(file: Path) -> None:
+    """Raise if an input of the graph is float64.
+
+    TensorRT has no kernels for it, and its parser turns such an input into float32, so that
+    callers would be refused.
+
+    Args:
+        file: An ONNX file that `paring.models.onnx_files.check_onnx` has let through.
+
+    Raises:
+        ModelError: It can't be read.
+        UnsupportedError: An input is float64.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto: Any = onnx.load(str(file), load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(
+            f"{file} can't be read as an ONNX model",
+            received=first_line(error),
+            remedy="export the model again; the file is incomplete or damaged",
+        ) from error
+    for item in proto.graph.input:
+        if item.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
+            raise UnsupportedError(
+                f"{file}: input {item.name!r} is float64, which TensorRT does not compute in",
+                remedy="export a model that takes float32",
+            )
+
+
 def build_engine(library: Library, request: Request, *, inspect: bool) -> Built:
     """Parse and build.
 
@@ -96,7 +134,7 @@ def build_engine(library: Library, request: Request, *, inspect: bool) -> Built:
     if request.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb << 20)
     cache = None
-    if library.flavour == SERVER:
+    if library.product == SERVER:
         cache = server.configure(
             library,
             config,

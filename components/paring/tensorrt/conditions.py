@@ -23,7 +23,7 @@ class Conditions:
     """Versions and hardware that an engine was built with and for.
 
     Attributes:
-        flavour: "server" or "rtx": which product built it.
+        product: "server" or "rtx": which product built it.
         tensorrt_version: That product's version.
         compute_capability: Compute capability that the engine is for, such as "8.9".
         gpu: The GPU that it was built on; "" where there was none.
@@ -33,7 +33,7 @@ class Conditions:
         min_batch, opt_batch, max_batch: The batches that it takes.
     """
 
-    flavour: str
+    product: str
     tensorrt_version: str
     compute_capability: str
     gpu: str = ""
@@ -58,18 +58,18 @@ def read_conditions(engine: Path) -> Conditions:
     file = engine.parent / FILE
     try:
         conditions = Conditions(**read_json(file))
-        for one in fields(conditions):
-            value = getattr(conditions, one.name)
-            if type(value) is not one.type:
-                raise TypeError(f"{one.name} is {type(value).__name__}")
+        for field in fields(conditions):
+            value = getattr(conditions, field.name)
+            if type(value) is not field.type:
+                raise TypeError(f"{field.name} is {type(value).__name__}")
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{engine}: what it was built for can't be read",
             received=f"{file}: {error}",
             remedy=f"keep {FILE}, which build_tensorrt writes, beside the engine",
         ) from error
-    if conditions.flavour not in TITLES:
-        raise ModelError(f"{file}: there is no such flavour", received=conditions.flavour)
+    if conditions.product not in TITLES:
+        raise ModelError(f"{file}: there is no such product", received=conditions.product)
     return conditions
 
 
@@ -98,7 +98,7 @@ def check_conditions(engine: Path, conditions: Conditions, library: Library, gpu
 
 def _version(conditions: Conditions, library: Library) -> list[str]:
     built, here = conditions.tensorrt_version, library.version
-    title = TITLES[conditions.flavour]
+    title = TITLES[conditions.product]
     if conditions.version_compatible:
         then, now = version_numbers(built), version_numbers(here)
         if then[0] == now[0] and then <= now:
@@ -116,7 +116,7 @@ def _hardware(conditions: Conditions, gpu: Gpu) -> list[str]:
         return [f"it is for compute capability 8.0 and above, and here is {here}"]
     if gpu.compute_capability != conditions.compute_capability:
         return [f"it is for compute capability {conditions.compute_capability}, and here is {here}"]
-    any_model = conditions.flavour == RTX or level == "same_compute_capability"
+    any_model = conditions.product == RTX or level == "same_compute_capability"
     if any_model or gpu.name == conditions.gpu:
         return []
     return [f"it was built on {conditions.gpu}, and here is {here}"]

@@ -101,14 +101,14 @@ class Driver:
         return text.value.decode(errors="replace")
 
     def _capability(self) -> str:
-        found = []
+        result = []
         for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
             value = ctypes.c_int()
             self.call(
                 "cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), self.device
             )
-            found.append(value.value)
-        return f"{found[0]}.{found[1]}"
+            result.append(value.value)
+        return f"{result[0]}.{result[1]}"
 
 
 def _no_gpu(received: str) -> MissingDependencyError:

@@ -78,12 +78,12 @@ def from_inspector(text: str) -> list[Layer]:
         entries = json.loads(text)["Layers"]
         return [
             Layer(
-                str(one["Name"]),
-                str(one["LayerType"]),
-                _precision(_types(one["Inputs"]), _types(one["Outputs"])),
-                tuple(_NODE.findall(str(one.get("Metadata", "")))),
+                str(entry["Name"]),
+                str(entry["LayerType"]),
+                _precision(_types(entry["Inputs"]), _types(entry["Outputs"])),
+                tuple(_NODE.findall(str(entry.get("Metadata", "")))),
             )
-            for one in entries
+            for entry in entries
         ]
     except (ValueError, LookupError, TypeError, AttributeError):
         # Names alone, where the engine was built with less verbosity, or a new form.
@@ -92,13 +92,13 @@ def from_inspector(text: str) -> list[Layer]:
 
 def from_log(text: str) -> list[Layer]:
     """Return the layers in the builder's table; none if it is of another form."""
-    found = []
+    result = []
     for line in text.partition("\n\n")[0].splitlines()[1:]:
         match = _LINE.match(line)
         if match is None:
             return []
         inputs, outputs = (_DATATYPE.findall(match[key]) for key in ("inputs", "outputs"))
-        found.append(
+        result.append(
             Layer(
                 match["name"],
                 match["type"],
@@ -106,18 +106,18 @@ def from_log(text: str) -> list[Layer]:
                 tuple(_NODE.findall(match["metadata"] or "")),
             )
         )
-    return found
+    return result
 
 
-def count_precisions(precisions: Iterable[str]) -> str:
-    """Count the layers of each precision, as in "float32 3, int8 14"; "" is not counted."""
-    counted = Counter(one for one in precisions if one)
-    return ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
+def count_precisions(precisions: Iterable[str]) -> tuple[str, ...]:
+    """Count the layers of each precision, as in ("float32 3", "int8 14"); "" is not counted."""
+    counted = Counter(precision for precision in precisions if precision)
+    return tuple(f"{name} {count}" for name, count in sorted(counted.items()))
 
 
 def _types(tensors: Sequence[dict[str, Any]]) -> list[str]:
     # "Format/Datatype" names both: "Channel major INT8 format ...".
-    return [str(one.get("Datatype") or one["Format/Datatype"]) for one in tensors]
+    return [str(tensor.get("Datatype") or tensor["Format/Datatype"]) for tensor in tensors]
 
 
 def _precision(inputs: Iterable[str], outputs: Iterable[str]) -> str:

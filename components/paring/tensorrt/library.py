@@ -32,46 +32,46 @@ class Library:
     """One of NVIDIA's products, imported.
 
     Attributes:
-        flavour: "server" or "rtx".
+        product: "server" or "rtx".
         module: The module.
         version: Such as "10.13.0.35".
     """
 
-    flavour: str
+    product: str
     module: Any
     version: str
 
     @property
     def title(self) -> str:
         """Name and version of the library."""
-        return f"{TITLES[self.flavour]} {self.version}"
+        return f"{TITLES[self.product]} {self.version}"
 
 
-def load_library(flavour: str) -> Library:
-    """Import the library of a flavour.
+def load_library(product: str) -> Library:
+    """Import the library of a product.
 
     Raises:
         MissingDependencyError: It is not installed, not whole, or too old.
     """
-    name = _MODULES[flavour]
+    name = _MODULES[product]
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:
         # OSError: the module is there, and not the libraries that it loads.
         raise MissingDependencyError(
-            f"{TITLES[flavour]} can't be imported",
+            f"{TITLES[product]} can't be imported",
             received=f"{name}: {error}",
-            remedy=_REMEDIES[flavour],
+            remedy=_REMEDIES[product],
         ) from error
     version = str(module.__version__)
-    if version_numbers(version)[:2] < _OLDEST[flavour]:
-        oldest = ".".join(map(str, _OLDEST[flavour]))
+    if version_numbers(version)[:2] < _OLDEST[product]:
+        oldest = ".".join(map(str, _OLDEST[product]))
         raise MissingDependencyError(
-            f"{TITLES[flavour]} is older than {oldest}, and has no strongly typed networks",
+            f"{TITLES[product]} is older than {oldest}, and has no strongly typed networks",
             received=version,
-            remedy=_REMEDIES[flavour],
+            remedy=_REMEDIES[product],
         )
-    return Library(flavour, module, version)
+    return Library(product, module, version)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

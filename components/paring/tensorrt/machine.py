@@ -5,14 +5,14 @@ from paring.tensorrt.driver import Gpu, find_gpu
 from paring.tensorrt.library import TITLES, Library, load_library
 
 
-def look(flavour: str, *, needs_gpu: bool) -> tuple[Library, Gpu | None]:
-    """Return the library of a flavour, and the GPU.
+def look(product: str, *, needs_gpu: bool) -> tuple[Library, Gpu | None]:
+    """Return the library of a product, and the GPU.
 
     The GPU is looked for first, and by the driver alone: TensorRT's own objects crash
     without one. All that is missing is named at once.
 
     Args:
-        flavour: "server" or "rtx".
+        product: "server" or "rtx".
         needs_gpu: Whether to fail without a GPU.
 
     Raises:
@@ -25,13 +25,14 @@ def look(flavour: str, *, needs_gpu: bool) -> tuple[Library, Gpu | None]:
         if needs_gpu:
             missing.append(error)
     try:
-        library = load_library(flavour)
+        library = load_library(product)
     except MissingDependencyError as error:
         missing.append(error)
     if library is None or missing:
         raise MissingDependencyError(
-            f"{TITLES[flavour]} can't be used here: " + ", and ".join(one.what for one in missing),
-            received="; ".join(one.received for one in missing),
-            remedy="; ".join(one.remedy for one in missing),
+            f"{TITLES[product]} can't be used here: "
+            + ", and ".join(item.what for item in missing),
+            received="; ".join(item.received for item in missing),
+            remedy="; ".join(item.remedy for item in missing),
         )
     return library, gpu

@@ -24,7 +24,7 @@ def configure(library: Library, config: Any, *, compute_capability: str) -> None
     if compute_capability not in CAPABILITIES:
         raise UnsupportedError(
             f"{library.title} builds no engines for compute capability {compute_capability}",
-            remedy=f"use flavour server there; known here: {', '.join(CAPABILITIES)}",
+            remedy=f"use product server there; known here: {', '.join(CAPABILITIES)}",
         )
     wanted = "SM" + compute_capability.replace(".", "")
     config.num_compute_capabilities = 1

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras
 
 from paring.data.examples import Split
+from paring.models.library_types import KerasModel
 from paring.training.feeding import Rows, feature_batches
 
 # Wu and Johnson find 1,000 to 10,000 examples enough; fewer are all taken.
@@ -23,7 +24,7 @@ _ENOUGH = 10_000
 
 
 def reestimate_batch_norm(
-    model: Any, split: Split, rows: Rows, *, batch_size: int, seed: int = 0
+    model: KerasModel, split: Split, rows: Rows, *, batch_size: int, seed: int = 0
 ) -> None:
     """Set each moving mean and variance to those of the layer's inputs over `rows`.
 
@@ -48,9 +49,9 @@ class Reestimation:
     Its graph is traced once, which takes longer than running it on a small split.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: KerasModel) -> None:
         self._model = model
-        self._layers = [one for one in _batch_norm_layers(model) if one.trainable]
+        self._layers = [item for item in _batch_norm_layers(model) if item.trainable]
         self._statistics = [_Statistics(layer) for layer in self._layers]
         # A function of its own: those that Keras keeps know nothing of this.
         self._forward = tf.function(
@@ -66,11 +67,11 @@ class Reestimation:
         for statistics in self._statistics:
             statistics.reset()
         with _measured(zip(self._layers, self._statistics, strict=True)):
-            for batch in feature_batches(self._model, split, rows, batch_size):
+            for batch in feature_batches(self._model, split, rows, batch_size=batch_size):
                 self._forward(batch)
-        for layer, found in zip(self._layers, self._statistics, strict=True):
-            layer.moving_mean.assign(tf.cast(found.mean, layer.moving_mean.dtype))
-            variance = found.squares / found.count
+        for layer, result in zip(self._layers, self._statistics, strict=True):
+            layer.moving_mean.assign(tf.cast(result.mean, layer.moving_mean.dtype))
+            variance = result.squares / result.count
             layer.moving_variance.assign(tf.cast(variance, layer.moving_variance.dtype))
 
 
@@ -122,7 +123,7 @@ def _measured(pairs: Iterable[tuple[Any, _Statistics]]) -> Iterator[None]:
 
 
 @contextmanager
-def synchronized_batch_norm(model: Any) -> Iterator[None]:
+def synchronized_batch_norm(model: KerasModel) -> Iterator[None]:
     """Make the layers normalize by the whole batch, not by each device's part of it.
 
     On one device nothing changes.
@@ -132,7 +133,7 @@ def synchronized_batch_norm(model: Any) -> Iterator[None]:
     """
     changed = []
     if model.distribute_strategy.num_replicas_in_sync > 1:
-        changed = [one for one in _batch_norm_layers(model) if not one.synchronized]
+        changed = [item for item in _batch_norm_layers(model) if not item.synchronized]
     kept = [(layer, layer.fused) for layer in changed]
     try:
         for layer in changed:
@@ -153,9 +154,9 @@ def _measuring(call: Any, statistics: _Statistics) -> Any:
     return tf.autograph.experimental.do_not_convert(measuring_call)
 
 
-def _batch_norm_layers(model: Any) -> list[Any]:
+def _batch_norm_layers(model: KerasModel) -> list[Any]:
     kinds = (
         tf_keras.layers.BatchNormalization,
         tf_keras.layers.experimental.SyncBatchNormalization,
     )
-    return [one for one in model.submodules if isinstance(one, kinds)]
+    return [submodule for submodule in model.submodules if isinstance(submodule, kinds)]

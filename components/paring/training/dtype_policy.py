@@ -3,10 +3,11 @@
 from typing import Any
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 from paring.models.precision import set_weights
 
 
-def with_dtype_policy(model: Any, policy: str) -> Any:
+def with_dtype_policy(model: KerasModel, policy: str) -> KerasModel:
     """Return a copy of `model` whose layers compute by `policy`.
 
     Layers that give the model's outputs, and models inside it that do, compute in float32
@@ -20,7 +21,7 @@ def with_dtype_policy(model: Any, policy: str) -> Any:
         UnsupportedError: A layer takes no such dtype.
     """
     config = model.get_config()
-    _set_policy(config, policy, {one._keras_history.layer.name for one in model.outputs})
+    _set_policy(config, policy, {output._keras_history.layer.name for output in model.outputs})
     try:
         copied = type(model).from_config(config)
     except (TypeError, ValueError) as error:
@@ -37,15 +38,15 @@ def with_dtype_policy(model: Any, policy: str) -> Any:
 def _set_policy(config: Any, policy: str, exact: set[str]) -> None:
     """Set the dtype of layers anywhere in `config`, but for those named in `exact`."""
     if isinstance(config, list | tuple):
-        for one in config:
-            _set_policy(one, policy, exact)
+        for item in config:
+            _set_policy(item, policy, exact)
     elif isinstance(config, dict):
         if config.get("name") in exact or config.get("class_name") == "InputLayer":
             policy = "float32"
         if _policy_of(config.get("dtype")) in ("float32", "mixed_bfloat16"):
             config["dtype"] = policy
-        for one in config.values():
-            _set_policy(one, policy, exact)
+        for item in config.values():
+            _set_policy(item, policy, exact)
 
 
 def _policy_of(dtype: Any) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from paring.data.examples import Split, stratified_split
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 
 _VALIDATION = 0.1
 
@@ -41,11 +42,11 @@ def hold_out(split: Split, seed: int) -> Portions:
     if len(rows) < 2:
         return Portions(rows, rows)
     labels = split.labels if split.weights is None or split.labels is None else split.labels[rows]
-    train, validation = stratified_split(labels, len(rows), _VALIDATION, seed)
+    train, validation = stratified_split(labels, len(rows), eval_fraction=_VALIDATION, seed=seed)
     return Portions(rows[train], rows[validation])
 
 
-def features_at(model: Any, split: Split, rows: Rows) -> Any:
+def features_at(model: KerasModel, split: Split, rows: Rows) -> Any:
     """Return the features at `rows`, in the form that the tf_keras model takes.
 
     Raises:
@@ -64,25 +65,32 @@ def features_at(model: Any, split: Split, rows: Rows) -> Any:
     return features
 
 
-def feature_batches(model: Any, split: Split, rows: Rows, batch_size: int) -> Iterator[Any]:
+def feature_batches(
+    model: KerasModel, split: Split, rows: Rows, *, batch_size: int
+) -> Iterator[Any]:
     """Yield the features at `rows` in order, once; the last batch may be smaller."""
     for start in range(0, len(rows), batch_size):
         yield features_at(model, split, rows[start : start + batch_size])
 
 
 def labelled_batches(
-    model: Any, split: Split, rows: Rows, batch_size: int, targets: NDArray[Any] | None = None
+    model: KerasModel,
+    split: Split,
+    rows: Rows,
+    *,
+    batch_size: int,
+    targets: NDArray[Any] | None = None,
 ) -> Iterator[Any]:
     """Yield `feature_batches` with the labels [batch, ...] and weights of `labelled_at`.
 
     With `targets`, an array [count, ...] over the split, those stand in the labels' place.
     """
     for start in range(0, len(rows), batch_size):
-        yield labelled_at(model, split, rows[start : start + batch_size], targets)
+        yield labelled_at(model, split, rows[start : start + batch_size], targets=targets)
 
 
 def labelled_at(
-    model: Any, split: Split, rows: Rows, targets: NDArray[Any] | None = None
+    model: KerasModel, split: Split, rows: Rows, *, targets: NDArray[Any] | None = None
 ) -> tuple[Any, ...]:
     """Return the features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
 
@@ -110,9 +118,10 @@ def labelled_at(
 
 
 def shuffled_batches(
-    model: Any,
+    model: KerasModel,
     split: Split,
     rows: Rows,
+    *,
     batch_size: int,
     seed: int,
     targets: NDArray[Any] | None = None,
@@ -127,7 +136,7 @@ def shuffled_batches(
     """
     return prefetched(
         lambda: shuffled_rows(rows, batch_size, seed),
-        lambda chosen: labelled_at(model, split, chosen, targets),
+        lambda chosen: labelled_at(model, split, chosen, targets=targets),
     )
 
 
@@ -186,7 +195,7 @@ def prefetched(rows: Callable[[], Iterator[Rows]], read: Callable[[Rows], Any]) 
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def as_outputs(model: Any, values: Sequence[Any]) -> Any:
+def as_outputs(model: KerasModel, values: Sequence[Any]) -> Any:
     """Return `values`, one for each output of the tf_keras model, in the outputs' structure.
 
     That is a dict where the model gives a dict, else a tuple, or an only value.

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from paring.data.columns import are_flags, are_one_hot
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 
 _SHAPE_ONLY = (tf_keras.layers.Reshape, tf_keras.layers.Flatten, tf_keras.layers.Dropout)
 
 
-def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
+def loss_for(model: KerasModel, *labels: NDArray[Any]) -> Any:
     """Return the loss that fits the model's labels and its last activation.
 
     Of floats it is the mean squared error, but of zeros and ones under a sigmoid
@@ -49,7 +50,7 @@ def loss_for(model: Any, *labels: NDArray[Any]) -> Any:
     return losses[0] if len(losses) == 1 else losses
 
 
-def _loss(model: Any, output: Any, labels: NDArray[Any]) -> Any:
+def _loss(model: KerasModel, output: Any, labels: NDArray[Any]) -> Any:
     activation = last_activation(output)
     if labels.dtype.kind == "f":
         if activation == "sigmoid" and are_flags(labels):
@@ -113,11 +114,11 @@ def total_loss(loss: Any, labels: Any, outputs: Any, weights: Any = None) -> Any
     flat = tf.nest.flatten(labels)
     given_weights = [None] * len(flat) if weights is None else tf.nest.flatten(weights)
     parts = zip(losses, flat, tf.nest.flatten(outputs), given_weights, strict=True)
-    for one, given, output, weight in parts:
+    for item, given, output, weight in parts:
         wanted = tf.convert_to_tensor(given)
         if wanted.shape.rank == 1 and output.shape.rank == 2:
             wanted = tf.expand_dims(wanted, -1)
-        total += one(wanted, output, sample_weight=weight)
+        total += item(wanted, output, sample_weight=weight)
     return total
 
 

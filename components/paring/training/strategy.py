@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 
 from paring.errors import MissingDependencyError, ParameterError, UnsupportedError, first_line
+from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
 from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.training.dtype_policy import with_dtype_policy
@@ -46,18 +47,18 @@ class Devices:
         counted = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
         return f"{self.strategy}, {counted}, {self.dtype_policy}"
 
-    def put_on(self, model: Any) -> Any:
+    def put_on(self, model: KerasModel) -> KerasModel:
         """Return a model of a single device as one of these; call it within `scope`."""
         return self._moved(model, self.dtype_policy)
 
-    def take_off(self, model: Any) -> Any:
+    def take_off(self, model: KerasModel) -> KerasModel:
         """Return a model of these devices as one of a single device; call it outside of `scope`.
 
         What is saved of it is the same as without a strategy.
         """
         return self._moved(model, "float32")
 
-    def _moved(self, model: Any, dtype_policy: str) -> Any:
+    def _moved(self, model: KerasModel, dtype_policy: str) -> KerasModel:
         if self.strategy == "one_device":
             return model
         moved = _rebuilt(model)
@@ -94,7 +95,7 @@ class Devices:
         return divided
 
 
-def _rebuilt(model: Any) -> Any:
+def _rebuilt(model: KerasModel) -> KerasModel:
     """Return a copy of `model` in the scope that this is called in."""
     # By way of a file: configs alone build wrapped layers twice.
     with tempfile.TemporaryDirectory(prefix="paring-rebuilt-") as folder:
@@ -153,7 +154,7 @@ def _make(strategy: StrategyName) -> Any:
     match strategy:
         case "mirrored":
             devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            return tf.distribute.MirroredStrategy([one.name for one in devices])
+            return tf.distribute.MirroredStrategy([device.name for device in devices])
         case "multi_worker":
             return _multi_worker()
         case "tpu":

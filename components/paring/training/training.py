@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from paring.artifacts import Examples, Model
 from paring.data.examples import Split, open_split
 from paring.errors import ExamplesError, StepFailedError, UnsupportedError
-from paring.models.loading import load_whole, save_model, saved_model_dir
+from paring.models.library_types import KerasModel
+from paring.models.loading import load_whole, save_model
 from paring.models.precision import HALF_DTYPES
-from paring.models.signature import Signature, TensorSpec, read_signature
+from paring.models.saved_model import SavedModel
+from paring.models.signature import Signature, TensorSpec
 from paring.system.workers import StrategyName
 from paring.training.batch_norm import Reestimation, synchronized_batch_norm
 from paring.training.dtype_policy import with_dtype_policy
@@ -62,7 +64,7 @@ class Training:
         source_precision: As in `paring.artifacts.Model`.
     """
 
-    model: Any
+    model: KerasModel
     signature: Signature
     split: Split
     portions: Portions
@@ -70,14 +72,16 @@ class Training:
     batch_size: int
     seed: int
     devices: Devices
-    source_precision: str | None = None
+    source_precision: tuple[str, ...] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Training steps in a pass over the training rows, at least 1."""
         return steps_per_epoch(self.portions, self.batch_size)
 
-    def fine_tune(self, model: Any, *, epochs: int, learning_rate: float, **more: Any) -> None:
+    def fine_tune(
+        self, model: KerasModel, *, epochs: int, learning_rate: float, **more: Any
+    ) -> None:
         """Train `model`, another form of the model; see `fine_tune`."""
         fine_tune(
             model,
@@ -91,7 +95,7 @@ class Training:
             **more,
         )
 
-    def save(self, model: Any, source: Model, output: Model) -> Any:
+    def save(self, model: KerasModel, source: Model, output: Model) -> KerasModel:
         """Write what was trained, under the signature names of its source.
 
         Call it outside of the scope of `devices`.
@@ -151,7 +155,7 @@ def open_training(
         loaded = whole.model
         signature = signature_of(model, loaded)
         split = open_split(examples, "train", signature, weights=weights)
-        batch_size = check_trainable(loaded, split, batch_size, devices)
+        batch_size = check_trainable(loaded, split, batch_size=batch_size, devices=devices)
         loss = loss_for(loaded, *order_labels(loaded, split))
         if devices.dtype_policy != "float32":
             loaded = with_dtype_policy(loaded, devices.dtype_policy)
@@ -160,7 +164,7 @@ def open_training(
     return Training(loaded, signature, split, portions, loss, batch_size, seed, devices, precision)
 
 
-def check_trainable(model: Any, split: Split, batch_size: int, devices: Devices) -> int:
+def check_trainable(model: KerasModel, split: Split, *, batch_size: int, devices: Devices) -> int:
     """Check that `model` can be fine-tuned on `split`, before any work starts.
 
     Returns:
@@ -196,7 +200,7 @@ def check_trainable(model: Any, split: Split, batch_size: int, devices: Devices)
     return devices.batch_size(min(batch_size, count), fixed)
 
 
-def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
+def order_labels(model: KerasModel, split: Split) -> list[NDArray[Any]]:
     """Put the labels of `split` in the order of the model's outputs.
 
     Returns:
@@ -205,11 +209,11 @@ def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
     Raises:
         UnsupportedError: Not every one of several outputs has labels.
     """
-    found = split.labels_by_output
+    result = split.labels_by_output
     if len(model.outputs) == 1:
-        return list(found.values())
+        return list(result.values())
     names = list(model.output_names)
-    lacking = [name for name in names if name not in found]
+    lacking = [name for name in names if name not in result]
     if lacking:
         raise UnsupportedError(
             f"fine-tuning needs labels for each of the {len(names)} outputs of model {model.name}",
@@ -217,13 +221,13 @@ def order_labels(model: Any, split: Split) -> list[NDArray[Any]]:
             remedy="give a column of labels under each output's name; conversion works without",
         )
     first, *others = names
-    split.output, split.labels = first, found[first]
-    split.other_labels = {name: found[name] for name in others}
-    return [found[name] for name in names]
+    split.output, split.labels = first, result[first]
+    split.other_labels = {name: result[name] for name in others}
+    return [result[name] for name in names]
 
 
 def fine_tune(
-    model: Any,
+    model: KerasModel,
     split: Split,
     portions: Portions,
     *,
@@ -280,7 +284,9 @@ def fine_tune(
     def finish_epoch(epoch: int, logs: Any) -> None:
         nonlocal best_loss, best
         reestimate(split, portions.train, batch_size=batch_size, seed=seed)
-        batches = labelled_batches(model, split, portions.validation, batch_size, targets)
+        batches = labelled_batches(
+            model, split, portions.validation, batch_size=batch_size, targets=targets
+        )
         # The sum, where there are several losses.
         validation = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
         _log.info("epoch %d of %d: validation loss %.4f", epoch + 1, epochs, validation)
@@ -291,7 +297,9 @@ def fine_tune(
 
     with synchronized_batch_norm(model):
         model.fit(
-            shuffled_batches(model, split, portions.train, batch_size, seed, targets),
+            shuffled_batches(
+                model, split, portions.train, batch_size=batch_size, seed=seed, targets=targets
+            ),
             steps_per_epoch=steps,
             epochs=epochs,
             verbose=0,
@@ -307,7 +315,7 @@ def fine_tune(
         variable.assign(value)
 
 
-def compile_loss(model: Any, loss: Any, optimizer: Any = "sgd") -> None:
+def compile_loss(model: KerasModel, loss: Any, optimizer: Any = "sgd") -> None:
     """Compile `model` with `loss`, in the form of the model's outputs.
 
     Args:
@@ -324,7 +332,7 @@ def steps_per_epoch(portions: Portions, batch_size: int) -> int:
     return max(1, len(portions.train) // batch_size)
 
 
-def keep_signature(model: Any, source: Signature) -> None:
+def keep_signature(model: KerasModel, source: Signature) -> None:
     """Have `model` saved with the signature names of the model it was made from.
 
     Wrapping renames layers, and a SavedModel may have been exported under names
@@ -346,7 +354,7 @@ def keep_signature(model: Any, source: Signature) -> None:
         setattr(model, f"{what}_names", list(wanted))
 
 
-def signature_of(model: Model, keras_model: Any) -> Signature:
+def signature_of(model: Model, keras_model: KerasModel) -> Signature:
     """Return the signature of `model`'s SavedModel, or of its Keras file where it is one.
 
     Args:
@@ -357,7 +365,7 @@ def signature_of(model: Model, keras_model: Any) -> Signature:
         ModelError: The SavedModel is broken.
     """
     if not model.path.is_file():
-        stored = read_signature(saved_model_dir(model))
+        stored = SavedModel.open(model).signature()
         return Signature(_widened(stored.inputs), _widened(stored.outputs))
     return Signature(
         _specs(keras_model.input_names, keras_model.inputs),

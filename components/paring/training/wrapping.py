@@ -8,6 +8,7 @@ import numpy as np
 import tf_keras
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 
 _NORMALIZATIONS = (tf_keras.layers.BatchNormalization, tf_keras.layers.LayerNormalization)
 
@@ -25,13 +26,13 @@ class Wrapped:
             shared.
     """
 
-    model: Any
+    model: KerasModel
     wrappers: list[Any]
     left_out: list[str]
 
 
 def wrap_layers(
-    model: Any,
+    model: KerasModel,
     wrap: Callable[[Any], Any | None],
     kernels: Callable[[Any], Sequence[Any]],
     *,
@@ -90,13 +91,16 @@ def wrap_layers(
 
 def _other_kernels(layer: Any, kernels: Sequence[Any], done: str) -> list[str]:
     """Return the names of a layer's kernels that are not among `kernels`, with the reason."""
-    changed = {id(one) for one in kernels}
-    names = " and ".join(_weight_name(one) for one in kernels)
+    changed = {id(kernel) for kernel in kernels}
+    names = " and ".join(_weight_name(kernel) for kernel in kernels)
     return [
-        f"{layer.name}.{_weight_name(one)} ({type(layer).__name__}: only its {names} can be {done})"
-        for one in layer.weights
+        f"{layer.name}.{_weight_name(weight)}"
+        f" ({type(layer).__name__}: only its {names} can be {done})"
+        for weight in layer.weights
         # The biases of a GRU have two axes.
-        if id(one) not in changed and one.shape.rank > 1 and "bias" not in _weight_name(one)
+        if id(weight) not in changed
+        and weight.shape.rank > 1
+        and "bias" not in _weight_name(weight)
     ]
 
 

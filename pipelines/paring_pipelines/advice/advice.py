@@ -13,6 +13,7 @@ from typing import Any
 from paring.artifacts import Artifact, Model, ONNXModel, OpenVINOModel, TFLiteModel, TRTEngine
 from paring.catalog import find
 from paring.errors import ParameterError
+from paring.reporting import figures
 from paring.selection.pareto import Gate
 from paring.step import Step
 from paring_pipelines.advice.facts import Facts
@@ -94,22 +95,22 @@ class Advice:
     @property
     def worth(self) -> bool:
         """True if the recipe is worth trying: nothing speaks against it."""
-        return all(one.worth for one in self.reasons)
+        return all(reason.worth for reason in self.reasons)
 
 
 def advise(recipes: Sequence[Recipe], facts: Facts, gate: Gate) -> list[Advice]:
     """Return the reasons for and against each recipe, and a student that suits the model."""
     student = suggest_student(facts, gate)
-    found = [Advice(recipe, _reasons(recipe, facts, gate)) for recipe in recipes]
-    known = {one.name for one in recipes}
+    result = [Advice(recipe, _reasons(recipe, facts, gate)) for recipe in recipes]
+    known = {item.name for item in recipes}
     if student.recipe.name in known:
-        return found
-    return [*found, student]
+        return result
+    return [*result, student]
 
 
 def _reasons(recipe: Recipe, facts: Facts, gate: Gate) -> tuple[Reason, ...]:
     given = [reason for rule in RULES if (reason := rule(recipe, facts, gate)) is not None]
-    against = tuple(one for one in given if not one.worth)
+    against = tuple(item for item in given if not item.worth)
     return against or tuple(given)
 
 
@@ -127,14 +128,14 @@ class AdvisedRecipes:
         Raises:
             ParameterError: None is.
         """
-        found = [one.recipe for one in self.advised if one.worth]
-        if not found:
+        result = [item.recipe for item in self.advised if item.worth]
+        if not result:
             raise ParameterError(
                 "--recipes auto: no recipe is worth trying on this model",
                 received=f"{len(self.advised)} recipes",
                 remedy="loosen the limits, or name a file of recipes; `paring advise` says why",
             )
-        return found
+        return result
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it for programs: `facts`, and of each recipe whether, and why."""
@@ -142,14 +143,14 @@ class AdvisedRecipes:
             "facts": asdict(self.facts),
             "recipes": [
                 {
-                    "name": one.recipe.name,
-                    "recipe": str(one.recipe),
-                    "worth": one.worth,
+                    "name": item.recipe.name,
+                    "recipe": str(item.recipe),
+                    "worth": item.worth,
                     "reasons": [
-                        {"fact": reason.fact, "because": reason.because} for reason in one.reasons
+                        {"fact": reason.fact, "because": reason.because} for reason in item.reasons
                     ],
                 }
-                for one in self.advised
+                for item in self.advised
             ],
         }
 
@@ -171,8 +172,8 @@ def _trained(recipe: Recipe) -> str:
 
 def _taught(recipe: Recipe, parameter: str) -> float | None:
     """Return a parameter of the recipe's distill; None where it has none."""
-    found = (link.parameters[parameter] for link in recipe.links if link.step.name == "distill")
-    value = next(found, None)
+    result = (link.parameters[parameter] for link in recipe.links if link.step.name == "distill")
+    value = next(result, None)
     return None if value is None else float(value)
 
 
@@ -190,8 +191,8 @@ def _quantization(recipe: Recipe) -> str:
     """Return the quantization of the recipe's last file, as convert_tflite names it."""
     if _format(recipe) == "TFLite":
         return str(recipe.links[-1].parameters.get("quantization", "mixed"))
-    found = (link.parameters for link in recipe.links if link.step.name == "export_onnx")
-    precisions = [str(one["precision"]) for one in found]
+    result = (link.parameters for link in recipe.links if link.step.name == "export_onnx")
+    precisions = [str(item["precision"]) for item in result]
     return precisions[-1].replace("fp32", "none") if precisions else ""
 
 
@@ -230,8 +231,8 @@ def _fits_size(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     return Reason(
         fits,
         f"{facts.parameters:,} parameters",
-        f"they take {_size(size)} as {quantization}, {'within' if fits else 'over'} the limit"
-        f" of {_size(gate.max_size_mb * 1e6)}",
+        f"they take {figures.size(size)} as {quantization}, {'within' if fits else 'over'} the"
+        f" limit of {figures.size(gate.max_size_mb * 1e6)}",
     )
 
 
@@ -261,7 +262,8 @@ def _helps_downloads(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
             True,
             f"target mobile, {facts.parameters:,} parameters",
             f"apps are downloaded compressed, and zeros and shared values shrink the"
-            f" {_size(facts.parameters)} of int8 weights, {share:.0%} of which are in {name}",
+            f" {figures.size(facts.parameters)} of int8 weights, {share:.0%} of which are in"
+            f" {name}",
         )
     return Reason(
         False,
@@ -312,7 +314,7 @@ def _gains(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
     known = quantization in _WEIGHT_BYTES and not _uses(recipe, "distill")
     if not known or gate.max_size_mb or facts.count(*_LOOPS):
         return None
-    size = _size(facts.parameters * _WEIGHT_BYTES[quantization])
+    size = figures.size(facts.parameters * _WEIGHT_BYTES[quantization])
     fact = f"{facts.parameters:,} parameters, {facts.flops:,} operations"
     texts = _GAINS.get(_format(recipe), {})
     text = texts.get(quantization)
@@ -368,7 +370,7 @@ def suggest_student(facts: Facts, gate: Gate) -> Advice:
     if gate.max_size_mb:
         most = min(most, int(gate.max_size_mb * 1e6 / (1 if on_processor else 4)))
     channels, parameters = int(facts.input_shape[2] or 0), 0
-    fact = f"{facts.parameters:,} parameters, {_size(facts.activation_bytes)} of activations"
+    fact = f"{facts.parameters:,} parameters, {figures.size(facts.activation_bytes)} of activations"
     for value in scales:
         parameters = count_parameters(family, channels, facts.units, **{scale: value})
         if parameters <= most:
@@ -390,7 +392,3 @@ def suggest_student(facts: Facts, gate: Gate) -> Advice:
         f"{why}; at {scale} {value:g} it has {parameters:,}. It trains from scratch on"
         f" {facts.train_count:,} examples, which takes longest",
     )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

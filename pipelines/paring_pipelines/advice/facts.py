@@ -1,19 +1,22 @@
 """Facts about a model and its examples, collected before any recipe is tried."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paring.artifacts import Examples, Model, ModelProfile
+from paring.artifacts.reading import read_object
 from paring.execution import Call, execute
 from paring.step import TRUST_MODEL, Step
 from paring.steps.import_examples import import_examples
 from paring.steps.import_model import import_model
 from paring.steps.profile import profile
-from paring_pipelines.pipeline.optimize import Settings
+from paring_pipelines.pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from paring.adapters.step_processes import Execute
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,6 @@ class Facts:
         train_count: Examples in the train split.
         input_shape: Of the only input, without the batch; () where there are several.
         units: Values in the only output; 0 where there are several, or it is unknown.
-        target: Where the model will run.
     """
 
     parameters: int
@@ -56,8 +58,14 @@ class Facts:
         return self.input_shape[0] is None or self.input_shape[2] <= self.input_shape[0]
 
 
-def inspect(model: Path, examples: Path, settings: Settings, target: str) -> Facts:
+def inspect(model: Path, examples: Path, settings: Settings, execute: "Execute" = execute) -> Facts:
     """Import and profile a model and its examples in a temporary folder.
+
+    Args:
+        model: A model, as `import_model` takes it.
+        examples: Examples, as `import_examples` takes them.
+        settings: Settings of the run that is advised.
+        execute: Runs each step; `paring.adapters.step_processes` has one with limits.
 
     Raises:
         ParingError: As the steps import_model, import_examples and profile do.
@@ -65,20 +73,20 @@ def inspect(model: Path, examples: Path, settings: Settings, target: str) -> Fac
     with tempfile.TemporaryDirectory(prefix="paring-advise-") as folder:
         root = Path(folder)
         made: dict[str, Any] = {}
-        calls: list[tuple[Step, dict[str, Path], dict[str, object]]] = [
+        calls: list[tuple[Step, dict[str, Path], Mapping[str, object]]] = [
             (import_model, {"original": model}, {}),
             (
                 import_examples,
                 {"original": examples, "model": root / "model"},
-                {"label": settings.label, "weights": settings.weights},
+                settings.of(import_examples),
             ),
             (profile, {"model": root / "model"}, {}),
         ]
         for step, given, parameters in calls:
             places = {name: root / name for name in step.outputs}
             trust = {TRUST_MODEL: settings.trust_model}
-            made |= execute(step, Call(given, places, parameters | trust))
-        content = json.loads((root / "profile" / "profile.json").read_text())
+            made |= execute(step, Call(given, places, {**parameters, **trust}))
+        content = read_object(made["profile"].file)
     imported: Model = made["model"]
     stored: Examples = made["examples"]
     profiled: ModelProfile = made["profile"]
@@ -97,5 +105,5 @@ def inspect(model: Path, examples: Path, settings: Settings, target: str) -> Fac
         train_count=stored.train_count,
         input_shape=tuple(inputs[0]["shape"][1:]) if len(inputs) == 1 else (),
         units=(shape[1] or 0) if len(shape) == 2 else 0,
-        target=target,
+        target=settings.target,
     )

@@ -8,9 +8,9 @@ import click
 
 from paring import __version__
 from paring.errors import ParameterError
-from paring.storage import is_remote, local_path
+from paring.storage import local_path
 from paring_pipelines.advice.advice import AUTO
-from paring_pipelines.cli.options import Command, after_selection, pipeline_options, settings_of
+from paring_pipelines.cli.options import Command, after_selection, pipeline_options, read_settings
 from paring_pipelines.kubeflow.formats import check_image, check_namespace
 from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import DEFAULT_FILE, load_recipes
@@ -79,8 +79,7 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
         check_image("--image", image)
     if namespace:
         check_namespace("--resources", namespace)
-    settings = settings_of("", given, target)
-    _check_destination(settings.push_to)
+    settings = read_settings(given)
     recipes = load_recipes(recipes_file(given["recipes"]), target)
     dag = build(recipes, settings)
     # Imported late: the one reads files with pydantic, the other brings kfp's compiler,
@@ -91,19 +90,8 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
     from paring_pipelines.kubeflow.compile import compile_dag
 
     compile_dag(dag, out, image=image or IMAGE, placements=placements, namespace=namespace)
-    used = sorted({one.image or IMAGE for one in placements.values()})
+    used = sorted({placement.image or IMAGE for placement in placements.values()})
     return f"{len(dag.nodes)} tasks on {', '.join(used)}"
-
-
-def _check_destination(push_to: str) -> None:
-    """Refuse to push to a path in the working folder of a container, which is lost."""
-    if push_to and not is_remote(push_to) and not local_path(push_to).is_absolute():
-        raise ParameterError(
-            "--push-to: must be in a store, or an absolute path that a volume is mounted at",
-            received=push_to,
-            remedy="give s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, or mount a volume with"
-            " --runtime",
-        )
 
 
 @click.command("compile", cls=Command)

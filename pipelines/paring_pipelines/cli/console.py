@@ -1,6 +1,5 @@
 """Output of the command line: progress, tables, lineage, errors."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +9,29 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from paring.artifacts import Artifact, ModelProfile, PushedModel, RuntimeConfiguration
+from paring.artifacts import (
+    Artifact,
+    EvaluationMetrics,
+    Fact,
+    ModelProfile,
+    PushedModel,
+    RuntimeConfiguration,
+)
+from paring.artifacts.reading import read_object
 from paring.errors import ParingError
 from paring.evaluation.metrics import Metric
 from paring.lineage import chain, source_examples
 from paring.reporting.columns import brief_columns, change, score
 from paring.reporting.figures import percent
 from paring.selection.candidates import Outcome
-from paring.serving.versions import Version
-from paring_pipelines.advice.advice import Advice
 from paring_pipelines.pipeline.dag import Dag, Edge
 from paring_pipelines.pipeline.recipes import Recipe
-from paring_pipelines.runners.session import Progress, PublishedRun
+from paring_pipelines.runners.base import NodeEvent
 
 if TYPE_CHECKING:
-    from paring.adapters.tfx import NodeEvent
+    from paring.serving.versions import Version
+    from paring_pipelines.advice.advice import Advice
+    from paring_pipelines.runners.session import Progress, PublishedRun
 
 _LOG_WIDTH = 200
 """Columns where the output is no terminal, which has no width to keep to."""
@@ -50,16 +57,19 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 class NodeProgress:
-    """A line for every node as it ends, and a spinner for the one that runs."""
+    """A line for every node as it ends, and a spinner for those that run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
         self._total = 0
-        self._started = 0
+        self._ended = 0
+        self._running: list[str] = []
 
-    def progress(self) -> Progress:
+    def progress(self) -> "Progress":
         """Return the callbacks for `paring_pipelines.runners.session.run`."""
+        from paring_pipelines.runners.session import Progress
+
         return Progress(self._planned, self._observed)
 
     def close(self) -> None:
@@ -69,80 +79,66 @@ class NodeProgress:
 
     def _planned(self, dag: Dag) -> None:
         self._total = len(dag.nodes)
-        candidates = sum(name.startswith("benchmark-") for name in dag.nodes)
-        told = f"{candidates} candidates, {self._total} nodes"
+        candidates = {node.candidate for node in dag.nodes.values()} - {""}
+        result = f"{len(candidates)} candidates, {self._total} nodes"
         # A search runs several Dags, and loads TFX for the first.
-        self._started = 0
-        if self._status is not None:
-            self._console.print(told, style="dim")
-            return
-        self._console.print(f"{told}; starting TFX", style="dim")
-        self._status = self._console.status("starting TFX")
-        self._status.start()
+        self._ended = 0
+        self._running = []
+        self._console.print(result, style="dim")
+        if self._status is None:
+            self._status = self._console.status("starting TFX")
+            self._status.start()
 
-    def _observed(self, event: "NodeEvent") -> None:
+    def _observed(self, event: NodeEvent) -> None:
         if event.seconds is None:
-            self._started += 1
-            if self._status is not None:
-                self._status.update(f"{self._place} {event.node}")
+            self._running.append(event.node.id)
+            self._update()
             return
-        failure = next((one.failure for one in event.outputs if one.failure), None)
+        self._running.remove(event.node.id)
+        self._ended += 1
+        failure = next((output.failure for output in event.outputs if output.failure), None)
         if event.error is not None or failure is not None:
             why = failure.outcome if failure else "failed"
             mark, note = "[red]✗[/red]", f"[red]{why}[/red]"
         else:
             mark, note = "[green]✓[/green]", _told(event.outputs)
-        told = f"{event.node:<34} {event.seconds:>6.1f} s  {note}"
-        self._console.print(f"{mark} {self._place}  {told}")
+        result = f"{event.node.id:<34} {event.seconds:>6.1f} s  {note}"
+        self._console.print(f"{mark} {self._place(self._ended)}  {result}")
+        self._update()
 
-    @property
-    def _place(self) -> str:
-        return f"{self._started:>3}/{self._total}"
+    def _update(self) -> None:
+        """Name the nodes that run beside the spinner."""
+        if self._status is not None and self._running:
+            place = self._place(self._ended + 1)
+            self._status.update(f"{place} {', '.join(self._running)}")
+
+    def _place(self, number: int) -> str:
+        return f"{number:>3}/{self._total}"
 
 
 def _told(outputs: Sequence[Artifact]) -> str:
     """Return the facts worth a glance while a run goes on."""
-    shown = {
-        "sparsity": "{:.0%} zeros",
-        "accuracy": "accuracy {:.2%}",
-        "agreement": "agreement {:.2%}",
-        "p50_ms": "p50 {:.3f} ms",
-        "speedup": "{:.2f} times as fast",
-        "size_bytes": "{:,} bytes",
-        "selected": "{}",
-        "version": "version {}",
-        "findings": "findings: {}",
-        "refused": "a TPU refuses {}",
-        "compute_waste": "{:.0%} of a TPU's operations on padding",
-        "batch_size": "batch {}",
-        "threads": "threads {}",
-        "instances": "processes {}",
-    }
-    facts = {name: value for one in outputs for name, value in one.facts().items()}
-    if facts.get("metric"):
-        metric = Metric(str(facts["metric"]), bool(facts["higher_is_better"]))
-        shown = {"score": f"{metric.label} {metric.shown(float(facts['score']))}"} | shown
+    return f"[dim]{', '.join(text for output in outputs for text in _highlights(output))}[/dim]"
+
+
+def _highlights(output: Artifact) -> list[str]:
+    shown = output.highlights
+    if isinstance(output, EvaluationMetrics) and output.metric:
+        metric = Metric(output.metric, output.higher_is_better)
         # The two are one, or the same under another name.
-        shown.pop("accuracy" if metric.labelled else "agreement")
-    # A model with no size is none yet; its zero would mislead.
-    return (
-        "[dim]"
-        + ", ".join(
-            text.format(facts[name])
-            for name, text in shown.items()
-            if facts.get(name) not in (None, 0, "")
-        )
-        + "[/dim]"
-    )
+        shown.pop("accuracy" if metric.labelled else "agreement", None)
+        if output.score is not None:
+            return [f"{metric.label} {metric.shown(output.score)}", *shown.values()]
+    return list(shown.values())
 
 
-def show_outcome(console: Console, outcome: PublishedRun, seconds: float) -> None:
+def show_outcome(console: Console, outcome: "PublishedRun", seconds: float) -> None:
     """Show the table of candidates, why each is where it is, and what was chosen."""
     selection = outcome.selection
     table = Table(title="Candidates", title_justify="left", header_style="bold")
     metric, columns = selection.metric, brief_columns()
     quality = [metric.label, "change", *(["agreement"] if metric.labelled else [])]
-    figures_of = [one.heading.lower() for one in columns]
+    figures_of = [column.heading.lower() for column in columns]
     for index, header in enumerate(("candidate", "outcome", *quality, *figures_of)):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in selection.candidates:
@@ -153,7 +149,7 @@ def show_outcome(console: Console, outcome: PublishedRun, seconds: float) -> Non
             score(row),
             change(row),
             *([percent(row.agreement)] if metric.labelled else []),
-            *(one.text(row) for one in columns),
+            *(column.text(row) for column in columns),
         )
     console.print(table)
     for row in selection.candidates:
@@ -183,25 +179,25 @@ def show_tuned(console: Console, tuned: RuntimeConfiguration) -> None:
     if tuned.failure is not None:
         console.print(f"tuned     not: {escape(tuned.failure.reason)}")
         return
-    told = (
+    result = (
         f"batch {tuned.batch_size}, threads {tuned.threads}, processes {tuned.instances}:"
         f" {_number(tuned.throughput, '{:,.0f}')} examples a second,"
         f" p99 {_number(tuned.p99_ms, '{:.3f}')} ms"
     )
-    console.print(f"tuned     {told}  {tuned.path}")
+    console.print(f"tuned     {result}  {tuned.path}")
 
 
 def show_pushed(console: Console, pushed: PushedModel) -> None:
     """Show the version of the pushed model, or why it was not pushed."""
     place = escape(f"{pushed.destination}/{pushed.version}")
     if pushed.note:
-        told = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
+        result = f"nothing to {escape(pushed.destination)}: {escape(pushed.note)}"
     else:
-        told = place if pushed.made else f"{place}, the newest version already"
-    console.print(f"pushed    {told}")
+        result = place if pushed.made else f"{place}, the newest version already"
+    console.print(f"pushed    {result}")
 
 
-def show_versions(console: Console, known: Sequence[Version], withdrawn: Collection[str]) -> None:
+def show_versions(console: Console, known: "Sequence[Version]", withdrawn: Collection[str]) -> None:
     """Show the versions of a destination, the newest last.
 
     Args:
@@ -212,20 +208,20 @@ def show_versions(console: Console, known: Sequence[Version], withdrawn: Collect
     table = Table(header_style="bold")
     for header in ("version", "when", "digest", "candidate", "what", "run", "on"):
         table.add_column(header, overflow="fold")
-    for one in known:
-        what = f"rollback to {one.of}" if one.action == "rollback" else one.action
-        if one.digest in withdrawn:
+    for version in known:
+        what = f"rollback to {version.of}" if version.action == "rollback" else version.action
+        if version.digest in withdrawn:
             what += ", rolled back"
-        if one is known[-1]:
+        if version is known[-1]:
             what += " [bold green](newest)[/bold green]"
         table.add_row(
-            str(one.number),
-            one.when,
-            one.digest.removeprefix("sha256:")[:12] or "unknown",
-            escape(one.candidate),
+            str(version.number),
+            version.when,
+            version.digest.removeprefix("sha256:")[:12] or "unknown",
+            escape(version.candidate),
             what or "by another tool",
-            escape(one.run),
-            escape(one.host),
+            escape(version.run),
+            escape(version.host),
         )
     console.print(table)
 
@@ -260,22 +256,24 @@ def show_recipes(console: Console, recipes: Sequence[Recipe]) -> None:
     table = Table(header_style="bold")
     for header in ("recipe", "steps", "targets", "about"):
         table.add_column(header, overflow="fold")
-    for one in recipes:
-        table.add_row(one.name, escape(str(one)), ", ".join(one.targets), escape(one.about))
+    for recipe in recipes:
+        table.add_row(
+            recipe.name, escape(str(recipe)), ", ".join(recipe.targets), escape(recipe.about)
+        )
     console.print(table)
 
 
-def show_advice(console: Console, advised: Sequence[Advice]) -> None:
+def show_advice(console: Console, advised: "Sequence[Advice]") -> None:
     """Show every recipe, whether it is worth trying, and what was looked at to say so."""
     table = Table(header_style="bold")
     for header in ("recipe", "steps", "worth trying", "why"):
         table.add_column(header, overflow="fold")
-    for one in sorted(advised, key=lambda one: not one.worth):
+    for advice in sorted(advised, key=lambda item: not item.worth):
         table.add_row(
-            one.recipe.name,
-            escape(str(one.recipe)),
-            "[green]yes[/green]" if one.worth else "[yellow]no[/yellow]",
-            "\n".join(escape(f"{reason.fact}: {reason.because}") for reason in one.reasons)
+            advice.recipe.name,
+            escape(str(advice.recipe)),
+            "[green]yes[/green]" if advice.worth else "[yellow]no[/yellow]",
+            "\n".join(escape(f"{reason.fact}: {reason.because}") for reason in advice.reasons)
             or "nothing that was looked at speaks against it",
         )
     console.print(table)
@@ -288,9 +286,16 @@ def show_outputs(console: Console, outputs: Mapping[str, Artifact]) -> None:
         if output.failure:
             console.print(f"  {output.failure.outcome}: {escape(output.failure.reason)}")
         for fact, value in output.facts().items():
-            console.print(f"  {fact:<18} {value}")
+            console.print(f"  {fact:<18} {_shown(value)}")
         if isinstance(output, ModelProfile) and not output.failure:
-            _show_findings(console, json.loads(output.file.read_text(encoding="utf-8")))
+            _show_findings(console, read_object(output.file))
+
+
+def _shown(fact: Fact) -> object:
+    """Return a fact as people read it; numbers stay numbers, which a format applies to."""
+    if isinstance(fact, tuple):
+        return escape("; ".join(fact))
+    return ("no", "yes")[fact] if isinstance(fact, bool) else fact
 
 
 def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
@@ -300,13 +305,13 @@ def _show_findings(console: Console, profile: Mapping[str, Any]) -> None:
     table = Table(header_style="bold")
     for header in ("finding", "where", "what it costs", "what to do"):
         table.add_column(header, overflow="fold")
-    for one in profile["findings"]:
-        named = f"{one['rule'].replace('_', ' ')} ({one['severity']})"
-        table.add_row(named, *(escape(one[name]) for name in ("place", "cost", "fix")))
+    for finding in profile["findings"]:
+        named = f"{finding['rule'].replace('_', ' ')} ({finding['severity']})"
+        table.add_row(named, *(escape(finding[name]) for name in ("place", "cost", "fix")))
     console.print(table)
 
 
-def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest: str) -> None:
+def show_lineage(console: Console, path: Path, *, record: Mapping[str, Any], digest: str) -> None:
     """Show the digests, steps, parameters and versions that an artifact came from.
 
     Args:
@@ -315,7 +320,7 @@ def show_lineage(console: Console, path: Path, record: Mapping[str, Any], digest
         record: Its record.
         digest: The digest of what the folder holds now.
     """
-    recorded, failure = record["facts"].get("digest", ""), record["failure"]
+    recorded, failure = record.get("digest", ""), record["failure"]
     described = {"type": record["type"], "digest": recorded, "lineage": record["lineage"]}
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)

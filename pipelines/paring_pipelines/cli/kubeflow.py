@@ -71,7 +71,7 @@ def _plan(given: Mapping[str, Any], *, caching: bool = True, attempt: int = 1) -
 
 
 def _check_stores(
-    kubeflow: "Kubeflow", plan: "Plan", model: str, examples: str, *, model_option: str = "--model"
+    kubeflow: "Kubeflow", plan: "Plan", *, model: str, examples: str, model_option: str = "--model"
 ) -> None:
     """Refuse sources that the tasks can't read, and warn of those that they may not.
 
@@ -90,7 +90,9 @@ def _check_stores(
 
     named = dict(zip(SOURCES, (model_option, "--examples"), strict=True))
     uris = dict(zip(SOURCES, (model, examples), strict=True))
-    for line in check_stores(plan.package, named, uris, plan.pipeline_root, root):
+    for line in check_stores(
+        plan.package, options=named, uris=uris, pipeline_root=plan.pipeline_root, default_root=root
+    ):
         _warn(line)
 
 
@@ -136,12 +138,14 @@ def submit(
 
     kubeflow = connect(host, namespace, timeout)
     with _plan(given, caching=not no_cache, attempt=attempt) as plan:
-        _check_stores(kubeflow, plan, model, examples)
+        _check_stores(kubeflow, plan, model=model, examples=examples)
         digest = source_digest(model, examples)
         if state is None:
-            made = submit_run(kubeflow, plan, model, examples, digest)
+            made = submit_run(kubeflow, plan, model=model, examples=examples, digest=digest)
         else:
-            made = submit_claimed(kubeflow, plan, model, examples, digest, state)
+            made = submit_claimed(
+                kubeflow, plan, model=model, examples=examples, digest=digest, state=state
+            )
     run = made.first
     logs.event("submitted" if made.new else "was submitted before", run=run.id, name=run.name)
     click.echo(f"{run.name}  {run.id}  {'submitted' if made.new else 'was submitted before'}")
@@ -189,14 +193,14 @@ def schedule(
     timing = Timing(read_cron(cron), catch_up, max_concurrency)
     kubeflow = connect(host, namespace, timeout)
     with _plan(given) as plan:
-        _check_stores(kubeflow, plan, model, examples)
+        _check_stores(kubeflow, plan, model=model, examples=examples)
         done = make_schedule(
             kubeflow,
             name or plan.package.name,
-            plan,
-            timing,
-            model,
-            examples,
+            plan=plan,
+            timing=timing,
+            model=model,
+            examples=examples,
             digest=source_digest or EACH_TIME,
         )
     logs.event("scheduled", schedule=done.schedule.id, cron=timing.cron, new=done.new)
@@ -296,7 +300,7 @@ def watch(
     watched = Watched(source, examples, state, marker, settle, lease)
     metrics = WatchMetrics()
     with _plan(given) as plan:
-        _check_stores(kubeflow, plan, source, examples, model_option="--source")
+        _check_stores(kubeflow, plan, model=source, examples=examples, model_option="--source")
         watcher = Watcher(kubeflow, plan, watched, metrics, _tell)
         if metrics_port is not None:
             _tell("answering Prometheus", port=metrics.serve(metrics_port))
@@ -320,8 +324,8 @@ def _tell(what: str, /, **facts: object) -> None:
     if logs.is_json():
         (logs.failure if "error" in facts else logs.event)(what, **facts)
     else:
-        told = "  ".join(f"{key}={value}" for key, value in facts.items())
-        click.echo(f"{what}  {told}")
+        result = "  ".join(f"{key}={value}" for key, value in facts.items())
+        click.echo(f"{what}  {result}")
 
 
 COMMANDS = (submit, schedule, watch, *RUN_COMMANDS)

@@ -114,15 +114,15 @@ def show_schedules(console: Console, schedules: Sequence[Schedule]) -> None:
     table = Table(header_style="bold")
     for header in ("schedule", "id", "state", "cron", "created", "made by"):
         table.add_column(header, no_wrap=True)
-    for one in schedules:
-        style, state = ("green", "ENABLED") if one.enabled else ("yellow", "PAUSED")
+    for schedule in schedules:
+        style, state = ("green", "ENABLED") if schedule.enabled else ("yellow", "PAUSED")
         table.add_row(
-            escape(one.name),
-            one.id,
+            escape(schedule.name),
+            schedule.id,
             f"[{style}]{state}[/{style}]",
-            escape(one.cron) or "-",
-            _time(one.created),
-            "paring" if one.ours else "another",
+            escape(schedule.cron) or "-",
+            _time(schedule.created),
+            "paring" if schedule.ours else "another",
         )
     console.print(table)
 

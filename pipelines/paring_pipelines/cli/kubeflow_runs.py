@@ -95,17 +95,17 @@ def status(
 
     kubeflow = connect(host, namespace, timeout)
     if run is None:
-        found = kubeflow.runs(limit=limit)
+        result = kubeflow.runs(limit=limit)
         if as_json:
-            click.echo(dumps([run_json(one) for one in found]))
+            click.echo(dumps([run_json(item) for item in result]))
         else:
-            show_runs(make_console(), found)
+            show_runs(make_console(), result)
         return
-    one = find_run(kubeflow, run)
+    item = find_run(kubeflow, run)
     if watching:
-        with on_interrupt(_STILL_RUNNING.format(run=one.name, again="status --watch")):
-            one = _watch(kubeflow, one.id, interval, make_console(stderr=True))
-    report = RunReader(kubeflow, one, pipeline_root=pipeline_root).report()
+        with on_interrupt(_STILL_RUNNING.format(run=item.name, again="status --watch")):
+            item = _watch(kubeflow, item.id, interval=interval, console=make_console(stderr=True))
+    report = RunReader(kubeflow, item, pipeline_root=pipeline_root).report()
     if as_json:
         click.echo(dumps(report_json(report)))
     else:
@@ -114,7 +114,7 @@ def status(
         _raise_result(report)
 
 
-def _watch(kubeflow: "Kubeflow", run_id: str, interval: float, console: "Console") -> Any:
+def _watch(kubeflow: "Kubeflow", run_id: str, *, interval: float, console: "Console") -> Any:
     """Show a line about a run until its end; on a terminal always the same one."""
     from paring_pipelines.cli.kubeflow_console import progress_line
     from paring_pipelines.kubeflow.run_reader import RunReader
@@ -203,18 +203,18 @@ def logs(
 
     kubeflow = connect(host, namespace, timeout)
 
-    def read(found: Any) -> "RunReader":
-        return RunReader(kubeflow, found, pipeline_root=pipeline_root)
+    def read(result: Any) -> "RunReader":
+        return RunReader(kubeflow, result, pipeline_root=pipeline_root)
 
-    found = find_run(kubeflow, run)
+    result = find_run(kubeflow, run)
     printer = LogPrinter(click.echo, node)
     if not follow:
-        printer.print_once(read(found), attempt)
+        printer.print_once(read(result), attempt)
         return
-    with on_interrupt(_STILL_RUNNING.format(run=found.name, again="logs --follow")):
-        while printer.print_more(read(found)):
+    with on_interrupt(_STILL_RUNNING.format(run=result.name, again="logs --follow")):
+        while printer.print_more(read(result)):
             time.sleep(interval)
-            found = kubeflow.run(found.id)
+            result = kubeflow.run(result.id)
 
 
 @click.command(cls=Command)
@@ -229,20 +229,20 @@ def cancel(run: str, host: str | None, namespace: str | None, timeout: float) ->
     from paring_pipelines.kubeflow.types import FINISHED
 
     kubeflow = connect(host, namespace, timeout)
-    found = find_run(kubeflow, run)
-    if found.state in FINISHED:
-        click.echo(f"{found.name}  {found.id}  had ended before, as {found.state}")
+    result = find_run(kubeflow, run)
+    if result.state in FINISHED:
+        click.echo(f"{result.name}  {result.id}  had ended before, as {result.state}")
         return
-    if found.state != "CANCELING":
+    if result.state != "CANCELING":
         try:
-            kubeflow.cancel(found.id)
+            kubeflow.cancel(result.id)
         except ClusterError:
             # Asked twice, since the first answer was lost, or it has just ended by itself.
-            found = kubeflow.run(found.id)
-            if found.state not in (*FINISHED, "CANCELING"):
+            result = kubeflow.run(result.id)
+            if result.state not in (*FINISHED, "CANCELING"):
                 raise
-    events.event("canceled", run=found.id, name=found.name)
-    click.echo(f"{found.name}  {found.id}  is being canceled")
+    events.event("canceled", run=result.id, name=result.name)
+    click.echo(f"{result.name}  {result.id}  is being canceled")
 
 
 @click.command(cls=Command)
@@ -276,9 +276,9 @@ def fetch(
     from paring_pipelines.kubeflow.run_reader import RunReader, find_run
 
     kubeflow = connect(host, namespace, timeout)
-    found = find_run(kubeflow, run)
-    check_succeeded(found)
-    reader = RunReader(kubeflow, found, pipeline_root=pipeline_root, pipeline=pipeline)
+    result = find_run(kubeflow, run)
+    check_succeeded(result)
+    reader = RunReader(kubeflow, result, pipeline_root=pipeline_root, pipeline=pipeline)
     fetched = fetch_run(reader.run, out, pipeline_root=reader.pipeline_root())
     click.echo(f"selected  {fetched.selected}")
     click.echo(f"report    {fetched.report}")
@@ -308,11 +308,11 @@ def list_schedules(as_json: bool, host: str | None, namespace: str | None, timeo
     from paring_pipelines.cli.console import make_console
     from paring_pipelines.cli.kubeflow_console import dumps, schedule_json, show_schedules
 
-    found = connect(host, namespace, timeout).schedules()
+    result = connect(host, namespace, timeout).schedules()
     if as_json:
-        click.echo(dumps([schedule_json(one) for one in found]))
+        click.echo(dumps([schedule_json(item) for item in result]))
     else:
-        show_schedules(make_console(), found)
+        show_schedules(make_console(), result)
 
 
 def _changing(name: str, summary: str, done: str) -> Callable[[Callable[..., None]], Any]:
@@ -324,10 +324,10 @@ def _changing(name: str, summary: str, done: str) -> Callable[[Callable[..., Non
         @options(*connection_options)
         def command(schedule: str, host: str | None, namespace: str | None, timeout: float) -> None:
             kubeflow = connect(host, namespace, timeout)
-            found = _find_schedule(kubeflow, schedule)
-            change(kubeflow, found)
-            events.event(f"schedule {done}", schedule=found.id, name=found.name)
-            click.echo(f"{found.name}  {found.id}  {done}")
+            result = _find_schedule(kubeflow, schedule)
+            change(kubeflow, result)
+            events.event(f"schedule {done}", schedule=result.id, name=result.name)
+            click.echo(f"{result.name}  {result.id}  {done}")
 
         return command
 
@@ -357,17 +357,17 @@ def _find_schedule(kubeflow: "Kubeflow", name: str) -> "Schedule":
 
     Raises:
         ParameterError: Several have the name, or another made the only one.
-        AbsentError: There is none.
+        NotFoundError: There is none.
     """
-    from paring_pipelines.kubeflow.errors import AbsentError
+    from paring_pipelines.kubeflow.errors import NotFoundError
     from paring_pipelines.kubeflow.run_reader import did_you_mean
 
     known = kubeflow.schedules()
-    for one in known:
-        if one.id == name:
-            return one
-    named = [one for one in known if one.name == name]
-    ours = [one for one in named if one.ours]
+    for item in known:
+        if item.id == name:
+            return item
+    named = [item for item in known if item.name == name]
+    ours = [item for item in named if item.ours]
     if len(ours) == 1:
         return ours[0]
     if named:
@@ -375,11 +375,11 @@ def _find_schedule(kubeflow: "Kubeflow", name: str) -> "Schedule":
             f"several schedules have the name {name!r}"
             if ours
             else f"paring did not make the schedule {name!r}",
-            received=", ".join(one.id for one in ours or named),
+            received=", ".join(item.id for item in ours or named),
             remedy="give the id of the one that you mean",
         )
-    hint = did_you_mean(name, [one.name for one in known])
-    raise AbsentError(
+    hint = did_you_mean(name, [item.name for item in known])
+    raise NotFoundError(
         "there is no schedule of this id or name",
         received=name,
         remedy=f"{hint}`paring schedules` lists them",

@@ -7,8 +7,9 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,30 +17,28 @@ from paring import __version__
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
-from paring.evaluation.metrics import check_name
 from paring.storage import is_remote, list_below, local_path, write_text
 from paring.system import interruption, logs
-from paring.system.step_limits import LimitSettings
 from paring_pipelines.advice.advice import AUTO, AdvisedRecipes
 from paring_pipelines.cli.compiling import compile_package, components, recipes_file
 from paring_pipelines.cli.kubeflow import COMMANDS
 from paring_pipelines.cli.options import (
     Command,
-    FiniteFloat,
     after_selection,
     examples_option,
-    metric_options,
+    flag,
     model_option,
     pipeline_options,
+    read_settings,
     recipes_option,
-    runner_option,
-    settings_of,
+    setting_options,
     step_limits,
 )
 from paring_pipelines.cli.serving import list_versions, rollback
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import DEFAULT_FILE, TARGETS, Recipe, load_recipes
-from paring_pipelines.runners.places import (
+from paring_pipelines.pipeline.settings import LocalSettings, Settings, UserSettings
+from paring_pipelines.runners.locations import (
     DEFAULT_OUT,
     Destination,
     destination,
@@ -50,11 +49,19 @@ from paring_pipelines.runners.places import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from paring.adapters.step_processes import Execute
     from paring_pipelines.cli.console import NodeProgress
     from paring_pipelines.runners.session import PublishedRun
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+
+_DEMO = {
+    name: item
+    for name, item in (LocalSettings.declared() | UserSettings.declared()).items()
+    if name in ("runner", "jobs", "metric", "top_k", "step_time_limit", "step_memory_limit")
+}
+"""Settings that the demo takes."""
 
 
 def _show_step_outputs(outputs: Mapping[str, Artifact]) -> None:
@@ -106,80 +113,73 @@ for command in (compile_package, components, list_versions, rollback, *COMMANDS)
     metavar="DIR",
     help=f"With --out in a store: the folder to work in here, {DEFAULT_OUT} if not given.",
 )
-@runner_option(default="local")
-@step_limits
-@click.option(
-    "--budget-minutes",
-    type=FiniteFloat(min=0, min_open=True),
-    help="Search: try recipes and their parameters in turn, for so many minutes.",
-)
+@setting_options(LocalSettings.declared())
 @after_selection
 @pipeline_options
 def run(
-    model: str,
-    examples: str,
-    out: str,
-    work: Path | None,
-    runner: Literal["local", "beam"],
-    target: str,
-    recipes: Path | None,
-    budget_minutes: float | None,
-    step_time_limit: str | None,
-    step_memory_limit: str | None,
-    **given: Any,
+    model: str, examples: str, out: str, work: Path | None, recipes: Path | None, **given: Any
 ) -> None:
     """Try every recipe on a model; measure, choose, report.
 
     With --recipes auto, those that `paring advise` finds worth trying.
     """
-    command = f"paring {shlex.join(sys.argv[1:])}"
     place = destination(out, work)
-    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
-    _run(model, examples, place, runner, target, recipes, given, command, limits, budget_minutes)
+    local = LocalSettings.pick(given)
+    settings = read_settings(given, command=f"paring {shlex.join(sys.argv[1:])}")
+    _run(model, examples, place, recipes, settings, local)
 
 
 def _run(
     model: str,
     examples: str,
     place: Destination,
-    runner: Literal["local", "beam"],
-    target: str,
     recipes: Path | None,
-    given: Mapping[str, Any],
-    command: str,
-    limits: LimitSettings,
-    minutes: float | None = None,
+    settings: Settings,
+    local: LocalSettings,
 ) -> None:
+    from paring.adapters.step_processes import step_processes
     from paring_pipelines.cli import console
     from paring_pipelines.runners import session
 
     start = time.monotonic()
     screen = console.make_console()
-    settings = settings_of(command, given, target)
     # What can fail fast goes before what may take long to bring here.
-    check_name(settings.metric)
+    local.check(flag)
     _check_workers(settings)
-    chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, target)
+    chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, settings.target)
     place.check()
     if settings.push_to:
         # Whether it can be asked at all; what is there is looked at when there is something.
         next(list_below(settings.push_to), None)
     sources = _brought(model, examples, place)
     advice = None
-    if recipes == AUTO:
-        advice = _advise(*sources, DEFAULT_FILE, target, settings)
-        console.show_advice(screen, advice.advised)
-        chosen = advice.worth
-    progress = console.NodeProgress(screen)
-    arguments = (*sources, chosen, settings, place)
-    try:
-        if minutes is None:
-            told = progress.progress()
-            outcome = session.run(*arguments, runner=runner, progress=told, limits=limits)
+    with ExitStack() as resources:
+        if recipes == AUTO:
+            # The run takes the same server.
+            execute = resources.enter_context(step_processes(local.limits))
+            advice = _advise(*sources, DEFAULT_FILE, settings, execute)
+            console.show_advice(screen, advice.advised)
+            chosen = advice.worth
+        progress = resources.enter_context(closing(console.NodeProgress(screen)))
+        if local.budget_minutes is None:
+            outcome = session.run(
+                *sources,
+                recipes=chosen,
+                settings=settings,
+                out=place,
+                local=local,
+                progress=progress.progress(),
+            )
         else:
-            outcome = _search(arguments, minutes, runner, screen, progress, limits)
-    finally:
-        progress.close()
+            outcome = _search(
+                *sources,
+                recipes=chosen,
+                settings=settings,
+                out=place,
+                local=local,
+                screen=screen,
+                progress=progress,
+            )
     reasons = place.folder / "advice.json"
     if advice is None:
         # Of an earlier run, which chose its recipes by it.
@@ -204,58 +204,74 @@ def _brought(model: str, examples: str, place: Destination) -> tuple[Path, Path]
     """Return the paths of both sources; what is in a store is kept in the results' folder."""
     if not (is_remote(model) or is_remote(examples)):
         return local_path(model), local_path(examples)
-    from paring_pipelines.runners.session import PIPELINE_DIR, claimed
+    from paring_pipelines.runners.session import PIPELINE_DIR, lock_workspace
 
-    with claimed(place.folder):
+    with lock_workspace(place.folder):
         return fetched(model, examples, place.folder / PIPELINE_DIR / "sources")
 
 
 def _search(
-    arguments: tuple[Path, Path, Sequence[Recipe], Settings, Destination],
-    minutes: float,
-    runner: Literal["local", "beam"],
+    model: Path,
+    examples: Path,
+    *,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    out: Destination,
+    local: LocalSettings,
     screen: "Console",
     progress: "NodeProgress",
-    limits: LimitSettings,
 ) -> "PublishedRun":
     from paring_pipelines.cli.search_console import search_progress
     from paring_pipelines.search.loop import SearchInterrupted, search
 
-    told = search_progress(screen, progress)
     try:
-        return search(*arguments, minutes, runner=runner, progress=told, limits=limits)
+        return search(
+            model,
+            examples,
+            recipes=recipes,
+            settings=settings,
+            out=out,
+            local=local,
+            progress=search_progress(screen, progress),
+        )
     except SearchInterrupted as stopped:
         click.echo(stopped, err=True)
         sys.exit(INTERRUPTED)
 
 
 def _advise(
-    model: Path, examples: Path, recipes: Path, target: str, settings: Settings
+    model: Path, examples: Path, recipes: Path, settings: Settings, execute: "Execute"
 ) -> AdvisedRecipes:
     from paring_pipelines.advice.advice import advise
     from paring_pipelines.advice.facts import inspect
     from paring_pipelines.runners.session import check_sources
 
-    known = load_recipes(recipes, target)
+    known = load_recipes(recipes, settings.target)
     check_sources(model, examples)
-    facts = inspect(model, examples, settings, target)
+    facts = inspect(model, examples, settings, execute)
     return AdvisedRecipes(facts, advise(known, facts, settings.gate))
 
 
 @paring.command()
 @model_option
 @examples_option
+@step_limits
 @pipeline_options
 @click.option("--json", "as_json", is_flag=True, help="Print the facts and reasons as JSON.")
-def advise(
-    model: str, examples: str, target: str, recipes: Path | None, as_json: bool, **given: Any
-) -> None:
+def advise(model: str, examples: str, recipes: Path | None, as_json: bool, **given: Any) -> None:
     """Show which recipes are worth trying on a model, and why, without trying them."""
+    from paring.adapters.step_processes import step_processes
+    from paring.adapters.step_server import PROFILE_LIBRARIES
     from paring_pipelines.cli.console import make_console, show_advice
 
-    file, settings = recipes_file(recipes), settings_of("", given, target)
-    with fetched_for_now(model, examples) as sources:
-        advice = _advise(*sources, file, target, settings)
+    file, settings = recipes_file(recipes), read_settings(given)
+    local = LocalSettings.pick(given)
+    local.check(flag)
+    with (
+        fetched_for_now(model, examples) as sources,
+        step_processes(local.limits, PROFILE_LIBRARIES) as execute,
+    ):
+        advice = _advise(*sources, file, settings, execute)
     if as_json:
         click.echo(json.dumps(advice.as_json(), indent=2))
     else:
@@ -271,24 +287,15 @@ def advise(
     metavar="DIR",
     help="Gets the model, the examples and all results.",
 )
-@runner_option(default="beam")
-@step_limits
-@metric_options[0]
-@metric_options[1]
-def demo(
-    out: Path,
-    runner: Literal["local", "beam"],
-    metric: str,
-    top_k: int,
-    step_time_limit: str | None,
-    step_memory_limit: str | None,
-) -> None:
+@setting_options(_DEMO)
+def demo(out: Path, **given: Any) -> None:
     """Train a small CNN on scikit-learn's digits, then optimize it."""
     from paring_pipelines import demo as digits
 
     # Before the training, not after it.
-    check_name(metric)
-    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
+    local = LocalSettings.pick(given)
+    local.check(flag)
+    read_settings(given)
     model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
         click.echo(f"using the model trained before, {model}")
@@ -297,24 +304,25 @@ def demo(
         digits.write_digits_examples(examples)
         accuracy = digits.train_digits_model(model)
         click.echo(f"trained: {accuracy:.2%} on the held-out split; {model}")
-    command = f"paring run --model {model} --examples {examples} --runner {runner} --out {out}"
-    options = {p.name: p.get_default(click.get_current_context()) for p in run.params}
-    for name, value in (("metric", metric), ("top_k", top_k)):
-        if value != options[name]:
-            options[name] = value
-            command += f" --{name.replace('_', '-')} {value}"
-    place = Destination(out)
-    _run(str(model), str(examples), place, runner, "cpu-server", None, options, command, limits)
+    command = (
+        f"paring run --model {model} --examples {examples} --runner {local.runner} --out {out}"
+    )
+    for name, setting in UserSettings.declared().items():
+        if given.get(name, setting.default) != setting.default:
+            command += f" {flag(name)} {given[name]}"
+    settings = read_settings(given, command=command)
+    _run(str(model), str(examples), Destination(out), None, settings, local)
 
 
 @paring.command()
 @after_selection
 @pipeline_options
-def plan(target: str, recipes: Path | None, **given: Any) -> None:
+def plan(recipes: Path | None, **given: Any) -> None:
     """Print the nodes that a run would have, without running them."""
     from paring_pipelines.cli.console import make_console, show_plan
 
-    dag = build(load_recipes(recipes_file(recipes), target), settings_of("", given, target))
+    settings = read_settings(given)
+    dag = build(load_recipes(recipes_file(recipes), settings.target), settings)
     show_plan(make_console(), dag)
 
 
@@ -347,7 +355,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
         )
     # Also of a file inside, such as Format-Serving/model.tflite.
     places = (artifact, *artifact.absolute().parents[:2])
-    folder = next((one for one in places if (one / RECORD).is_file()), artifact)
+    folder = next((place for place in places if (place / RECORD).is_file()), artifact)
     record = read_record(folder)
     if record is None:
         raise ArtifactTypeError(
@@ -358,7 +366,7 @@ def lineage(artifact: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(record, indent=2))
     else:
-        show_lineage(make_console(), folder, record, content_digest(folder))
+        show_lineage(make_console(), folder, record=record, digest=content_digest(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -366,11 +374,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Taken anywhere, since it is thought of after a command has failed.
     debug = "--debug" in given
-    given = [one for one in given if one != "--debug"]
+    given = [item for item in given if item != "--debug"]
     if not debug:
         _quiet_libraries()
     try:
-        with interruption.heeded():
+        with interruption.handle_interrupts():
             # A caller in Python shall get no second process back: only the program forks.
             paring.main(given, prog_name="paring", standalone_mode=False, obj=arguments is None)
     except click.exceptions.Exit as error:
@@ -409,8 +417,8 @@ def _show(error: Exception) -> int:
         )
     if logs.is_json():
         # Whatever reads standard error then reads nothing but JSON.
-        told = {"received": error.received, "remedy": error.remedy}
-        logs.failure("command failed", error=error.what, exit_code=error.exit_code, **told)
+        result = {"received": error.received, "remedy": error.remedy}
+        logs.failure("command failed", error=error.what, exit_code=error.exit_code, **result)
     else:
         show_error(make_console(stderr=True), error)
     return error.exit_code

@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+from annotated_types import Ge, Gt, Le, Lt
 
-from paring.adapters.cli import limit_options
 from paring.errors import ParameterError
-from paring.selection.pareto import Gate
-from paring.storage import check_bucket, local_path
-from paring_pipelines.pipeline.optimize import Settings
-from paring_pipelines.pipeline.recipes import TARGETS
+from paring.storage import local_path
+from paring_pipelines.pipeline.settings import LocalSettings, Setting, Settings, UserSettings
 
 _WRITTEN = ("--out", "--work", "--metrics-file")
 """Options that name what is written."""
@@ -77,13 +75,6 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
-_LIMITS = {
-    "--max-latency-ms": "Median latency",
-    "--max-size-mb": "Size in 10**6 bytes",
-    "--max-memory-mb": "Peak memory",
-}
-"""Options that limit what is selected, and what each is of."""
-
 LONGEST_WAIT = 2_147_483
 """Seconds, about 24 days: the operating system waits for a connection no longer."""
 
@@ -108,204 +99,111 @@ examples_option = click.option(
     metavar="FILE_OR_DIR",
     help=".npz file, TFRecords of tf.Example, or TFX Examples folder; a path, gs:// or s3://.",
 )
-target_option = click.option(
-    "--target",
-    type=click.Choice(TARGETS),
-    default="cpu-server",
-    show_default=True,
-    help="Where the model will run; says which recipes are tried.",
-)
-metric_options = (
-    click.option(
-        "--metric",
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="Metric of the accuracy gate: top_1, top_k, auc, mae, rmse, token_accuracy, or"
-        " MODULE:FUNCTION of your own; auto chooses by the labels.",
-    ),
-    click.option(
-        "--top-k", type=int, default=5, show_default=True, help="Classes of the metric top_k."
-    ),
-)
-after_selection_options = (
-    click.option(
-        "--tune-batch",
-        is_flag=True,
-        help="Find the batch size, threads and processes with which the selected model serves"
-        " the most, within the budgets of latency and memory.",
-    ),
-    click.option(
-        "--push-to",
-        default="",
-        metavar="DIR",
-        help="Push the selected model there as a new version, if it passes: a path, gs:// or"
-        " s3://.",
-    ),
-    click.option(
-        "--push-source", is_flag=True, help="Push the source too, where nothing beats it."
-    ),
-)
+
+
+class _IntegerSetting(click.IntRange):
+    """Integer setting; `--help` states its range."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(**_range(setting))
+        self._setting = setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return `value` as the setting's type; see `Setting.parse`."""
+        return self._setting.parse(param.opts[0] if param else self.name, value)
+
+
+class _FloatSetting(FiniteFloat):
+    """Float setting; `--help` states its range."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(**_range(setting))
+        self._setting = setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return `value` as the setting's type; see `Setting.parse`."""
+        return self._setting.parse(param.opts[0] if param else self.name, value)
+
+
+def _range(setting: Setting) -> dict[str, Any]:
+    """Return the bounds as the arguments of click's ranges."""
+    result: dict[str, Any] = {}
+    for bound in setting.bounds:
+        match bound:
+            case Ge(low):
+                result |= {"min": low, "min_open": False}
+            case Gt(low):
+                result |= {"min": low, "min_open": True}
+            case Le(high):
+                result |= {"max": high, "max_open": False}
+            case Lt(high):
+                result |= {"max": high, "max_open": True}
+    return result
+
+
+def _type(setting: Setting) -> Any:
+    """Return click's type of a setting; None for text and for flags."""
+    if setting.choices:
+        return click.Choice(setting.choices)
+    kinds = {int: _IntegerSetting, float: _FloatSetting}
+    return kinds[setting.type](setting) if setting.type in kinds else None
+
+
+def flag(name: str) -> str:
+    """Return the option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def setting_options(settings: Mapping[str, Setting]) -> Callable[[Any], Any]:
+    """Return the options for `settings` as one decorator, in their order."""
+
+    def decorate(function: Any) -> Any:
+        for name, item in reversed(list(settings.items())):
+            function = click.option(
+                flag(name),
+                type=_type(item),
+                is_flag=item.type is bool,
+                default=item.default,
+                # What stands for "none" or "off" is in the help text.
+                show_default=item.default not in (None, False, 0, ""),
+                metavar=item.metavar,
+                help=item.help,
+            )(function)
+        return function
+
+    return decorate
 
 
 def after_selection(function: Any) -> Any:
     """Add the options on the selected model, for commands that build the whole pipeline."""
-    for option in reversed(after_selection_options):
-        function = option(function)
-    return function
-
-
-def step_limits(function: Any) -> Any:
-    """The limits on each step, for the commands that run steps on this machine."""
-    # New ones for each command, in the order of --help.
-    function.__click_params__ = [*reversed(limit_options()), *function.__click_params__]
-    return function
-
-
-def runner_option(default: str) -> Callable[[Any], Any]:
-    """Return the option for the runner of a pipeline on this machine."""
-    return click.option(
-        "--runner",
-        type=click.Choice(["local", "beam"]),
-        default=default,
-        show_default=True,
-        help="TFX's local runner, or its Beam runner in this process.",
-    )
+    offered = UserSettings.declared().items()
+    return setting_options({name: item for name, item in offered if item.after_selection})(function)
 
 
 def pipeline_options(function: Any) -> Any:
-    """Return the options that shape the pipeline, for every command that builds it."""
-    options = [
-        target_option,
-        recipes_option,
-        click.option(
-            "--max-accuracy-drop",
-            type=FiniteFloat(),
-            default=0.01,
-            show_default=True,
-            help="Largest loss let pass: 0.01 for one point of accuracy; of an error, for 1%.",
-        ),
-        *metric_options,
-        click.option(
-            "--output",
-            default="",
-            metavar="NAME",
-            help="The output that the gate is on alone; each if not given.",
-        ),
-        click.option(
-            "--beam-options",
-            default="",
-            metavar="TEXT",
-            help="Where models are judged: Apache Beam's options; one worker in this process if"
-            " not given.",
-        ),
-        click.option(
-            "--shared-dir",
-            default="",
-            metavar="URI",
-            help="With workers elsewhere: a folder that all of them reach; gs://, s3:// or a path.",
-        ),
-        *(
-            click.option(
-                name,
-                type=FiniteFloat(),
-                default=0.0,
-                help=f"{what} of what is selected; 0 for no limit.",
-            )
-            for name, what in _LIMITS.items()
-        ),
-        click.option(
-            "--objective",
-            type=click.Choice(["latency", "size", "memory"]),
-            default="latency",
-            show_default=True,
-            help="What the best candidate is best at.",
-        ),
-        click.option(
-            "--batch-size",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Examples in one measured call.",
-        ),
-        click.option(
-            "--threads", type=int, default=0, help="Threads of one call; 0 for one a core."
-        ),
-        click.option(
-            "--brief",
-            is_flag=True,
-            help="Measure latency in less time, with wider intervals.",
-        ),
-        click.option(
-            "--calibration-size",
-            type=int,
-            default=200,
-            show_default=True,
-            help="Examples that quantization after training takes its ranges from.",
-        ),
-        click.option(
-            "--label",
-            default="label",
-            show_default=True,
-            help="The label's feature name; with several outputs OUTPUT=NAME.",
-        ),
-        click.option(
-            "--weights",
-            default="",
-            metavar="COLUMN",
-            help="The examples' feature with sample weights, for training and the metrics; all"
-            " count the same if not given.",
-        ),
-        click.option(
-            "--trust-model", is_flag=True, help="Let code inside the model (Lambda layers) run."
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    """Add the options that shape the pipeline, for every command that builds it."""
+    offered = UserSettings.declared().items()
+    shaping = {name: item for name, item in offered if not item.after_selection}
+    return recipes_option(setting_options(shaping)(function))
 
 
-def settings_of(command: str, given: Mapping[str, Any], target: str) -> Settings:
-    """Return the settings that the values of `pipeline_options` describe.
+def step_limits(function: Any) -> Any:
+    """Add the limits of each step, for commands that run steps on this machine."""
+    offered = LocalSettings.declared()
+    names = ("step_time_limit", "step_memory_limit")
+    return setting_options({name: offered[name] for name in names})(function)
+
+
+def read_settings(given: Mapping[str, Any], *, command: str = "") -> Settings:
+    """Return the settings that the values of the options describe.
 
     Args:
-        command: What the report says reproduces the run.
-        given: The values by name; those of `after_selection` may be absent.
-        target: Where the model will run.
+        given: The values by name; the defaults stand in for absent ones.
+        command: Command that the report and a pushed version name.
 
     Raises:
-        ParameterError: They don't go together.
+        ParameterError: They are not valid, or not valid together.
     """
-    if given.get("push_source") and not given["push_to"]:
-        raise ParameterError(
-            "--push-source: there is nowhere to push to", remedy="give --push-to DIR as well"
-        )
-    for option in ("push_to", "shared_dir"):
-        check_bucket(f"--{option.replace('_', '-')}", given.get(option, ""))
-    gate = Gate(
-        given["max_accuracy_drop"],
-        given["max_latency_ms"],
-        given["max_size_mb"],
-        given["max_memory_mb"],
-        given["objective"],
-    )
-    return Settings(
-        gate=gate,
-        trust_model=given["trust_model"],
-        label=given["label"],
-        weights=given["weights"],
-        metric=given["metric"],
-        top_k=given["top_k"],
-        output=given["output"],
-        beam_options=given["beam_options"],
-        shared_dir=given["shared_dir"],
-        batch_size=given["batch_size"],
-        threads=given["threads"],
-        brief=given["brief"],
-        calibration_size=given["calibration_size"],
-        command=command,
-        check_tpu=target == "tpu",
-        tune_batch=given.get("tune_batch", False),
-        push_to=given.get("push_to", ""),
-        push_source=given.get("push_source", False),
-    )
+    settings = Settings.pick(given, command=command)
+    settings.check(flag)
+    return settings

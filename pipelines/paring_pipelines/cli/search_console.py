@@ -12,7 +12,7 @@ def search_progress(console: Console, nodes: NodeProgress) -> SearchProgress:
     """Return the callbacks for `paring_pipelines.search.loop.search`."""
 
     def planned(coming: Round, standing: Standing) -> None:
-        tried = ", ".join(one.name for one in coming.recipes) or "the source alone"
+        tried = ", ".join(recipe.name for recipe in coming.recipes) or "the source alone"
         on = f" on {coming.train_limit:,} examples" if coming.train_limit else ""
         console.print(f"[bold]round {standing.number}, {coming.stage}[/bold]{on}: {escape(tried)}")
         console.print(f"  why: {escape(coming.why)}", style="dim")

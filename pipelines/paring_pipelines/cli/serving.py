@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from paring_pipelines.cli.options import Command
+from paring.system.step_limits import LimitSettings
+from paring_pipelines.cli.options import Command, step_limits
 
 destination_argument = click.argument("destination", metavar="DESTINATION")
 
@@ -22,7 +23,7 @@ def list_versions(destination: str, as_json: bool) -> None:
 
     known = existing_versions(destination)
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in known], indent=2))
+        click.echo(json.dumps([asdict(item) for item in known], indent=2))
     else:
         show_versions(make_console(), known, rolled_back(known))
 
@@ -35,20 +36,30 @@ def list_versions(destination: str, as_json: bool) -> None:
     metavar="VERSION",
     help="The version to go back to; the one before, if not given.",
 )
+@step_limits
 @click.option(
     "--trust-model", is_flag=True, help="Let operators that touch files or processes run."
 )
-def rollback(destination: str, to: int | None, trust_model: bool) -> None:
+def rollback(
+    destination: str,
+    to: int | None,
+    trust_model: bool,
+    step_time_limit: str | None,
+    step_memory_limit: str | None,
+) -> None:
     """Serve an older version again: its bytes become the newest version.
 
     Nothing is removed. What was rolled back is not pushed again, unless it is brought
     back with --to.
     """
+    from paring.adapters.step_processes import limited_calls
     from paring.serving.versions import roll_back, versions
 
-    before = {one.number for one in versions(destination)}
+    limits = LimitSettings.parse(step_time_limit, step_memory_limit)
+    before = {version.number for version in versions(destination)}
     command = f"paring {shlex.join(sys.argv[1:])}"
-    made = roll_back(destination, to, command, trusted=trust_model)
+    with limited_calls(limits) as call:
+        made = roll_back(destination, to, command, trusted=trust_model, call=call)
     if made.number in before:
         click.echo(f"{destination}/{made.number} is the newest version, and holds these bytes")
     else:

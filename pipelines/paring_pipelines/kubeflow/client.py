@@ -14,8 +14,9 @@ import kfp_server_api as api
 
 from paring.errors import ParameterError
 from paring_pipelines.kubeflow.connection import Connection, pod_namespace
-from paring_pipelines.kubeflow.errors import AbsentError, RefusedError
+from paring_pipelines.kubeflow.errors import InvalidAnswerError, NotFoundError, RefusedError
 from paring_pipelines.kubeflow.idempotency import Made, create_once, find_or_create
+from paring_pipelines.kubeflow.json_objects import InvalidContentError, object_at, read_object
 from paring_pipelines.kubeflow.locks import Lock, Locks
 from paring_pipelines.kubeflow.requests import Asking
 from paring_pipelines.kubeflow.types import Run, Schedule, run_of, schedule_of
@@ -63,22 +64,23 @@ class Kubeflow:
         It is read by the API's version v1beta1; the later ones don't have it.
 
         Returns:
-            None if Kubeflow does not give it, or has none yet.
+            None if Kubeflow does not give it, or has none yet, or none that is an object.
 
         Raises:
             ClusterError: Kubeflow can't be reached.
         """
         try:
-            content = self._asking.read("/apis/v1beta1/runs/{run_id}", "json", run_id=run_id)
-        except RefusedError:
+            document = self._asking.read_object("/apis/v1beta1/runs/{run_id}", run_id=run_id)
+        except (RefusedError, InvalidAnswerError):
             return None
+        text = object_at(document, "pipeline_runtime").get("workflow_manifest")
         try:
-            told = json.loads(content)["pipeline_runtime"]["workflow_manifest"]
-            manifest: dict[str, Any] = json.loads(told)
-            # Before Argo has taken it up, it may have none.
-            return manifest if manifest["metadata"]["name"] else None
-        except (KeyError, TypeError, ValueError):
+            manifest = read_object(text if isinstance(text, str) else "")
+        except InvalidContentError:
             return None
+        # Before Argo has taken it up, it may have none.
+        name = object_at(manifest, "metadata").get("name")
+        return manifest if name and isinstance(name, str) else None
 
     def log(self, run_id: str, pod: str) -> str:
         """Return what the main container of a pod has written so far.
@@ -90,10 +92,10 @@ class Kubeflow:
             pod: The pod's name.
 
         Raises:
-            AbsentError: There is no log of this pod.
+            NotFoundError: There is no log of this pod.
             ClusterError: Kubeflow can't be reached, or refused.
         """
-        content = self._asking.read(_LOG, "", run_id=run_id, pod=pod)
+        content = self._asking.read(_LOG, run_id=run_id, pod=pod)
         text = content.decode("utf-8", errors="replace")
         # Kubeflow answers 200 before it looks, and appends to the log what went wrong.
         start = text.rfind(_LOG_ERROR)
@@ -102,7 +104,7 @@ class Kubeflow:
                 message = str(json.loads(text[start:])["error_message"])
             except (KeyError, ValueError):
                 return text
-            raise AbsentError(
+            raise NotFoundError(
                 f"Kubeflow Pipelines at {self.settings.host} has no log of this pod",
                 received=f"{pod}: {' '.join(message.split())[:300]}",
                 remedy="look for it in the artifact store",
@@ -125,8 +127,10 @@ class Kubeflow:
         """
         if run.version is None:
             return run.spec
-        told = self._asking.ask(self._pipelines.pipeline_service_get_pipeline_version, *run.version)
-        spec: Mapping[str, Any] = told.pipeline_spec or {}
+        result = self._asking.ask(
+            self._pipelines.pipeline_service_get_pipeline_version, *run.version
+        )
+        spec: Mapping[str, Any] = result.pipeline_spec or {}
         return spec
 
     def schedules(self) -> list[Schedule]:
@@ -137,7 +141,7 @@ class Kubeflow:
             sort_by="created_at desc",
             **self._within(),
         )
-        return [schedule_of(one) for one in listed]
+        return [schedule_of(item) for item in listed]
 
     def disable_schedule(self, schedule: Schedule) -> None:
         """Keep it from starting runs."""
@@ -152,7 +156,7 @@ class Kubeflow:
             limit=limit,
             **self._within(),
         )
-        return [run_of(one) for one in listed]
+        return [run_of(item) for item in listed]
 
     def runs_named(self, name: str) -> list[Run]:
         """Return every run of exactly this name, the oldest first."""
@@ -163,7 +167,7 @@ class Kubeflow:
             filter=_named(name),
             **self._within(),
         )
-        return _oldest_first([run_of(one) for one in listed], name)
+        return _oldest_first([run_of(item) for item in listed], name)
 
     def run_once(
         self,
@@ -235,11 +239,11 @@ class Kubeflow:
             ClusterError: Kubeflow can't be reached, or refused.
         """
         with self.locked(name, wait) as lock:
-            found = self.runs_named(name)
-            for run in found[1:]:
+            result = self.runs_named(name)
+            for run in result[1:]:
                 if lock.left > 0:
                     self.remove_run(run)
-            return found[0] if found else None
+            return result[0] if result else None
 
     def remove_run(self, run: Run) -> None:
         """Delete a run; it may be gone already."""
@@ -262,7 +266,7 @@ class Kubeflow:
     def experiment(self, name: str) -> str:
         """Return the id of the experiment of this name, which is made if there is none."""
         made = find_or_create(
-            lambda: [_Id(one.experiment_id) for one in self._experiments_named(name)],
+            lambda: [_Id(item.experiment_id) for item in self._experiments_named(name)],
             lambda: _Id(self._create_experiment(name)),
             waits=self.waits(),
             settle=0.0,
@@ -279,10 +283,10 @@ class Kubeflow:
         )
         return self._identified(
             self._pipelines.pipeline_service_list_pipelines,
-            "pipelines",
-            "pipeline_id",
-            name,
-            lambda: self._asking.ask(
+            what="pipelines",
+            key="pipeline_id",
+            name=name,
+            make=lambda: self._asking.ask(
                 self._pipelines.pipeline_service_create_pipeline, body, again=False
             ),
             **self._within(),
@@ -298,10 +302,10 @@ class Kubeflow:
         """
         return self._identified(
             self._pipelines.pipeline_service_list_pipeline_versions,
-            "pipeline_versions",
-            "pipeline_version_id",
-            name,
-            lambda: self._asking.ask(
+            what="pipeline_versions",
+            key="pipeline_version_id",
+            name=name,
+            make=lambda: self._asking.ask(
                 self._uploads.upload_pipeline_version,
                 str(package),
                 name=name,
@@ -321,7 +325,7 @@ class Kubeflow:
             filter=_named(name),
             **self._within(),
         )
-        return _oldest_first([schedule_of(one) for one in listed], name)
+        return _oldest_first([schedule_of(item) for item in listed], name)
 
     def create_schedule(
         self,
@@ -341,7 +345,7 @@ class Kubeflow:
         """Make a recurring run, enabled; nothing looks whether there is one.
 
         Raises:
-            UnansweredError: It may have been made, or not.
+            UnknownOutcomeError: It may have been made, or not.
             ClusterError: Kubeflow refused.
         """
         body = api.V2beta1RecurringRun(
@@ -413,8 +417,8 @@ class Kubeflow:
 
     def _experiments_named(self, name: str) -> list[Any]:
         listing = self._experiments.experiment_service_list_experiments
-        found = self._listed(listing, "experiments", filter=_named(name), **self._within())
-        return [one for one in found if one.display_name == name]
+        result = self._listed(listing, "experiments", filter=_named(name), **self._within())
+        return [item for item in result if item.display_name == name]
 
     def _within(self) -> dict[str, Any]:
         return {"namespace": self.namespace} if self.namespace else {}
@@ -422,6 +426,7 @@ class Kubeflow:
     def _identified(
         self,
         listing: Callable[..., Any],
+        *,
         what: str,
         key: str,
         name: str,
@@ -431,12 +436,12 @@ class Kubeflow:
         """Return the id of what has a unique name."""
 
         def find() -> list[_Id]:
-            found = self._listed(listing, what, filter=_named(name), **within)
+            result = self._listed(listing, what, filter=_named(name), **within)
             # Newer servers know a name besides the one that is shown.
             return [
-                _Id(getattr(one, key))
-                for one in found
-                if name in (one.display_name, getattr(one, "name", None))
+                _Id(getattr(item, key))
+                for item in result
+                if name in (item.display_name, getattr(item, "name", None))
             ][:1]
 
         made = find_or_create(
@@ -451,22 +456,31 @@ class Kubeflow:
     def _listed(
         self, listing: Callable[..., Any], what: str, *, limit: int | None = None, **named: Any
     ) -> list[Any]:
-        """Return all pages of a listing, or so many of its entries."""
-        found: list[Any] = []
+        """Return all pages of a listing, or so many of its entries.
+
+        Raises:
+            InvalidAnswerError: A page leads back to an earlier one.
+            ClusterError: Kubeflow can't be asked.
+        """
+        result: list[Any] = []
         token = ""
+        seen: set[str] = set()
         while True:
-            size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            size = _PAGE if limit is None else min(_PAGE, limit - len(result))
             given = {key: value for key, value in named.items() if value is not None}
             page = self._asking.ask(listing, page_size=size, page_token=token, **given)
-            found += getattr(page, what) or []
+            result += getattr(page, what) or []
             token = page.next_page_token or ""
-            if not token or (limit is not None and len(found) >= limit):
-                return found
+            if not token or (limit is not None and len(result) >= limit):
+                return result[:limit]
+            if token in seen:
+                raise self._asking.invalid(f"the token {token[:60]!r} of a page for a second time")
+            seen.add(token)
 
     def _remove(self, function: Callable[..., Any], identity: str, **more: Any) -> None:
         try:
             self._asking.ask(function, identity, **more)
-        except AbsentError:
+        except NotFoundError:
             # Another took it away, or an attempt that was not answered did.
             return
 
@@ -498,7 +512,9 @@ def _named(name: str) -> str:
 Dated = TypeVar("Dated", Run, Schedule)
 
 
-def _oldest_first(found: Sequence[Dated], name: str) -> list[Dated]:
+def _oldest_first(dated: Sequence[Dated], name: str) -> list[Dated]:
     # What is not first may be taken away: never trust a filter alone.
-    same = [one for one in found if one.name == name]
-    return sorted(same, key=lambda one: (one.created.timestamp() if one.created else 0.0, one.id))
+    same = [item for item in dated if item.name == name]
+    return sorted(
+        same, key=lambda item: (item.created.timestamp() if item.created else 0.0, item.id)
+    )

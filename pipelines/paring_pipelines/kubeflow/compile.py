@@ -39,10 +39,9 @@ def compile_dag(
     what lies there. The same arguments give the same bytes.
 
     Each node is a task named for its id, with its parameters as constants, and
-    is cached unless its placement says otherwise, or its step acts on something outside
-    its outputs. A failure that a node records in its outputs counts as a success there;
-    submit with caching off to try what failed again. What placements ask of Kubernetes
-    stands in a second YAML document.
+    is cached unless its placement says otherwise, or its step has side effects. A failure
+    that a node records in its outputs counts as a success there; submit with caching off to try
+    what failed again. What placements ask of Kubernetes stands in a second YAML document.
 
     Args:
         dag: The wiring.
@@ -141,7 +140,9 @@ def _identities(dag: Dag) -> dict[str, str]:
 def _resources(package: Any, namespace: str) -> dict[str, Any]:
     """Return the compiler's options for a Pipeline and a PipelineVersion."""
     content = [package.pipeline_spec, package.platform_spec]
-    digest = hashlib.sha256(b"".join(one.SerializeToString(deterministic=True) for one in content))
+    digest = hashlib.sha256(
+        b"".join(item.SerializeToString(deterministic=True) for item in content)
+    )
     version = f"{package.name}-{digest.hexdigest()[:12]}"
     options = KubernetesManifestOptions(
         pipeline_name=package.name,
@@ -197,7 +198,7 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
             parameters = {**node.parameters, **placement.parameters, SOURCE_DIGEST: digest}
             task = made(**inputs, **parameters)
             _place(task, placement)
-            if node.step.acts:
+            if node.step.side_effects:
                 task.set_caching_options(enable_caching=False)
             tasks[node.id] = task
 
@@ -231,9 +232,14 @@ def _place(task: Any, placement: Placement) -> None:
         task.set_accelerator_limit(placement.accelerator_count)
     for key, value in sorted(placement.labels.items()):
         kubernetes.add_node_selector(task, key, value)
-    for one in placement.tolerations:
+    for toleration in placement.tolerations:
         kubernetes.add_toleration(
-            task, one.key, one.operator, one.value or None, one.effect, one.toleration_seconds
+            task,
+            toleration.key,
+            toleration.operator,
+            toleration.value or None,
+            toleration.effect,
+            toleration.toleration_seconds,
         )
     if placement.shm is not None:
         # Docker's own 64 MB are too few for what several processes share.
@@ -314,12 +320,12 @@ def _members(node: Node) -> dict[str, list[str]]:
 
 def _edges(node: Node) -> dict[str, Edge]:
     """Return the node's edges by the names of its component's inputs."""
-    found: dict[str, Edge] = {}
+    result: dict[str, Edge] = {}
     for name, wire in node.inputs.items():
         if isinstance(wire, Edge):
-            found[name] = wire
+            result[name] = wire
     for input_name, (family, key) in member_inputs(node.step, _members(node)).items():
         wire = node.inputs[family]
         if isinstance(wire, Mapping):
-            found[input_name] = wire[key]
-    return found
+            result[input_name] = wire[key]
+    return result

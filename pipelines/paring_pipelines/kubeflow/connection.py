@@ -68,14 +68,14 @@ def connection(
         ParameterError: There is no host, it is no URL of http or https, the namespace can
             be none, or the file of certificates is not there.
     """
-    found = host or next((environment[name] for name in HOSTS if environment.get(name)), "")
-    if not found:
+    result = host or next((environment[name] for name in HOSTS if environment.get(name)), "")
+    if not result:
         raise ParameterError(
             "where Kubeflow Pipelines is, is not known",
             remedy=f"give --host URL or set {HOSTS[0]}, such as"
             " http://ml-pipeline.kubeflow.svc.cluster.local:8888",
         )
-    _check_url(found)
+    _check_url(result)
     chosen = namespace or environment.get("KFP_NAMESPACE", "")
     if chosen:
         check_namespace("--namespace" if namespace else "KFP_NAMESPACE", chosen)
@@ -89,7 +89,7 @@ def connection(
     if not (token or token_file) and Path(_DEFAULT_TOKEN_FILE).is_file():
         token_file = _DEFAULT_TOKEN_FILE
     return Connection(
-        host=found.rstrip("/"),
+        host=result.rstrip("/"),
         namespace=chosen,
         token=token,
         token_file="" if token else token_file,

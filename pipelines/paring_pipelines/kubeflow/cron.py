@@ -56,7 +56,8 @@ def read_cron(text: str) -> str:
         )
     for given, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
         for part in given.split(","):
-            if not _is_part(part, low, high, names):
+            _check_step(text, part, name=name, low=low, high=high)
+            if not _is_part(part, low=low, high=high, names=names):
                 also = f", {names[0]} to {names[-1]}" if names else ""
                 raise ParameterError(
                     f"--cron: {part!r} is no {name}",
@@ -79,11 +80,28 @@ def said(cron: str) -> str:
     return ", ".join(f"{name} {given}" for given, (name, *_) in pairs)
 
 
+def _check_step(text: str, part: str, *, name: str, low: int, high: int) -> None:
+    """Refuse a step of more than all of a field, which counts within that field alone."""
+    matched = _PART.fullmatch(part)
+    # Sunday has two numbers.
+    size = min(high - low + 1, 7 if name == "day of week" else 60)
+    if matched is None or int(matched[3] or 1) <= size:
+        return
+    first = low if matched[1] in "*?" else matched[1]
+    raise ParameterError(
+        f"--cron: {part!r} has a step of {matched[3]}, and there are {size} values of {name},"
+        f" so it would mean {name} {first} alone",
+        received=text,
+        remedy=f"write {first} if that is meant, or a step of at most {size}; a field can't count"
+        " beyond its own",
+    )
+
+
 _PART = re.compile(r"(\*|\?|[A-Za-z0-9]+)(?:-([A-Za-z0-9]+))?(?:/([1-9][0-9]*))?")
 
 
-def _is_part(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
-    return _values(part, low, high, names) is not None
+def _is_part(part: str, *, low: int, high: int, names: tuple[str, ...]) -> bool:
+    return _values(part, low=low, high=high, names=names) is not None
 
 
 def _values(part: str, low: int, high: int, names: tuple[str, ...]) -> range | None:
@@ -111,8 +129,8 @@ def _without_seven(part: str) -> str:
     _, low, high, names = _FIELDS[-1]
     if "7" not in re.split(r"[-/]", part.partition("/")[0]):
         return part
-    values = _values(part, low, high, names) or ()
-    return ",".join(str(one) for one in sorted({value % 7 for value in values}))
+    values = _values(part, low=low, high=high, names=names) or ()
+    return ",".join(str(item) for item in sorted({value % 7 for value in values}))
 
 
 def _fires(days: str, months: str, weekdays: str) -> bool:
@@ -122,7 +140,7 @@ def _fires(days: str, months: str, weekdays: str) -> bool:
         return True
 
     def values(given: str, field: tuple[str, int, int, tuple[str, ...]]) -> set[int]:
-        return {one for part in given.split(",") for one in _values(part, *field[1:]) or ()}
+        return {value for part in given.split(",") for value in _values(part, *field[1:]) or ()}
 
     first = min(values(days, _FIELDS[3]))
     # 2000 was a leap year.

@@ -7,11 +7,11 @@ class RefusedError(ClusterError):
     """Kubeflow answered, and refused."""
 
 
-class AbsentError(RefusedError):
+class NotFoundError(RefusedError):
     """Kubeflow does not have it."""
 
 
-class NotDoneError(ClusterError):
+class RetryableError(ClusterError):
     """Kubeflow did not carry out a request, which can be retried.
 
     Attributes:
@@ -21,11 +21,15 @@ class NotDoneError(ClusterError):
     wait = 0.0
 
 
-class UnansweredError(ClusterError):
-    """Kubeflow did not answer, so the outcome of a request is unknown."""
+class InvalidAnswerError(ClusterError):
+    """Something answered, but not as Kubeflow's API does."""
 
 
-class TakenError(RefusedError):
+class UnknownOutcomeError(ClusterError):
+    """Kubeflow did not answer, or not legibly, so the outcome of a request is unknown."""
+
+
+class AlreadyExistsError(RefusedError):
     """Something has the name already."""
 
 

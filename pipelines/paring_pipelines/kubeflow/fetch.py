@@ -56,12 +56,15 @@ def fetch_run(run: Run, out: Path, *, pipeline_root: str = "", pipeline: str = "
     root = run_root(run, pipeline_root, pipeline)
     _check_replaceable(out)
     entries = list(list_below(root))
-    found = {name: _newest(root, entries, *wanted[:2]) for name, wanted in _WANTED.items()}
+    result = {
+        name: _newest(root, entries, task=task, output=output)
+        for name, (task, output, _) in _WANTED.items()
+    }
     with TemporaryDirectory() as folder:
         fetched: dict[str, Path] = {}
         for name, (_, _, file) in _WANTED.items():
-            local = fetch(found[name], Path(folder, name))
-            _check_whole(found[name], local)
+            local = fetch(result[name], Path(folder, name))
+            _check_whole(result[name], local)
             fetched[name] = local / file if file else local
         for name, path in fetched.items():
             put(path, str(out / name))
@@ -84,7 +87,7 @@ def check_succeeded(run: Run) -> None:
         )
 
 
-def _newest(root: str, entries: Sequence[Entry], task: str, output: str) -> str:
+def _newest(root: str, entries: Sequence[Entry], *, task: str, output: str) -> str:
     """Return the URI of a task's output, of the last attempt that wrote it."""
     records = [
         entry
@@ -98,17 +101,17 @@ def _newest(root: str, entries: Sequence[Entry], task: str, output: str) -> str:
             remedy="check --pipeline-root; if Kubeflow took it from its cache, it lies with"
             " the run that made it: fetch that one",
         )
-    return max(records, key=lambda one: one.modified or 0.0).uri.removesuffix(f"/{RECORD}")
+    return max(records, key=lambda item: item.modified or 0.0).uri.removesuffix(f"/{RECORD}")
 
 
 def _check_whole(uri: str, folder: Path) -> None:
     record = read_record(folder) or {}
-    recorded = record.get("facts", {}).get("digest")
-    found = content_digest(folder)
-    if found != recorded:
+    recorded = record.get("digest")
+    result = content_digest(folder)
+    if result != recorded:
         raise StorageError(
             f"{uri} has been changed since it was written",
-            received=found,
+            received=result,
             remedy=f"run the pipeline again; its record states {recorded}",
         )
 

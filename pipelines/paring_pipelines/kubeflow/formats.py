@@ -58,7 +58,13 @@ def check_namespace(option: str, text: str) -> None:
     Raises:
         ParameterError: It is none; the message names the option.
     """
-    _check_name(option, text, DNS_LABEL, "a namespace", "63 small letters, digits and dashes")
+    _check_name(
+        option,
+        text,
+        pattern=DNS_LABEL,
+        of="a namespace",
+        characters="63 small letters, digits and dashes",
+    )
 
 
 def check_object_name(option: str, text: str) -> None:
@@ -68,10 +74,10 @@ def check_object_name(option: str, text: str) -> None:
         ParameterError: It is none; the message names the option.
     """
     characters = "253 small letters, digits, dashes and dots"
-    _check_name(option, text, OBJECT_NAME, "a Kubernetes object", characters)
+    _check_name(option, text, pattern=OBJECT_NAME, of="a Kubernetes object", characters=characters)
 
 
-def _check_name(option: str, text: str, pattern: str, of: str, characters: str) -> None:
+def _check_name(option: str, text: str, *, pattern: str, of: str, characters: str) -> None:
     if not re.fullmatch(pattern, text):
         raise ParameterError(
             f"{option}: must be the name of {of}",

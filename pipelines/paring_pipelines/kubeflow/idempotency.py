@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from paring.errors import ClusterError
-from paring_pipelines.kubeflow.errors import NotDoneError, TakenError, UnansweredError
+from paring_pipelines.kubeflow.errors import AlreadyExistsError, RetryableError, UnknownOutcomeError
 from paring_pipelines.kubeflow.locks import Lock
 
 
@@ -61,23 +61,23 @@ def find_or_create(
             out any more.
 
     Raises:
-        NotDoneError, UnansweredError: The last attempt ended with this.
+        RetryableError, UnknownOutcomeError: The last attempt ended with this.
         ClusterError: The server refused.
     """
-    found = find()
+    result = find()
     pauses = iter(waits)
-    while not found:
+    while not result:
         try:
             return Made(create(), True)
-        except (NotDoneError, TakenError, UnansweredError) as error:
-            found = _awaited(find, settle) if isinstance(error, UnansweredError) else find()
+        except (RetryableError, AlreadyExistsError, UnknownOutcomeError) as error:
+            result = _awaited(find, settle) if isinstance(error, UnknownOutcomeError) else find()
             pause = next(pauses, None)
-            if found:
+            if result:
                 break
             if pause is None:
                 raise
-            time.sleep(max(pause, error.wait) if isinstance(error, NotDoneError) else pause)
-    return Made(found[0], False)
+            time.sleep(max(pause, error.wait) if isinstance(error, RetryableError) else pause)
+    return Made(result[0], False)
 
 
 def create_once(
@@ -106,23 +106,23 @@ def create_once(
 
     Raises:
         LockHeldError: Another client is creating it.
-        NotDoneError, UnansweredError: The last attempt ended with this.
+        RetryableError, UnknownOutcomeError: The last attempt ended with this.
         ClusterError: The server refused.
     """
     created: set[str] = set()
     pauses = iter(waits)
 
     def others(first: T) -> Sequence[T]:
-        return [one for one in find() if one.id != first.id]
+        return [item for item in find() if item.id != first.id]
 
     while True:
         try:
             with lock() as held:
                 made = _create_locked(find, create, held, created, pauses, settle, may_create)
-                for one in (supersede or others)(made.first):
+                for item in (supersede or others)(made.first):
                     if held.left <= 0:
                         raise _ExpiredError
-                    remove(one)
+                    remove(item)
                 return made
         except _ExpiredError:
             # Another client may hold the lock by now: look again, under a new one.
@@ -144,7 +144,7 @@ def _create_locked(
 ) -> Made[T]:
     def find_first() -> Sequence[T]:
         # What another client kept goes before what this one created under an expired lock.
-        return sorted(find(), key=lambda one: one.id in created)
+        return sorted(find(), key=lambda item: item.id in created)
 
     def create_one() -> T:
         # A request that nobody answered has had its time by now.
@@ -154,13 +154,13 @@ def _create_locked(
             raise _ExpiredError
         held.outstanding = True
         try:
-            one = create()
+            item = create()
         except ClusterError as error:
-            held.outstanding = isinstance(error, UnansweredError)
+            held.outstanding = isinstance(error, UnknownOutcomeError)
             raise
-        created.add(one.id)
+        created.add(item.id)
         held.outstanding = False
-        return one
+        return item
 
     made = find_or_create(find_first, create_one, waits=pauses, settle=settle)
     held.outstanding = False
@@ -174,8 +174,8 @@ def _awaited(find: Callable[[], Sequence[T]], seconds: float) -> Sequence[T]:
     """Look until something is there, or for so many seconds."""
     end = time.monotonic() + seconds
     while True:
-        found = find()
+        result = find()
         left = end - time.monotonic()
-        if found or left <= 0:
-            return found
+        if result or left <= 0:
+            return result
         time.sleep(min(left, max(seconds / 10, 0.01)))

@@ -53,7 +53,7 @@ def default_root(namespace: str, *, timeout: float) -> str:
             file = os.environ.get("KUBECONFIG")
             config.load_kube_config(file, client_configuration=settings)
         core = client.CoreV1Api(client.ApiClient(settings))
-        found = core.read_namespaced_config_map(CONFIG_MAP, namespace, _request_timeout=timeout)
+        result = core.read_namespaced_config_map(CONFIG_MAP, namespace, _request_timeout=timeout)
     except ApiException as error:
         if error.status == 404:
             # Kubeflow takes its own default then.
@@ -61,7 +61,7 @@ def default_root(namespace: str, *, timeout: float) -> str:
         raise _unknown(namespace, f"the cluster answered {error.status} {error.reason}") from error
     except (config.ConfigException, HTTPError, OSError) as error:
         raise _unknown(namespace, first_line(error)) from error
-    return str((found.data or {}).get(_KEY) or BUILT_IN_ROOT)
+    return str((result.data or {}).get(_KEY) or BUILT_IN_ROOT)
 
 
 def runs_namespace(host: str, namespace: str) -> str:

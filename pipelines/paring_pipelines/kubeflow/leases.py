@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from paring.errors import ParingError, StorageError
 from paring.storage import create, is_remote, join, list_below, local_path, read_text, write_text
+from paring.system.documents import parse_json
 
 T = TypeVar("T")
 
@@ -132,18 +133,18 @@ class Claims:
             StorageError: The store can't be read.
         """
         root = self.state.rstrip("/") if is_remote(self.state) else str(local_path(self.state))
-        found: dict[str, Standing] = {}
+        result: dict[str, Standing] = {}
         for entry in list_below(self.state):
             matched = re.fullmatch(r"/(\w+)/(?:claim-(\d+)|run)", entry.uri.removeprefix(root))
             # Anything else is a file that is being written.
             if matched is None:
                 continue
             key, number = matched.groups()
-            before = found.get(key, Standing())
-            found[key] = Standing(
+            before = result.get(key, Standing())
+            result[key] = Standing(
                 before.done or number is None, max(before.claims, int(number or 0))
             )
-        return found
+        return result
 
     def claim(
         self, key: str, run: Callable[[], str], standing: Standing = Standing()
@@ -166,7 +167,7 @@ class Claims:
             before = _read_claim(self._claim_uri(key, standing.claims))
             if before.until > time.time():
                 return None
-            earlier = [one for one in (*before.earlier, before.run) if one]
+            earlier = [item for item in (*before.earlier, before.run) if item]
         uri = self._claim_uri(key, standing.claims + 1)
         name = run()
         mine = Claim(
@@ -203,7 +204,7 @@ class Claims:
             return work(progress)
         except ParingError:
             if not progress.begun:
-                left = tuple(one for one in claim.earlier if one not in progress.absent)
+                left = tuple(item for item in claim.earlier if item not in progress.absent)
                 # Nobody else writes this object, and who reads it may drop these names
                 # at any time, so it does no harm after the claim has expired either.
                 given_back = replace(claim, until=0.0, run="", earlier=left)
@@ -228,10 +229,10 @@ class Claims:
         text = json.dumps(dict(run), indent=2) + "\n"
         if create(uri, text):
             return dict(run)
-        found = _read_object(uri)
-        if not isinstance(found.get("run"), str):
-            raise _odd(uri, found)
-        return found
+        result = _read_object(uri)
+        if not isinstance(result.get("run"), str):
+            raise _odd(uri, result)
+        return result
 
     def _claim_uri(self, key: str, number: int) -> str:
         return join(self.state, key, f"claim-{number}")
@@ -249,17 +250,17 @@ def _claim_text(claim: Claim, token: str) -> str:
 
 
 def _read_claim(uri: str) -> Claim:
-    found = _read_object(uri)
-    until, run, earlier = (found.get(one) for one in ("until", "run", "earlier"))
+    result = _read_object(uri)
+    until, run, earlier = (result.get(item) for item in ("until", "run", "earlier"))
     if (
         isinstance(until, bool)
         or not isinstance(until, int | float)
         or not math.isfinite(until)
         or not isinstance(run, str)
         or not isinstance(earlier, list)
-        or not all(isinstance(one, str) for one in earlier)
+        or not all(isinstance(item, str) for item in earlier)
     ):
-        raise _odd(uri, found)
+        raise _odd(uri, result)
     return Claim(uri, float(until), 0.0, run, tuple(earlier))
 
 
@@ -267,12 +268,12 @@ def _read_object(uri: str) -> dict[str, Any]:
     """Return the JSON object in a small file."""
     text = read_text(uri)
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        result = parse_json(text)
+    except ValueError as error:
         raise _odd(uri, text) from error
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         raise _odd(uri, text)
-    return found
+    return result
 
 
 def _odd(uri: str, received: object) -> StorageError:

@@ -22,10 +22,10 @@ from typing import Any
 from paring.errors import ClusterError
 from paring.system import logs
 from paring_pipelines.kubeflow.errors import (
+    AlreadyExistsError,
     LockHeldError,
-    NotDoneError,
-    TakenError,
-    UnansweredError,
+    RetryableError,
+    UnknownOutcomeError,
 )
 from paring_pipelines.kubeflow.requests import Asking
 
@@ -125,24 +125,24 @@ class Locks:
                 return Lock(name, created, started[description] + self.lease, self._margin)
             except ClusterError as error:
                 problem = error
-            found = next(iter(self._find(title)), None)
-            if found is not None and found.description in started:
-                expires = started[found.description] + self.lease
-                return Lock(name, found.experiment_id, expires, self._margin)
-            if found is None:
+            result = next(iter(self._find(title)), None)
+            if result is not None and result.description in started:
+                expires = started[result.description] + self.lease
+                return Lock(name, result.experiment_id, expires, self._margin)
+            if result is None:
                 # Released in this moment, or never created.
-                if isinstance(problem, TakenError):
+                if isinstance(problem, AlreadyExistsError):
                     continue
                 pause = next(waits, None)
-                if pause is None or not isinstance(problem, NotDoneError | UnansweredError):
+                if pause is None or not isinstance(problem, RetryableError | UnknownOutcomeError):
                     raise problem
-                asked_for = problem.wait if isinstance(problem, NotDoneError) else 0.0
+                asked_for = problem.wait if isinstance(problem, RetryableError) else 0.0
                 time.sleep(max(pause, asked_for))
                 continue
-            first = seen.setdefault(found.experiment_id, _now())
-            if max(_now() - first, self._age(found)) >= self.lease:
+            first = seen.setdefault(result.experiment_id, _now())
+            if max(_now() - first, self._age(result)) >= self.lease:
                 # By its id: of several clients that do so, none deletes a newer lock.
-                self._delete(found.experiment_id)
+                self._delete(result.experiment_id)
                 continue
             if _now() >= end:
                 raise LockHeldError(

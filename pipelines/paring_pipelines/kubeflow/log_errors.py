@@ -5,7 +5,6 @@ PARING_LOG_FORMAT says so, else as text. Around it stand the lines of Kubeflow's
 and of Argo's executor, which wrap the command.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from paring.errors import message
+from paring.system.documents import parse_json
 
 _WRAPPERS = re.compile(
     r"^(?:[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ "  # glog, of the launcher
@@ -79,7 +79,7 @@ def _json(line: str) -> Mapping[str, Any]:
     if not line.startswith('{"time"'):
         return {}
     try:
-        document = json.loads(line)
+        document = parse_json(line)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
@@ -101,7 +101,7 @@ def _text(lines: list[str]) -> LoggedError:
             if line.startswith(prefix):
                 part, text = name, line.removeprefix(prefix)
         parts[part].append(text.strip())
-    what, received, remedy = (" ".join(filter(None, one))[:_LONGEST] for one in parts.values())
+    what, received, remedy = (" ".join(filter(None, item))[:_LONGEST] for item in parts.values())
     return LoggedError(what, received, remedy)
 
 

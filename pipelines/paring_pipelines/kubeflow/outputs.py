@@ -76,14 +76,14 @@ def find_outputs(source: str, *, marker: str, settle: float, now: float) -> Foun
     finished: list[Output] = []
     unsettled: list[str] = []
     for folder, inside in folders.items():
-        decisive = [one for one in inside if not marker or one.uri == f"{folder}/{marker}"]
+        decisive = [item for item in inside if not marker or item.uri == f"{folder}/{marker}"]
         completed = _latest(folder, decisive)
         if not marker and now - completed < settle:
             unsettled.append(folder)
             continue
         key = listing_digest(folder, inside).removeprefix("sha256:")[:32]
         finished.append(Output(folder, key, completed))
-    return Found(sorted(finished, key=lambda one: (one.completed, one.uri)), unsettled)
+    return Found(sorted(finished, key=lambda item: (item.completed, item.uri)), unsettled)
 
 
 def _check_folder(source: str) -> None:
@@ -101,8 +101,8 @@ def _is_version(folder: str) -> bool:
 
 
 def _latest(folder: str, entries: Iterable[Entry]) -> float:
-    times = [one.modified for one in entries]
-    known = [one for one in times if one is not None]
+    times = [entry.modified for entry in entries]
+    known = [time for time in times if time is not None]
     if len(known) < len(times):
         raise ParameterError(
             "--source: this store does not tell when files were written",

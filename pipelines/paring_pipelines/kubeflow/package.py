@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from paring.errors import ParameterError, nearest
+from paring.system.documents import parse_json
 
 SOURCES = ("model_uri", "examples_uri")
 """The parameters that say where the sources lie."""
@@ -75,7 +76,7 @@ def read_package(path: Path) -> Package:
             takes the sources.
     """
     try:
-        documents = [one for one in yaml.safe_load_all(path.read_text()) if one]
+        documents = [item for item in yaml.safe_load_all(path.read_text()) if item]
     except OSError as error:
         raise ParameterError(
             "--package: this file can't be read",
@@ -84,7 +85,7 @@ def read_package(path: Path) -> Package:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _no_package(path, " ".join(str(error).split())) from error
-    if not documents or not all(isinstance(one, dict) for one in documents):
+    if not documents or not all(isinstance(document, dict) for document in documents):
         raise _no_package(path, "it holds no pipeline")
     pipeline, *platform = documents
     if pipeline.get("schemaVersion") != _SCHEMA:
@@ -95,15 +96,15 @@ def read_package(path: Path) -> Package:
         raise _no_package(path, f"its pipeline takes no {', '.join(missing)}")
     spec = pipeline
     if platform:
-        merged = {key: value for one in platform for key, value in one.items()}
+        merged = {key: value for item in platform for key, value in item.items()}
         spec = {"pipeline_spec": pipeline, "platform_spec": merged}
     return Package(
         path=path,
         name=str(pipeline["pipelineInfo"]["name"]),
         spec=spec,
-        inputs={name: str(one["parameterType"]) for name, one in declared.items()},
+        inputs={name: str(item["parameterType"]) for name, item in declared.items()},
         required=frozenset(
-            name for name, one in declared.items() if not one.get("isOptional", False)
+            name for name, item in declared.items() if not item.get("isOptional", False)
         ),
     )
 
@@ -135,7 +136,7 @@ def _value(name: str, kind: str, text: str) -> Any:
     if kind == "STRING":
         return text
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise _mistyped(name, kind, text) from error
     taken: dict[str, type | tuple[type, ...]] = {

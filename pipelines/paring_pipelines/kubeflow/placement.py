@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from paring_pipelines.kubeflow.placement_file import NONE, SecurityContext, Toleration, Volume
+from paring_pipelines.kubeflow.placement_file import SecurityContext, Toleration, Volume
+from paring_pipelines.kubeflow.placement_values import NONE
 
 STORE_IDENTITY = "paring.dev/store-identity"
 """The annotation of pods whose own identity opens stores: prefixes of URIs, with blanks between."""

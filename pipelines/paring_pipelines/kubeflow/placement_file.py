@@ -1,14 +1,11 @@
 """Tables and fields of k8s/runtime.toml, and their validation."""
 
-import math
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,13 +16,34 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paring.errors import ParameterError, nearest
-from paring_pipelines.kubeflow.formats import (
-    DNS_LABEL,
-    IMAGE,
-    INT32,
-    OBJECT_NAME,
-    is_image,
-    quantity,
+from paring_pipelines.kubeflow.formats import INT32
+from paring_pipelines.kubeflow.placement_values import (
+    NONE,
+    Accelerator,
+    Backoff,
+    Bytes,
+    Cores,
+    Count,
+    DataKey,
+    Environment,
+    EnvName,
+    ImageTarget,
+    LabelKey,
+    LabelValue,
+    MountPath,
+    ObjectName,
+    PoolName,
+    PullPolicy,
+    Reference,
+    ResourceName,
+    SomeBytes,
+    StorePrefix,
+    SubPath,
+    Text,
+    Topology,
+    UserId,
+    VolumeName,
+    Wait,
 )
 from paring_pipelines.pipeline.recipes import Target
 from paring_pipelines.pipeline.toml_file import read_toml
@@ -34,79 +52,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _LONGEST_SHOWN = 200
-
-NONE = "none"
-"""For a rule that takes back the pool or the accelerator of an earlier one."""
-
-_LAUNCHERS_VARIABLES = ("KFP_POD_NAME", "KFP_POD_UID", "KFP_RETRY_INDEX")
-_LAUNCHERS_FOLDERS = ("/gcs", "/s3", "/minio", "/.local", "/.cache", "/.config", "/kfp-launcher")
-_CREDENTIALS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-
-
-_MOST_CORES = 2**31
-_MOST_BYTES = 2**63 - 1
-_LONGEST_BACKOFF = 3600
-"""Seconds after its first start at which Kubeflow tries a task no more."""
-
-
-def _cores(text: str) -> str:
-    cores = quantity(text)
-    if 0 < cores < 0.001 or cores > _MOST_CORES:
-        raise PydanticCustomError("cores", "must be 0, or cores from 1m to 2**31")
-    return text
-
-
-def _bytes(text: str) -> str:
-    """Return the text as kfp takes it, which does not know Kubernetes' k."""
-    text = f"{text[:-1]}000" if text.endswith("k") else text
-    if quantity(text) > _MOST_BYTES:
-        raise PydanticCustomError("bytes", "must be less than 2**63 bytes, which are 8Ei")
-    return text
-
-
-def _text(value: str) -> str:
-    if "\0" in value:
-        raise PydanticCustomError("text", "must be text without the character NUL")
-    return value
-
-
-def _image(value: str) -> str:
-    if not is_image(value):
-        raise PydanticCustomError("image", "must be {what}", {"what": IMAGE})
-    return value
-
-
-def _pool_name(name: str) -> str:
-    if name in ("", NONE):
-        raise PydanticCustomError(
-            "pool", 'must be another name: none stands for any machine, in pool = "none"'
-        )
-    return name
-
-
-def _environment_variable(name: str) -> str:
-    if name in _LAUNCHERS_VARIABLES:
-        raise PydanticCustomError("variable", "must not be one that Kubeflow itself sets")
-    return name
-
-
-def _no_credential(name: str) -> str:
-    if name in _CREDENTIALS:
-        raise PydanticCustomError(
-            "credential", "must not be a credential, which env_from_secret keeps out of files"
-        )
-    return name
-
-
-def _mount_path(path: str) -> str:
-    normal = posixpath.normpath(path)
-    if not path.startswith("/") or path.startswith("//") or normal == "/" or ":" in path:
-        raise PydanticCustomError("path", "must be an absolute path below /, without a colon")
-    if ".." in path.split("/"):
-        raise PydanticCustomError("path", "must be a path without ..")
-    if any(normal == one or normal.startswith(f"{one}/") for one in _LAUNCHERS_FOLDERS):
-        raise PydanticCustomError("path", "must not be where Kubeflow mounts volumes of its own")
-    return normal
 
 
 def _distinct_paths(volumes: object) -> object:
@@ -123,84 +68,6 @@ def _distinct_paths(volumes: object) -> object:
 def _renamed(value: object) -> object:
     """Return a list of keys as the mapping to variables of the same names."""
     return dict(zip(value, value, strict=True)) if isinstance(value, list) else value
-
-
-def _text_of_number(value: object) -> object:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else value
-
-
-def _accelerator(value: str) -> str:
-    if value in (NONE, "tpu-v5e", "tpu-v6e") or value.startswith("nvidia-"):
-        return value
-    raise PydanticCustomError(
-        "accelerator", "must be tpu-v5e, tpu-v6e, an NVIDIA GPU as nvidia-l4, or none"
-    )
-
-
-def _like(pattern: str, what: str) -> AfterValidator:
-    """Refuse text that `pattern` does not match as a whole, as being no `what`."""
-    whole = re.compile(pattern)
-
-    def check(value: str) -> str:
-        if not whole.fullmatch(value):
-            raise PydanticCustomError("like", "must be {what}", {"what": what})
-        return value
-
-    return AfterValidator(check)
-
-
-_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-
-Number = BeforeValidator(_text_of_number)
-# The first two take what kfp takes.
-Cores = Annotated[
-    str,
-    Number,
-    _like(r"([0-9]*[.])?[0-9]+m?", "cores, as 4, 0.5 or 500m"),
-    AfterValidator(_cores),
-]
-Bytes = Annotated[
-    str,
-    Number,
-    _like(r"[0-9]+(k|[MGTPE]|[KMGTPE]i)?", "bytes, as 4Gi, 500M or 4000k"),
-    AfterValidator(_bytes),
-]
-LabelKey = Annotated[
-    str, _like(rf"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_NAME}", "a key as Kubernetes' labels have")
-]
-LabelValue = Annotated[str, _like(rf"({_NAME})?", "a value as Kubernetes' labels have")]
-Reference = Annotated[str, AfterValidator(_image)]
-Text = Annotated[str, AfterValidator(_text)]
-Accelerator = Annotated[str, AfterValidator(_accelerator)]
-ImageTarget = Literal["cpu", "gpu", "tensorrt", "tpu"]
-PullPolicy = Literal["Always", "Never", "IfNotPresent"]
-ObjectName = Annotated[str, _like(OBJECT_NAME, "the name of a Kubernetes object")]
-# Kubeflow names a pod's volume for what it holds, and volumes' names have no dots.
-VolumeName = Annotated[
-    str, _like(DNS_LABEL, "a name of at most 63 small letters, digits and dashes, without dots")
-]
-DataKey = Annotated[str, _like(r"[-._a-zA-Z0-9]+", "a key as Secrets and ConfigMaps have")]
-EnvName = Annotated[
-    str,
-    _like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable"),
-    AfterValidator(_environment_variable),
-]
-PlainName = Annotated[EnvName, AfterValidator(_no_credential)]
-MountPath = Annotated[str, AfterValidator(_mount_path)]
-UserId = Annotated[int, Field(ge=0, le=INT32)]
-Count = Annotated[int, Field(ge=1, le=INT32)]
-Backoff = Annotated[int, Field(ge=1, le=_LONGEST_BACKOFF)]
-StorePrefix = Annotated[
-    str, _like(r"(gs|s3|minio)://\S*", "gs://, s3:// or minio://, with or without a bucket")
-]
-Topology = Literal["1x1", "2x2", "2x4"]
-"""The arrangements of TPU v5e and v6e chips that lie in one host; a task is one pod."""
-
-
-def chips(topology: Topology) -> int:
-    """Return the number of chips of a TPU topology."""
-    return math.prod(int(side) for side in topology.split("x"))
 
 
 class _Table(BaseModel):
@@ -256,7 +123,7 @@ class Pool(_Table):
     labels: dict[LabelKey, LabelValue] = {}
     tolerations: list[Toleration] = []
     accelerator: Accelerator = NONE
-    resource: LabelKey | None = None
+    resource: ResourceName | None = None
     topology: Topology | None = None
     machine_cpu: Cores | None = None
     machine_accelerators: Count | None = None
@@ -290,7 +157,7 @@ class Volume(_Table):
     claim: VolumeName | None = None
     secret: VolumeName | None = None
     config_map: VolumeName | None = None
-    sub_path: Annotated[str, _like(r"([^/].*)?", "a path that is not absolute")] = ""
+    sub_path: SubPath = ""
     optional: bool = False
 
     @property
@@ -300,7 +167,7 @@ class Volume(_Table):
 
     @model_validator(mode="after")
     def _check_kind(self) -> "Volume":
-        if sum(one is not None for one in (self.claim, self.secret, self.config_map)) != 1:
+        if sum(item is not None for item in (self.claim, self.secret, self.config_map)) != 1:
             raise PydanticCustomError("volume", "needs exactly one of claim, secret and config_map")
         if self.sub_path and self.claim is None:
             raise PydanticCustomError("volume", "sub_path goes with a claim only")
@@ -342,10 +209,10 @@ class Fields(_Table):
     cpu_limit: Cores | None = None
     memory: Bytes | None = None
     memory_limit: Bytes | None = None
-    shm: Bytes | None = None
+    shm: SomeBytes | None = None
     timeout_seconds: Count | None = None
     retries: Annotated[int, Field(ge=0, le=INT32)] | None = None
-    backoff_seconds: Annotated[int, Field(ge=0, le=_LONGEST_BACKOFF)] | None = None
+    backoff_seconds: Wait | None = None
     # Argo, which tries again for Kubeflow, takes whole numbers alone.
     backoff_factor: Backoff | None = None
     # Kubeflow takes no more.
@@ -353,7 +220,7 @@ class Fields(_Table):
     cache: bool | None = None
     beam_options: Text | None = None
     shared_dir: Text | None = None
-    env: dict[PlainName, Annotated[Text, Number]] | None = None
+    env: Environment | None = None
     env_from_secret: list[EnvFrom] | None = None
     env_from_config_map: list[EnvFrom] | None = None
     image_pull_policy: PullPolicy | None = None
@@ -408,7 +275,7 @@ class RuntimeFile(_Table):
     """The whole file."""
 
     images: dict[ImageTarget, Reference] = {}
-    pools: dict[Annotated[str, AfterValidator(_pool_name)], Pool] = {}
+    pools: dict[PoolName, Pool] = {}
     defaults: Fields = Fields()
     place: list[Rule] = []
     targets: dict[Target, TargetTable] = {}
@@ -426,7 +293,7 @@ def read_runtime(path: Path) -> RuntimeFile:
         return RuntimeFile.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
-        place = [one for one in first["loc"] if one != "[key]"]
+        place = [item for item in first["loc"] if item != "[key]"]
         known, depth = _table(place)
         unknown = first["type"] == "extra_forbidden"
         raise ParameterError(
@@ -486,8 +353,8 @@ def _table(place: Sequence[str | int]) -> tuple[type[BaseModel], int]:
 
 def _where(place: Sequence[str | int], depth: int) -> str:
     """Return the table in brackets as the file has it, and the key."""
-    table = ".".join(one for one in place[:depth] if isinstance(one, str))
-    keys = " ".join(str(one + 1) if isinstance(one, int) else one for one in place[depth:])
-    numbers = [one + 1 for one in place[:depth] if isinstance(one, int)]
+    table = ".".join(item for item in place[:depth] if isinstance(item, str))
+    keys = " ".join(str(item + 1) if isinstance(item, int) else item for item in place[depth:])
+    numbers = [item + 1 for item in place[:depth] if isinstance(item, int)]
     named = f"[[{table}]] {numbers[0]}" if numbers else f"[{table}]" if table else ""
-    return ": ".join(one for one in (named, keys) if one)
+    return ": ".join(item for item in (named, keys) if item)

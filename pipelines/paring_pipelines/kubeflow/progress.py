@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from paring_pipelines.kubeflow.json_objects import object_at
 from paring_pipelines.kubeflow.task_graph import PlannedTask
 from paring_pipelines.kubeflow.types import FINISHED, Run, Task
 
@@ -105,19 +106,57 @@ class NodeStatus:
     error: str = ""
 
 
+def workflow_nodes(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Return the nodes of an Argo workflow, each with its name.
+
+    Args:
+        manifest: The Workflow as Kubeflow stores it.
+
+    Returns:
+        None if they are elsewhere, or can't be read.
+    """
+    status = object_at(manifest, "status")
+    nodes, packed = status.get("nodes"), status.get("compressedNodes")
+    if not nodes and status.get("offloadNodeStatusVersion"):
+        # Argo has them in a database of its own.
+        return None
+    if nodes is None and packed:
+        # Argo packs what would not fit into a Kubernetes resource.
+        try:
+            nodes = json.loads(zlib.decompress(base64.b64decode(packed), zlib.MAX_WBITS | 16))
+        except (RecursionError, TypeError, ValueError, zlib.error):
+            return None
+    if not isinstance(nodes, dict | None):
+        return None
+    result = list((nodes or {}).values())
+    return result if all(_is_node(item) for item in result) else None
+
+
+def _is_node(node: object) -> bool:
+    """Return whether a node has what is read of it, in the right form."""
+    needed = ("name", "id") if object_at(node).get("type") == "Pod" else ("name",)
+    if not all(isinstance(object_at(node).get(key), str) for key in needed):
+        return False
+    try:
+        for key in ("startedAt", "finishedAt"):
+            _time(object_at(node).get(key))
+    except ValueError:
+        return False
+    return True
+
+
 def manifest_traces(manifest: Mapping[str, Any]) -> dict[str, Trace]:
     """Return what an Argo workflow says about each node, by the node's name.
 
     Args:
         manifest: The Workflow as Kubeflow stores it.
     """
-    metadata = manifest["metadata"]
-    workflow = str(metadata["name"])
-    by_id = metadata.get("annotations", {}).get(_V1_POD_NAMES) == "v1"
+    workflow, by_id = _workflow(manifest)
     traces: dict[str, Trace] = {}
     executors: dict[str, list[str]] = {}
     # Attempts by their numbers, so that the last one ends up last.
-    for node in sorted(_nodes(manifest), key=lambda one: _numbers(str(one["name"]))):
+    nodes = workflow_nodes(manifest) or ()
+    for node in sorted(nodes, key=lambda item: _numbers(str(item["name"]))):
         # The workflow itself, the root DAG, the node or its driver, its executor.
         path = str(node["name"]).removeprefix(workflow).split(".")
         if len(path) not in (3, 4) or _plain(path[1]) != "root":
@@ -157,20 +196,20 @@ def task_traces(tasks: Sequence[Task], planned: Sequence[PlannedTask]) -> dict[s
         planned = [PlannedTask(name.removesuffix("-driver")) for name in drivers]
     executors = named.get("executor", [])
     traces: dict[str, Trace] = {}
-    for one in planned:
+    for item in planned:
         trace = Trace()
-        if f"{one.name}-driver" in named:
-            trace.driver = _part(named[f"{one.name}-driver"][0])
-        if one.name in named:
-            task = named[one.name][0]
+        if f"{item.name}-driver" in named:
+            trace.driver = _part(named[f"{item.name}-driver"][0])
+        if item.name in named:
+            task = named[item.name][0]
             trace.task = _part(task)
-            executor = None if one.importer else _executor(task, executors)
+            executor = None if item.importer else _executor(task, executors)
             if executor is not None:
                 trace.cached = executor.state == "SKIPPED"
                 trace.attempts = [] if trace.cached else [_part(executor)]
-            elif one.importer:
+            elif item.importer:
                 trace.attempts = [trace.task]
-        traces[one.name] = trace
+        traces[item.name] = trace
     return traces
 
 
@@ -187,12 +226,12 @@ def node_statuses(
         traces: What is known of each by its name.
         now: For those that have not ended.
     """
-    found: list[NodeStatus] = []
-    for one in planned:
-        status = _status(run, one, traces.get(one.name, Trace()), now)
-        if not one.importer or status.state == "FAILED":
-            found.append(status)
-    return found
+    result: list[NodeStatus] = []
+    for task in planned:
+        status = _status(run, task, traces.get(task.name, Trace()), now)
+        if not task.importer or status.state == "FAILED":
+            result.append(status)
+    return result
 
 
 def _status(run: Run, planned: PlannedTask, trace: Trace, now: datetime) -> NodeStatus:
@@ -211,7 +250,7 @@ def _status(run: Run, planned: PlannedTask, trace: Trace, now: datetime) -> Node
         ready = driver or task
         waited = _seconds(ready.started if ready else None, created or end)
         ran = None if created is None else _seconds(created, end)
-    failed = next((one for one in (last, driver, task) if one and one.state == "FAILED"), None)
+    failed = next((item for item in (last, driver, task) if item and item.state == "FAILED"), None)
     error = ""
     if state == "FAILED":
         what = DRIVER_FAILED if failed is not None and failed is driver else ""
@@ -260,9 +299,9 @@ def root_failure(manifest: Mapping[str, Any]) -> Pod | None:
         The pod of the driver that prepares the whole run, or without a pod's name what Argo
         says about the workflow.
     """
-    workflow = str(manifest["metadata"]["name"])
-    by_id = manifest["metadata"].get("annotations", {}).get(_V1_POD_NAMES) == "v1"
-    for node in sorted(_nodes(manifest), key=lambda one: _numbers(str(one["name"])), reverse=True):
+    workflow, by_id = _workflow(manifest)
+    nodes = workflow_nodes(manifest) or ()
+    for node in sorted(nodes, key=lambda item: _numbers(str(item["name"])), reverse=True):
         part = _pod(node, workflow, by_id)
         if (
             part.state == "FAILED"
@@ -270,7 +309,7 @@ def root_failure(manifest: Mapping[str, Any]) -> Pod | None:
             and _plain(str(node.get("displayName", ""))) == "root-driver"
         ):
             return part
-    status = manifest.get("status", {})
+    status = object_at(manifest, "status")
     if status.get("phase") in ("Failed", "Error") and status.get("message"):
         return Pod("FAILED", None, None, message=" ".join(str(status["message"]).split()))
     return None
@@ -278,7 +317,7 @@ def root_failure(manifest: Mapping[str, Any]) -> Pod | None:
 
 def was_canceled(manifest: Mapping[str, Any]) -> bool:
     """Return whether a workflow was ended by Kubeflow, which then leaves it no time."""
-    return bool(manifest.get("spec", {}).get("activeDeadlineSeconds") == 0)
+    return bool(object_at(manifest, "spec").get("activeDeadlineSeconds") == 0)
 
 
 def count_states(nodes: Iterable[NodeStatus]) -> dict[str, int]:
@@ -289,14 +328,10 @@ def count_states(nodes: Iterable[NodeStatus]) -> dict[str, int]:
     return counts
 
 
-def _nodes(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    status = manifest.get("status", {})
-    nodes = status.get("nodes")
-    if nodes is None and status.get("compressedNodes"):
-        # Argo packs what would not fit into a Kubernetes resource.
-        packed = base64.b64decode(status["compressedNodes"])
-        nodes = json.loads(zlib.decompress(packed, zlib.MAX_WBITS | 16))
-    return list((nodes or {}).values())
+def _workflow(manifest: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return a workflow's name, and whether its pods are named for their nodes' ids."""
+    annotations = object_at(manifest, "metadata", "annotations")
+    return str(manifest["metadata"]["name"]), annotations.get(_V1_POD_NAMES) == "v1"
 
 
 def _pod(node: Mapping[str, Any], workflow: str, by_id: bool) -> Pod:
@@ -323,13 +358,17 @@ def _part(task: Task) -> Pod:
 def _executor(task: Task, executors: Iterable[Task]) -> Task | None:
     """Return the executor whose times are those of `task`, within a few seconds."""
 
-    def distance(one: Task) -> float:
-        if one.ended is None or task.ended is None:
+    def distance(item: Task) -> float:
+        if item.ended is None or task.ended is None:
             # An executor that has ended belongs to a task that goes on only for a moment.
-            return _seconds(one.started, task.started) + (one.ended != task.ended)
-        return _seconds(one.started, task.started) + _seconds(one.ended, task.ended)
+            return _seconds(item.started, task.started) + (item.ended != task.ended)
+        return _seconds(item.started, task.started) + _seconds(item.ended, task.ended)
 
-    near = [one for one in executors if one.started is not None and distance(one) <= _NEAR]
+    near = [
+        executor
+        for executor in executors
+        if executor.started is not None and distance(executor) <= _NEAR
+    ]
     return min(near, key=distance, default=None)
 
 

@@ -17,14 +17,17 @@ import kfp_server_api as api
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from paring.errors import ClusterError, ParameterError
+from paring_pipelines.kubeflow.answers import ApiClient
 from paring_pipelines.kubeflow.connection import Connection
 from paring_pipelines.kubeflow.errors import (
-    AbsentError,
-    NotDoneError,
+    AlreadyExistsError,
+    InvalidAnswerError,
+    NotFoundError,
     RefusedError,
-    TakenError,
-    UnansweredError,
+    RetryableError,
+    UnknownOutcomeError,
 )
+from paring_pipelines.kubeflow.json_objects import InvalidContentError, read_object
 
 _BUSY = 429
 _PASSING = (_BUSY, 500, 502, 503, 504)
@@ -50,34 +53,46 @@ class Asking:
 
     def __init__(self, settings: Connection) -> None:
         self.settings = settings
-        self.client = api.ApiClient(_configuration(settings))
+        self.client = ApiClient(_configuration(settings))
 
-    def read(self, path: str, kind: str, **parts: str) -> bytes:
-        """Return what the API answers to a GET that its client does not declare.
+    def read(self, path: str, **parts: str) -> bytes:
+        """Return the response to a GET that the API's client does not declare.
 
         Args:
             path: Below the host, with {NAME} for each of `parts`.
-            kind: Part of the expected content type, "" for any but HTML.
             **parts: What stands for each {NAME}.
 
         Raises:
-            AbsentError: The API has no such path, or nothing there.
+            NotFoundError: The API has no such path, or nothing there.
+            InvalidAnswerError: It is a page for people.
             ClusterError: Kubeflow can't be reached, or refused.
         """
+        return bytes(self.ask(self._get, path, parts, kind=""))
 
-        def get(**named: Any) -> bytes:
-            told = self.client.call_api(
-                path,
-                "GET",
-                path_params=parts,
-                auth_settings=["Bearer"],
-                _preload_content=False,
-                **named,
-            )
-            content: bytes = told.data
-            return content
+    def read_object(self, path: str, **parts: str) -> dict[str, Any]:
+        """Return the JSON object that answers a GET, as `read` does.
 
-        return bytes(self.ask(get, kind=kind))
+        Raises:
+            InvalidAnswerError: It is no JSON object.
+            ClusterError: As `read`.
+        """
+
+        def get(**named: Any) -> dict[str, Any]:
+            return read_object(self._get(path, parts, **named))
+
+        return dict(self.ask(get))
+
+    def _get(self, path: str, parts: dict[str, str], **named: Any) -> bytes:
+        response = self.client.call_api(
+            path,
+            "GET",
+            path_params=parts,
+            auth_settings=["Bearer"],
+            _preload_content=False,
+            **named,
+        )
+        content: bytes = response.data
+        return content
 
     def ask(
         self,
@@ -97,18 +112,26 @@ class Asking:
             **named: Its own.
 
         Raises:
-            NotDoneError: With `again` off, it was not done, and may be later.
-            UnansweredError: With `again` off, it may have been done or not.
-            TakenError: Something has the name already.
+            RetryableError: With `again` off, it was not done, and may be later.
+            UnknownOutcomeError: With `again` off, it may have been done or not.
+            AlreadyExistsError: Something has the name already.
+            InvalidAnswerError: The answers are not what the API declares.
             ClusterError: Kubeflow can't be reached, or refused.
         """
         limits = (self.settings.timeout, self.settings.timeout)
         waits = self.waits()
         while True:
             try:
-                told = function(*arguments, _request_timeout=limits, **named)
+                result = function(*arguments, _request_timeout=limits, **named)
                 self._check_kind(kind)
-                return told
+                return result
+            except (InvalidContentError, UnicodeDecodeError) as error:
+                page = self._other_kind(kind)
+                # An answer that was cut is whole the next time; a page to log in on stays. What
+                # was made, neither of them says.
+                passing = not (page and again)
+                not_done, asked_for = False, 0.0
+                problem = self.invalid(page or error)
             except api.ApiException as error:
                 not_done = error.status == _BUSY
                 passing = error.status in _PASSING
@@ -151,19 +174,30 @@ class Asking:
             yield wait * random.uniform(0.5, 1.0)
             wait = min(2 * wait, _LONGEST_WAIT)
 
+    def invalid(self, received: object) -> ClusterError:
+        """Return the error for an answer that Kubeflow's API does not give."""
+        return InvalidAnswerError(
+            f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
+            received=received,
+            remedy="set KFP_EXISTING_TOKEN if it asks to log in; or give --host the API's"
+            " own address",
+        )
+
     def _check_kind(self, expected: str) -> None:
-        """Refuse a page for people, which the API client takes for an empty answer."""
+        """Refuse a page for people, of which nothing was read."""
+        other = self._other_kind(expected)
+        if other:
+            raise InvalidContentError(other)
+
+    def _other_kind(self, expected: str) -> str:
+        """Return the type of the last answer if it is not the expected one, else ""."""
         kind = self.client.last_response.getheader("content-type") or ""
-        if expected not in kind or "html" in kind:
-            raise ClusterError(
-                f"{self.settings.host} does not answer as Kubeflow Pipelines' API does",
-                received=kind or "an answer without a type",
-                remedy="set KFP_EXISTING_TOKEN if it asks to log in; or give --host the API's"
-                " own address",
-            )
+        if expected in kind and "html" not in kind:
+            return ""
+        return kind or "an answer without a type"
 
     def _refused(self, error: Any) -> ClusterError:
-        kinds: dict[int, type[ClusterError]] = {404: AbsentError, 409: TakenError}
+        kinds: dict[int, type[ClusterError]] = {404: NotFoundError, 409: AlreadyExistsError}
         kind = kinds.get(error.status, ClusterError if error.status in _PASSING else RefusedError)
         return kind(
             f"Kubeflow Pipelines at {self.settings.host} answered {error.status}",
@@ -182,10 +216,10 @@ class Asking:
 def _uncertain(problem: ClusterError, not_done: bool, wait: float) -> ClusterError:
     """Return the error for a failed request that may not be sent twice."""
     if not_done:
-        busy = NotDoneError(problem.what, received=problem.received, remedy=problem.remedy)
+        busy = RetryableError(problem.what, received=problem.received, remedy=problem.remedy)
         busy.wait = wait
         return busy
-    return UnansweredError(
+    return UnknownOutcomeError(
         f"{problem.what}; it may have been done or not",
         received=problem.received,
         remedy="run the same command again: it finds what was made",
@@ -193,15 +227,15 @@ def _uncertain(problem: ClusterError, not_done: bool, wait: float) -> ClusterErr
 
 
 def _configuration(settings: Connection) -> Any:
-    found = api.Configuration()
-    found.host = settings.host
+    result = api.Configuration()
+    result.host = settings.host
     # Those of urllib3 would come on top of ours.
-    found.retries = False
+    result.retries = False
     if settings.ca_file:
-        found.ssl_ca_cert = settings.ca_file
+        result.ssl_ca_cert = settings.ca_file
     if settings.token or settings.token_file:
-        found.api_key_prefix["authorization"] = "Bearer"
-        found.api_key["authorization"] = settings.token
+        result.api_key_prefix["authorization"] = "Bearer"
+        result.api_key["authorization"] = settings.token
     if settings.token_file:
 
         def read_token(refreshed: Any) -> None:
@@ -214,15 +248,15 @@ def _configuration(settings: Connection) -> Any:
                     remedy="mount a token for the audience pipelines.kubeflow.org there",
                 ) from error
 
-        found.refresh_api_key_hook = read_token
-    return found
+        result.refresh_api_key_hook = read_token
+    return result
 
 
 def _reason(error: Any) -> str:
     """Return Kubeflow's reason for its refusal, in one line."""
     try:
-        told = json.loads(error.body or "")
-        text = str(told.get("message") or told.get("error") or error.reason)
+        result = json.loads(error.body or "")
+        text = str(result.get("message") or result.get("error") or error.reason)
     except (ValueError, AttributeError):
         text = str(error.body or error.reason or "")
     text = " ".join(text.split())

@@ -7,7 +7,6 @@ each with its record. Beside them the launcher keeps what the container wrote, a
 cache is not there, but with the run that made it.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from datetime import datetime
 from paring.artifacts import RECORD
 from paring.errors import ParameterError, StorageError
 from paring.storage import Entry, join, list_below, read_text
+from paring.system.documents import parse_json
 from paring_pipelines.kubeflow.log_errors import find_start
 from paring_pipelines.kubeflow.progress import NodeStatus
 from paring_pipelines.kubeflow.types import Run
@@ -78,7 +78,7 @@ class RunArtifacts:
                 newest[output] = max(newest.get(output, entry), entry, key=_modified)
         for entry in newest.values():
             try:
-                failure = json.loads(read_text(entry.uri)).get("failure")
+                failure = parse_json(read_text(entry.uri)).get("failure")
             except (ValueError, AttributeError) as error:
                 raise StorageError(
                     f"{entry.uri} is no artifact's record", received=error
@@ -89,8 +89,8 @@ class RunArtifacts:
 
     def logs(self, task: str) -> list[Entry]:
         """Return the logs of a task's attempts, the last one last."""
-        found = [one for one in self._entries.get(task, ()) if _LOG.search(one.uri)]
-        return sorted(found, key=lambda one: (_number(one), _modified(one)))
+        result = [item for item in self._entries.get(task, ()) if _LOG.search(item.uri)]
+        return sorted(result, key=lambda item: (_number(item), _modified(item)))
 
     def log(self, task: str, attempt: int | None = None) -> str:
         """Return what an attempt wrote, as the launcher kept it when that had ended.
@@ -104,7 +104,7 @@ class RunArtifacts:
         """
         logs = self.logs(task)
         if attempt is not None:
-            logs = [one for one in logs if _number(one) == attempt - 1]
+            logs = [item for item in logs if _number(item) == attempt - 1]
         if not logs:
             raise StorageError(
                 f"the artifact store has no log of {task}",

@@ -7,7 +7,7 @@ printed before is left out.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from paring_pipelines.kubeflow.errors import AbsentError
+from paring_pipelines.kubeflow.errors import NotFoundError
 from paring_pipelines.kubeflow.types import FINISHED
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LogPrinter:
         """Print what there is; of all nodes, those that have written something.
 
         Raises:
-            AbsentError: There is none of the node, or of no node.
+            NotFoundError: There is none of the node, or of no node.
             ClusterError: Kubeflow can't be reached.
             ParameterError: The run has no such node or attempt.
         """
@@ -44,14 +44,14 @@ class LogPrinter:
             name = reader.node(self._node)
             self._print(name, 0, reader.log(name, attempt), ended=True)
             return
-        problems: list[AbsentError] = []
-        for one in reader.planned:
+        problems: list[NotFoundError] = []
+        for item in reader.planned:
             try:
-                self._print(one.name, 0, reader.log(one.name), ended=True)
-            except AbsentError as error:
+                self._print(item.name, 0, reader.log(item.name), ended=True)
+            except NotFoundError as error:
                 problems.append(error)
         if len(problems) == len(reader.planned):
-            raise AbsentError(
+            raise NotFoundError(
                 f"no node of {reader.run.name} has a log that can be read",
                 received=problems[-1].received if problems else "a pipeline without nodes",
                 remedy="look at the state of each node by `paring status RUN`",
@@ -81,7 +81,7 @@ class LogPrinter:
             self._finish_earlier(reader, node)
             try:
                 text = reader.log(node.name)
-            except AbsentError:
+            except NotFoundError:
                 # Before it has started there is nothing to read.
                 if ended and wanted is not None:
                     raise
@@ -97,7 +97,7 @@ class LogPrinter:
         for attempt in range(following, node.attempt):
             try:
                 text = reader.log(node.name, attempt)
-            except AbsentError:
+            except NotFoundError:
                 continue
             self._print(node.name, attempt, text, ended=True)
         self._attempts[node.name] = node.attempt

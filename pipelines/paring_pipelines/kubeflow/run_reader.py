@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from paring.errors import ParameterError, ParingError, nearest
-from paring_pipelines.kubeflow.errors import AbsentError, RefusedError
+from paring_pipelines.kubeflow.errors import NotFoundError, RefusedError
 from paring_pipelines.kubeflow.launcher_config import TIMEOUT, default_root, runs_namespace
 from paring_pipelines.kubeflow.log_errors import find_error
 from paring_pipelines.kubeflow.progress import (
@@ -27,6 +27,7 @@ from paring_pipelines.kubeflow.progress import (
     root_failure,
     task_traces,
     was_canceled,
+    workflow_nodes,
 )
 from paring_pipelines.kubeflow.run_artifacts import RunArtifacts, run_root, with_results
 from paring_pipelines.kubeflow.task_graph import PlannedTask, planned_tasks, task_name
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 
 _PLAIN_FAILURE = re.compile(r"main: Error \(exit code [1-9][0-9]?\)$")
 """What Argo says of a container that ended by itself: codes above 128 are of signals."""
+
+_NO_NODES = (
+    "attempts, pods and what Kubernetes says are not known: the workflow that Kubeflow stores"
+    " has no nodes that can be read; Argo may keep them in its database (offloadNodeStatusVersion)"
+)
 
 _ROOT_DRIVER = "root-driver"
 
@@ -98,7 +104,7 @@ class RunReader:
         """
         if self._planned:
             return self._planned
-        reported = sorted(self.traces().items(), key=lambda one: _first_time(one[1]))
+        reported = sorted(self.traces().items(), key=lambda item: _first_time(item[1]))
         return [PlannedTask(name, importer=trace.driver is None) for name, trace in reported]
 
     def traces(self) -> Mapping[str, Trace]:
@@ -109,10 +115,14 @@ class RunReader:
         """
         if self._traces is None:
             manifest = self._kubeflow.manifest(self.run.id)
-            if manifest is None:
-                self._traces = task_traces(self.run.tasks, self._planned)
-            else:
+            nodes = None if manifest is None else workflow_nodes(manifest)
+            if manifest is not None and nodes:
                 self._traces = manifest_traces(manifest)
+            else:
+                self._traces = task_traces(self.run.tasks, self._planned)
+            if manifest is not None:
+                if nodes is None:
+                    self._notes.append(_NO_NODES)
                 self._root_failure = root_failure(manifest)
                 if self.run.state == "FAILED" and was_canceled(manifest):
                     self.run = replace(self.run, state="CANCELED")
@@ -194,7 +204,7 @@ class RunReader:
             ParameterError: The run has no such node.
         """
         wanted = task_name(name)
-        known = [one.name for one in self.planned]
+        known = [item.name for item in self.planned]
         if wanted not in known:
             raise ParameterError(
                 f"the run {self.run.name} has no node {name!r}", remedy=nearest(wanted, known)
@@ -230,7 +240,7 @@ class RunReader:
                 remedy="give --attempt one of them",
             )
         if not pods:
-            raise AbsentError(
+            raise NotFoundError(
                 f"{name} has written no log",
                 received=_why_no_log(trace, self.run),
                 remedy="look at the state of each node by `paring status RUN`",
@@ -241,14 +251,14 @@ class RunReader:
             try:
                 pod = pods[-1 if attempt is None else attempt - 1]
                 return self._kubeflow.log(self.run.id, pod)
-            except AbsentError as error:
+            except NotFoundError as error:
                 problems.append(error.received)
         if not driver_failed:
             try:
                 return self.artifacts().log(name, attempt)
             except ParingError as error:
                 problems.append(_line(error))
-        raise AbsentError(
+        raise NotFoundError(
             f"the log of {name} can't be read",
             received="; ".join(problems),
             remedy="check --pipeline-root; of a container that was killed nothing is kept there:"
@@ -266,9 +276,11 @@ class RunReader:
             try:
                 logged = find_error(self._kubeflow.log(self.run.id, failure.name))
                 parts.append(logged.what if logged is not None else "")
-            except AbsentError:
+            except NotFoundError:
                 pass
-        elif not any((one.name, one.state) == (_ROOT_DRIVER, "FAILED") for one in self.run.tasks):
+        elif not any(
+            (task.name, task.state) == (_ROOT_DRIVER, "FAILED") for task in self.run.tasks
+        ):
             return "no node failed"
         return ": ".join(filter(None, parts))
 
@@ -295,7 +307,7 @@ def find_run(kubeflow: "Kubeflow", name: str) -> Run:
     """Return a run by its name, else by its id, with its tasks.
 
     Raises:
-        AbsentError: There is none.
+        NotFoundError: There is none.
         ClusterError: Kubeflow can't be reached, or refused.
     """
     named = kubeflow.runs_named(name)
@@ -304,9 +316,9 @@ def find_run(kubeflow: "Kubeflow", name: str) -> Run:
         return kubeflow.run(named[0].id)
     try:
         return kubeflow.run(name)
-    except AbsentError as error:
-        known = [one.name for one in kubeflow.runs(limit=100)]
-        raise AbsentError(
+    except NotFoundError as error:
+        known = [item.name for item in kubeflow.runs(limit=100)]
+        raise NotFoundError(
             "there is no run of this id or name",
             received=name,
             remedy=f"{did_you_mean(name, known)}`paring status` lists the newest",

@@ -62,11 +62,11 @@ class Scheduled:
 def schedule(
     kubeflow: "Kubeflow",
     name: str,
+    *,
     plan: Plan,
     timing: Timing,
     model: str,
     examples: str,
-    *,
     digest: str = EACH_TIME,
 ) -> Scheduled:
     """Let exactly one recurring run of this name be there, and be this one.
@@ -105,12 +105,12 @@ def schedule(
     def supersede(first: Schedule) -> list[Schedule]:
         if not first.enabled:
             kubeflow.enable_schedule(first)
-        others = [one for one in _ours(kubeflow, name) if one.id != first.id]
-        replaced.update(one.id for one in others if one.description != description)
+        others = [item for item in _ours(kubeflow, name) if item.id != first.id]
+        replaced.update(item.id for item in others if item.description != description)
         return others
 
     made = create_once(
-        lambda: [one for one in _ours(kubeflow, name) if one.description == description],
+        lambda: [item for item in _ours(kubeflow, name) if item.description == description],
         lambda: kubeflow.create_schedule(
             name,
             description,
@@ -134,12 +134,12 @@ def schedule(
 
 
 def _ours(kubeflow: "Kubeflow", name: str) -> list[Schedule]:
-    found = kubeflow.schedules_named(name)
-    for one in found:
-        if not one.ours:
+    result = kubeflow.schedules_named(name)
+    for item in result:
+        if not item.ours:
             raise ClusterError(
                 f"a recurring run of the name {name!r} is there that paring did not make",
-                received=f"{one.id}, {one.description or 'without a description'}",
+                received=f"{item.id}, {item.description or 'without a description'}",
                 remedy="give --name another name, or delete that one",
             )
-    return found
+    return result

@@ -48,7 +48,7 @@ def source_digest(model: str, examples: str) -> str:
 def listing_digest(uri: str, entries: Iterable[Entry]) -> str:
     """Return SHA-256 over `uri` and what a store lists below it."""
     total = hashlib.sha256(f"{uri}\n".encode())
-    for entry in sorted(entries, key=lambda one: one.uri):
+    for entry in sorted(entries, key=lambda item: item.uri):
         name = entry.uri.removeprefix(uri)
         total.update(f"{name}\0{entry.size}\0{entry.modified}\n".encode())
     return f"sha256:{total.hexdigest()}"

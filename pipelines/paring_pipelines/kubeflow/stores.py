@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from paring.errors import ParameterError, ParingError
+from paring.errors import ParameterError, ParingError, nearest
 from paring_pipelines.kubeflow.launcher_config import BUILT_IN_ROOT
 from paring_pipelines.kubeflow.package import SOURCES, Package
 from paring_pipelines.kubeflow.placement import STORE_IDENTITY
 
-_BUCKET = re.compile(r"(gs|s3|minio)://([^/?]*)")
+_SCHEMES = ("gs", "s3", "minio")
+_BUCKET = re.compile(rf"({'|'.join(_SCHEMES)})://([^/?]*)")
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -78,6 +79,7 @@ def check_pipeline_root(root: str) -> None:
 
 def check_stores(
     package: Package,
+    *,
     options: Mapping[str, str],
     uris: Mapping[str, str],
     pipeline_root: str = "",
@@ -98,8 +100,11 @@ def check_stores(
         Warnings, a line each: of sources that Kubeflow's newer releases can't import.
 
     Raises:
-        ParameterError: A task is given a store that it has no environment for.
+        ParameterError: A source is in no store that Kubeflow imports from, or a task is
+            given a store that it has no environment for.
     """
+    for name in SOURCES:
+        _check_importable(options[name], uris[name])
     root, known = pipeline_root or BUILT_IN_ROOT, bool(pipeline_root)
     for task in _tasks(package):
         for parameter in task.sources:
@@ -110,7 +115,14 @@ def check_stores(
                     root, known = default_root(), True
                 default_root = None
             if obstacle and not _is_of(uri, root):
-                raise _unreadable(task, options[parameter], uri, root, obstacle, known=known)
+                raise _unreadable(
+                    task,
+                    option=options[parameter],
+                    uri=uri,
+                    root=root,
+                    obstacle=obstacle,
+                    known=known,
+                )
         for parameter, uri in task.uris.items():
             _check_own(task, parameter, uri)
     return [
@@ -119,6 +131,23 @@ def check_stores(
         for name in SOURCES
         if uris[name].partition("://")[0] in (uris[name], "file")
     ]
+
+
+def _check_importable(option: str, uri: str) -> None:
+    """Refuse a URI that Kubeflow's importers can't take; a path is warned of."""
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme == "file":
+        return
+    if scheme not in _SCHEMES:
+        raise ParameterError(
+            f"{option}: Kubeflow imports from no store of this kind",
+            received=uri,
+            remedy=f"{nearest(scheme, _SCHEMES)}; give gs://, s3:// or minio://",
+        )
+    if not (_bucket(uri) or ("", ""))[1]:
+        raise ParameterError(
+            f"{option}: a bucket is missing", received=uri, remedy=f"give {scheme}://BUCKET/FOLDER"
+        )
 
 
 def _is_of(uri: str, root: str) -> bool:
@@ -132,7 +161,7 @@ def _obstacle(task: _Task, uri: str) -> str:
     if missing:
         return f"which has no {missing}"
     endpoint = _endpoint(task)
-    trusted = uri.startswith("gs:") or any(_is_below(uri, one) for one in task.identities)
+    trusted = uri.startswith("gs:") or any(_is_below(uri, identity) for identity in task.identities)
     if endpoint and not trusted and _is_cluster_name(endpoint):
         return (
             f"by AWS_ENDPOINT_URL={endpoint} at the host BUCKET.{urlsplit(endpoint).netloc},"
@@ -142,7 +171,7 @@ def _obstacle(task: _Task, uri: str) -> str:
 
 
 def _unreadable(
-    task: _Task, option: str, uri: str, root: str, obstacle: str, *, known: bool
+    task: _Task, *, option: str, uri: str, root: str, obstacle: str, known: bool
 ) -> ParameterError:
     bucket = "://".join(_bucket(uri) or ())
     other = f"the pipeline root {root}" if known else f"Kubeflow's default pipeline root {root}"
@@ -211,8 +240,8 @@ def _is_cluster_name(endpoint: str) -> bool:
 
 def _bucket(uri: str) -> tuple[str, str] | None:
     """Return the scheme and bucket of a URI; None for what is in no store."""
-    found = _BUCKET.match(uri)
-    return (found[1], found[2]) if found else None
+    result = _BUCKET.match(uri)
+    return (result[1], result[2]) if result else None
 
 
 def _is_below(uri: str, prefix: str) -> bool:
@@ -239,19 +268,25 @@ def _tasks(package: Package) -> Iterator[_Task]:
             continue
         inputs = task.get("inputs", {})
         producers = (
-            one.get("taskOutputArtifact", {}).get("producerTask")
-            for one in inputs.get("artifacts", {}).values()
+            item.get("taskOutputArtifact", {}).get("producerTask")
+            for item in inputs.get("artifacts", {}).values()
         )
         constants = {
-            key: one.get("runtimeValue", {}).get("constant")
-            for key, one in inputs.get("parameters", {}).items()
+            key: item.get("runtimeValue", {}).get("constant")
+            for key, item in inputs.get("parameters", {}).items()
         }
         pod = pods.get(labels[name], {})
         yield _Task(
             name,
             _step(executors[labels[name]]["container"]) or name,
-            tuple(imported[one] for one in producers if imported.get(one) in SOURCES),
-            {key: one for key, one in constants.items() if isinstance(one, str) and _bucket(one)},
+            tuple(
+                imported[producer] for producer in producers if imported.get(producer) in SOURCES
+            ),
+            {
+                key: item
+                for key, item in constants.items()
+                if isinstance(item, str) and _bucket(item)
+            },
             _environment(executors[labels[name]]["container"], pod),
             tuple(
                 pod.get("podMetadata", {}).get("annotations", {}).get(STORE_IDENTITY, "").split()
@@ -273,9 +308,9 @@ def _step(container: Mapping[str, Any]) -> str:
 
 
 def _environment(container: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {
-        one["name"]: one.get("value", "") for one in container.get("env", [])
+    result: dict[str, str | None] = {
+        item["name"]: item.get("value", "") for item in container.get("env", [])
     }
     for source in (*pod.get("secretAsEnv", []), *pod.get("configMapAsEnv", [])):
-        found |= dict.fromkeys(entry["envVar"] for entry in source.get("keyToEnv", []))
-    return found
+        result |= dict.fromkeys(entry["envVar"] for entry in source.get("keyToEnv", []))
+    return result

@@ -61,10 +61,10 @@ class Plan:
 def submit(
     kubeflow: "Kubeflow",
     plan: Plan,
+    *,
     model: str,
     examples: str,
     digest: str,
-    *,
     wait: float | None = None,
     may_create: Callable[[], None] = lambda: None,
 ) -> Made[Run]:
@@ -100,7 +100,7 @@ def submit(
 
 
 def submit_claimed(
-    kubeflow: "Kubeflow", plan: Plan, model: str, examples: str, digest: str, state: str
+    kubeflow: "Kubeflow", plan: Plan, *, model: str, examples: str, digest: str, state: str
 ) -> Made[Run]:
     """Submit as `submit` does, while others may submit the same at the same moment.
 
@@ -126,15 +126,20 @@ def submit_claimed(
         made = claims.hold(
             claim,
             lambda progress: submit(
-                kubeflow, plan, model, examples, digest, may_create=progress.begin
+                kubeflow,
+                plan,
+                model=model,
+                examples=examples,
+                digest=digest,
+                may_create=progress.begin,
             ),
         )
         claims.finish(key, {"run": made.first.id, "name": name})
         return made
     # It was submitted, unless that goes on in this moment.
-    found = kubeflow.runs_named(name)
-    if found:
-        return Made(found[0], False)
+    result = kubeflow.runs_named(name)
+    if result:
+        return Made(result[0], False)
     raise ClusterError(
         "another is submitting this run now",
         received=name,

@@ -6,13 +6,13 @@ candidates that `select` is given.
 """
 
 import heapq
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from paring.adapters.kfp import FAMILY_MEMBERS, FAMILY_SEPARATOR
+from paring_pipelines.kubeflow.json_objects import InvalidContentError, object_at, read_object
 
 _FIRST = ("import_model", "import_examples", "profile", "draw_calibration")
 _MEASURING = ("evaluate", "benchmark")
@@ -75,28 +75,34 @@ def planned_tasks(spec: Mapping[str, Any]) -> list[PlannedTask]:
     return ordered
 
 
-def _entries(pipeline: Mapping[str, Any]) -> dict[str, _Entry]:
-    tasks = pipeline.get("root", {}).get("dag", {}).get("tasks", {})
-    components = pipeline.get("components", {})
-    executors = pipeline.get("deploymentSpec", {}).get("executors", {})
-    found: dict[str, _Entry] = {}
+def _entries(pipeline: object) -> dict[str, _Entry]:
+    tasks = object_at(pipeline, "root", "dag", "tasks")
+    result: dict[str, _Entry] = {}
     for name, task in tasks.items():
-        component = components.get(task.get("componentRef", {}).get("name", ""), {})
-        executor = executors.get(component.get("executorLabel", ""), {})
-        command = [*executor.get("container", {}).get("command", [])]
+        component = object_at(
+            pipeline, "components", str(object_at(task, "componentRef").get("name"))
+        )
+        label = str(component.get("executorLabel"))
+        executor = object_at(pipeline, "deploymentSpec", "executors", label)
+        command = _list(object_at(executor, "container").get("command"))
         ours = command[:2] == ["paring", "step"] and len(command) > 2
-        producers = {
-            key: source["taskOutputArtifact"]["producerTask"]
-            for key, source in task.get("inputs", {}).get("artifacts", {}).items()
-            if "taskOutputArtifact" in source
+        named = {
+            key: str(object_at(source, "taskOutputArtifact").get("producerTask"))
+            for key, source in object_at(task, "inputs", "artifacts").items()
         }
-        found[name] = _Entry(
-            PlannedTask(name, command[2] if ours else "", "importer" in executor),
-            frozenset([*task.get("dependentTasks", []), *producers.values()]) & set(tasks),
+        producers = {key: producer for key, producer in named.items() if producer in tasks}
+        depends = map(str, _list(object_at(task).get("dependentTasks")))
+        result[name] = _Entry(
+            PlannedTask(name, str(command[2]) if ours else "", "importer" in executor),
+            frozenset([*depends, *producers.values()]) & set(tasks),
             producers,
             component,
         )
-    return found
+    return result
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _ranks(entries: Mapping[str, _Entry]) -> dict[str, tuple[int, int, int]]:
@@ -112,20 +118,20 @@ def _ranks(entries: Mapping[str, _Entry]) -> dict[str, tuple[int, int, int]]:
             candidates[name] = position
             if entries[name].task.step not in (*_MEASURING, *_LAST):
                 pending += entries[name].producers.values()
-    found: dict[str, tuple[int, int, int]] = {}
+    result: dict[str, tuple[int, int, int]] = {}
     for name, entry in entries.items():
         step, position = entry.task.step, candidates.get(name, _UNRANKED)
         if entry.task.importer:
-            found[name] = (0, 0, 0)
+            result[name] = (0, 0, 0)
         elif step in _FIRST:
-            found[name] = (1, 0, _FIRST.index(step))
+            result[name] = (1, 0, _FIRST.index(step))
         elif step in _MEASURING:
-            found[name] = (3, position, _MEASURING.index(step))
+            result[name] = (3, position, _MEASURING.index(step))
         elif step in _LAST:
-            found[name] = (4, 0, _LAST.index(step))
+            result[name] = (4, 0, _LAST.index(step))
         else:
-            found[name] = (2, position, 0)
-    return found
+            result[name] = (2, position, 0)
+    return result
 
 
 def _candidates(entries: Mapping[str, _Entry]) -> Iterator[tuple[int, str]]:
@@ -133,14 +139,14 @@ def _candidates(entries: Mapping[str, _Entry]) -> Iterator[tuple[int, str]]:
     for entry in entries.values():
         if entry.task.step != "select":
             continue
-        parameters = entry.component.get("inputDefinitions", {}).get("parameters", {})
+        parameters = object_at(entry.component, "inputDefinitions", "parameters")
         try:
-            members = json.loads(parameters[FAMILY_MEMBERS]["defaultValue"])
-        except (KeyError, TypeError, ValueError):
+            members = read_object(object_at(parameters, FAMILY_MEMBERS).get("defaultValue") or "")
+        except (InvalidContentError, TypeError):
             continue
-        keys = list(dict.fromkeys(members.values()))
+        keys = list(dict.fromkeys(map(str, members.values())))
         for name, key in members.items():
             producer = entry.producers.get(name)
             # The family of the candidates comes first, so that chains are walked in order.
-            if producer is not None and producer in entries and FAMILY_SEPARATOR in name:
-                yield keys.index(key), producer
+            if producer is not None and FAMILY_SEPARATOR in name:
+                yield keys.index(str(key)), producer

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from paring_pipelines.kubeflow.json_objects import object_at
+
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 """The states that a run does not leave."""
 
@@ -94,66 +96,72 @@ class Schedule:
         return self.description.startswith(SCHEDULE_MARK)
 
 
-def run_of(told: Any) -> Run:
+def run_of(result: Any) -> Run:
     """Return a `V2beta1Run` as a `Run`."""
-    config = told.runtime_config
-    details = told.run_details
-    tasks = [_task_of(one) for one in (details.task_details if details else None) or ()]
-    spec = told.pipeline_spec or {}
-    version = told.pipeline_version_reference
-    state = _state(told.state)
-    if state == "FAILED" and any(one.state == "CANCELING" for one in told.state_history or ()):
+    config = result.runtime_config
+    details = result.run_details
+    tasks = [_task_of(item) for item in (details.task_details if details else None) or ()]
+    spec = result.pipeline_spec or {}
+    state = _state(result.state)
+    if state == "FAILED" and any(item.state == "CANCELING" for item in result.state_history or ()):
         state = "CANCELED"
     return Run(
-        id=told.run_id,
-        name=told.display_name,
+        id=result.run_id,
+        name=result.display_name,
         state=state,
-        created=told.created_at,
+        created=result.created_at,
         # Kubeflow tells of runs that go on that they ended in 1970.
-        finished=told.finished_at if state in FINISHED else None,
-        error=_message(told.error),
+        finished=result.finished_at if state in FINISHED else None,
+        error=_message(result.error),
         pipeline=pipeline_name(spec),
         pipeline_root=(config.pipeline_root if config else None) or "",
         parameters=(config.parameters if config else None) or {},
-        tasks=tuple(sorted(tasks, key=lambda one: one.name)),
+        tasks=tuple(sorted(tasks, key=lambda item: item.name)),
         spec=spec,
-        version=(version.pipeline_id, version.pipeline_version_id) if version else None,
+        version=_version(result.pipeline_version_reference),
     )
 
 
 def pipeline_name(spec: Mapping[str, Any]) -> str:
     """Return the name of the pipeline in a spec, "" if it has none."""
-    name = spec.get("pipeline_spec", spec).get("pipelineInfo", {}).get("name", "")
-    return str(name)
+    pipeline = spec.get("pipeline_spec", spec)
+    return str(object_at(pipeline, "pipelineInfo").get("name") or "")
 
 
-def schedule_of(told: Any) -> Schedule:
+def schedule_of(result: Any) -> Schedule:
     """Return a `V2beta1RecurringRun` as a `Schedule`."""
-    trigger = told.trigger
+    trigger = result.trigger
     cron = trigger.cron_schedule if trigger else None
     return Schedule(
-        id=told.recurring_run_id,
-        name=told.display_name,
-        description=told.description or "",
-        enabled=told.status == "ENABLED",
-        created=told.created_at,
+        id=result.recurring_run_id,
+        name=result.display_name,
+        description=result.description or "",
+        enabled=result.status == "ENABLED",
+        created=result.created_at,
         cron=(cron.cron if cron else None) or "",
     )
 
 
-def _task_of(told: Any) -> Task:
-    state = _state(told.state)
+def _version(reference: Any) -> tuple[str, str] | None:
+    """Return the ids of a pipeline and of its version, None unless both are known."""
+    if not (reference and reference.pipeline_id and reference.pipeline_version_id):
+        return None
+    return reference.pipeline_id, reference.pipeline_version_id
+
+
+def _task_of(result: Any) -> Task:
+    state = _state(result.state)
     return Task(
-        name=told.display_name or told.task_id,
+        name=result.display_name or result.task_id,
         state=state,
-        started=told.start_time,
-        ended=told.end_time if state in FINISHED else None,
-        error=_message(told.error),
+        started=result.start_time,
+        ended=result.end_time if state in FINISHED else None,
+        error=_message(result.error),
     )
 
 
-def _state(told: str | None) -> str:
-    return "" if told in (None, "RUNTIME_STATE_UNSPECIFIED") else str(told)
+def _state(result: str | None) -> str:
+    return "" if result in (None, "RUNTIME_STATE_UNSPECIFIED") else str(result)
 
 
 def _message(error: Any) -> str:

@@ -104,12 +104,12 @@ class Watcher:
             ParingError: The prefix or the claims can't be read.
         """
         watched, metrics = self._watched, self._metrics
-        found = find_outputs(
+        result = find_outputs(
             watched.source, marker=watched.marker, settle=watched.settle, now=time.time()
         )
         standings = self._claims.standings()
-        waiting = [one for one in found.finished if not standings.get(one.key, Standing()).done]
-        metrics.finished.set(len(found.finished))
+        waiting = [item for item in result.finished if not standings.get(item.key, Standing()).done]
+        metrics.finished.set(len(result.finished))
         self._measure(waiting)
         problem: ParingError | None = None
         left: list[Output] = []
@@ -132,9 +132,9 @@ class Watcher:
         metrics.last_look.set_to_current_time()
         self._tell(
             "looked",
-            finished=len(found.finished),
+            finished=len(result.finished),
             waiting=len(left),
-            unsettled=len(found.unsettled),
+            unsettled=len(result.unsettled),
         )
         return problem
 
@@ -184,9 +184,9 @@ class Watcher:
         made = self._find_earlier(progress) or submit(
             self._kubeflow,
             self._plan,
-            output.uri,
-            self._watched.examples,
-            digest,
+            model=output.uri,
+            examples=self._watched.examples,
+            digest=digest,
             wait=0.0,
             may_create=progress.begin,
         )
@@ -219,8 +219,8 @@ class Watcher:
             if name == progress.claim.run:
                 # Looked for in any case, before it is started.
                 continue
-            found = self._kubeflow.runs_named(name)
-            run = self._kubeflow.settled_run(name, wait=0.0) if found else None
+            result = self._kubeflow.runs_named(name)
+            run = self._kubeflow.settled_run(name, wait=0.0) if result else None
             if run is not None:
                 return Made(run, False)
             progress.absent.add(name)
@@ -228,5 +228,5 @@ class Watcher:
 
     def _measure(self, waiting: list[Output]) -> None:
         self._metrics.waiting.set(len(waiting))
-        oldest = min((one.completed for one in waiting), default=None)
+        oldest = min((output.completed for output in waiting), default=None)
         self._metrics.oldest.set(0.0 if oldest is None else max(0.0, time.time() - oldest))

@@ -42,6 +42,8 @@ class Node:
         parameters: All of the step's parameters, parsed.
         tolerate: Whether a failure is recorded in the outputs instead of
             ending the run: true of whatever makes one candidate among others.
+        candidate: Id of the candidate that the node builds or measures; of several that
+            share it the first one's; "" if it works for all.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Node:
     inputs: Mapping[str, Wire]
     parameters: Mapping[str, Scalar]
     tolerate: bool = False
+    candidate: str = ""
 
     def out(self, output: str) -> Edge:
         """Return the edge that leads from this node's output `output`."""
@@ -102,6 +105,7 @@ class Dag:
         parameters: Mapping[str, object] | None = None,
         *,
         tolerate: bool = False,
+        candidate: str = "",
     ) -> Node:
         """Add a node behind what is there already.
 
@@ -129,7 +133,7 @@ class Dag:
             # None comes from outside: the sources are models that are converted here.
             given[TRUST_ENGINE] = True
         parsed = step.parse_parameters(given)
-        node = Node(node_id, step, dict(inputs), parsed, tolerate)
+        node = Node(node_id, step, dict(inputs), parsed, tolerate, candidate)
         self._nodes[node_id] = node
         return node
 
@@ -146,11 +150,11 @@ class Dag:
             kind = "a family of edges" if spec.family else "one edge"
             raise ParameterError(f"{where} takes {kind}")
         for edge in [wire] if isinstance(wire, Edge) else wire.values():
-            found = self.type_of(edge)
-            if not issubclass(found, spec.type):
+            result = self.type_of(edge)
+            if not issubclass(result, spec.type):
                 raise ParameterError(
                     f"{where} takes a {spec.type.__name__}",
-                    received=f"the {found.__name__} of {edge.node}",
+                    received=f"the {result.__name__} of {edge.node}",
                     remedy="change the order of the steps",
                 )
 
@@ -166,10 +170,10 @@ class Dag:
             digests: The content digest of each source.
             machine: The fingerprint of hardware and libraries.
         """
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
 
         def of(edge: Edge) -> str:
-            return digests[edge.node] if edge.node in self.sources else found[edge.node]
+            return digests[edge.node] if edge.node in self.sources else result[edge.node]
 
         for node in self._nodes.values():
             made_of = {
@@ -181,8 +185,8 @@ class Dag:
                     else {key: [of(edge), edge.output] for key, edge in wire.items()}
                     for name, wire in node.inputs.items()
                 },
-                "machine": machine if node.step.measures else "",
+                "machine": machine if node.step.machine_dependent else "",
             }
             text = json.dumps(made_of, sort_keys=True)
-            found[node.id] = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return found
+            result[node.id] = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return result

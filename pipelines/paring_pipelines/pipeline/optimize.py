@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 from paring.artifacts import Artifact, CalibrationSet, Examples, Model
-from paring.errors import ParameterError
-from paring.evaluation.metrics import check_name
-from paring.selection.pareto import BYTES_PER_MB, Gate
+from paring.selection.pareto import BYTES_PER_MB, SOURCE, Gate
 from paring.steps.benchmark import benchmark
 from paring.steps.check_tpu import check_tpu
 from paring.steps.draw_calibration import draw_calibration
@@ -20,61 +18,11 @@ from paring.steps.push import push
 from paring.steps.report import report
 from paring.steps.select import select
 from paring.steps.tune_batch import tune_batch
-from paring_pipelines.pipeline.dag import Dag, Edge, Wire
+from paring_pipelines.pipeline.dag import Dag, Edge, Node, Wire
 from paring_pipelines.pipeline.recipes import Link, Recipe
+from paring_pipelines.pipeline.settings import Settings
 
 NAME = "paring-optimize"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the pipeline besides its recipes.
-
-    Attributes:
-        gate: See `Gate`.
-        trust_model: Whether code inside the model may run.
-        label: The name of the label among the examples' features, or OUTPUT=NAME.
-        weights: Column of sample weights among the examples; "" for none.
-        metric: Metric of the accuracy gate; see the step `evaluate`.
-        top_k: Number of classes of the metric top_k.
-        metric_digest: Digest of the file of the user's function; "" for any.
-        output: The output that the gate is on; "" for each.
-        beam_options: Where the workers of `evaluate` are; "" for one in its process.
-        shared_dir: A folder that workers elsewhere reach.
-        batch_size: Examples in one measured call.
-        threads: Threads of one measured call; 0 for one a core.
-        brief: Whether latency is measured in less time, as `BRIEF` says.
-        calibration_size: Examples that quantization after training sees.
-        title: The report's title.
-        command: What the report says reproduces the run.
-        search: JSON about the search that the recipes come from; "{}" for none.
-        check_tpu: Whether the source is checked for TPUs.
-        tune_batch: Whether the selected model is tuned, under the gate's budgets.
-        push_to: Where the selected model is pushed to; "" for nowhere.
-        push_source: Whether the source is pushed too, where it is kept.
-    """
-
-    gate: Gate = field(default_factory=Gate)
-    trust_model: bool = False
-    label: str = "label"
-    weights: str = ""
-    metric: str = "auto"
-    top_k: int = 5
-    metric_digest: str = ""
-    output: str = ""
-    beam_options: str = ""
-    shared_dir: str = ""
-    batch_size: int = 1
-    threads: int = 0
-    brief: bool = False
-    calibration_size: int = 200
-    title: str = ""
-    command: str = ""
-    search: str = "{}"
-    check_tpu: bool = False
-    tune_batch: bool = False
-    push_to: str = ""
-    push_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,22 +51,45 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
     Raises:
         ParameterError: A setting can't be taken.
     """
-    check_name(settings.metric)
-    # The step takes 0, for a configuration's batch; there is none here.
-    if settings.batch_size == 0:
-        raise ParameterError(
-            "batch_size: must be 1 or more", received=0, remedy="give 1 to measure single examples"
-        )
+    settings.check()
+    dag = Dag(NAME, {"model": Model, "examples": Examples}, trust_model=settings.trust_model)
+    given = _add_sources(dag, recipes, settings, sample)
+    candidates = _add_candidates(dag, recipes, given)
+    measured = _add_measurements(dag, candidates, given, settings, brief=sample is not None)
+    selected = _add_selection(dag, recipes, measured, settings)
+    if sample is None:
+        _add_results(dag, given, measured, selected, settings)
+    return dag
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Edges of what all candidates are made of and compared with.
+
+    Attributes:
+        source: The imported model.
+        examples: The imported examples.
+        profile: Profile of the source.
+        data: What the steps' inputs besides the model are wired to, by their type.
+    """
+
+    source: Edge
+    examples: Edge
+    profile: Edge
+    data: Mapping[type[Artifact], Edge]
+
+
+def _add_sources(
+    dag: Dag, recipes: Sequence[Recipe], settings: Settings, sample: Sample | None
+) -> _Given:
+    """Add the steps that import and describe the sources."""
     drawn = {} if sample is None else {"eval_from": "train", **asdict(sample)}
-    timing = {} if sample is None and not settings.brief else BRIEF
-    sources = {"model": Model, "examples": Examples}
-    dag = Dag(NAME, sources, trust_model=settings.trust_model)
     source = dag.add("import_model", import_model, {"original": dag.source("model")}).out("model")
     examples = dag.add(
         "import_examples",
         import_examples,
         {"original": dag.source("examples"), "model": source},
-        {"label": settings.label, "weights": settings.weights, **drawn},
+        settings.of(import_examples) | drawn,
     ).out("examples")
     profiled = dag.add("profile", profile, {"model": source}).out("profile")
     data: dict[type[Artifact], Edge] = {Examples: examples}
@@ -127,87 +98,88 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
             "draw_calibration",
             draw_calibration,
             {"model": source, "examples": examples},
-            {"size": settings.calibration_size},
+            settings.of(draw_calibration),
         ).out("calibration")
+    return _Given(source, examples, profiled, data)
 
-    candidates: dict[str, Edge] = {"source": source}
+
+def _add_candidates(dag: Dag, recipes: Sequence[Recipe], given: _Given) -> dict[str, Edge]:
+    """Add the steps of each recipe; return the source and what each recipe makes, by name."""
+    candidates = {SOURCE: given.source}
     made: dict[tuple[object, ...], Edge] = {}
     for recipe in recipes:
-        candidates[recipe.name] = _chain(dag, recipe, source, data, made)
+        candidates[recipe.name] = _chain(dag, recipe, given.source, data=given.data, made=made)
+    return candidates
 
-    judged = {
-        name: getattr(settings, name)
-        for name in ("metric", "metric_digest", "top_k", "output", "beam_options", "shared_dir")
-    }
+
+def _add_measurements(
+    dag: Dag, candidates: Mapping[str, Edge], given: _Given, settings: Settings, *, brief: bool
+) -> dict[str, Wire]:
+    """Add `evaluate` and `benchmark` of each candidate; return the inputs of `select`."""
+    timing = BRIEF if brief or settings.brief else {}
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}
     for name, candidate in candidates.items():
-        compared: dict[str, Wire] = {"source": source, "examples": examples}
+        compared: dict[str, Wire] = {"source": given.source, "examples": given.examples}
         # Left out, the source is compared with itself. Kubeflow's metadata store takes
         # an artifact once for each task.
-        if candidate != source:
+        if candidate != given.source:
             compared["candidate"] = candidate
         # The source is what all others are held against: if it can't be
         # measured, there is nothing to choose from.
-        tolerate = name != "source"
+        tolerate = name != SOURCE
         evaluations[name] = dag.add(
-            f"evaluate-{name}", evaluate, compared, judged, tolerate=tolerate
+            f"evaluate-{name}",
+            evaluate,
+            compared,
+            settings.of(evaluate),
+            tolerate=tolerate,
+            candidate=name,
         ).out("evaluation")
         benchmarks[name] = dag.add(
             f"benchmark-{name}",
             benchmark,
             compared,
-            {"batch_size": settings.batch_size, "threads": settings.threads, **timing},
+            {**settings.of(benchmark), **timing},
             tolerate=tolerate,
+            candidate=name,
         ).out("metrics")
+    return {"candidates": candidates, "benchmarks": benchmarks, "evaluations": evaluations}
 
-    measured: dict[str, Wire] = {
-        "candidates": candidates,
-        "benchmarks": benchmarks,
-        "evaluations": evaluations,
-    }
-    texts = {"source": "the source model"} | {one.name: str(one) for one in recipes}
-    selected = dag.add(
-        "select",
-        select,
-        measured,
-        asdict(settings.gate) | {"recipes": json.dumps(texts), "search": settings.search},
-    )
-    if sample is not None:
-        return dag
-    shown: dict[str, Wire] = {"selection": selected.out("selection"), "profile": profiled}
+
+def _add_selection(
+    dag: Dag, recipes: Sequence[Recipe], measured: Mapping[str, Wire], settings: Settings
+) -> Node:
+    """Add `select`."""
+    texts = {SOURCE: "the source model"} | {recipe.name: str(recipe) for recipe in recipes}
+    return dag.add("select", select, measured, settings.of(select) | {"recipes": json.dumps(texts)})
+
+
+def _add_results(
+    dag: Dag, given: _Given, measured: Mapping[str, Wire], selected: Node, settings: Settings
+) -> None:
+    """Add what is done with the selected model: checks, tuning, the report and the push."""
+    shown: dict[str, Wire] = {"selection": selected.out("selection"), "profile": given.profile}
     pushed: dict[str, Wire] = {name: selected.out(name) for name in ("selection", "selected")}
     # A failure of these two is reported with the rest of the result.
-    if settings.check_tpu:
-        shown["readiness"] = dag.add("check_tpu", check_tpu, {"model": source}, tolerate=True).out(
-            "readiness"
-        )
+    if settings.target == "tpu":
+        checked = dag.add("check_tpu", check_tpu, {"model": given.source}, tolerate=True)
+        shown["readiness"] = checked.out("readiness")
     if settings.tune_batch:
         shown["configuration"] = pushed["configuration"] = dag.add(
             "tune_batch",
             tune_batch,
-            {"source": source, "candidate": selected.out("selected"), "examples": examples},
+            {
+                "source": given.source,
+                "candidate": selected.out("selected"),
+                "examples": given.examples,
+            },
             _limits(settings.gate),
             tolerate=True,
         ).out("configuration")
-    dag.add(
-        "report",
-        report,
-        measured | shown,
-        {"title": settings.title, "command": settings.command},
-    )
+    dag.add("report", report, {**measured, **shown}, settings.of(report))
     if settings.push_to:
-        dag.add(
-            "push",
-            push,
-            pushed,
-            {
-                "destination": settings.push_to,
-                "push_source": settings.push_source,
-                "run": settings.command,
-            },
-        )
-    return dag
+        dag.add("push", push, pushed, settings.of(push) | {"run": settings.command})
 
 
 def _limits(gate: Gate) -> dict[str, float]:
@@ -224,6 +196,7 @@ def _chain(
     dag: Dag,
     recipe: Recipe,
     source: Edge,
+    *,
     data: Mapping[type[Artifact], Edge],
     made: dict[tuple[object, ...], Edge],
 ) -> Edge:
@@ -254,12 +227,13 @@ def _add_link(
     types = {name: link.step.inputs[name].type for name in others}
     # A recipe may use one step twice, with other parameters.
     node_id = f"{link.step.name}-{recipe}"
-    count = sum(one == node_id or one.startswith(f"{node_id}.") for one in dag.nodes)
+    count = sum(node.candidate == recipe and node.step is link.step for node in dag.nodes.values())
     node = dag.add(
         f"{node_id}.{count + 1}" if count else node_id,
         link.step,
         {first: edge} | {name: data[kind] for name, kind in types.items() if kind in data},
         link.parameters,
         tolerate=True,
+        candidate=recipe,
     )
     return node.out(next(iter(link.step.outputs)))

@@ -108,10 +108,10 @@ def load_recipes(path: Path = DEFAULT_FILE, target: str | None = None) -> list[R
             remedy='write [recipes.NAME] with steps = [{ step = "...", ... }]',
         ) from error
     recipes = [
-        _parse(path, name, table.steps, table.about, tuple(table.targets))
+        _parse(path, name, steps=table.steps, about=table.about, targets=tuple(table.targets))
         for name, table in tables.items()
     ]
-    chosen = [one for one in recipes if target is None or target in one.targets]
+    chosen = [recipe for recipe in recipes if target is None or target in recipe.targets]
     if not chosen:
         raise ParameterError(
             f"{path} has no recipe for target {target!r}",
@@ -121,7 +121,7 @@ def load_recipes(path: Path = DEFAULT_FILE, target: str | None = None) -> list[R
 
 
 def _parse(
-    path: Path, name: str, steps: list[dict[str, Any]], about: str, targets: tuple[str, ...]
+    path: Path, name: str, *, steps: list[dict[str, Any]], about: str, targets: tuple[str, ...]
 ) -> Recipe:
     where = f"{path}: recipe {name}"
     # Nodes are named for it, and of a task's name Kubeflow keeps ASCII letters alone.

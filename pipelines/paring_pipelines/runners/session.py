@@ -4,18 +4,16 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
 
 from paring import storage
-from paring.adapters.step_processes import Execute, step_processes
 from paring.artifacts import (
     RECORD,
+    Artifact,
     PushedModel,
     RuntimeConfiguration,
     SelectedModel,
@@ -26,7 +24,6 @@ from paring.errors import (
     MissingDependencyError,
     ModelError,
     OutputError,
-    ParameterError,
     ParingError,
 )
 from paring.evaluation.metrics import Metric, function_digest
@@ -35,18 +32,14 @@ from paring.models.quiet import quiet_tensorflow
 from paring.selection.candidates import SelectionResult
 from paring.system import hardware
 from paring.system.documents import read_json
-from paring.system.step_limits import DEFAULT_LIMITS, LimitSettings
-from paring.system.trees import copy_tree
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import Recipe
-from paring_pipelines.runners.places import RESULTS, Destination
-
-if TYPE_CHECKING:
-    from paring.adapters.tfx import NodeEvent
-    from paring_pipelines.runners.tfx import RunResult
-
-Runner = Literal["local", "beam"]
+from paring_pipelines.pipeline.settings import LOCAL_DEFAULTS, LocalSettings, Settings
+from paring_pipelines.runners.base import Observer, Runner, RunResult, ignore
+from paring_pipelines.runners.locations import RESULTS, Destination
+from paring_pipelines.runners.recorded_run import find_recorded_run, record_run
+from paring_pipelines.runners.scheduler import default_jobs
 
 PIPELINE_DIR = "pipeline"
 """Below --out: the artifacts of every node, and the metadata store."""
@@ -89,19 +82,18 @@ class Progress:
     """
 
     planned: Callable[[Dag], None] = lambda dag: None
-    observed: Callable[["NodeEvent"], None] = lambda event: None
+    observed: Observer = ignore
 
 
 def run(
     model: Path,
     examples: Path,
+    *,
     recipes: Sequence[Recipe],
     settings: Settings,
     out: Path | Destination,
-    *,
-    runner: Runner = "local",
+    local: LocalSettings = LOCAL_DEFAULTS,
     progress: Progress = Progress(),
-    limits: LimitSettings = DEFAULT_LIMITS,
 ) -> PublishedRun:
     """Try `recipes` on `model`, measure, choose, and write the results to `out`.
 
@@ -113,27 +105,26 @@ def run(
         settings: The gate and all else that shapes the pipeline.
         out: Gets report.html, selection.json, selected/ and pipeline/; of a
             `Destination` the folder gets them, and the store all but the last.
-        runner: TFX's local runner, or its Beam runner in this process.
-        limits: Limits on the time and memory of each step.
+        local: The runner, and the limits of each step.
         progress: Callbacks on the progress of the run.
 
     Raises:
         ParingError: Of the class that fits; what `out` held before is intact.
     """
-    dag = build(recipes, completed(settings, model))
-    with opened(model, examples, out, runner, limits) as place:
+    dag = build(recipes, resolve_settings(settings, model))
+    with opened(model, examples, out=out, local=local) as place:
         result = place.run(dag, progress)
         return place.publish(result)
 
 
-def completed(settings: Settings, model: Path) -> Settings:
+def resolve_settings(settings: Settings, model: Path) -> Settings:
     """Return `settings` with defaults resolved: a title, and the metric's digest."""
     if Metric(settings.metric).is_function:
         settings = replace(settings, metric_digest=function_digest(settings.metric))
     return replace(settings, title=settings.title or model.name)
 
 
-class Place:
+class Workspace:
     """Locked folder for the results of runs.
 
     Attributes:
@@ -146,19 +137,19 @@ class Place:
         self,
         paths: Mapping[str, Path],
         out: Destination,
-        runner: Runner,
-        limits: LimitSettings,
+        *,
+        local: LocalSettings,
         resources: ExitStack,
     ) -> None:
         self._paths = paths
         self._out = out
-        self._runner = runner
-        self._limits = limits
+        self._local = local
         self._resources = resources
-        self._execute: Execute | None = None
+        self._opened: Runner | None = None
         self._import_seconds = 0.0
         self.root = out.folder / PIPELINE_DIR
-        self.digests = {name: content_digest(path) for name, path in paths.items()}
+        errors: dict[str, type[ParingError]] = {"model": ModelError, "examples": ExamplesError}
+        self.digests = {name: content_digest(path, errors[name]) for name, path in paths.items()}
         self.machine = _machine()
 
     def identities(self, dag: Dag) -> dict[str, str]:
@@ -167,7 +158,7 @@ class Place:
 
     def run(
         self, dag: Dag, progress: Progress = Progress(), *, retry_failed: bool = True
-    ) -> "RunResult":
+    ) -> RunResult:
         """Run `dag`; what was there before is not touched.
 
         Args:
@@ -178,44 +169,59 @@ class Place:
         Raises:
             ParingError: Of the class that fits.
         """
-        if importlib.util.find_spec("tfx") is None:
-            raise MissingDependencyError(
-                "TFX, which runs pipelines on one machine, is not installed here",
-                remedy="install it by `make setup`; an image runs single steps, and pipelines on a "
-                "cluster (`paring step`, `paring compile`)",
-            )
         identities = self.identities(dag)
+        _check_tfx()
         progress.planned(dag)
+        recorded = find_recorded_run(self.root, dag, identities)
+        if recorded is not None:
+            return recorded
         # TFX takes many seconds to import: all that can fail fast is behind us.
+        result = self._runner().run(dag, identities, progress.observed, retry_failed=retry_failed)
+        if retry_failed:
+            record_run(self.root, dag, identities=identities, result=result)
+        return result
+
+    def _runner(self) -> Runner:
+        """Return the runner, which is opened at the first call and closed with the folder."""
         start = time.monotonic()
-        if self._execute is None:
+        if self._opened is None:
+            from paring.adapters.step_processes import step_processes
+
             # Its process imports TensorFlow meanwhile.
-            self._execute = self._resources.enter_context(step_processes(self._limits))
-        quiet_tensorflow()
-        from paring_pipelines.runners import tfx
+            jobs = 1 if self._local.runs_one_at_a_time else self._local.jobs or default_jobs()
+            processes = step_processes(self._local.limits, jobs=jobs)
+            execute = self._resources.enter_context(processes)
+            quiet_tensorflow()
+            from paring_pipelines.runners.tfx import TFXRunner
 
-        self._import_seconds = max(self._import_seconds, time.monotonic() - start)
-        pipeline = tfx.to_pipeline(dag, self._paths, self.digests, identities, self.root)
-        return tfx.run(
-            pipeline,
-            dag,
-            self.root,
-            self._runner,
-            progress.observed,
-            executor=self._execute,
-            retry_failed=retry_failed,
-        )
+            self._opened = TFXRunner(
+                self._paths,
+                self.digests,
+                root=self.root,
+                kind=self._local.runner,
+                execute=execute,
+                jobs=jobs,
+            )
+            self._import_seconds = time.monotonic() - start
+        return self._opened
 
-    def publish(self, result: "RunResult") -> PublishedRun:
-        """Put the results of a run in place, each by a rename; then into the store."""
+    def publish(self, result: RunResult) -> PublishedRun:
+        """Put the results of a run in place, each by a rename; then into the store.
+
+        Raises:
+            ArtifactTypeError: One has been changed since its step wrote it.
+            OutputError, StorageError: A place can't be written.
+        """
         made = {
             "report.html": result.outputs["report"]["report"] / "report.html",
             "selection.json": result.outputs["select"]["selection"] / "selection.json",
             "selected": result.outputs["select"]["selected"],
         }
+        for path in (result.outputs["report"]["report"], *result.outputs["select"].values()):
+            Artifact.load(path).verify(thoroughly=True)
         folder = self._out.folder
         for name in RESULTS:
-            put(made[name], folder / name)
+            storage.put(made[name], str(folder / name))
         for name in RESULTS:
             self._out.publish(name)
         return PublishedRun(
@@ -239,30 +245,27 @@ class Place:
 def opened(
     model: Path,
     examples: Path,
+    *,
     out: Path | Destination,
-    runner: Runner = "local",
-    limits: LimitSettings = DEFAULT_LIMITS,
-) -> Iterator[Place]:
+    local: LocalSettings = LOCAL_DEFAULTS,
+) -> Iterator[Workspace]:
     """Make `out` ours, for one run or several on the same sources.
 
     Raises:
         ModelError: There is nothing at `model`.
         ExamplesError: There is nothing at `examples`.
         OutputError: `out` can't be written, is in use, or is not Paring's.
-        ParameterError: There is no such runner.
+        ParameterError: A local setting is invalid.
         StorageError: The store can't be reached.
     """
-    if runner not in get_args(Runner):
-        raise ParameterError(
-            f"runner: must be {' or '.join(map(repr, get_args(Runner)))}", received=repr(runner)
-        )
+    local.check()
     given = out if isinstance(out, Destination) else Destination(out)
     out = replace(given, folder=given.folder.absolute())
     paths = {"model": model.absolute(), "examples": examples.absolute()}
     check_sources(model, examples)
     out.check()
-    with claimed(out.folder), ExitStack() as resources:
-        yield Place(paths, out, runner, limits, resources)
+    with lock_workspace(out.folder), ExitStack() as resources:
+        yield Workspace(paths, out, local=local, resources=resources)
 
 
 def check_sources(model: Path, examples: Path) -> None:
@@ -271,15 +274,26 @@ def check_sources(model: Path, examples: Path) -> None:
     Raises:
         ModelError, ExamplesError: One of them does.
     """
-    _check_source("--model", model, ModelError, "a SavedModel folder, .keras or .h5 file")
-    _check_source("--examples", examples, ExamplesError, "an .npz file or TFRecords")
+    _check_source(
+        "--model", model, error=ModelError, wanted="a SavedModel folder, .keras or .h5 file"
+    )
+    _check_source("--examples", examples, error=ExamplesError, wanted="an .npz file or TFRecords")
 
 
 def _check_source(
-    option: str, path: Path, error: type[ModelError] | type[ExamplesError], wanted: str
+    option: str, path: Path, *, error: type[ModelError] | type[ExamplesError], wanted: str
 ) -> None:
     if not path.exists():
         raise error(f"{option}: path does not exist", received=path, remedy=f"give {wanted}")
+
+
+def _check_tfx() -> None:
+    if importlib.util.find_spec("tfx") is None:
+        raise MissingDependencyError(
+            "TFX, which runs pipelines on one machine, is not installed here",
+            remedy="install it by `make setup`; an image runs single steps, and pipelines on a "
+            "cluster (`paring step`, `paring compile`)",
+        )
 
 
 def _machine() -> str:
@@ -289,7 +303,7 @@ def _machine() -> str:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def lock_workspace(out: Path) -> Iterator[None]:
     """Make the folder `out` ours for now.
 
     Raises:
@@ -333,13 +347,3 @@ def _has_results(out: Path) -> bool:
     except (ParingError, OSError, ValueError, KeyError, TypeError):
         return False
     return isinstance(selected, str) and (out / "selected" / RECORD).is_file()
-
-
-def put(source: Path, target: Path) -> None:
-    """Copy a file or folder beside `target`, then put it in its place."""
-    with storage.written_beside(target) as staged:
-        if source.is_file():
-            shutil.copyfile(source, staged)
-        else:
-            copy_tree(source, staged)
-        storage.replace(staged, target)

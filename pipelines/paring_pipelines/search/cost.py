@@ -33,7 +33,7 @@ def work_of(node: Node, train_count: int, on_sample: bool) -> Work:
     """Return the work of `node`, where the train split holds `train_count` examples."""
     epochs = node.parameters.get("epochs", 0)
     amount = train_count * float(epochs)
-    return Work(node.step.name, node.step.measures and on_sample, amount)
+    return Work(node.step.name, node.step.machine_dependent and on_sample, amount)
 
 
 def predict(
@@ -51,15 +51,15 @@ def predict(
 
 
 def _one(work: Work, known: Sequence[tuple[Work, float]], forward_seconds: float) -> float:
-    alike = [one for one in known if (one[0].step, one[0].brief) == (work.step, work.brief)]
+    alike = [item for item in known if (item[0].step, item[0].brief) == (work.step, work.brief)]
     # Of what was never done, the slowest of the nearest kind says most.
     for others in (
         alike,
-        [one for one in known if one[0].step == work.step],
-        [one for one in known if bool(one[0].amount) == bool(work.amount)],
+        [item for item in known if item[0].step == work.step],
+        [item for item in known if bool(item[0].amount) == bool(work.amount)],
     ):
         if others:
-            return _scaled(work.amount, [(one.amount, seconds) for one, seconds in others])
+            return _scaled(work.amount, [(item.amount, seconds) for item, seconds in others])
     return _PASSES * forward_seconds * work.amount
 
 
@@ -70,9 +70,9 @@ def _scaled(amount: float, known: Sequence[tuple[float, float]]) -> float:
     not depend on them. With one, a larger amount takes longer in proportion, and a
     smaller one no less time.
     """
-    low, high = min(one for one, _ in known), max(one for one, _ in known)
-    at_low = _slow([seconds for one, seconds in known if one == low])
-    at_high = _slow([seconds for one, seconds in known if one == high])
+    low, high = min(item for item, _ in known), max(item for item, _ in known)
+    at_low = _slow([seconds for item, seconds in known if item == low])
+    at_high = _slow([seconds for item, seconds in known if item == high])
     if low == high:
         return at_low * max(1.0, amount / low) if low else at_low
     slope = max(0.0, (at_high - at_low) / (high - low))

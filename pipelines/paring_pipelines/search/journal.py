@@ -12,8 +12,9 @@ from paring.errors import OutputError
 from paring.evaluation.metrics import Metric
 from paring.selection.pareto import Measured
 from paring.storage import write_text
-from paring_pipelines.pipeline.optimize import Settings
+from paring.system.documents import read_json
 from paring_pipelines.pipeline.recipes import Link, Recipe
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.search.cost import Work
 from paring_pipelines.search.results import Done, Result, Round
 
@@ -51,7 +52,7 @@ class Journal:
     @property
     def times(self) -> list[tuple[Work, float]]:
         """Work whose time is known."""
-        return [one for one in self.nodes.values() if one is not None]
+        return [node for node in self.nodes.values() if node is not None]
 
     def save(self) -> None:
         """Write the file, so that it is never half there."""
@@ -62,17 +63,17 @@ class Journal:
             "train_count": self.train_count,
             "eval_count": self.eval_count,
             "best": self.best,
-            "done": [_done_to_json(one) for one in self.done],
+            "done": [_done_to_json(item) for item in self.done],
             "nodes": {
-                name: None if one is None else [asdict(one[0]), one[1]]
-                for name, one in self.nodes.items()
+                name: None if item is None else [asdict(item[0]), item[1]]
+                for name, item in self.nodes.items()
             },
         }
         write_text(str(self.file), json.dumps(content))
 
 
 def search_key(
-    recipes: Sequence[Recipe], settings: Settings, digests: Mapping[str, str], machine: str
+    recipes: Sequence[Recipe], settings: Settings, *, digests: Mapping[str, str], machine: str
 ) -> str:
     """Return a digest of all that a search's rounds depend on, but the budget."""
     shaping = replace(
@@ -86,7 +87,7 @@ def search_key(
     )
     made_of = [
         VERSION,
-        [_recipe_to_json(one) for one in recipes],
+        [_recipe_to_json(recipe) for recipe in recipes],
         asdict(shaping),
         dict(digests),
         machine,
@@ -103,7 +104,7 @@ def open_journal(file: Path, key: str) -> Journal:
     if not file.exists():
         return Journal(file, key)
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         if (content["version"], content["key"]) != (VERSION, key):
             return Journal(file, key)
         return Journal(
@@ -113,10 +114,10 @@ def open_journal(file: Path, key: str) -> Journal:
             content["train_count"],
             content["eval_count"],
             content["best"],
-            [_done_from_json(one) for one in content["done"]],
+            [_done_from_json(item) for item in content["done"]],
             {
-                name: None if one is None else (Work(**one[0]), one[1])
-                for name, one in content["nodes"].items()
+                name: None if item is None else (Work(**item[0]), item[1])
+                for name, item in content["nodes"].items()
             },
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -127,20 +128,20 @@ def open_journal(file: Path, key: str) -> Journal:
         ) from error
 
 
-def _done_to_json(one: Done) -> dict[str, Any]:
+def _done_to_json(item: Done) -> dict[str, Any]:
     return {
-        "round": asdict(replace(one.round, recipes=()))
-        | {"recipes": [_recipe_to_json(recipe) for recipe in one.round.recipes]},
-        "results": {name: asdict(result) for name, result in one.results.items()},
-        "seconds": one.seconds,
+        "round": asdict(replace(item.round, recipes=()))
+        | {"recipes": [_recipe_to_json(recipe) for recipe in item.round.recipes]},
+        "results": {name: asdict(result) for name, result in item.results.items()},
+        "seconds": item.seconds,
     }
 
 
 def _done_from_json(content: Mapping[str, Any]) -> Done:
-    recipes = tuple(_recipe_from_json(one) for one in content["round"]["recipes"])
+    recipes = tuple(_recipe_from_json(recipe) for recipe in content["round"]["recipes"])
     results = {
-        name: Result(one["outcome"], tuple(one["reasons"]), _measured_from_json(one["measured"]))
-        for name, one in content["results"].items()
+        name: Result(item["outcome"], tuple(item["reasons"]), _measured_from_json(item["measured"]))
+        for name, item in content["results"].items()
     }
     return Done(Round(**(content["round"] | {"recipes": recipes})), results, content["seconds"])
 

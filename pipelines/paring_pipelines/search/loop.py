@@ -1,38 +1,33 @@
 """Search in rounds into one folder, within a budget of time."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paring.artifacts import Examples
 from paring.errors import ParameterError
 from paring.selection.candidates import SelectionResult
 from paring.selection.pareto import SOURCE
-from paring.system.step_limits import DEFAULT_LIMITS, LimitSettings
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Sample, Settings, build
+from paring_pipelines.pipeline.optimize import Sample, build
 from paring_pipelines.pipeline.recipes import Recipe
-from paring_pipelines.runners.places import Destination
+from paring_pipelines.pipeline.settings import LocalSettings, Settings
+from paring_pipelines.runners.base import NodeEvent, RunResult
+from paring_pipelines.runners.locations import Destination
 from paring_pipelines.runners.session import (
-    Place,
     Progress,
     PublishedRun,
-    Runner,
-    completed,
+    Workspace,
     opened,
+    resolve_settings,
 )
 from paring_pipelines.search.cost import predict, work_of
 from paring_pipelines.search.journal import Journal, open_journal, search_key
 from paring_pipelines.search.plan import Planner
 from paring_pipelines.search.results import Done, Round, results_of
-
-if TYPE_CHECKING:
-    from paring.adapters.tfx import NodeEvent
-    from paring_pipelines.runners.tfx import RunResult
 
 JOURNAL = "search.json"
 """Below the pipeline's folder."""
@@ -75,14 +70,12 @@ class SearchProgress:
 def search(
     model: Path,
     examples: Path,
+    *,
     recipes: Sequence[Recipe],
     settings: Settings,
     out: Path | Destination,
-    budget_minutes: float,
-    *,
-    runner: Runner = "local",
+    local: LocalSettings,
     progress: SearchProgress = SearchProgress(),
-    limits: LimitSettings = DEFAULT_LIMITS,
 ) -> PublishedRun:
     """Try recipes on `model` in the order of expected gain, until the time is up.
 
@@ -96,30 +89,35 @@ def search(
         recipes: What may be tried as it stands.
         settings: The gate and all else that shapes the pipeline.
         out: See `session.run`.
-        budget_minutes: Time for all; no round starts that is not expected to end in it,
-            but the first.
-        runner: TFX's local runner, or its Beam runner in this process.
-        limits: Limits on the time and memory of each step.
+        local: The runner, the limits of each step, and the time for all, which must be
+            given; no round starts that is not expected to end in it, but the first.
         progress: Callbacks on the progress of the search.
 
     Raises:
-        ParameterError: The budget is no positive number.
+        ParameterError: There is no budget, or a setting is invalid.
         ParingError: Of the class that fits; what `out` held before is intact.
         SearchInterrupted: On Ctrl-C.
     """
-    if not 0 < budget_minutes < math.inf:
+    minutes = local.budget_minutes
+    if minutes is None:
         raise ParameterError(
-            "--budget-minutes: must be a number above 0",
-            received=budget_minutes,
+            "budget_minutes: a search needs one",
             remedy="give the minutes that the search may take, 30 for example",
         )
     start = time.monotonic()
-    with opened(model, examples, out, runner, limits) as place:
+    with opened(model, examples, out=out, local=local) as place:
         journal = open_journal(
-            place.root / JOURNAL, search_key(recipes, settings, place.digests, place.machine)
+            place.root / JOURNAL,
+            search_key(recipes, settings, digests=place.digests, machine=place.machine),
         )
         running = _Search(
-            place, journal, recipes, completed(settings, model), budget_minutes, start, progress
+            place,
+            journal,
+            recipes=recipes,
+            settings=resolve_settings(settings, model),
+            budget_minutes=minutes,
+            start=start,
+            progress=progress,
         )
         try:
             return running.run()
@@ -134,8 +132,9 @@ def search(
 class _Search:
     def __init__(
         self,
-        place: Place,
+        place: Workspace,
         journal: Journal,
+        *,
         recipes: Sequence[Recipe],
         settings: Settings,
         budget_minutes: float,
@@ -154,7 +153,9 @@ class _Search:
     def run(self) -> PublishedRun:
         """Return all rounds that there is time for; then the results, with how it went."""
         while True:
-            planner = Planner(self._recipes, self._settings.gate, self._journal.train_count)
+            planner = Planner(
+                self._recipes, self._settings.gate, train_count=self._journal.train_count
+            )
             coming = planner.next(self._journal.done, self._fits)
             if isinstance(coming, str):
                 break
@@ -176,28 +177,28 @@ class _Search:
             self._journal.eval_count = imported.eval_count
         if not coming.train_limit:
             self._journal.best = self._place.publish(result).selection.verdict
-        results = results_of(selection, (one.name for one in coming.recipes))
+        results = results_of(selection, (recipe.name for recipe in coming.recipes))
         self._journal.done.append(Done(coming, results, time.monotonic() - start))
         self._save()
 
-    def _run(self, dag: Dag, train_count: int = 0, *, retry_failed: bool = False) -> "RunResult":
+    def _run(self, dag: Dag, train_count: int = 0, *, retry_failed: bool = False) -> RunResult:
         identities = self._place.identities(dag)
-        told = self._progress.nodes
+        result = self._progress.nodes
 
-        def observed(event: "NodeEvent") -> None:
-            told.observed(event)
+        def observed(event: NodeEvent) -> None:
+            result.observed(event)
             if event.seconds is None or event.error is not None:
                 return
-            broke = any(one.failure for one in event.outputs)
-            work = work_of(dag.nodes[event.node], train_count, on_sample)
-            self._journal.nodes[_key(event.node, identities)] = (
+            broke = any(output.failure for output in event.outputs)
+            work = work_of(event.node, train_count, on_sample)
+            self._journal.nodes[_key(event.node.id, identities)] = (
                 None if broke else (work, event.seconds)
             )
             # At each node, so that little of the time is forgotten if we are killed.
             self._save()
 
         on_sample = "report" not in dag.nodes
-        return self._place.run(dag, Progress(told.planned, observed), retry_failed=retry_failed)
+        return self._place.run(dag, Progress(result.planned, observed), retry_failed=retry_failed)
 
     def _dag(self, coming: Round | None, stopped: str = "") -> Dag:
         """Return the pipeline of a round; without one, that of all that may be chosen.
@@ -205,16 +206,16 @@ class _Search:
         Recipes stand in the order in which they were first tried, since a node that
         two of them share is named for the first, and the cache compares names too.
         """
-        told = replace(self._settings, search=json.dumps(self._told(coming, stopped)))
+        result = replace(self._settings, search=json.dumps(self._told(coming, stopped)))
         if coming is not None and coming.train_limit:
             sample = Sample(coming.train_limit, self._journal.eval_count)
-            return build(coming.recipes, replace(told, search="{}"), sample)
-        rounds = [one.round for one in self._journal.done if not one.round.train_limit]
+            return build(coming.recipes, replace(result, search="{}"), sample)
+        rounds = [item.round for item in self._journal.done if not item.round.train_limit]
         if coming is not None:
             rounds.append(coming)
             # Only the result of the whole search is tuned and pushed.
-            told = replace(told, tune_batch=False, push_to="")
-        return build([recipe for one in rounds for recipe in one.recipes], told)
+            result = replace(result, tune_batch=False, push_to="", push_source=False)
+        return build([recipe for item in rounds for recipe in item.recipes], result)
 
     def _fits(self, rounds: Sequence[Round]) -> bool:
         """Return whether there is time for `rounds`, which are not run yet."""
@@ -248,12 +249,12 @@ class _Search:
 
     def _told(self, coming: Round | None, stopped: str) -> dict[str, Any]:
         """Return the course of the search, for selection.json and the report."""
-        rounds = [_round_told(one.round, one) for one in self._journal.done]
+        rounds = [_round_told(item.round, item) for item in self._journal.done]
         if coming is not None:
             rounds.append(_round_told(coming, None))
         return {
             "budget_minutes": self._minutes,
-            "seconds": round(sum(one.seconds for one in self._journal.done), 1),
+            "seconds": round(sum(item.seconds for item in self._journal.done), 1),
             "stopped": stopped or None,
             "rounds": rounds,
         }

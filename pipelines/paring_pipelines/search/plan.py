@@ -16,7 +16,7 @@ from paring.selection.pareto import SOURCE, Gate
 from paring.steps.import_examples import import_examples
 from paring_pipelines.pipeline.recipes import Recipe
 from paring_pipelines.search.results import Done, Result, Round, is_better, ranking
-from paring_pipelines.search.space import draw, space, trains
+from paring_pipelines.search.space import draw, space, trains, varied
 
 Fits = Callable[[Sequence[Round]], bool]
 """Whether there is time left for these rounds, one after another."""
@@ -42,7 +42,7 @@ class Planner:
     """Planner of the rounds of one search."""
 
     def __init__(
-        self, recipes: Sequence[Recipe], gate: Gate, train_count: int, seed: int = 0
+        self, recipes: Sequence[Recipe], gate: Gate, *, train_count: int, seed: int = 0
     ) -> None:
         """Take the recipes apart.
 
@@ -53,9 +53,9 @@ class Planner:
                 round, which does not depend on it.
             seed: Of the draws of parameters.
         """
-        self._plain = tuple(one for one in recipes if not trains(one))
-        self._trained = sorted((one for one in recipes if trains(one)), key=_expected)
-        self._names = [one.name for one in recipes]
+        self._plain = tuple(recipe for recipe in recipes if not trains(recipe))
+        self._trained = sorted((recipe for recipe in recipes if trains(recipe)), key=_expected)
+        self._names = [recipe.name for recipe in recipes]
         self._gate = gate
         self._seed = seed
         eval_fraction = float(import_examples.parameters["eval_fraction"].default)
@@ -82,9 +82,9 @@ class Planner:
             return False
 
         for stage in (self._screen, self._finish, self._narrow, self._catch_up):
-            found = next(stage(done, affordable), None)
-            if found is not None:
-                return found
+            result = next(stage(done, affordable), None)
+            if result is not None:
+                return result
         if refused:
             return f"the time is up: there was none left for {_names(refused[0])}"
         return "nothing is left to try"
@@ -110,10 +110,12 @@ class Planner:
         """Yield the whole data for what was not screened out."""
         rungs = _of(done, "screening")
         if not rungs:
-            yield from self._whole(self._trained, "it is next in the order", done, fits)
+            yield from self._whole(self._trained, "it is next in the order", done=done, fits=fits)
             return
         field = self._survivors(rungs[-1])
-        yield from self._whole(field, "it was among the better half on a part", done, fits)
+        yield from self._whole(
+            field, "it was among the better half on a part", done=done, fits=fits
+        )
         # They cost nothing more, and their reason belongs in the table.
         tried = _by_name(done, 0)
         unfit = tuple(
@@ -129,45 +131,53 @@ class Planner:
         """Yield rounds of new parameters for the best chains, or of the best on all data."""
         whole, on_part = _by_name(done, 0), _by_name(done, self._narrowed_on)
         chains = {
-            one.name: one
-            for one in (*self._plain, *self._trained)
-            if one.name in whole and _can_gain(one, whole[one.name])
+            item.name: item
+            for item in (*self._plain, *self._trained)
+            if item.name in whole and _can_gain(item, whole[item.name])
         }
         best_first = self._ranked({name: whole[name] for name in chains}, done)
         for base in [chains[name] for name in best_first[:_CHAINS]]:
-            turns = [one for one in _of(done, "narrowing") if one.round.base == base.name]
+            turns = [item for item in _of(done, "narrowing") if item.round.base == base.name]
             variants = [
-                one for turn in turns for one in turn.round.recipes if one.name != base.name
+                recipe
+                for turn in turns
+                for recipe in turn.round.recipes
+                if recipe.name != base.name
             ]
-            tried = [one for one in (base, *variants) if one.name in on_part]
-            found = {one.name: _as_fast_as(on_part[base.name], on_part[one.name]) for one in tried}
-            order = self._ranked(found, done)
+            tried = [item for item in (base, *variants) if item.name in on_part]
+            result = {
+                item.name: _as_fast_as(on_part[base.name], on_part[item.name]) for item in tried
+            }
+            order = self._ranked(result, done)
             if len(turns) < _TURNS:
-                ranked = [(one, order.index(one.name)) for one in tried]
-                yield from self._vary(base, variants, ranked, fits)
-            best = [one for one in variants if one.name == order[0]]
-            if best and is_better(found[best[0].name], found[base.name], _source(done), self._gate):
+                ranked = [(item, order.index(item.name)) for item in tried]
+                yield from self._vary(base, variants, ranked=ranked, fits=fits)
+            best = [variant for variant in variants if variant.name == order[0]]
+            if best and is_better(
+                result[best[0].name], result[base.name], source=_source(done), gate=self._gate
+            ):
                 why = f"it did better than {base.name} on a part"
-                yield from self._whole(best, why, done, fits)
+                yield from self._whole(best, why, done=done, fits=fits)
 
     def _vary(
         self,
         base: Recipe,
         variants: Sequence[Recipe],
+        *,
         ranked: Sequence[tuple[Recipe, int]],
         fits: Fits,
     ) -> Iterator[Round]:
         """Yield a round of new variants of `base`, as many as there is time for."""
-        taken = [*self._names, *(one.name for one in variants)]
-        drawn = draw(base, ranked, taken, _VARIANTS, self._seed)
-        first = () if any(one.name == base.name for one, _ in ranked) else (base,)
-        why = f"varies {', '.join(one.parameter for one in space(base).values())}"
+        taken = [*self._names, *(variant.name for variant in variants)]
+        drawn = draw(base, ranked, taken, count=_VARIANTS, seed=self._seed)
+        first = () if any(item.name == base.name for item, _ in ranked) else (base,)
+        why = f"varies {', '.join(varied(base))}"
         for size in range(len(drawn), 0, -1):
-            one = Round(
+            item = Round(
                 "narrowing", (*first, *drawn[:size]), why, self._narrowed_on, base=base.name
             )
-            if fits([one, Round("whole", (drawn[0],), "")]):
-                yield one
+            if fits([item, Round("whole", (drawn[0],), "")]):
+                yield item
 
     def _catch_up(self, done: Sequence[Done], fits: Fits) -> Iterator[Round]:
         """Yield the whole data for what there was no time for, then for the screened out."""
@@ -175,11 +185,11 @@ class Planner:
         # Who got further comes first, who was not screened before all.
         order = [name for rung in reversed(rungs) for name in self._ranked_in(rung)]
         places = {name: place for place, name in reversed(list(enumerate(order)))}
-        rest = sorted(self._trained, key=lambda one: places.get(one.name, -1))
-        yield from self._whole(rest, "there is time left for it", done, fits)
+        rest = sorted(self._trained, key=lambda item: places.get(item.name, -1))
+        yield from self._whole(rest, "there is time left for it", done=done, fits=fits)
 
     def _whole(
-        self, field: Sequence[Recipe], why: str, done: Sequence[Done], fits: Fits
+        self, field: Sequence[Recipe], why: str, *, done: Sequence[Done], fits: Fits
     ) -> Iterator[Round]:
         """Yield the first of `field` that was not tried on the whole data and can be.
 
@@ -188,15 +198,15 @@ class Planner:
         """
         tried = _by_name(done, 0)
         for recipe in field:
-            one = Round("whole", (recipe,), why)
-            if recipe.name not in tried and fits([one]):
-                yield one
+            item = Round("whole", (recipe,), why)
+            if recipe.name not in tried and fits([item]):
+                yield item
 
     def _limits(self, size: int) -> list[int]:
         """Return the number of training examples in each rung for a field of `size`."""
         halvings = size.bit_length() - 1
         limits = [self._count >> left for left in range(halvings, 0, -1)]
-        return [one for one in limits if one >= _SMALLEST]
+        return [limit for limit in limits if limit >= _SMALLEST]
 
     def _bracket(self, field: Sequence[Recipe], limits: Sequence[int]) -> list[Round]:
         """Return the rounds that screening `field` takes, if the order is as expected."""
@@ -212,11 +222,11 @@ class Planner:
     def _survivors(self, rung: Done) -> list[Recipe]:
         """Return the better half of a rung, without what does not work."""
         better = self._ranked_in(rung)[: _half(rung.round.recipes)]
-        recipes = {one.name: one for one in rung.round.recipes}
+        recipes = {recipe.name: recipe for recipe in rung.round.recipes}
         return [recipes[name] for name in better if rung.results[name].works]
 
     def _ranked_in(self, rung: Done) -> list[str]:
-        results = {one.name: rung.results[one.name] for one in rung.round.recipes}
+        results = {recipe.name: rung.results[recipe.name] for recipe in rung.round.recipes}
         return ranking(results, rung.results[SOURCE], self._gate)
 
     def _ranked(self, results: dict[str, Result], done: Sequence[Done]) -> list[str]:
@@ -225,7 +235,7 @@ class Planner:
 
 def _expected(recipe: Recipe) -> tuple[int, int]:
     """Return the sort key of a trained recipe: its first training step, then their number."""
-    steps = [link.step.name for link in recipe.links if "epochs" in link.step.parameters]
+    steps = [link.step.name for link in recipe.links if link.step.trains]
     place = PRIOR.index(steps[0]) if steps[0] in PRIOR else len(PRIOR)
     return place, len(steps)
 
@@ -258,16 +268,16 @@ def _half(field: Sequence[Recipe]) -> int:
 
 
 def _of(done: Sequence[Done], stage: str) -> list[Done]:
-    return [one for one in done if one.round.stage == stage]
+    return [item for item in done if item.round.stage == stage]
 
 
 def _by_name(done: Sequence[Done], train_limit: int) -> dict[str, Result]:
     """Return the results of what was tried on so many examples."""
     return {
-        recipe.name: one.results[recipe.name]
-        for one in done
-        if one.round.train_limit == train_limit
-        for recipe in one.round.recipes
+        recipe.name: item.results[recipe.name]
+        for item in done
+        if item.round.train_limit == train_limit
+        for recipe in item.round.recipes
     }
 
 
@@ -275,5 +285,5 @@ def _source(done: Sequence[Done]) -> Result:
     return done[0].results[SOURCE]
 
 
-def _names(one: Round) -> str:
-    return f"{one.stage}: {', '.join(recipe.name for recipe in one.recipes)}"
+def _names(item: Round) -> str:
+    return f"{item.stage}: {', '.join(recipe.name for recipe in item.recipes)}"

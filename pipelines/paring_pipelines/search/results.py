@@ -101,8 +101,8 @@ def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[s
         source: The source's result, whose figures noise is judged by.
         gate: What they are held to, and the objective.
     """
-    passing = {one.measured.id: name for name, one in results.items() if one.outcome == "passed"}
-    left = [one.measured for one in results.values() if one.outcome == "passed"]
+    passing = {item.measured.id: name for name, item in results.items() if item.outcome == "passed"}
+    left = [result.measured for result in results.values() if result.outcome == "passed"]
     order: list[str] = []
     while best := choose(left, source.measured, gate.objective):
         order.append(passing[best.id])
@@ -111,16 +111,16 @@ def ranking(results: Mapping[str, Result], source: Result, gate: Gate) -> list[s
     return order + sorted(others, key=lambda name: (_misses(results[name], gate), name))
 
 
-def is_better(one: Result, other: Result, source: Result, gate: Gate) -> bool:
-    """Return whether `one` ranks before `other` by more than the noise."""
-    pair = {"one": one, "other": other}
+def is_better(result: Result, other: Result, *, source: Result, gate: Gate) -> bool:
+    """Return whether `result` ranks before `other` by more than the noise."""
+    pair = {"one": result, "other": other}
     if ranking(pair, source, gate)[0] == "other":
         return False
-    if one.outcome != "passed" or other.outcome != "passed":
-        return _misses(one, gate) < _misses(other, gate)
-    mine, its = one.measured, other.measured
+    if result.outcome != "passed" or other.outcome != "passed":
+        return _misses(result, gate) < _misses(other, gate)
+    mine, its = result.measured, other.measured
     small, large = sorted((mine.size, its.size))
-    slow, fast = sorted((mine, its), key=lambda which: -which.pace)
+    slow, fast = sorted((mine, its), key=lambda which: -which.relative_latency)
     alike = large <= small * (1 + SIZE_TIE) and as_fast(slow, fast) and loss(mine) == loss(its)
     return not alike or mine.memory_level(source.measured) < its.memory_level(source.measured)
 
@@ -131,13 +131,16 @@ def _misses(result: Result, gate: Gate) -> tuple[float, float]:
     return (kind, _excess(result.measured, gate) if result.outcome == "rejected" else 0.0)
 
 
-def _excess(one: Measured, gate: Gate) -> float:
+def _excess(candidate: Measured, gate: Gate) -> float:
     """Return the excess over the gate: a share of accuracy, and shares of each budget."""
-    drop = math.inf if one.drop is None else one.drop
+    drop = math.inf if candidate.drop is None else candidate.drop
     budgets = (
-        (one.p50_ms, gate.max_latency_ms),
-        (one.size_bytes and one.size_bytes / BYTES_PER_MB, gate.max_size_mb),
-        (one.peak_memory_bytes and one.peak_memory_bytes / BYTES_PER_MB, gate.max_memory_mb),
+        (candidate.p50_ms, gate.max_latency_ms),
+        (candidate.size_bytes and candidate.size_bytes / BYTES_PER_MB, gate.max_size_mb),
+        (
+            candidate.peak_memory_bytes and candidate.peak_memory_bytes / BYTES_PER_MB,
+            gate.max_memory_mb,
+        ),
     )
     over = [value / limit - 1 for value, limit in budgets if value and limit]
-    return max(0.0, drop - gate.max_accuracy_drop) + sum(max(0.0, one) for one in over)
+    return max(0.0, drop - gate.max_accuracy_drop) + sum(max(0.0, item) for item in over)

@@ -1,53 +1,15 @@
 """Parameters that a search varies, and the draw of new values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from paring.catalog import find
-from paring.errors import ParameterError, nearest
-from paring.step import Scalar
+from paring.step import Scalar, Search
 from paring_pipelines.pipeline.recipes import Link, Recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a search may give to one parameter of a step.
-
-    Attributes:
-        step, parameter: Whose it is.
-        low, high: The smallest and largest value; whole numbers for an int.
-        log: Whether to draw evenly on a logarithmic scale.
-        spacing: Distance between values; 0 for none.
-    """
-
-    step: str
-    parameter: str
-    low: float
-    high: float
-    log: bool = False
-    spacing: float = 0.0
-
-
-RANGES: tuple[Range, ...] = (
-    Range("prune", "sparsity", 0.2, 0.9, spacing=0.05),
-    Range("prune", "epochs", 1, 8, log=True),
-    Range("prune", "learning_rate", 1e-4, 5e-3, log=True),
-    Range("cluster", "clusters", 4, 64, log=True),
-    Range("cluster", "epochs", 1, 8, log=True),
-    Range("cluster", "learning_rate", 1e-5, 1e-3, log=True),
-    Range("quantize", "epochs", 1, 8, log=True),
-    Range("quantize", "learning_rate", 1e-5, 1e-3, log=True),
-    Range("prune_channels", "ratio", 0.1, 0.7, spacing=0.05),
-    Range("prune_channels", "epochs", 1, 16, log=True),
-    Range("prune_channels", "learning_rate", 1e-4, 5e-3, log=True),
-    # How many layers are left in float follows from it.
-    Range("convert_mixed", "max_difference", 0.002, 0.1, log=True),
-)
-"""What may be varied. A step or parameter that is not here keeps its value."""
 
 _RANDOM = 4
 """Results before the sampler stops drawing at random."""
@@ -57,53 +19,43 @@ _ATTEMPTS = 20
 
 
 def trains(recipe: Recipe) -> bool:
-    """Return whether a step of `recipe` trains: those have a parameter `epochs`."""
-    return any("epochs" in link.step.parameters for link in recipe.links)
+    """Return whether a step of `recipe` trains."""
+    return any(link.step.trains for link in recipe.links)
 
 
-def check_ranges(ranges: Sequence[Range] = RANGES) -> None:
-    """Hold `ranges` against the catalog.
-
-    Raises:
-        ParameterError: A step or parameter that is not there, a bound that the
-            parameter does not take, or one that is no number.
-    """
-    for one in ranges:
-        step = find(one.step)
-        spec = step.parameters.get(one.parameter)
-        if spec is None:
-            raise ParameterError(
-                f"step {one.step} has no parameter {one.parameter!r}",
-                remedy=nearest(one.parameter, step.parameters),
-            )
-        if spec.type not in (int, float):
-            raise ParameterError(f"{one.step}: {one.parameter} has no range of numbers")
-        for bound in (one.low, one.high):
-            spec.parse(f"{one.step}: {one.parameter}", bound)
-
-
-def space(recipe: Recipe) -> dict[str, Range]:
+def space(recipe: Recipe) -> dict[str, Search]:
     """Return the ranges to vary in `recipe`, by `<place of the step>.<parameter>`.
 
-    Conversion is left out where something is trained: training moves the result
-    more. A value of the recipe that lies outside of a range widens it.
+    A parameter without a range keeps its value. Conversion is left out where something is
+    trained: training moves the result more. A value of the recipe that lies outside of a range
+    widens it.
     """
-    found: dict[str, Range] = {}
+    result: dict[str, Search] = {}
     for place, link in enumerate(recipe.links):
-        if trains(recipe) and "epochs" not in link.step.parameters:
+        if trains(recipe) and not link.step.trains:
             continue
-        for one in RANGES:
-            if one.step == link.step.name:
-                value = float(link.parameters[one.parameter])
-                low, high = min(one.low, value), max(one.high, value)
-                found[f"{place}.{one.parameter}"] = replace(
-                    one, low=low, high=high, log=one.log and low > 0
+        for name, spec in link.step.parameters.items():
+            if spec.search is not None:
+                value = float(link.parameters[name])
+                low, high = min(spec.search.low, value), max(spec.search.high, value)
+                result[f"{place}.{name}"] = replace(
+                    spec.search, low=low, high=high, log=spec.search.log and low > 0
                 )
-    return found
+    return result
+
+
+def varied(recipe: Recipe) -> list[str]:
+    """Return the parameters that `space` varies, without their places."""
+    return [name.partition(".")[2] for name in space(recipe)]
 
 
 def draw(
-    base: Recipe, tried: Sequence[tuple[Recipe, int]], taken: Sequence[str], count: int, seed: int
+    base: Recipe,
+    tried: Sequence[tuple[Recipe, int]],
+    taken: Sequence[str],
+    *,
+    count: int,
+    seed: int,
 ) -> list[Recipe]:
     """Draw new variants of `base` where those tried so far did well.
 
@@ -123,7 +75,7 @@ def draw(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ranges = space(base)
-    distributions = {name: _distribution(base, name, one) for name, one in ranges.items()}
+    distributions = {name: _distribution(base, name, item) for name, item in ranges.items()}
     sampler = optuna.samplers.TPESampler(
         seed=seed + len(tried), n_startup_trials=_RANDOM, constant_liar=True
     )
@@ -151,23 +103,23 @@ def draw(
     return drawn
 
 
-def _distribution(base: Recipe, name: str, one: Range) -> "BaseDistribution":
+def _distribution(base: Recipe, name: str, search: Search) -> "BaseDistribution":
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if isinstance(_value(base, name), int):
-        return IntDistribution(int(one.low), int(one.high), log=one.log)
-    return FloatDistribution(one.low, one.high, log=one.log)
+        return IntDistribution(int(search.low), int(search.high), log=search.log)
+    return FloatDistribution(search.low, search.high, log=search.log)
 
 
-def _rounded(value: float, one: Range) -> float:
+def _rounded(value: float, search: Search) -> float:
     """Round to the range's spacing, or to two digits, which people can read and type."""
     if isinstance(value, int):
         return value
-    if one.spacing:
-        value = round(round(value / one.spacing) * one.spacing, 6)
+    if search.spacing:
+        value = round(round(value / search.spacing) * search.spacing, 6)
     else:
         value = float(f"{value:.2g}")
-    return min(max(value, one.low), one.high)
+    return min(max(value, search.low), search.high)
 
 
 def _value(recipe: Recipe, name: str) -> Scalar:

@@ -8,14 +8,25 @@ from typing import Any
 
 import pytest
 
-from paring.adapters.kfp import component, local_path, member_inputs, run_executor_input
+from paring.adapters.kfp import (
+    candidate_of_task,
+    component,
+    kfp_type,
+    local_path,
+    member_inputs,
+    run_executor_input,
+)
 from paring.artifacts import (
+    Artifact,
     BenchmarkMetrics,
     Examples,
+    Findings,
     Model,
     PrunedModel,
     Report,
     Selection,
+    Servable,
+    artifact_types,
     read_record,
 )
 from paring.errors import ArtifactTypeError, OutputError, ParameterError, UnsupportedError
@@ -47,7 +58,7 @@ def gather(
     models: Inputs[Model], selection: Output[Selection], report: Output[Report], *, note: str = ""
 ) -> None:
     """Say which members there were."""
-    selection.selected = ",".join(f"{key}={one.path.name}" for key, one in sorted(models.items()))
+    selection.selected = ",".join(f"{key}={item.path.name}" for key, item in sorted(models.items()))
     report.file.write_text(f"<html>{note}</html>")
 
 
@@ -80,8 +91,8 @@ def _executor_input(
 
 
 def _told(root: Path, output: str) -> dict[str, Any]:
-    told = json.loads((root / "not" / "there" / "yet.json").read_text())
-    metadata: dict[str, Any] = told["artifacts"][output]["artifacts"][0]["metadata"]
+    result = json.loads((root / "not" / "there" / "yet.json").read_text())
+    metadata: dict[str, Any] = result["artifacts"][output]["artifacts"][0]["metadata"]
     return metadata
 
 
@@ -94,7 +105,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_component_has_the_steps_inputs_outputs_and_defaults() -> None:
     spec = component(shrink, image="paring:1").component_spec
-    types = {name: one.type for name, one in spec.inputs.items()}
+    types = {name: item.type for name, item in spec.inputs.items()}
     assert types == {
         "model": "system.Model@0.0.1",
         "examples": "system.Dataset@0.0.1",
@@ -105,9 +116,9 @@ def test_a_component_has_the_steps_inputs_outputs_and_defaults() -> None:
         "trust_model": "Boolean",
         "source_digest": "String",
     }
-    assert {name for name, one in spec.inputs.items() if not one.optional} == {"model"}
+    assert {name for name, item in spec.inputs.items() if not item.optional} == {"model"}
     assert (spec.inputs["rate"].default, spec.inputs["rounds"].default) == (0.5, 2)
-    assert {name: one.type for name, one in spec.outputs.items()} == {
+    assert {name: item.type for name, item in spec.outputs.items()} == {
         "shrunk": "system.Model@0.0.1"
     }
 
@@ -191,10 +202,10 @@ def test_the_step_gets_doubles_as_its_own_types_and_tells_its_facts(
     record = read_record(out)
     assert record is not None
     assert record["lineage"]["identity"] == "shrink@3:sha256:1"
-    told = _told(tmp_path, "shrunk")
-    assert told.pop("paring_type") == "PrunedModel"
-    assert told == record["facts"]
-    assert told["digest"].startswith("sha256:")
+    result = _told(tmp_path, "shrunk")
+    assert result.pop("paring_type") == "PrunedModel"
+    assert result == {"digest": record["digest"], **record["facts"]}
+    assert result["digest"].startswith("sha256:")
 
 
 def test_an_optional_input_may_come_as_an_empty_list(tmp_path: Path, model: Path) -> None:
@@ -208,8 +219,8 @@ def test_an_optional_input_may_come_as_an_empty_list(tmp_path: Path, model: Path
 def test_a_tolerated_failure_is_told_in_the_metadata(tmp_path: Path, model: Path) -> None:
     given = _executor_input(tmp_path, {"model": model}, ["shrunk"], mode="unsupported")
     run_executor_input(shrink, given, tolerate=True)
-    told = _told(tmp_path, "shrunk")
-    assert (told["outcome"], told["reason"]) == ("unsupported", "this layer can't be shrunk")
+    result = _told(tmp_path, "shrunk")
+    assert (result["outcome"], result["reason"]) == ("unsupported", "this layer can't be shrunk")
     assert Model.load(tmp_path / "store" / "shrunk").failure is not None
 
 
@@ -229,9 +240,9 @@ def test_a_figure_that_json_cannot_hold_is_left_out(tmp_path: Path, model: Path)
 
 def test_figures_are_told_as_numbers(tmp_path: Path, model: Path) -> None:
     run_executor_input(weigh, _executor_input(tmp_path, {"model": model}, ["metrics"]))
-    told = _told(tmp_path, "metrics")
-    assert (told["p50_ms"], told["size_bytes"]) == (0.25, 7)
-    texts = {name for name, value in told.items() if isinstance(value, str)}
+    result = _told(tmp_path, "metrics")
+    assert (result["p50_ms"], result["size_bytes"]) == (0.25, 7)
+    texts = {name for name, value in result.items() if isinstance(value, str)}
     assert texts == {"digest", "paring_type"}
 
 
@@ -284,3 +295,25 @@ def test_a_container_starts_without_kfp(tmp_path: Path) -> None:
     code = "import sys, paring.adapters.kfp; print('kfp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("step_name", "node", "candidate"),
+    [
+        ("prune", "prune-prune-int8", "prune-int8"),
+        ("convert_tflite", "convert_tflite-float32", "float32"),
+        ("convert_tflite", "convert-tflite-float32", "float32"),
+        ("prune", "prune-twice.2", "twice"),
+        ("import_model", "import_model", ""),
+        ("select", "select", ""),
+    ],
+)
+def test_a_tasks_candidate_is_read_from_its_name(step_name: str, node: str, candidate: str) -> None:
+    assert candidate_of_task(step_name, node) == candidate
+
+
+@pytest.mark.parametrize("kind", artifact_types().values())
+def test_every_artifact_with_figures_is_a_table_of_metrics(kind: type[Artifact]) -> None:
+    is_model_or_data = issubclass(kind, Servable | Examples)
+    has_figures = bool({int, float} & set(kind.fact_types().values())) and not is_model_or_data
+    assert (kfp_type(kind).schema_title == "system.Metrics") == (has_figures or kind is Findings)

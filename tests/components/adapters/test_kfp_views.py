@@ -14,7 +14,7 @@ from paring.errors import ArtifactTypeError
 
 
 def _text(suffix: str, artifact: Any) -> str:
-    (view,) = [one for one in views(type(artifact)) if one.suffix == suffix]
+    (view,) = [item for item in views(type(artifact)) if item.suffix == suffix]
     return view.text(artifact)
 
 
@@ -36,9 +36,9 @@ def selection(family: Any) -> Selection:
 
 
 def test_only_what_is_looked_at_has_views() -> None:
-    assert [one.suffix for one in views(BenchmarkMetrics)] == [MARKDOWN]
-    assert [one.suffix for one in views(Selection)] == [MARKDOWN, HTML]
-    assert [one.suffix for one in views(Report)] == [HTML]
+    assert [view.suffix for view in views(BenchmarkMetrics)] == [MARKDOWN]
+    assert [view.suffix for view in views(Selection)] == [MARKDOWN, HTML]
+    assert [view.suffix for view in views(Report)] == [HTML]
     assert views(Model) == ()
 
 

@@ -1,5 +1,6 @@
 """Steps in child processes: limits, crashes, interrupts, and all that is as in this process."""
 
+import ctypes
 import io
 import json
 import os
@@ -7,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,19 @@ import psutil
 import pytest
 from tests.helpers import broken_steps
 from tests.helpers.broken_steps import end_oddly
+from tests.helpers.endless_model import write_endless_model
 from tests.helpers.step_server import STEPS, lasting_server
 
 from paring.adapters import step_processes as processes
-from paring.adapters.step_processes import Execute, step_processes
+from paring.adapters.step_processes import Execute, limited_calls, step_processes
 from paring.artifacts import Artifact
-from paring.errors import CrashError, OutOfMemoryError, TimeLimitError, UnsupportedError
+from paring.errors import (
+    ContentionError,
+    CrashError,
+    OutOfMemoryError,
+    TimeLimitError,
+    UnsupportedError,
+)
 from paring.execution import Call, execute
 from paring.steps.evaluate import evaluate
 from paring.system import interruption, logs
@@ -61,7 +71,7 @@ def _reason(outputs: dict[str, Artifact]) -> str:
 
 
 def _left(folder: Path) -> set[str]:
-    return {one.name for one in folder.iterdir()}
+    return {path.name for path in folder.iterdir()}
 
 
 def _started(folder: Path) -> tuple[int, int]:
@@ -155,15 +165,16 @@ def test_log_events_are_written_here(model: Path, caplog: pytest.LogCaptureFixtu
     finally:
         logs.stop()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [one["event"] for one in lines] == [
+    assert [item["event"] for item in lines] == [
         *("step started", "something happened", "a warning", "step ended")
     ]
-    assert {one.get("run") for one in lines} == {"this", None}
+    assert {item.get("run") for item in lines} == {"this", None}
     assert lines[1]["number"] == "nan"
 
 
 def test_a_server_that_was_killed_is_replaced(model: Path) -> None:
-    with processes.open_server() as server:
+    with processes.open_servers() as servers:
+        server = servers._all[0]
         server._process.kill()
         server._process.wait()
     assert _end(model, "")["made"].failure is None
@@ -172,8 +183,8 @@ def test_a_server_that_was_killed_is_replaced(model: Path) -> None:
 def test_a_server_that_is_killed_while_a_step_runs_is_a_failure(model: Path) -> None:
     def kill() -> None:
         _wait_for(model.parent / "started")
-        with processes.open_server() as server:
-            server._process.kill()
+        with processes.open_servers() as servers:
+            servers._all[0]._process.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -186,6 +197,53 @@ def test_a_server_that_is_killed_while_a_step_runs_is_a_failure(model: Path) -> 
     os.kill(its_own, signal.SIGKILL)
 
 
+def test_steps_of_several_threads_run_at_the_same_time(model: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    calls = [
+        Call({"model": model}, {"made": folder / "out"}, {"way": "meet"}) for folder in folders
+    ]
+    for folder in folders:
+        folder.mkdir()
+    with step_processes(DEFAULT_LIMITS, jobs=2) as run, ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(partial(run, end_oddly), calls))
+    processes_of = {(item["made"].path / "process").read_text() for item in ended}
+    assert len(processes_of) == 2
+
+
+@pytest.mark.parametrize(("way", "limit"), [("crash", "8GiB"), ("hoard", "300MiB")])
+def test_a_step_that_is_ended_beside_another_is_not_judged(
+    way: str, limit: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "beside").mkdir()
+    limits = LimitSettings.parse(None, limit)
+    slow = Call({"model": model}, {"made": tmp_path / "beside" / "out"}, {"way": "sleep"})
+    with interruption.handle_interrupts(), step_processes(DEFAULT_LIMITS, jobs=2) as run:
+        beside = threading.Thread(target=_ended_by_interrupt, args=(run, slow))
+        beside.start()
+        _wait_for(tmp_path / "beside" / "started")
+        with step_processes(limits, jobs=2) as limited:
+            call = Call({"model": model}, {"made": tmp_path / "out"}, {"way": way}, tolerate=True)
+            with pytest.raises(ContentionError):
+                limited(end_oddly, call)
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt_this_process()
+        beside.join()
+    # Alone it is.
+    outputs = _end(model, way, limits=limits)
+    assert outputs["made"].failure is not None
+
+
+def _interrupt_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+
+def _ended_by_interrupt(run: Execute, call: Call) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(end_oddly, call)
+
+
 def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
     def interrupt() -> None:
         _wait_for(model.parent / "started")
@@ -194,7 +252,7 @@ def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
     killer = threading.Thread(target=interrupt)
     killer.start()
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         _end(model, "sleep")
     killer.join()
     assert time.monotonic() - start < 30
@@ -207,6 +265,24 @@ def test_an_interrupt_ends_the_step_and_leaves_nothing(model: Path) -> None:
 def test_without_limits_steps_run_in_this_process(model: Path) -> None:
     made = _end(model, "", limits=LimitSettings.parse("0", "0"))["made"]
     assert int((made.path / "process").read_text()) == os.getpid()
+
+
+def test_a_function_that_is_called_in_a_child_ends_at_its_limit(tmp_path: Path) -> None:
+    # Functions that any process finds by their name, which one of the tests has not.
+    code = f"import os, pathlib; pathlib.Path({str(tmp_path / 'process')!r})"
+    write_process = partial(exec, f"{code}.write_text(str(os.getpid()))", {})
+    with limited_calls(LimitSettings.parse("1s")) as call:
+        call(write_process)
+        with pytest.raises(TimeLimitError, match="time limit of 1 s was reached"):
+            call(partial(time.sleep, 300))
+        with pytest.raises(FileNotFoundError):
+            call(partial(os.stat, tmp_path / "absent"))
+        with pytest.raises(CrashError, match="SIGSEGV"):
+            call(partial(ctypes.string_at, 0))
+    assert (tmp_path / "process").read_text() != str(os.getpid())
+    with limited_calls(LimitSettings.parse("0", "0")) as call:
+        call(write_process)
+    assert (tmp_path / "process").read_text() == str(os.getpid())
 
 
 def test_a_graph_that_never_ends_is_a_failed_evaluation(
@@ -244,18 +320,4 @@ def _wait_until(holds: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SavedModel of the signature of `tiny_models`, whose loop never ends."""
-    import tensorflow as tf
-
-    module = tf.Module()
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")])
-    def serve(x: Any) -> dict[str, Any]:
-        (y,) = tf.while_loop(
-            lambda y: tf.reduce_all(tf.math.is_finite(y)), lambda y: (y * 0.5,), [x]
-        )
-        return {"y": y}
-
-    module.serve = serve
-    folder = tmp_path_factory.mktemp("endless") / "model"
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
-    return folder
+    return write_endless_model(tmp_path_factory.mktemp("endless") / "model")

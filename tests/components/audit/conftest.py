@@ -8,14 +8,14 @@ import pytest
 
 from paring.audit import Subject
 from paring.graphs.graph import frozen_graph, load_function
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 
 
 def read(folder: Path) -> Subject:
     """The subject of a SavedModel."""
-    signature = read_signature(folder)
-    function = load_function(folder)
-    return Subject(read_meta_graph(folder), signature, frozen_graph(function, signature))
+    signature = SavedModel(folder).signature()
+    function = load_function(SavedModel(folder))
+    return Subject(SavedModel(folder).meta_graph, signature, frozen_graph(function, signature))
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def subject_of(tmp_path: Path) -> Callable[..., Subject]:
 
     def made(function: Any, *specs: Any, **variables: Any) -> Subject:
         module = tf.Module()
-        for name, one in variables.items():
-            setattr(module, name, one)
+        for name, item in variables.items():
+            setattr(module, name, item)
         module.serve = tf.function(function, input_signature=specs)
         folder = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
         tf.saved_model.save(module, str(folder), signatures=module.serve)

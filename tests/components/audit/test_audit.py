@@ -16,7 +16,7 @@ def test_every_rule_is_asked_once() -> None:
 
 
 def test_severity_follows_the_share() -> None:
-    assert [graded(one) for one in (0.0, 0.049, 0.05, 0.249, 0.25, 1.0)] == [
+    assert [graded(item) for item in (0.0, 0.049, 0.05, 0.249, 0.25, 1.0)] == [
         *("low", "low", "medium", "medium", "high", "high")
     ]
 

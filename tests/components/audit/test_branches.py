@@ -23,28 +23,28 @@ def test_two_products_of_which_one_is_thrown_away_are_found(
     subject_of: SUBJECT_OF, kernels: dict[str, Any]
 ) -> None:
     def serve(x: Any) -> dict[str, Any]:
-        left, right = (tf.nn.relu(tf.matmul(x, one)) for one in kernels.values())
+        left, right = (tf.nn.relu(tf.matmul(x, kernel)) for kernel in kernels.values())
         return {"y": tf.where(tf.reduce_sum(x) > 0, left, right, name="choice")}
 
-    found = both_branches(subject_of(serve, X, **kernels))
-    assert len(found) == 1
-    assert "choice" in found[0].place
+    result = both_branches(subject_of(serve, X, **kernels))
+    assert len(result) == 1
+    assert "choice" in result[0].place
     assert f"2 operators and 2, and throws one away, at least {2 * 16 * 16 + 16:,} op" in (
-        found[0].cost
+        result[0].cost
     )
-    assert "tf.cond" in found[0].fix
+    assert "tf.cond" in result[0].fix
 
 
 def test_a_choice_for_each_example_is_found(
     subject_of: SUBJECT_OF, kernels: dict[str, Any]
 ) -> None:
     def serve(x: Any) -> dict[str, Any]:
-        left, right = (tf.matmul(x, one) for one in kernels.values())
+        left, right = (tf.matmul(x, kernel) for kernel in kernels.values())
         return {"y": tf.where(tf.reduce_sum(x, axis=1, keepdims=True) > 0, left, right)}
 
-    found = both_branches(subject_of(serve, X, **kernels))
-    assert len(found) == 1
-    assert "tf.boolean_mask" in found[0].fix
+    result = both_branches(subject_of(serve, X, **kernels))
+    assert len(result) == 1
+    assert "tf.boolean_mask" in result[0].fix
 
 
 def test_branches_of_unknown_cost_are_found_behind_a_loop(
@@ -52,12 +52,12 @@ def test_branches_of_unknown_cost_are_found_behind_a_loop(
 ) -> None:
     def serve(x: Any) -> dict[str, Any]:
         looped = tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, x * 2.0), (0, x))[1]
-        left, right = (tf.matmul(looped, one) for one in kernels.values())
+        left, right = (tf.matmul(looped, kernel) for kernel in kernels.values())
         return {"y": tf.where(tf.reduce_sum(x) > 0, left, right)}
 
-    found = both_branches(subject_of(serve, X, **kernels))
-    assert [one.severity for one in found] == ["medium"]
-    assert "at least 1 operator of unknown cost" in found[0].cost
+    result = both_branches(subject_of(serve, X, **kernels))
+    assert [item.severity for item in result] == ["medium"]
+    assert "at least 1 operator of unknown cost" in result[0].cost
 
 
 def test_a_condition_in_the_graph_is_none(subject_of: SUBJECT_OF, kernels: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_a_branch_that_is_needed_elsewhere_is_not_in_vain(
     subject_of: SUBJECT_OF, kernels: dict[str, Any]
 ) -> None:
     def serve(x: Any) -> dict[str, Any]:
-        left, right = (tf.matmul(x, one) for one in kernels.values())
+        left, right = (tf.matmul(x, kernel) for kernel in kernels.values())
         return {"y": tf.where(tf.reduce_sum(x) > 0, left, right), "left": left, "right": right}
 
     assert both_branches(subject_of(serve, X, **kernels)) == []

@@ -17,13 +17,13 @@ def test_what_a_separable_convolution_would_save_is_told(subject_of: SUBJECT_OF)
         return {"y": tf.nn.conv2d(x, kernel, 1, "SAME", name="wide")}
 
     spec = tf.TensorSpec((None, 8, 8, 16), name="x")
-    found = standard_convolutions(subject_of(serve, spec, kernel=kernel))
+    result = standard_convolutions(subject_of(serve, spec, kernel=kernel))
     standard = 2 * 8 * 8 * 32 * 3 * 3 * 16
     separable = 2 * 8 * 8 * 16 * 3 * 3 + 2 * 8 * 8 * 16 * 32
-    assert [one.severity for one in found] == ["high"]
-    assert "wide" in found[0].place
-    assert f"1 convolution with {standard:,} operations" in found[0].cost
-    assert f"{standard - separable:,}" in found[0].cost
+    assert [item.severity for item in result] == ["high"]
+    assert "wide" in result[0].place
+    assert f"1 convolution with {standard:,} operations" in result[0].cost
+    assert f"{standard - separable:,}" in result[0].cost
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 3, 32), (1, 1, 16, 32)])

@@ -31,10 +31,10 @@ def test_what_is_said_to_be_blocked_is_named(
     subject_of: SUBJECT_OF, kind: str, operator: Callable[[Any], Any], blocked: set[str]
 ) -> None:
     subject = subject_of(lambda x: {"y": operator(x)}, X)
-    found = {name: rule(subject) for name, rule in RULES.items()}
-    assert {name for name, one in found.items() if one} == blocked
+    result = {name: rule(subject) for name, rule in RULES.items()}
+    assert {name for name, item in result.items() if item} == blocked
     for name in blocked:
-        assert f"({kind})" in found[name][0].place
+        assert f"({kind})" in result[name][0].place
 
 
 @pytest.mark.parametrize(("kind", "operator", "blocked"), CASES)

@@ -13,25 +13,25 @@ KERNEL = tf.Variable(tf.random.stateless_normal((8, 8), (1, 2)))
 
 def test_a_call_into_python_is_found(subject_of: SUBJECT_OF) -> None:
     def serve(x: Any) -> dict[str, Any]:
-        return {"y": tf.numpy_function(lambda one: one, [x], tf.float32, name="mine")}
+        return {"y": tf.numpy_function(lambda item: item, [x], tf.float32, name="mine")}
 
-    found = python_functions(subject_of(serve, X))
-    assert [one.severity for one in found] == ["high"]
-    assert "mine" in found[0].place
+    result = python_functions(subject_of(serve, X))
+    assert [item.severity for item in result] == ["high"]
+    assert "mine" in result[0].place
 
 
 def test_a_call_into_python_is_found_in_the_body_of_a_loop(subject_of: SUBJECT_OF) -> None:
     def step(index: Any, x: Any) -> tuple[Any, Any]:
-        new = tf.numpy_function(lambda one: one, [x], tf.float32, name="mine")
+        new = tf.numpy_function(lambda item: item, [x], tf.float32, name="mine")
         return index + 1, tf.ensure_shape(new, x.shape)
 
     def serve(x: Any) -> dict[str, Any]:
         return {"y": tf.while_loop(lambda index, _: index < 3, step, (0, x))[1]}
 
-    found = python_functions(subject_of(serve, X))
-    assert len(found) == 1
-    assert "while/" in found[0].place
-    assert "mine" in found[0].place
+    result = python_functions(subject_of(serve, X))
+    assert len(result) == 1
+    assert "while/" in result[0].place
+    assert "mine" in result[0].place
 
 
 def test_strings_between_products_are_found(subject_of: SUBJECT_OF) -> None:
@@ -40,12 +40,12 @@ def test_strings_between_products_are_found(subject_of: SUBJECT_OF) -> None:
         read = tf.strings.to_number(tf.strings.as_string(product, name="print"), name="parse")
         return {"y": tf.matmul(read, KERNEL)}
 
-    found = host_copies(subject_of(serve, X, kernel=KERNEL))
-    assert len(found) == 1
-    assert "print" in found[0].place
-    assert "parse" in found[0].place
-    assert "at least 32 bytes" in found[0].cost
-    assert "keep strings out" in found[0].fix
+    result = host_copies(subject_of(serve, X, kernel=KERNEL))
+    assert len(result) == 1
+    assert "print" in result[0].place
+    assert "parse" in result[0].place
+    assert "at least 32 bytes" in result[0].cost
+    assert "keep strings out" in result[0].fix
 
 
 def test_strings_before_the_first_product_are_none(subject_of: SUBJECT_OF) -> None:

@@ -20,12 +20,12 @@ def test_transposes_around_a_convolution_are_found(subject_of: SUBJECT_OF) -> No
         return {"y": tf.transpose(convolved(last), (0, 3, 1, 2), name="to_first")}
 
     spec = tf.TensorSpec((None, 4, 8, 8), name="x")
-    found = layout_transposes(subject_of(serve, spec, kernel=KERNEL))
-    assert len(found) == 1
-    assert "to_last" in found[0].place
-    assert "to_first" in found[0].place
-    assert f"2 transposes: {2 * 2 * 4 * 8 * 8 * 4:,} bytes" in found[0].cost
-    assert found[0].severity == "medium"
+    result = layout_transposes(subject_of(serve, spec, kernel=KERNEL))
+    assert len(result) == 1
+    assert "to_last" in result[0].place
+    assert "to_first" in result[0].place
+    assert f"2 transposes: {2 * 2 * 4 * 8 * 8 * 4:,} bytes" in result[0].cost
+    assert result[0].severity == "medium"
 
 
 def test_other_transposes_are_none(subject_of: SUBJECT_OF) -> None:

@@ -32,13 +32,13 @@ def test_a_loop_that_python_unrolled_is_found(
             )
         return {"y": state}
 
-    found = unrolled_loops(subject_of(serve, SEQUENCE, **recurrent))
-    assert [one.rule for one in found] == ["unrolled_loop"]
-    assert found[0].severity == "high"
+    result = unrolled_loops(subject_of(serve, SEQUENCE, **recurrent))
+    assert [item.rule for item in result] == ["unrolled_loop"]
+    assert result[0].severity == "high"
     # The first step, on zeros, is unlike the others.
-    assert f"{STEPS - 1} equal steps" in found[0].cost
-    assert "recur" in found[0].place
-    assert "tf.while_loop" in found[0].fix
+    assert f"{STEPS - 1} equal steps" in result[0].cost
+    assert "recur" in result[0].place
+    assert "tf.while_loop" in result[0].fix
 
 
 def test_a_loop_in_the_graph_is_none(subject_of: SUBJECT_OF, recurrent: dict[str, Any]) -> None:
@@ -62,13 +62,13 @@ def test_a_layer_applied_to_slices_one_by_one_is_found(
     def serve(x: Any) -> dict[str, Any]:
         return {
             "y": tf.stack(
-                [tf.matmul(one, recurrent["kernel"]) for one in tf.unstack(x, axis=1)], axis=1
+                [tf.matmul(item, recurrent["kernel"]) for item in tf.unstack(x, axis=1)], axis=1
             )
         }
 
-    found = unrolled_loops(subject_of(serve, SEQUENCE, **recurrent))
-    assert [one.rule for one in found] == ["layer_in_a_loop"]
-    assert f"{STEPS} equal steps" in found[0].cost
+    result = unrolled_loops(subject_of(serve, SEQUENCE, **recurrent))
+    assert [item.rule for item in result] == ["layer_in_a_loop"]
+    assert f"{STEPS} equal steps" in result[0].cost
 
 
 def test_equal_blocks_with_weights_of_their_own_are_no_loop(subject_of: SUBJECT_OF) -> None:

@@ -19,12 +19,12 @@ def test_double_precision_is_found_where_it_comes_in(subject_of: SUBJECT_OF) -> 
         wide = tf.matmul(tf.cast(x, tf.float64), kernel, name="wide")
         return {"y": tf.cast(tf.nn.relu(wide), tf.float32)}
 
-    found = float64_operators(subject_of(serve, X, kernel=kernel))
-    assert [one.severity for one in found] == ["high"]
-    assert "wide" in found[0].place
-    assert "Relu" not in found[0].place
-    assert f"2 operators in float64: {2 * 16 * 4 + 4:,} operations" in found[0].cost
-    assert f"on {2 * 4 * 8:,} bytes" in found[0].cost
+    result = float64_operators(subject_of(serve, X, kernel=kernel))
+    assert [item.severity for item in result] == ["high"]
+    assert "wide" in result[0].place
+    assert "Relu" not in result[0].place
+    assert f"2 operators in float64: {2 * 16 * 4 + 4:,} operations" in result[0].cost
+    assert f"on {2 * 4 * 8:,} bytes" in result[0].cost
 
 
 def test_single_precision_is_not_found(subject_of: SUBJECT_OF) -> None:
@@ -35,12 +35,12 @@ def test_single_precision_is_not_found(subject_of: SUBJECT_OF) -> None:
 def test_indices_of_64_bits_are_found(subject_of: SUBJECT_OF, dtype: tf.DType, count: int) -> None:
     spec = tf.TensorSpec((None, 6), dtype, name="ids")
     subject = subject_of(lambda ids: {"y": tf.gather(TABLE, ids, name="take")}, spec, table=TABLE)
-    found = int64_indices(subject)
-    assert len(found) == count
-    if found:
-        assert "take" in found[0].place
-        assert "48 bytes of indices" in found[0].cost
-        assert found[0].fix == "declare the input as tf.int32, or cast it"
+    result = int64_indices(subject)
+    assert len(result) == count
+    if result:
+        assert "take" in result[0].place
+        assert "48 bytes of indices" in result[0].cost
+        assert result[0].fix == "declare the input as tf.int32, or cast it"
 
 
 def test_an_index_that_the_model_makes_wide_itself_is_found(subject_of: SUBJECT_OF) -> None:
@@ -49,5 +49,5 @@ def test_an_index_that_the_model_makes_wide_itself_is_found(subject_of: SUBJECT_
     def serve(ids: Any) -> dict[str, Any]:
         return {"y": tf.gather(TABLE, tf.cast(ids, tf.int64))}
 
-    found = int64_indices(subject_of(serve, spec, table=TABLE))
-    assert [one.fix for one in found] == ["cast to tf.int32 instead"]
+    result = int64_indices(subject_of(serve, spec, table=TABLE))
+    assert [item.fix for item in result] == ["cast to tf.int32 instead"]

@@ -9,21 +9,21 @@ import tensorflow as tf
 from paring.audit import Subject
 from paring.audit.tpu import Padding, paddings, uncounted
 from paring.graphs.graph import frozen_graph, load_function
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 
 
 def subject(folder: Path, serve: Any, *specs: Any, batch_size: int = 1) -> Subject:
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=specs)
     tf.saved_model.save(module, str(folder), signatures=module.serve)
-    signature = read_signature(folder)
-    graph = frozen_graph(load_function(folder), signature, batch_size)
-    return Subject(read_meta_graph(folder), signature, graph)
+    signature = SavedModel(folder).signature()
+    graph = frozen_graph(load_function(SavedModel(folder)), signature, batch_size)
+    return Subject(SavedModel(folder).meta_graph, signature, graph)
 
 
-def only(found: list[Padding]) -> Padding:
-    assert len(found) == 1
-    return found[0]
+def only(padding: list[Padding]) -> Padding:
+    assert len(padding) == 1
+    return padding[0]
 
 
 def matrix(rows: int, columns: int) -> Any:
@@ -42,14 +42,14 @@ def test_a_product_is_padded_to_the_unit_and_its_arrays_to_tiles(
         return {"y": tf.matmul(x, right + x[0, 0])}
 
     spec = tf.TensorSpec((None, 100), tf.float32, name="x")
-    found = only(paddings(subject(tmp_path / "model", serve, spec, batch_size=20), "float32"))
-    assert found.flops == 2 * 20 * 100 * 300
+    result = only(paddings(subject(tmp_path / "model", serve, spec, batch_size=20), "float32"))
+    assert result.flops == 2 * 20 * 100 * 300
     # 20 rows stream in 24, past a block of 128 by 384.
-    assert found.padded_flops == 2 * 24 * 128 * 384
-    assert found.waste == pytest.approx(1 - 20 * 100 * 300 / (24 * 128 * 384))
-    assert found.size_bytes == 4 * (20 * 100 + 100 * 300 + 20 * 300)
+    assert result.padded_flops == 2 * 24 * 128 * 384
+    assert result.waste == pytest.approx(1 - 20 * 100 * 300 / (24 * 128 * 384))
+    assert result.size_bytes == 4 * (20 * 100 + 100 * 300 + 20 * 300)
     # The kernel lies better with its 300 columns on 304 sublanes than on 384 lanes.
-    assert found.padded_bytes == 4 * (24 * 128 + 304 * 128 + 24 * 384)
+    assert result.padded_bytes == 4 * (24 * 128 + 304 * 128 + 24 * 384)
 
 
 def test_a_tile_of_bfloat16_has_twice_the_rows_and_half_the_bytes(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_products_of_many_matrices_are_padded_one_by_one(tmp_path: Path) -> None
 
     spec = tf.TensorSpec((None, 4, 10, 64), tf.float32, name="x")
     made = subject(tmp_path / "model", serve, spec, batch_size=2)
-    for one in paddings(made, "float32"):
-        assert one.flops == 2 * 2 * 4 * 10 * 10 * 64
-        assert one.padded_flops == 2 * 2 * 4 * 16 * 128 * 128
+    for padding in paddings(made, "float32"):
+        assert padding.flops == 2 * 2 * 4 * 10 * 10 * 64
+        assert padding.padded_flops == 2 * 2 * 4 * 16 * 128 * 128
 
 
 def test_one_matrix_for_a_batch_is_one_product(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_one_matrix_for_a_batch_is_one_product(tmp_path: Path) -> None:
         return {"y": tf.raw_ops.BatchMatMulV2(x=x, y=matrix(128, 128))}
 
     spec = tf.TensorSpec((None, 4, 2, 128), tf.float32, name="x")
-    found = only(paddings(subject(tmp_path / "model", serve, spec), "float32"))
+    result = only(paddings(subject(tmp_path / "model", serve, spec), "float32"))
     # 4 times 2 rows fill one tile of 8.
-    assert found.padded_flops == found.flops == 2 * 8 * 128 * 128
+    assert result.padded_flops == result.flops == 2 * 8 * 128 * 128
 
 
 def test_a_depthwise_convolution_is_padded_on_lanes_alone(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_a_depthwise_convolution_is_padded_on_lanes_alone(tmp_path: Path) -> Non
 
     spec = tf.TensorSpec((None, 4, 4, 96), tf.float32, name="x")
     made = subject(tmp_path / "model", serve, spec, batch_size=8)
-    found = only(paddings(made, "float32"))
-    assert found.flops == 2 * 8 * 4 * 4 * 96 * 9
-    assert found.padded_flops == 2 * 8 * 4 * 4 * 128 * 9
+    result = only(paddings(made, "float32"))
+    assert result.flops == 2 * 8 * 4 * 4 * 96 * 9
+    assert result.padded_flops == 2 * 8 * 4 * 4 * 128 * 9
 
 
 def test_a_transposed_convolution_is_a_product_with_each_input_element(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_transposed_convolution_is_a_product_with_each_input_element(tmp_path:
         return {"y": tf.nn.conv2d_transpose(x, kernel, (2, 8, 8, 16), 2)}
 
     spec = tf.TensorSpec((2, 4, 4, 128), tf.float32, name="x")
-    found = only(paddings(subject(tmp_path / "model", serve, spec), "float32"))
-    assert found.flops == 2 * 2 * 4 * 4 * 128 * 2 * 2 * 16
+    result = only(paddings(subject(tmp_path / "model", serve, spec), "float32"))
+    assert result.flops == 2 * 2 * 4 * 4 * 128 * 2 * 2 * 16
     # 32 input elements, 128 channels of each, 64 results: the fewest rows stream.
-    assert found.padded_flops == 2 * min(32 * 128, 128 * 64) * 128
+    assert result.padded_flops == 2 * min(32 * 128, 128 * 64) * 128
 
 
 def test_a_loop_is_named_as_not_counted(tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ def test_a_loop_is_named_as_not_counted(tmp_path: Path) -> None:
 
     made = subject(tmp_path / "model", serve, tf.TensorSpec((None, 8), tf.float32, name="x"))
     assert paddings(made, "float32") == []
-    assert [one.rpartition("/")[2] for one in uncounted(made)] == ["while"]
+    assert [item.rpartition("/")[2] for item in uncounted(made)] == ["while"]

@@ -35,11 +35,11 @@ def test_a_layer_that_is_exported_as_it_trains_is_found(
         return {"y": tf.nn.relu(layer(x, training=training))}
 
     subject = subject_of(serve, IMAGES, layer=layer)
-    found = {name: rule(subject) for name, rule in RULES.items()}
-    assert {name for name, one in found.items() if one} == ({kind} if training else set())
+    result = {name: rule(subject) for name, rule in RULES.items()}
+    assert {name for name, item in result.items() if item} == ({kind} if training else set())
     if training:
-        assert found[kind][0].severity == "high"
-        assert "1 operator:" in found[kind][0].cost
+        assert result[kind][0].severity == "high"
+        assert "1 operator:" in result[kind][0].cost
 
 
 def test_layer_normalization_is_none(subject_of: SUBJECT_OF) -> None:

@@ -22,13 +22,13 @@ def test_a_product_with_a_one_hot_matrix_is_found(subject_of: SUBJECT_OF) -> Non
     def serve(ids: Any) -> dict[str, Any]:
         return {"y": tf.matmul(tf.one_hot(ids, 100, name="words"), table, name="embed")}
 
-    found = one_hot_products(subject_of(serve, IDS, table=table))
-    assert [one.severity for one in found] == ["high"]
-    assert "words" in found[0].place
-    assert "embed" in found[0].place
+    result = one_hot_products(subject_of(serve, IDS, table=table))
+    assert [item.severity for item in result] == ["high"]
+    assert "words" in result[0].place
+    assert "embed" in result[0].place
     # 6 rows of 100 products and sums for each of 4 columns.
-    assert f"{2 * 6 * 100 * 4:,} operations" in found[0].cost
-    assert f"{6 * 100 * 4:,} bytes" in found[0].cost
+    assert f"{2 * 6 * 100 * 4:,} operations" in result[0].cost
+    assert f"{6 * 100 * 4:,} bytes" in result[0].cost
 
 
 def test_a_bag_of_words_is_found(subject_of: SUBJECT_OF) -> None:
@@ -78,9 +78,9 @@ def test_weights_are_found_where_most_are_zero(
     def serve(x: Any) -> dict[str, Any]:
         return {"y": tf.matmul(x, table)}
 
-    found = zero_weights(subject_of(serve, tf.TensorSpec((None, 100), name="x"), table=table))
-    assert len(found) == count
-    if found:
+    result = zero_weights(subject_of(serve, tf.TensorSpec((None, 100), name="x"), table=table))
+    assert len(result) == count
+    if result:
         zeros = np.mean(values == 0)
-        assert f"at least {zeros:.0%} zeros" in found[0].cost
-        assert f"{round(4 * 6400 - (1 - zeros) * 6400 * 20):,} bytes" in found[0].cost
+        assert f"at least {zeros:.0%} zeros" in result[0].cost
+        assert f"{round(4 * 6400 - (1 - zeros) * 6400 * 20):,} bytes" in result[0].cost

@@ -28,7 +28,9 @@ def _search(
     machine: Machine, bounds: Bounds = WIDE, max_trials: int = 100, seconds: int = 100
 ) -> tuple[list[Trial], Search]:
     left = iter(range(seconds))
-    search = Search(machine, bounds, max_trials, lambda: next(left, None) is not None)
+    search = Search(
+        machine, bounds, max_trials=max_trials, may_go_on=lambda: next(left, None) is not None
+    )
     return search.run(), search
 
 
@@ -65,14 +67,14 @@ def test_the_batch_is_refined_below_a_limit() -> None:
 
 def test_what_does_not_fit_rules_out_what_asks_for_more() -> None:
     _, search = _search(_limited(lambda trial: (trial.peak_memory_bytes or 0) < 300))
-    unfit = [one.setting for one in search.trials.values() if one.why_not]
+    unfit = [item.setting for item in search.trials.values() if item.why_not]
     assert unfit
-    for index, one in enumerate(unfit):
+    for index, item in enumerate(unfit):
         for later in unfit[index + 1 :]:
             assert not (
-                later.threads == one.threads
-                and later.batch_size >= one.batch_size
-                and later.instances >= one.instances
+                later.threads == item.threads
+                and later.batch_size >= item.batch_size
+                and later.instances >= item.instances
             )
 
 
@@ -85,29 +87,29 @@ def test_more_threads_are_tried_where_one_is_too_slow() -> None:
 
 
 def test_nothing_is_found_where_nothing_fits() -> None:
-    found, search = _search(_limited(lambda trial: False))
-    assert found == []
-    assert [one.threads for one in search.trials] == [1, 2, 4, 8]
+    result, search = _search(_limited(lambda trial: False))
+    assert result == []
+    assert [item.threads for item in search.trials] == [1, 2, 4, 8]
 
 
 def test_a_fixed_batch_stays() -> None:
     (best, *_), search = _search(_machine, Bounds(4, 4, 8, 8))
     assert best.setting == Setting(4, 1, 8)
-    assert {one.batch_size for one in search.trials} == {4}
+    assert {trial.batch_size for trial in search.trials} == {4}
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 6])
 def test_threads_times_processes_never_exceed_the_cores(cores: int) -> None:
     _, search = _search(_machine, Bounds(1, 64, cores, cores))
-    assert max(one.threads * one.instances for one in search.trials) <= cores
+    assert max(trial.threads * trial.instances for trial in search.trials) <= cores
 
 
 def test_the_bounds_of_trials_and_time_are_kept() -> None:
     _, few = _search(_machine, max_trials=5)
     assert (len(few.trials), few.ended) == (5, "max_trials were tried")
-    found, late = _search(_machine, seconds=0)
+    result, late = _search(_machine, seconds=0)
     assert (len(late.trials), late.ended) == (1, "budget_seconds were over")
-    assert [one.setting for one in found] == [Setting(1)]
+    assert [item.setting for item in result] == [Setting(1)]
 
 
 def test_no_setting_is_tried_twice() -> None:

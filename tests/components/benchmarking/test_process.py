@@ -1,8 +1,11 @@
 """However a measuring process ends, the parent learns how, and none is left."""
 
 import _thread
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from paring.benchmarking.measure import Spec
-from paring.benchmarking.process import measure
+from paring.benchmarking.process import can_fork, measure
 from paring.errors import ModelError, StepFailedError
 
 
@@ -30,8 +33,69 @@ def _spec(
     np.savez(inputs, **{"0": np.zeros((2, 1, 32, 32, 1), np.float32)})
     task = "latency" if rounds else "solo"
     return Spec(
-        task, str(model), str(model), str(inputs), [name], str(folder), 1, rounds, 1, window_seconds
+        task,
+        source=str(model),
+        candidate=str(model),
+        inputs=str(inputs),
+        names=[name],
+        folder=str(folder),
+        threads=1,
+        rounds=rounds,
+        windows=1,
+        window_seconds=window_seconds,
     )
+
+
+FORKING = """
+import json, os, sys
+from pathlib import Path
+import tensorflow
+from paring.benchmarking import process
+from paring.benchmarking.measure import Spec
+from paring.errors import StepFailedError
+
+def refuse(*arguments, **options):
+    raise AssertionError("a fresh process")
+
+# As a step's process is made, which has none of the threads of this one.
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+process.subprocess.Popen = refuse
+spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
+found = process.measure(spec, timeout_seconds=60)
+log = Path(sys.argv[2]).read_text()
+late = ""
+try:
+    process.measure(spec, timeout_seconds=0.1)
+except StepFailedError as error:
+    late = str(error)
+print(json.dumps([found, log, late]))
+"""
+
+
+def test_where_tensorflow_is_imported_but_not_started_a_fork_measures(
+    digits_model: Path, tmp_path: Path
+) -> None:
+    spec = _spec(digits_model, tmp_path, "image", rounds=2, window_seconds=0.02)
+    command = [sys.executable, "-c", FORKING, spec.write(), tmp_path / "latency.log"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result, log, late = json.loads(done.stdout)
+    assert "tensorflow" in result["libraries"]
+    assert "round 2 of 2" in log
+    assert "longer than 0.1 s" in late
+    with np.load(spec.latencies) as arrays:
+        assert arrays["source"].shape[:2] == arrays["candidate"].shape[:2] == (2, 1)
+        assert (arrays["source"] > 0).all()
+
+
+def test_a_process_with_threads_does_not_fork(digits_model: Path, tmp_path: Path) -> None:
+    # TensorFlow runs in the process of the tests.
+    spec = _spec(digits_model, tmp_path, "image", rounds=2, window_seconds=0.02)
+    import tensorflow as tf
+
+    tf.constant(1) + 1
+    assert not can_fork(spec)
 
 
 def _children() -> list[psutil.Process]:

@@ -14,10 +14,12 @@ def test_drawn_inputs_are_held_out_examples_and_the_same_for_a_seed(
     def draw(seed: int, batch_size: int) -> np.ndarray:
         file = tmp_path / f"{seed}.npz"
         source, examples = Servable(digits_model), Examples(digits_npz)
-        assert draw_inputs(source, examples, batch_size, 16, seed, file) == ["image"]
+        assert draw_inputs(
+            source, examples, batch_size=batch_size, batches=16, seed=seed, file=file
+        ) == ["image"]
         with np.load(file) as arrays:
-            found: np.ndarray = arrays["0"]
-        return found
+            result: np.ndarray = arrays["0"]
+        return result
 
     first = draw(0, 3)
     assert first.shape == (16, 3, 32, 32, 1)

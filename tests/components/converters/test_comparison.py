@@ -12,8 +12,8 @@ from paring.errors import UnsupportedError
 
 def test_class_scores_differ_by_the_share_of_other_classes() -> None:
     reference = {"digit": np.eye(4, 3, dtype=np.float32)}
-    found = {"digit": np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0.1, 0, 0]], np.float32)}
-    assert difference(reference, found) == 0.25
+    result = {"digit": np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0.1, 0, 0]], np.float32)}
+    assert difference(reference, result) == 0.25
 
 
 def test_other_outputs_differ_relative_to_their_spread() -> None:
@@ -23,14 +23,25 @@ def test_other_outputs_differ_relative_to_their_spread() -> None:
     assert difference(reference, {"price": np.array([[np.nan], [3.0]])}) == 1.0
 
 
+def test_outputs_without_spread_differ_relative_to_their_size() -> None:
+    single = {"price": np.array([[4.0]], np.float32)}
+    assert difference(single, {"price": single["price"] + np.float32(1e-6)}) < 1e-6
+    assert difference(single, {"price": np.array([[5.0]])}) == 0.25
+    same = {"price": np.array([[4.0], [4.0000005]], np.float32)}
+    assert difference(same, {"price": np.array([[4.0], [4.0]])}) < 1e-6
+    nothing = {"price": np.zeros((2, 1))}
+    assert difference(nothing, nothing) == 0
+    assert difference(nothing, {"price": np.array([[0.0], [0.1]])}) == 1
+
+
 def test_the_worst_output_counts() -> None:
     reference = {"one": np.array([[1.0], [3.0]]), "two": np.array([[1.0], [3.0]])}
-    found = reference | {"two": np.array([[2.0], [4.0]])}
-    assert difference(reference, found) == 1.0
+    result = reference | {"two": np.array([[2.0], [4.0]])}
+    assert difference(reference, result) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "difference"),
+    ("expected", "result", "difference"),
     [
         ([1.0, -4.0], [1.0, -4.2], 0.05),
         ([1.0, np.nan], [1.0, np.nan], 0.0),
@@ -45,17 +56,17 @@ def test_the_worst_output_counts() -> None:
     ],
 )
 def test_differences_are_relative_to_the_largest_value(
-    expected: list[Any], found: list[Any], difference: float
+    expected: list[Any], result: list[Any], difference: float
 ) -> None:
-    sides = [{"y": np.array(expected)}], [{"y": np.array(found)}]
+    sides = [{"y": np.array(expected)}], [{"y": np.array(result)}]
     assert largest_difference(*sides) == pytest.approx(difference)
 
 
 def test_the_worst_output_and_call_count() -> None:
-    one = {"y": np.array([1.0]), "z": np.array([1.0])}
+    item = {"y": np.array([1.0]), "z": np.array([1.0])}
     other = {"y": np.array([1.0]), "z": np.array([1.5])}
-    assert largest_difference([one, one], [one, other]) == 0.5
-    assert largest_difference([one], [{"y": np.array([1.0])}]) == np.inf
+    assert largest_difference([item, item], [item, other]) == 0.5
+    assert largest_difference([item], [{"y": np.array([1.0])}]) == np.inf
 
 
 class Given:
@@ -73,7 +84,7 @@ class Given:
         return features
 
     def run(self, features: Any) -> dict[str, Any]:
-        return {name: np.asarray(one(features["x"])) for name, one in self.functions.items()}
+        return {name: np.asarray(item(features["x"])) for name, item in self.functions.items()}
 
     def close(self) -> None:
         self.closed = True
@@ -94,11 +105,13 @@ def noise(x: Any) -> Any:
 
 
 def compared(source: Any, made: Any, form: Form, drawn: bool = True) -> Compared:
-    one, other = Given(y=source), Given(y=made)
+    item, other = Given(y=source), Given(y=made)
     try:
-        return compare(lambda: one, lambda: other, BATCHES, form=form, drawn=drawn, what="the file")
+        return compare(
+            lambda: item, lambda: other, BATCHES, form=form, drawn=drawn, what="the file"
+        )
     finally:
-        assert one.closed
+        assert item.closed
 
 
 @pytest.mark.parametrize("form", ["float", "half", "integer"])
@@ -114,7 +127,7 @@ def test_files_that_say_nothing_of_their_source_are_refused(form: Form) -> None:
 
 
 def test_float_forms_are_held_to_a_tolerance() -> None:
-    largest = max(np.abs(product(one["x"])).max() for one in BATCHES)
+    largest = max(np.abs(product(batch["x"])).max() for batch in BATCHES)
     assert compared(product, lambda x: product(x) + 5e-4 * largest, "float").difference == 0
     off = lambda x: product(x) + 5e-3 * largest  # noqa: E731
     with pytest.raises(UnsupportedError, match="100% of the values are off"):
@@ -133,6 +146,10 @@ def test_an_ordinary_poor_integer_file_is_left_to_the_gate() -> None:
     assert made.difference > 0.3
     # A range so wide that int8 has one step for all that the source gives.
     assert compared(product, lambda x: np.zeros((len(x), 3)), "integer").difference is not None
+    # A constant that is smaller than the step of int8.
+    constant = lambda x: np.full((len(x), 3), 1e-3)  # noqa: E731
+    stepped = lambda x: np.where(product(x) > 0, 8e-3, 0.0)  # noqa: E731
+    assert compared(constant, stepped, "integer").difference is not None
 
 
 def test_integers_that_only_rounding_makes_useless_are_left_to_the_gate() -> None:
@@ -229,6 +246,6 @@ def test_a_source_that_fails_on_random_numbers_is_not_compared() -> None:
 
 
 def test_integers_do_not_wrap_around() -> None:
-    one, other = np.array([[0], [4]], np.uint8), np.array([[2], [2]], np.uint8)
-    assert difference({"y": one}, {"y": other}) == 1.0
-    assert difference({"y": one > 0}, {"y": one > 0}) == 0.0
+    item, other = np.array([[0], [4]], np.uint8), np.array([[2], [2]], np.uint8)
+    assert difference({"y": item}, {"y": other}) == 1.0
+    assert difference({"y": item > 0}, {"y": item > 0}) == 0.0

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.components.data.example_sets import (
+from tests.helpers.example_sets import (
     COUNT,
     SIGNATURE,
     classes,
@@ -61,10 +61,10 @@ def test_labels_go_by_their_dtype_and_the_outputs_shape(
     shape: tuple[int, ...],
 ) -> None:
     file = write_npz(tmp_path / "e.npz", x_train=images(), y_train=labels)
-    found = open_split(Examples(file), "train", _signature(output)).labels
-    assert found is not None
-    assert (found.dtype, found.shape) == (np.dtype(dtype), shape)
-    np.testing.assert_array_equal(found, labels.reshape(shape).astype(dtype))
+    result = open_split(Examples(file), "train", _signature(output)).labels
+    assert result is not None
+    assert (result.dtype, result.shape) == (np.dtype(dtype), shape)
+    np.testing.assert_array_equal(result, labels.reshape(shape).astype(dtype))
 
 
 def test_whatever_is_below_0_is_padding_of_tokens(tmp_path: Path) -> None:
@@ -91,7 +91,11 @@ def test_whatever_is_below_0_is_padding_of_tokens(tmp_path: Path) -> None:
             with_value(_float(COUNT, 2), (7, 1), np.nan),
             "NaN or infinity, first in row 7",
         ),
-        ((None, 1), with_value(_float(COUNT), (4,), 1e300), "NaN or infinity, first in row 4"),
+        (
+            (None, 1),
+            with_value(_float(COUNT), (4,), 1e300),
+            "numbers that float32 does not, first in row 4",
+        ),
         ((None, 1), np.full(COUNT, "high"), "no class ids"),
     ],
 )
@@ -107,21 +111,21 @@ def test_labels_that_the_output_has_no_room_for_are_refused(
 def _opened(tmp_path: Path, labels: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
     signature = Signature(SIGNATURE.inputs, {spec.name: spec})
     file = write_npz(tmp_path / "e.npz", x_train=images(), y_train=labels)
-    found = open_split(Examples(file), "train", signature).labels
-    assert found is not None
-    return np.asarray(found)
+    result = open_split(Examples(file), "train", signature).labels
+    assert result is not None
+    return np.asarray(result)
 
 
 def test_masks_may_keep_the_axis_of_the_outputs_one_value(tmp_path: Path) -> None:
     masks = np.random.default_rng(0).integers(0, 2, (COUNT, 5, 5, 1))
-    found = _opened(tmp_path, masks, TensorSpec("mask", (None, 5, 5, 1), "float32"))
-    np.testing.assert_array_equal(found, masks[..., 0])
+    result = _opened(tmp_path, masks, TensorSpec("mask", (None, 5, 5, 1), "float32"))
+    np.testing.assert_array_equal(result, masks[..., 0])
 
 
 def test_zeros_and_ones_of_the_outputs_shape_are_several_labels(tmp_path: Path) -> None:
     several = np.random.default_rng(0).integers(0, 2, (COUNT, 3))
-    found = _opened(tmp_path, several, TensorSpec("tags", (None, 3), "float32"))
-    np.testing.assert_array_equal(found, several)
+    result = _opened(tmp_path, several, TensorSpec("tags", (None, 3), "float32"))
+    np.testing.assert_array_equal(result, several)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (4,)])
@@ -129,8 +133,8 @@ def test_labels_of_an_integer_output_are_what_it_should_give(
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     ids = np.random.default_rng(0).integers(-1, 900, (COUNT, *shape))
-    found = _opened(tmp_path, ids, TensorSpec("id", (None, *shape), "int64"))
-    np.testing.assert_array_equal(found, ids.reshape(found.shape))
+    result = _opened(tmp_path, ids, TensorSpec("id", (None, *shape), "int64"))
+    np.testing.assert_array_equal(result, ids.reshape(result.shape))
 
 
 def test_each_output_may_have_labels_under_its_name(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_each_output_may_have_labels_under_its_name(tmp_path: Path) -> None:
         label = "label" if first == "box" else f"box={first}"
         split = open_split(Examples(file), "eval", signature, label=label)
         assert list(split.labels_by_output) == ["box", "kind"]
-        rows = stratified_split(None, COUNT, 0.2, 0)[1]
+        rows = stratified_split(None, COUNT, eval_fraction=0.2, seed=0)[1]
         np.testing.assert_array_equal(split.labels, box[rows])
         np.testing.assert_array_equal(split.other_labels["kind"], kind[rows])
         taken = split.take([1, 0])
@@ -160,7 +164,7 @@ def test_an_output_that_is_called_label_has_that_column(tmp_path: Path) -> None:
     signature = _signature(box=(None, 4), label=(None, 3))
     file = write_npz(tmp_path / "e.npz", x=images(), box=_float(COUNT, 4), label=classes())
     split = open_split(Examples(file), "eval", signature)
-    assert {name: one.dtype.kind for name, one in split.labels_by_output.items()} == {
+    assert {name: item.dtype.kind for name, item in split.labels_by_output.items()} == {
         "box": "f",
         "label": "i",
     }
@@ -181,8 +185,8 @@ def test_labels_of_every_kind_are_read_from_tfrecords(tmp_path: Path) -> None:
         for row in range(COUNT)
     ]
     write_records(tmp_path / "train.tfrecord", features)
-    found = open_split(Examples(tmp_path), "train", signature).labels_by_output
-    np.testing.assert_array_equal(found["box"], box)
-    np.testing.assert_array_equal(found["kind"], classes())
-    np.testing.assert_array_equal(found["tag"], tags)
-    np.testing.assert_array_equal(found["value"], box[:, 0, 0])
+    result = open_split(Examples(tmp_path), "train", signature).labels_by_output
+    np.testing.assert_array_equal(result["box"], box)
+    np.testing.assert_array_equal(result["kind"], classes())
+    np.testing.assert_array_equal(result["tag"], tags)
+    np.testing.assert_array_equal(result["value"], box[:, 0, 0])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.components.data.example_sets import (
+from tests.helpers.example_sets import (
     COUNT,
     SIGNATURE,
     classes,
@@ -58,9 +58,9 @@ def test_a_set_without_splits_is_split_alike_at_every_opening(tmp_path: Path) ->
     opened = [open_split(Examples(file), name, SIGNATURE) for name in ("train", "eval", "eval")]
     train, first, second = (split.features["image"] for split in opened)
     np.testing.assert_array_equal(first, second)
-    found = np.concatenate([train, first]).reshape(COUNT, -1)
+    result = np.concatenate([train, first]).reshape(COUNT, -1)
     np.testing.assert_array_equal(
-        np.sort(found, axis=0), np.sort(images().reshape(COUNT, -1), axis=0)
+        np.sort(result, axis=0), np.sort(images().reshape(COUNT, -1), axis=0)
     )
     assert np.bincount(opened[1].labels).tolist() == [2, 2, 2]
 
@@ -90,15 +90,18 @@ def test_batches_and_take_give_rows_in_order(tmp_path: Path) -> None:
 def test_values_that_the_models_dtype_holds_are_converted(tmp_path: Path, dtype: str) -> None:
     x = np.arange(COUNT * 12).reshape(COUNT, 4, 3) % 200
     file = write_npz(tmp_path / "e.npz", x_train=x.astype(dtype), y_train=classes())
-    found = open_split(Examples(file), "train", SIGNATURE).features["image"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, x)
+    result = open_split(Examples(file), "train", SIGNATURE).features["image"]
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, x)
 
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Callable[[], NDArray[np.generic]]], str]] = {
     "nan": ({"image": lambda: with_value(images(), (7, 1, 2), np.nan)}, "NaN or infinity.*row 7"),
     "infinity": ({"image": lambda: with_value(images(), (3, 0, 0), np.inf)}, "row 3"),
-    "overflow": ({"image": lambda: images().astype(np.float64) + 1e300}, "NaN or infinity"),
+    "overflow": (
+        {"image": lambda: images().astype(np.float64) + 1e300},
+        r"numbers that float32 does not, first in row 0\n.*1e\+300",
+    ),
     "shape": ({"image": lambda: images()[:, :, :2]}, r"wrong shape[\s\S]*\[30, 4, 2\][\s\S]*4, 3"),
     "rank": ({"image": lambda: images()[..., None]}, "wrong shape"),
     "strings": ({"image": lambda: images().astype("S4")}, "wrong dtype"),
@@ -206,14 +209,14 @@ def test_tfrecords_in_several_files_are_joined_and_split(tmp_path: Path) -> None
     write_records(tmp_path / "b.tfrecord.gz", rows(x[17:], y[17:]), gzip=True)
     train = open_split(Examples(tmp_path), "train", SIGNATURE)
     held_out = open_split(Examples(tmp_path), "eval", SIGNATURE)
-    chosen, others = stratified_split(y, COUNT, 0.2, 0)
+    chosen, others = stratified_split(y, COUNT, eval_fraction=0.2, seed=0)
     np.testing.assert_array_equal(train.features["image"], x[chosen])
     np.testing.assert_array_equal(held_out.features["image"], x[others])
 
 
 def test_raw_bytes_are_read_by_the_feature_spec(tmp_path: Path) -> None:
     x = np.arange(COUNT * 12, dtype=np.uint8).reshape(COUNT, 4, 3)
-    features = [{"image": one.tobytes(), "other": np.array([1])} for one in x]
+    features = [{"image": item.tobytes(), "other": np.array([1])} for item in x]
     write_records(tmp_path / "train.tfrecord", features)
     spec = {"image": {"shape": [4, 3], "dtype": "uint8"}}
     (tmp_path / "feature_spec.json").write_text(json.dumps(spec))
@@ -231,10 +234,13 @@ BAD_RECORDS: dict[str, tuple[list[dict[str, NDArray[np.generic] | bytes]], str]]
         [{"imago": images(1)[0]}],
         r"lack the model's input 'image'[\s\S]*did you mean 'imago'",
     ),
-    "length": ([{"image": images(1)[0, :2]}], "not like the feature spec"),
+    "length": (
+        [{"image": images(1)[0, :2]}],
+        r"record 0 .*'image' has too few values\n.*received: 6, expected 12",
+    ),
     "later record": (
         [{"image": images(1)[0]}, {"other": np.array([1])}],
-        "not like the feature spec",
+        r"record 1 .*no 'image'",
     ),
     "text label": ([{"image": images(1)[0], "label": b"seven"}], "no class ids"),
     "none": ([], "the split is empty"),
@@ -262,9 +268,11 @@ def test_records_that_were_cut_off_are_named(tmp_path: Path, gzip: bool) -> None
 
 def test_labels_that_are_no_classes_are_split_as_one(tmp_path: Path) -> None:
     for labels in (np.random.default_rng(1).normal(size=COUNT), np.zeros((COUNT, 5), int), None):
-        train, held_out = stratified_split(labels, COUNT, 0.2, 0)
+        train, held_out = stratified_split(labels, COUNT, eval_fraction=0.2, seed=0)
         assert (len(train), len(held_out)) == (24, 6)
-        np.testing.assert_array_equal(held_out, stratified_split(None, COUNT, 0.2, 0)[1])
+        np.testing.assert_array_equal(
+            held_out, stratified_split(None, COUNT, eval_fraction=0.2, seed=0)[1]
+        )
 
 
 @settings(deadline=None)
@@ -277,20 +285,22 @@ def test_the_split_is_whole_disjoint_stratified_and_repeatable(
     labels: list[int], eval_fraction: float, seed: int
 ) -> None:
     ids = np.array(labels, np.int64)
-    train, held_out = stratified_split(ids, len(ids), eval_fraction, seed)
+    train, held_out = stratified_split(ids, len(ids), eval_fraction=eval_fraction, seed=seed)
     assert len(train)
     assert len(held_out)
     assert sorted([*train, *held_out]) == list(range(len(ids)))
-    for one in np.unique(ids):
-        share = np.count_nonzero(ids == one) * len(held_out) / len(ids)
-        assert abs(np.count_nonzero(ids[held_out] == one) - share) < 1
+    for item in np.unique(ids):
+        share = np.count_nonzero(ids == item) * len(held_out) / len(ids)
+        assert abs(np.count_nonzero(ids[held_out] == item) - share) < 1
     assert abs(len(held_out) - len(ids) * eval_fraction) <= 1
-    again = stratified_split(ids, len(ids), eval_fraction, seed)
+    again = stratified_split(ids, len(ids), eval_fraction=eval_fraction, seed=seed)
     np.testing.assert_array_equal(held_out, again[1])
 
 
 def test_another_seed_splits_otherwise() -> None:
-    first, second = (stratified_split(classes(300), 300, 0.2, seed)[1] for seed in (0, 1))
+    first, second = (
+        stratified_split(classes(300), 300, eval_fraction=0.2, seed=seed)[1] for seed in (0, 1)
+    )
     assert first.tolist() != second.tolist()
 
 
@@ -343,8 +353,8 @@ def test_two_files_for_one_column_are_refused(tmp_path: Path) -> None:
 def test_one_hot_rows_are_split_with_each_class_in_its_share() -> None:
     ids = classes(300)
     for by_ids, by_rows in zip(
-        stratified_split(ids, 300, 0.2, 0),
-        stratified_split(np.eye(3, dtype=np.float32)[ids], 300, 0.2, 0),
+        stratified_split(ids, 300, eval_fraction=0.2, seed=0),
+        stratified_split(np.eye(3, dtype=np.float32)[ids], 300, eval_fraction=0.2, seed=0),
         strict=True,
     ):
         np.testing.assert_array_equal(by_ids, by_rows)

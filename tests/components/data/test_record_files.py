@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from tests.components.data.example_sets import write_records
+from tests.helpers.example_sets import write_records
 
 from paring.data.record_files import count_records, first_record, parsed_batches
 from paring.errors import ExamplesError
@@ -58,19 +58,19 @@ def test_a_damaged_first_record_is_named(tmp_path: Path) -> None:
 
 def _parsed(files: list[Path], size: int = 2) -> list[tuple[int, int, dict, dict]]:
     spec = {"x": tf.io.FixedLenFeature((), tf.int64), "raw": tf.io.FixedLenFeature((), tf.string)}
-    return list(parsed_batches(files, spec, {"raw": 2}, size))
+    return list(parsed_batches(files, spec, lengths={"raw": 2}, size=size))
 
 
 def test_each_batch_says_where_it_belongs(tmp_path: Path) -> None:
     sizes = (5, 0, 8, 1)
     files = [_numbered(tmp_path / f"{index}.tfrecord", size) for index, size in enumerate(sizes)]
-    found = _parsed(files)
-    assert sorted((number, first) for number, first, _, _ in found) == [
+    result = _parsed(files)
+    assert sorted((number, first) for number, first, _, _ in result) == [
         *((0, first) for first in (0, 2, 4)),
         *((2, first) for first in (0, 2, 4, 6)),
         (3, 0),
     ]
-    for _, first, values, lengths in found:
+    for _, first, values, lengths in result:
         own = np.arange(first, first + len(values["x"]))
         np.testing.assert_array_equal(values["x"], own)
         np.testing.assert_array_equal(values["raw"], np.stack([own, own * 0], axis=1))
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
     spec = {"raw": tf.io.FixedLenFeature((), tf.string)}
     process = psutil.Process()
     before, most, count = process.memory_info().rss, 0, 0
-    for _, _, values, _ in parsed_batches(files, spec, {"raw": len(row)}, 32):
+    for _, _, values, _ in parsed_batches(files, spec, lengths={"raw": len(row)}, size=32):
         count += len(values["raw"])
         most = max(most, process.memory_info().rss - before)
     assert count * len(row) == 2**29

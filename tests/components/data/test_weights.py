@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.components.data.example_sets import (
+from tests.helpers.example_sets import (
     COUNT,
     SIGNATURE,
     classes,
@@ -25,7 +25,7 @@ WEIGHTS = np.arange(COUNT) / 4.0
 
 def _npz(folder: Path, weights: NDArray[np.generic], **more: NDArray[np.generic]) -> Examples:
     given = {"x": images(), "y": classes(), "w": weights, **more}
-    both = {f"{name}_{part}": one for name, one in given.items() for part in ("train", "eval")}
+    both = {f"{name}_{part}": item for name, item in given.items() for part in ("train", "eval")}
     return Examples(write_npz(folder / "e.npz", **both))
 
 
@@ -71,8 +71,8 @@ def test_a_set_without_splits_is_split_with_its_weights(tmp_path: Path) -> None:
 def test_records_hold_weights_as_floats_or_integers(tmp_path: Path, dtype: type) -> None:
     given = (4 * WEIGHTS).astype(dtype)
     stored = [
-        one | {"w": np.array([weight])}
-        for one, weight in zip(rows(images(), classes()), given, strict=True)
+        item | {"w": np.array([weight])}
+        for item, weight in zip(rows(images(), classes()), given, strict=True)
     ]
     for name in ("train", "eval"):
         write_records(tmp_path / f"{name}.tfrecord", stored)
@@ -84,7 +84,7 @@ def test_records_hold_weights_as_floats_or_integers(tmp_path: Path, dtype: type)
 
 
 def test_records_with_weights_of_text_are_refused(tmp_path: Path) -> None:
-    stored = [one | {"w": b"heavy"} for one in rows(images(), classes())]
+    stored = [row | {"w": b"heavy"} for row in rows(images(), classes())]
     write_records(tmp_path / "e.tfrecord", stored)
     with pytest.raises(ExamplesError, match=r"weights 'w' are no numbers[\s\S]*bytes_list"):
         open_split(Examples(tmp_path / "e.tfrecord"), "eval", SIGNATURE, weights="w")

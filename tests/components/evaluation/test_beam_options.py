@@ -1,5 +1,8 @@
 """Beam's options are read by Beam, and refused before anything is started."""
 
+import json
+import logging
+
 import pytest
 
 from paring.errors import ParameterError
@@ -48,7 +51,7 @@ def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("--runner=DirectRunner", "DirectRunner is not used.*Prism"),
+        ("--runner=PrismRunner", "PrismRunner is not used.*download"),
         ("--runner=FlinkRuner", r"no such runner[\s\S]*did you mean 'FlinkRunner'"),
         ("--direct_num_worker=2", r"no such option[\s\S]*did you mean 'direct_num_workers'"),
         ("--direct_num_workers=two", "invalid int value: 'two'"),
@@ -91,6 +94,47 @@ def test_a_runner_without_an_option_that_it_needs_is_refused(
     assert without in text
     with pytest.raises(ParameterError, match=message):
         read_beam_options(text.replace(without, ""), SHARED)
+
+
+PROCESS = COMPLETE["PortableRunner"].replace("LOOPBACK", "PROCESS")
+
+
+@pytest.mark.parametrize(
+    "config", ["boot", "[]", "3", "{}", '{"command": 3}', '{"command": "a", "env": {"A": 1}}']
+)
+def test_a_process_that_can_not_be_started_is_refused(config: str) -> None:
+    with pytest.raises(ParameterError, match="must be a JSON object") as raised:
+        read_beam_options(f"{PROCESS} --environment_config='{config}'", SHARED)
+    assert raised.value.received == config
+
+
+@pytest.mark.parametrize("given", ["", " --environment_config=boot"])
+def test_the_remedy_for_a_process_can_be_pasted(given: str) -> None:
+    with pytest.raises(ParameterError) as raised:
+        read_beam_options(f"{PROCESS}{given}", SHARED)
+    start = str(raised.value.remedy).index("--environment_config")
+    option = str(raised.value.remedy)[start:].removesuffix(", with the quotes")
+    flags = read_beam_options(f"{PROCESS} {option}", SHARED).flags
+    (config,) = (flag for flag in flags if flag.startswith("--environment_config="))
+    assert json.loads(config.partition("=")[2]) == {"command": "FILE"}
+
+
+def test_the_direct_runner_is_the_one_in_this_process(caplog: pytest.LogCaptureFixture) -> None:
+    options = read_beam_options("--runner=DirectRunner --direct_num_workers=1", "")
+    assert options.runner == "FnApiRunner"
+    assert options.flags[-1] == "--runner=FnApiRunner"
+    assert not options.is_remote
+    assert "DirectRunner is FnApiRunner, in this process" in caplog.text
+
+
+def test_reading_leaves_the_root_logger_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    read_beam_options("--runner=DirectRunner", "")
+    assert logging.getLogger().handlers == []
+    # As a warning is shown where nobody has set logging up.
+    assert "DirectRunner is FnApiRunner" in capsys.readouterr().err
 
 
 def test_what_beam_itself_refuses_is_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from paring.artifacts import Servable
 from paring.evaluation.scoring import make_plan
-from paring.evaluation.sharing import Pair, brought, shared
+from paring.evaluation.sharing import EvaluationPayload, brought, shared
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -18,8 +18,8 @@ def test_the_arrays_of_a_shared_split_arrive_unchanged(tmp_path: Path, weighted:
     files = {name: str(tmp_path / f"{name}.npy") for name in arrays}
     model = tmp_path / "model.tflite"
     model.write_bytes(b"a model")
-    plan = make_plan("auto", 5, "", {"y": arrays["y"]})
-    pair = Pair(
+    plan = make_plan("auto", top_k=5, gated="", outputs={"y": arrays["y"]})
+    pair = EvaluationPayload(
         Servable(model),
         Servable(model),
         plan,

@@ -10,7 +10,7 @@ import pytest
 from paring.artifacts import Servable
 from paring.data.examples import Split
 from paring.evaluation.thresholds import find_thresholds
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 
 
 def _save(serve: Callable[[Any], Any], folder: Path) -> Path:
@@ -33,8 +33,8 @@ def _find(folder: Path, values: list[float]) -> tuple[Any, int]:
         opened.append(Split({"x": x}, None, len(x)))
         return opened[-1]
 
-    found = find_thresholds(Servable(folder), folder, read_signature(folder), {}, train)
-    return found["y"], len(opened)
+    result = find_thresholds(Servable(folder), SavedModel(folder), {}, train)
+    return result["y"], len(opened)
 
 
 def test_the_graph_decides_where_it_shows_the_activation(tmp_path: Path) -> None:
@@ -81,13 +81,12 @@ def test_outputs_of_classes_have_no_threshold_though_labels_have_their_shape(
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
     x = np.array([[0.1], [2.0], [-1.0]], np.float32)
     rows = np.eye(2, dtype=np.float32)[[0, 0, 1]]
-    signature = read_signature(folder)
-    found = find_thresholds(
+    signature = SavedModel(folder).signature()
+    result = find_thresholds(
         Servable(folder),
-        folder,
-        signature,
+        SavedModel(folder),
         dict.fromkeys(signature.outputs, rows),
         lambda: Split({"x": x}, None, len(x)),
     )
-    values = {name: one.value for name, one in found.items()}
+    values = {name: item.value for name, item in result.items()}
     assert values == {"flags": 0.5, "scaled_flags": 0.5, "logits": 0.0}

@@ -28,15 +28,15 @@ def kinds(graph: Any) -> Counter[str]:
 
 def test_variables_that_are_read_become_constants() -> None:
     module = Counting()
-    found = kinds(freeze(module.scale.get_concrete_function()))
-    assert found["ReadVariableOp"] == 0
-    assert found["Const"] == 1
+    result = kinds(freeze(module.scale.get_concrete_function()))
+    assert result["ReadVariableOp"] == 0
+    assert result["Const"] == 1
 
 
 def test_a_variable_that_is_changed_stays_one() -> None:
     module = Counting()
-    found = kinds(freeze(module.count.get_concrete_function()))
+    result = kinds(freeze(module.count.get_concrete_function()))
     # The calls are inlined, and the weight is a constant all the same.
-    assert found["StatefulPartitionedCall"] == found["PartitionedCall"] == 0
-    assert found["AssignAddVariableOp"] == found["ReadVariableOp"] == 1
-    assert found["Const"] == 2
+    assert result["StatefulPartitionedCall"] == result["PartitionedCall"] == 0
+    assert result["AssignAddVariableOp"] == result["ReadVariableOp"] == 1
+    assert result["Const"] == 2

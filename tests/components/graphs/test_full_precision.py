@@ -10,7 +10,7 @@ from paring.artifacts import Servable
 from paring.execution import Call, execute
 from paring.graphs.full_precision import precision_of
 from paring.graphs.saving_again import save_again
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 from paring.steps.convert_mixed import convert_mixed
 from paring.steps.convert_tflite import convert_tflite
@@ -75,7 +75,7 @@ def made(step: Any, model: Path, examples: Path | None, out: Path, **settings: o
 @pytest.mark.parametrize("quantization", ["none", "fp16", "dynamic", "int8"])
 def test_tflite_takes_it(inside: Path, examples: Path, tmp_path: Path, quantization: str) -> None:
     model = made(convert_tflite, inside, examples, tmp_path / "out", quantization=quantization)
-    (found,) = [
+    (result,) = [
         values
         for name, values in open_runtime(model).run({"x": ROWS.astype(np.float32)}).items()
         if name == "y"
@@ -83,13 +83,13 @@ def test_tflite_takes_it(inside: Path, examples: Path, tmp_path: Path, quantizat
     largest = np.abs(reference()).max()
     # Float32 in full, though the source rounds to 8 bits of mantissa.
     tolerance = {"none": 1e-5, "fp16": 1e-3}.get(quantization, 0.05)
-    np.testing.assert_allclose(found, reference(), atol=tolerance * largest)
+    np.testing.assert_allclose(result, reference(), atol=tolerance * largest)
 
 
 def test_convert_mixed_takes_it(inside: Path, examples: Path, tmp_path: Path) -> None:
     model = made(convert_mixed, inside, examples, tmp_path / "out")
-    found = open_runtime(model).run({"x": ROWS.astype(np.float32)})["y"]
-    np.testing.assert_allclose(found, reference(), atol=0.05 * np.abs(reference()).max())
+    result = open_runtime(model).run({"x": ROWS.astype(np.float32)})["y"]
+    np.testing.assert_allclose(result, reference(), atol=0.05 * np.abs(reference()).max())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -97,22 +97,22 @@ def test_onnx_takes_it(inside: Path, examples: Path, tmp_path: Path, precision: 
     model = made(
         export_onnx, inside, examples, tmp_path / "out", precision=precision, max_difference=0.05
     )
-    found = open_runtime(model).run({"x": ROWS.astype(np.float32)})["y"]
+    result = open_runtime(model).run({"x": ROWS.astype(np.float32)})["y"]
     tolerance = {"fp32": 1e-5, "fp16": 5e-3}.get(precision, 0.05)
-    np.testing.assert_allclose(found, reference(), atol=tolerance * np.abs(reference()).max())
+    np.testing.assert_allclose(result, reference(), atol=tolerance * np.abs(reference()).max())
 
 
 def test_inputs_and_outputs_in_half_precision_keep_their_types(tmp_path: Path) -> None:
     source = half_model(tmp_path / "source", "float16", inside=False)
-    assert precision_of(source) == "float16"
-    assert save_again(source, tmp_path / "again") == 24
-    assert read_signature(tmp_path / "again") == read_signature(source)
+    assert precision_of(SavedModel(source)) == "float16"
+    assert save_again(SavedModel(source), tmp_path / "again") == 24
+    assert SavedModel(tmp_path / "again").signature() == SavedModel(source).signature()
     rows = ROWS.astype(np.float16)
     np.savez(tmp_path / "examples.npz", x=rows)
     tflite = made(convert_tflite, source, tmp_path / "examples.npz", tmp_path / "tflite")
     onnx = made(export_onnx, source, tmp_path / "examples.npz", tmp_path / "onnx", precision="fp16")
     for model in (tflite, onnx):
-        found = open_runtime(model).run({"x": rows})
-        assert {values.dtype.name for values in found.values()} == {"float16"}
-        np.testing.assert_array_equal(found["same"], rows)
-        np.testing.assert_allclose(found["y"], reference(), atol=0.05)
+        result = open_runtime(model).run({"x": rows})
+        assert {values.dtype.name for values in result.values()} == {"float16"}
+        np.testing.assert_array_equal(result["same"], rows)
+        np.testing.assert_allclose(result["y"], reference(), atol=0.05)

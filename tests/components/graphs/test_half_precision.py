@@ -34,17 +34,17 @@ def run(graph_def: Any, outputs: list[str]) -> list[Any]:
         tf.graph_util.import_graph_def(graph_def, name="")
         with tf.compat.v1.Session(graph=graph) as session:
             given = np.random.default_rng(1).random((2, 6, 6, 3), np.float32)
-            found: list[Any] = session.run(outputs, {"x:0": given})
-    return found
+            result: list[Any] = session.run(outputs, {"x:0": given})
+    return result
 
 
 def types(graph_def: Any) -> dict[str, set[str]]:
     """The dtypes that each kind of operator computes in."""
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for node in graph_def.node:
         if "T" in node.attr:
-            found.setdefault(node.op, set()).add(tf.as_dtype(node.attr["T"].type).name)
-    return found
+            result.setdefault(node.op, set()).add(tf.as_dtype(node.attr["T"].type).name)
+    return result
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
@@ -53,13 +53,13 @@ def test_products_and_what_follows_them_are_halved(
 ) -> None:
     before = network()
     after = to_half_precision(before, ["y:0", "mean:0"], precision)
-    found = types(after)
+    result = types(after)
     for op in ("Conv2D", "BiasAdd", "Relu", "MaxPool", "ConcatV2", "StridedSlice", "MatMul"):
-        assert found[op] == {precision}, op
+        assert result[op] == {precision}, op
     for op in ("Mean", "Softmax"):
-        assert found[op] == {"float32"}, op
+        assert result[op] == {"float32"}, op
     # bfloat16 has float32's range.
-    assert found["AddV2"] == {"float32" if precision == "float16" else precision}
+    assert result["AddV2"] == {"float32" if precision == "float16" else precision}
     stored = [node for node in after.node if node.op == "Const" and "half" not in node.name]
     large = [
         tf.as_dtype(node.attr["dtype"].type).name
@@ -68,9 +68,9 @@ def test_products_and_what_follows_them_are_halved(
     ]
     assert large == [precision] * 2
     expected, given = run(before, ["y:0", "mean:0"]), run(after, ["y:0", "mean:0"])
-    for one, other in zip(expected, given, strict=True):
+    for item, other in zip(expected, given, strict=True):
         assert other.dtype == np.float32
-        np.testing.assert_allclose(other, one, atol=tolerance)
+        np.testing.assert_allclose(other, item, atol=tolerance)
     assert np.abs(expected[0] - given[0]).max() > 0
 
 

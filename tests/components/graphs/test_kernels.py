@@ -8,8 +8,8 @@ from paring.graphs.kernels import GPU, XLA, has_kernel
 
 def node(operator: str, **types: tf.DType) -> Any:
     made = tf.compat.v1.NodeDef(name="node", op=operator)
-    for name, one in types.items():
-        made.attr[name].type = one.as_datatype_enum
+    for name, item in types.items():
+        made.attr[name].type = item.as_datatype_enum
     return made
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paring.graphs.last_operator import last_activation
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 
 
 def _head(keras: Any, activation: str | None) -> Any:
@@ -17,8 +17,8 @@ def _head(keras: Any, activation: str | None) -> Any:
 
 
 def _activation(folder: Path) -> str | None:
-    (output,) = read_signature(folder).outputs
-    return last_activation(read_meta_graph(folder), output)
+    (output,) = SavedModel(folder).signature().outputs
+    return last_activation(SavedModel(folder).meta_graph, output)
 
 
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
@@ -52,6 +52,17 @@ def test_reshapes_and_casts_and_calls_behind_it_are_passed_through(tmp_path: Pat
     inner = tf.function(lambda logits: (tf.zeros(3), tf.sigmoid(logits)))
     _of_function(lambda y: tf.cast(tf.reshape(inner(y)[1], [-1]), tf.float64), tmp_path / "model")
     assert _activation(tmp_path / "model") == "sigmoid"
+
+
+@pytest.mark.timeout(60)
+def test_a_graph_that_leads_back_to_where_it_began_ends() -> None:
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+
+    meta_graph = MetaGraphDef()
+    meta_graph.signature_def["serving_default"].outputs["y"].name = "first:0"
+    meta_graph.graph_def.node.add(name="first", op="Identity", input=["second:0"])
+    meta_graph.graph_def.node.add(name="second", op="Identity", input=["first:0"])
+    assert last_activation(meta_graph, "y") is None
 
 
 def test_arithmetic_behind_an_activation_is_none_that_is_known(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from paring.graphs.saving_again import save_again
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 from paring.models.state import WRITES, called_nodes
 
 
@@ -53,21 +53,21 @@ def test_calls_loops_conditions_and_tables_stay(tmp_path: Path) -> None:
     source, again = tmp_path / "source", tmp_path / "again"
     tf.saved_model.save(module, str(source), signatures={"serving_default": module.serve})
     # Of the kernel; a bias has one dimension.
-    assert save_again(source, again) == 6
-    assert read_signature(again) == read_signature(source)
+    assert save_again(SavedModel(source), again) == 6
+    assert SavedModel(again).signature() == SavedModel(source).signature()
     loaded = tf.saved_model.load(str(again))
     call = loaded.signatures["serving_default"]
     # Both were read, and the counter was written alone.
-    assert {one.name for one in call.variables} >= {"kernel:0", "bias:0"}
-    assert not list(filter(writes, called_nodes(read_meta_graph(again))))
+    assert {variable.name for variable in call.variables} >= {"kernel:0", "bias:0"}
+    assert not list(filter(writes, called_nodes(SavedModel(again).meta_graph)))
     kernel, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.float32)
     for x in (np.array([[1, 2]], np.float32), np.array([[-1, 0], [0, -3]], np.float32)):
         kind = np.arange(len(x))
-        found = call(x=tf.constant(x), kind=tf.constant(kind))
+        result = call(x=tf.constant(x), kind=tf.constant(kind))
         sign = 1 if x.sum() > 0 else -1
-        np.testing.assert_allclose(found["rows"], 3 * (x @ kernel + bias) + sign * bias)
-        np.testing.assert_array_equal(found["share"], [0.5, 0.25][: len(x)])
-        np.testing.assert_array_equal(found["same"], x)
+        np.testing.assert_allclose(result["rows"], 3 * (x @ kernel + bias) + sign * bias)
+        np.testing.assert_array_equal(result["share"], [0.5, 0.25][: len(x)])
+        np.testing.assert_array_equal(result["same"], x)
 
 
 def test_a_model_without_variables_is_left_as_it_is(tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_a_model_without_variables_is_left_as_it_is(tmp_path: Path) -> None:
     )
     source = tmp_path / "source"
     tf.saved_model.save(module, str(source), signatures={"serving_default": module.serve})
-    assert save_again(source, tmp_path / "again") == 0
+    assert save_again(SavedModel(source), tmp_path / "again") == 0
     assert not (tmp_path / "again").exists()

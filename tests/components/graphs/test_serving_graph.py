@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tests.helpers.saved_models import save_signature
 
 from paring.errors import UnsupportedError
 from paring.graphs.graph import load_function
 from paring.graphs.serving_graph import export, fixed_key, inference_graph
-from paring.models.signature import read_meta_graph, read_signature
+from paring.models.saved_model import SavedModel
 from paring.runtimes.savedmodel import SavedModelRuntime
 
 Save = Callable[..., Path]
@@ -57,12 +58,12 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if len(variable.shape) == 1:
             variable.assign(generator.uniform(0.5, 2, variable.shape))
     folder = tmp_path_factory.mktemp("normalized") / "model"
-    network.save(folder, save_format="tf")
+    save_signature(network, folder)
     return folder
 
 
 def run(folder: Path, features: Any, signature: str = "serving_default") -> dict[str, np.ndarray]:
-    return SavedModelRuntime(folder, signature=signature).run(features)
+    return SavedModelRuntime(SavedModel(folder), signature=signature).run(features)
 
 
 def operators(graph_def: Any) -> set[str]:
@@ -78,19 +79,36 @@ def images(count: int) -> dict[str, np.ndarray]:
 def test_only_inference_is_left_and_batch_normalization_is_folded(
     normalized: Path, tmp_path: Path
 ) -> None:
-    graph = inference_graph(load_function(normalized))
+    graph = inference_graph(load_function(SavedModel(normalized)))
     export(graph, tmp_path / "made")
-    left = operators(read_meta_graph(tmp_path / "made").graph_def)
+    left = operators(SavedModel(tmp_path / "made").meta_graph.graph_def)
     for gone in ("BatchNorm", "Random", "Variable", "Rsqrt", "Assign", "Assert"):
-        assert not [one for one in left if gone in one and one != "NoOp"], gone
+        assert not [item for item in left if gone in item and item != "NoOp"], gone
     assert "Mul" not in left
     assert graph.operators < graph.source_operators / 3
-    assert read_signature(tmp_path / "made") == read_signature(normalized)
+    assert SavedModel(tmp_path / "made").signature() == SavedModel(normalized).signature()
     for count in (1, 5):
-        expected, found = (
+        expected, result = (
             run(folder, images(count))["scores"] for folder in (normalized, tmp_path / "made")
         )
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fixed_batch", [0, 4])
+def test_constants_are_stored_once(normalized: Path, tmp_path: Path, fixed_batch: int) -> None:
+    graph = inference_graph(load_function(SavedModel(normalized)))
+    export(graph, tmp_path / "made", fixed_batch=fixed_batch)
+
+    def elements(nodes: Any) -> int:
+        constants = (node.attr["value"].tensor for node in nodes if node.op == "Const")
+        return sum(tf.make_ndarray(constant).size for constant in constants)
+
+    stored = SavedModel(tmp_path / "made").meta_graph.graph_def
+    functions = [node for item in stored.library.function for node in item.node_def]
+    weights = elements(graph.graph_def.node)
+    assert weights > 500
+    # The file's name and the like besides, which saving needs.
+    assert weights <= elements([*stored.node, *functions]) < weights + 50
 
 
 def test_gradients_that_a_model_defines_are_left_behind(save: Save, tmp_path: Path) -> None:
@@ -100,17 +118,17 @@ def test_gradients_that_a_model_defines_are_left_behind(save: Save, tmp_path: Pa
         return {"y": loop[1]}
 
     source = save(serve, ROW)
-    export(inference_graph(load_function(source)), tmp_path / "made")
+    export(inference_graph(load_function(SavedModel(source))), tmp_path / "made")
     features = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
-    found, expected = run(tmp_path / "made", features), run(source, features)
-    np.testing.assert_allclose(found["y"], expected["y"], atol=1e-6)
+    result, expected = run(tmp_path / "made", features), run(source, features)
+    np.testing.assert_allclose(result["y"], expected["y"], atol=1e-6)
 
 
 def test_weights_stay_variables_on_request(normalized: Path, tmp_path: Path) -> None:
-    graph = inference_graph(load_function(normalized))
+    graph = inference_graph(load_function(SavedModel(normalized)))
     export(graph, tmp_path / "made", variables="kept")
     loaded = tf.saved_model.load(str(tmp_path / "made"))
-    assert sum(int(tf.size(one)) for one in loaded.weights.values()) > 500
+    assert sum(int(tf.size(weight)) for weight in loaded.weights.values()) > 500
     features = images(3)
     before = run(tmp_path / "made", features)["scores"]
     np.testing.assert_allclose(before, run(normalized, features)["scores"], atol=1e-5)
@@ -124,13 +142,13 @@ def test_weights_stay_variables_on_request(normalized: Path, tmp_path: Path) -> 
 def test_a_second_signature_takes_one_batch_size(
     normalized: Path, tmp_path: Path, compiled: bool
 ) -> None:
-    graph = inference_graph(load_function(normalized))
+    graph = inference_graph(load_function(SavedModel(normalized)))
     export(graph, tmp_path / "made", fixed_batch=4, compiled=compiled)
-    own = read_signature(tmp_path / "made", fixed_key(4))
+    own = SavedModel(tmp_path / "made").signature(fixed_key(4))
     assert own.inputs["image"].shape == (4, 12, 12, 3)
     assert own.outputs["scores"].shape == (4, 5)
-    found = run(tmp_path / "made", images(4), fixed_key(4))["scores"]
-    np.testing.assert_allclose(found, run(normalized, images(4))["scores"], atol=1e-5)
+    result = run(tmp_path / "made", images(4), fixed_key(4))["scores"]
+    np.testing.assert_allclose(result, run(normalized, images(4))["scores"], atol=1e-5)
     with pytest.raises(UnsupportedError, match="batches of 4 only"):
         run(tmp_path / "made", images(3), fixed_key(4))
     # The flexible one is there as well.
@@ -140,16 +158,16 @@ def test_a_second_signature_takes_one_batch_size(
 def test_a_compiled_signature_is_compiled_when_it_is_loaded_again(
     normalized: Path, tmp_path: Path
 ) -> None:
-    graph = inference_graph(load_function(normalized))
+    graph = inference_graph(load_function(SavedModel(normalized)))
     export(graph, tmp_path / "plain")
     export(graph, tmp_path / "made", compiled=True)
 
     def asked(folder: Path) -> bool:
-        library = read_meta_graph(folder).graph_def.library
+        library = SavedModel(folder).meta_graph.graph_def.library
         return any(
-            one.attr["_XlaMustCompile"].b
-            for one in library.function
-            if "_XlaMustCompile" in one.attr
+            item.attr["_XlaMustCompile"].b
+            for item in library.function
+            if "_XlaMustCompile" in item.attr
         )
 
     assert asked(tmp_path / "made")
@@ -162,14 +180,14 @@ def test_two_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
     layers = tf_keras.layers
     left, right = tf_keras.Input((5,), name="left"), tf_keras.Input((5,), name="right")
     outputs = [layers.Dense(2, name="z")(left - right), layers.Dense(3, name="a")(left)]
-    tf_keras.Model([right, left], outputs).save(tmp_path / "source")
-    export(inference_graph(load_function(tmp_path / "source")), tmp_path / "made")
+    save_signature(tf_keras.Model([right, left], outputs), tmp_path / "source")
+    export(inference_graph(load_function(SavedModel(tmp_path / "source"))), tmp_path / "made")
     generator = np.random.default_rng(0)
     features = {name: generator.random((3, 5), np.float32) for name in ("left", "right")}
-    expected, found = (run(tmp_path / name, features) for name in ("source", "made"))
-    assert found.keys() == {"z", "a"}
+    expected, result = (run(tmp_path / name, features) for name in ("source", "made"))
+    assert result.keys() == {"z", "a"}
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-6)
+        np.testing.assert_allclose(result[name], values, atol=1e-6)
 
 
 def test_loops_of_recurrent_layers_stay_loops(tmp_path: Path) -> None:
@@ -178,10 +196,13 @@ def test_loops_of_recurrent_layers_stay_loops(tmp_path: Path) -> None:
     x = layers.Embedding(50, 8)(ids)
     x = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(x)
     x = layers.GRU(4)(x)
-    tf_keras.Model(ids, layers.Dense(3, name="scores")(x)).save(tmp_path / "source")
-    graph = inference_graph(load_function(tmp_path / "source"))
+    network = tf_keras.Model(ids, layers.Dense(3, name="scores")(x))
+    save_signature(network, tmp_path / "source")
+    graph = inference_graph(load_function(SavedModel(tmp_path / "source")))
     export(graph, tmp_path / "made")
-    assert {one for one in operators(graph.graph_def) if "While" in one} == {"StatelessWhile"}
+    assert {operator for operator in operators(graph.graph_def) if "While" in operator} == {
+        "StatelessWhile"
+    }
     features = {"ids": np.random.default_rng(0).integers(0, 50, (3, 7))}
     np.testing.assert_allclose(
         run(tmp_path / "made", features)["scores"],
@@ -201,14 +222,14 @@ def test_what_is_done_for_its_side_effect_is_gone(save: Save, tmp_path: Path) ->
         return {"product": product, "same": x, "constant": tf.ones(100)}
 
     source = save(serve, ROW, weight=weight, calls=calls)
-    graph = inference_graph(load_function(source))
+    graph = inference_graph(load_function(SavedModel(source)))
     assert operators(graph.graph_def) == {"Const", "Placeholder", "MatMul", "Identity"}
     export(graph, tmp_path / "made", fixed_batch=2, variables="kept")
     features = {"x": np.random.default_rng(0).random((2, 4), np.float32)}
-    expected, found = run(source, features), run(tmp_path / "made", features)
-    assert found.keys() == expected.keys()
+    expected, result = run(source, features), run(tmp_path / "made", features)
+    assert result.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, atol=1e-6)
+        np.testing.assert_allclose(result[name], values, atol=1e-6)
 
 
 def test_conditions_stay(save: Save, tmp_path: Path) -> None:
@@ -218,7 +239,7 @@ def test_conditions_stay(save: Save, tmp_path: Path) -> None:
         ROW,
         weight=weight,
     )
-    export(inference_graph(load_function(source)), tmp_path / "made")
+    export(inference_graph(load_function(SavedModel(source))), tmp_path / "made")
     for value in (0.1, 3.0):
         features = {"x": np.full((1, 4), value, np.float32)}
         np.testing.assert_array_equal(
@@ -230,9 +251,9 @@ def test_variables_that_the_outputs_depend_on_are_not_frozen(save: Save) -> None
     total = tf.Variable(0.0)
     source = save(lambda x: {"y": x + total.assign_add(1.0)}, ROW, total=total)
     with pytest.raises(UnsupportedError, match="AssignAddVariableOp"):
-        inference_graph(load_function(source))
+        inference_graph(load_function(SavedModel(source)))
 
 
 def test_lookup_tables_are_not_frozen(lookup: Path) -> None:
     with pytest.raises(UnsupportedError, match="lookup table"):
-        inference_graph(load_function(lookup))
+        inference_graph(load_function(SavedModel(lookup)))

@@ -12,7 +12,7 @@ from paring.catalog import STEPS
 from paring.execution import Call, execute
 from paring.models.arguments import argument_names, by_name, signature_specs
 from paring.models.loading import export
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 from paring.runtimes.savedmodel import SavedModelRuntime
 
@@ -79,12 +79,12 @@ def test_every_runtime_takes_the_names_of_the_inputs(
     given = rows(8, seed=1)
     try:
         assert set(runtime.inputs) == set(NAMES)
-        (found,) = runtime.run(given).values()
+        (result,) = runtime.run(given).values()
     finally:
         runtime.close()
     if name != "pruned":
-        wanted = network.predict([given[one] for one in NAMES], verbose=0)
-        np.testing.assert_allclose(found, wanted, atol=0.05 if name == "int8" else 1e-5)
+        wanted = network.predict([given[item] for item in NAMES], verbose=0)
+        np.testing.assert_allclose(result, wanted, atol=0.05 if name == "int8" else 1e-5)
 
 
 @pytest.mark.parametrize("name", ["pruned", "int8", "onnx"])
@@ -92,10 +92,10 @@ def test_candidates_with_such_names_are_evaluated(
     name: str, made: dict[str, Path], tmp_path: Path
 ) -> None:
     inputs = {"source": made["model"], "candidate": made[name], "examples": made["examples"]}
-    found: dict[str, Artifact] = execute(
+    result: dict[str, Artifact] = execute(
         STEPS["evaluate"], Call(inputs, {"evaluation": tmp_path / "evaluation"}, {})
     )
-    assert found["evaluation"].facts()["agreement"] > 0.5
+    assert result["evaluation"].facts()["agreement"] > 0.5
 
 
 def test_a_saved_model_of_such_a_name_by_keras_itself_is_called(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_saved_model_of_such_a_name_by_keras_itself_is_called(tmp_path: Path) 
     keras_model = tf_keras.Model(given, tf_keras.layers.Dense(3)(given))
     keras_model.save(tmp_path / "model", save_format="tf")
     values = np.random.default_rng(0).random((5, 4), np.float32)
-    (found,) = SavedModelRuntime(tmp_path / "model").run({"user/age": values}).values()
-    np.testing.assert_allclose(found, keras_model(values).numpy(), atol=1e-6)
+    (result,) = SavedModelRuntime(SavedModel(tmp_path / "model")).run({"user/age": values}).values()
+    np.testing.assert_allclose(result, keras_model(values).numpy(), atol=1e-6)
 
 
 def test_a_saved_model_of_tensorflow_1_is_called_by_its_names(tmp_path: Path) -> None:
@@ -120,21 +120,21 @@ def test_a_saved_model_of_tensorflow_1_is_called_by_its_names(tmp_path: Path) ->
     given = {
         name: np.full((2, 4), value, np.float32) for name, value in [("a:b", 5), ("my column", 1)]
     }
-    (found,) = SavedModelRuntime(tmp_path / "model").run(given).values()
-    assert found.tolist() == [[3.0] * 4] * 2
+    (result,) = SavedModelRuntime(SavedModel(tmp_path / "model")).run(given).values()
+    assert result.tolist() == [[3.0] * 4] * 2
 
 
 def test_the_signature_of_an_export_has_the_names(network: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     export(network, tmp_path / "model")
-    assert set(read_signature(tmp_path / "model").inputs) == set(NAMES)
+    assert set(SavedModel(tmp_path / "model").signature().inputs) == set(NAMES)
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     function = loaded.signatures["serving_default"]
     assert {name: spec.shape[1] for name, spec in signature_specs(function).items()} == WIDTHS
     tensors = {name: tf.constant(array) for name, array in rows(2).items()}
-    (found,) = by_name(function)(tensors).values()
-    assert found.shape == (2, 3)
+    (result,) = by_name(function)(tensors).values()
+    assert result.shape == (2, 3)
 
 
 def test_names_that_arguments_may_have_stay_and_no_two_are_the_same() -> None:

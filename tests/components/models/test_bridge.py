@@ -119,10 +119,10 @@ def _randomize(model: Any) -> None:
 def _random_inputs(model: Any) -> list[np.ndarray]:
     generator = np.random.default_rng(1)
     return [
-        generator.integers(0, 50, (3, *one.shape[1:])).astype(one.dtype)
-        if "int" in one.dtype
-        else generator.normal(size=(3, *one.shape[1:])).astype(one.dtype)
-        for one in model.inputs
+        generator.integers(0, 50, (3, *item.shape[1:])).astype(item.dtype)
+        if "int" in item.dtype
+        else generator.normal(size=(3, *item.shape[1:])).astype(item.dtype)
+        for item in model.inputs
     ]
 
 
@@ -140,10 +140,10 @@ def test_a_keras_3_file_loads_with_its_outputs(name: str, tmp_path: Path) -> Non
     loaded = load_keras(Model(tmp_path / "model.keras"))
 
     assert loaded.count_params() == source.count_params()
-    assert loaded.input_names == [one._keras_history.operation.name for one in source.inputs]
+    assert loaded.input_names == [item._keras_history.operation.name for item in source.inputs]
     inputs = _random_inputs(source)
-    for expected, found in zip(_run(source, inputs), _run(loaded, inputs), strict=True):
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    for expected, result in zip(_run(source, inputs), _run(loaded, inputs), strict=True):
+        assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_difference_is_reported() -> None:
@@ -151,7 +151,7 @@ def test_the_difference_is_reported() -> None:
     _randomize(source)
     rebuilt = rebuild(source)
     assert 0 <= rebuilt.difference < 1e-5
-    assert [one.name for one in rebuilt.model.layers if one.name == "encoder"] == ["encoder"]
+    assert [layer.name for layer in rebuilt.model.layers if layer.name == "encoder"] == ["encoder"]
 
 
 class _Doubling(layers.Layer):
@@ -188,6 +188,27 @@ def test_outputs_that_differ_are_refused() -> None:
     model = keras.Model(values, layer(values))
     # As if a setting had been lost on the way.
     layer.get_config = lambda: {"name": "softmax", "axis": 0}
+    with pytest.raises(UnsupportedError, match="computes something else"):
+        rebuild(model)
+
+
+@pytest.mark.parametrize("broken", ["shares", "logarithms"])
+def test_each_of_several_outputs_is_compared_by_its_own_size(broken: str) -> None:
+    """Also where another one is large, or both models have NaN in it."""
+    values = keras.Input((4,), name="values")
+    softmax = layers.Softmax(axis=1, name="softmax")
+    shares = softmax(values)
+    prices = layers.Rescaling(1e9, name="prices")(values)
+    logarithms = keras.ops.log(layers.Rescaling(1.0, offset=-0.5, name="shifted")(values))
+    model = keras.Model(values, [prices, shares, logarithms])
+    rebuilt = rebuild(model)
+    assert np.isnan(rebuilt.model(np.zeros((1, 4), np.float32))[2]).all()
+    assert rebuilt.difference <= 1e-5 * 1e9
+    layer, settings = {
+        "shares": (softmax, {"name": "softmax", "axis": 0}),
+        "logarithms": (model.get_layer("shifted"), {"name": "shifted", "scale": 1.0}),
+    }[broken]
+    layer.get_config = lambda: settings
     with pytest.raises(UnsupportedError, match="computes something else"):
         rebuild(model)
 

@@ -7,7 +7,7 @@ import tf_keras as keras
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from paring.models.function_library import FunctionLibrary
-from paring.models.signature import read_meta_graph
+from paring.models.saved_model import SavedModel
 
 
 def calling(graph_def: Any, name: str, **functions: str) -> None:
@@ -34,11 +34,21 @@ def test_functions_are_reached_through_attributes_of_functions_and_gradients() -
     assert library.reached(["first"]) == {"first", "second", "third", "gradient", "elsewhere"}
 
 
+def test_functions_that_call_themselves_are_found() -> None:
+    graph_def = GraphDef()
+    calling(graph_def, "first", f="second", g="third")
+    calling(graph_def, "second", f="third", g="elsewhere")
+    calling(graph_def, "third")
+    assert not FunctionLibrary(graph_def).is_recursive()
+    graph_def.library.function[2].node_def[0].attr["f"].list.func.add(name="first")
+    assert FunctionLibrary(graph_def).is_recursive()
+
+
 def test_other_implementations_of_a_recurrent_layer_are_reached(tmp_path: Path) -> None:
     """TensorFlow takes the one for the device when it runs the signature."""
     model = keras.Sequential([keras.Input((6, 4)), keras.layers.LSTM(5)])
     model.save(tmp_path, save_format="tf")
-    graph_def = read_meta_graph(tmp_path).graph_def
+    graph_def = SavedModel(tmp_path).meta_graph.graph_def
     library = FunctionLibrary(graph_def)
     reached = library.reached(name for node in graph_def.node for name in library.called(node))
     implemented = {

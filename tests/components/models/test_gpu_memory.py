@@ -56,7 +56,7 @@ def test_a_limit_is_that_of_one_logical_device() -> None:
     config = _Config()
     _set(config, 512)
     assert config.limits is not None
-    assert [one.memory_limit for one in config.limits] == [512]
+    assert [limit.memory_limit for limit in config.limits] == [512]
     assert config.growth is None
     # TensorFlow refuses growth beside logical devices.
     _set(config, 0)

@@ -90,9 +90,9 @@ def test_a_crash_of_the_library_is_an_error(
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "h5py.py").write_text("import os\nos.abort()\n")
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as result:
         inspect_hdf5(written(tmp_path / "x.h5"))
-    assert "SIGABRT" in str(told.value)
+    assert "SIGABRT" in str(result.value)
 
 
 def test_what_is_no_hdf5_file_is_refused_with_the_librarys_reason(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_steps_take_a_keras_file(step: str, suffix: str, files: Path, tmp_path: 
     examples = dict.fromkeys(STEPS_WITH_A_MODEL[step], files / "examples.npz")
     made = run(step, tmp_path / "made", {}, model=files / f"network{suffix}", **examples)
     assert made.failure is None
-    (given,) = [one for name, one in made.lineage["inputs"].items() if name == "model"]
+    (given,) = [item for name, item in made.lineage["inputs"].items() if name == "model"]
     assert given["path"] == str(files / f"network{suffix}")
 
 
@@ -107,9 +107,9 @@ def test_a_model_of_keras_3_that_cant_be_rebuilt_is_converted_and_not_trained(
     examples = tmp_path / "examples.npz"
     tflite = run("convert_tflite", tmp_path / "tflite", model=model.path, examples=examples)
     wanted = np.asarray(keras_3(x))
-    for one in (model, tflite):
-        (found,) = open_runtime(one).run({"series": x}).values()  # type: ignore[arg-type]
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for item in (model, tflite):
+        (result,) = open_runtime(item).run({"series": x}).values()  # type: ignore[arg-type]
+        np.testing.assert_allclose(result, wanted, atol=1e-5)
     with pytest.raises(UnsupportedError) as refused:
         run("prune", tmp_path / "pruned", model=model.path, examples=examples)
     assert model.not_trainable in str(refused.value)

@@ -8,8 +8,8 @@ import pytest
 
 from paring.artifacts import Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, UnsupportedError, UntrustedModelError
-from paring.models.loading import load_keras, load_whole, save_model, saved_model_dir
-from paring.models.signature import read_signature
+from paring.models.loading import load_keras, load_whole, save_model
+from paring.models.saved_model import SavedModel
 
 
 def small_network() -> Any:
@@ -61,7 +61,7 @@ def test_a_saved_model_keeps_names_values_and_facts(
     import tensorflow as tf
 
     model = saved(network, tmp_path / "model")
-    signature = read_signature(model.serving_dir)
+    signature = SavedModel(model.serving_dir).signature()
     assert list(signature.inputs) == ["extra", "image"]
     assert signature.inputs["image"].shape == (None, 6, 6, 1)
     assert list(signature.outputs) == ["scores"]
@@ -237,13 +237,13 @@ def test_a_cut_off_keras_file_is_refused(network: Any, tmp_path: Path, kept: int
 
 def test_saved_models_are_found_in_both_layouts(network: Any, tmp_path: Path) -> None:
     model = saved(network, tmp_path / "model")
-    assert saved_model_dir(model) == tmp_path / "model" / "Format-Serving"
-    assert saved_model_dir(Model(model.serving_dir)) == model.serving_dir
+    assert SavedModel.open(model).folder == tmp_path / "model" / "Format-Serving"
+    assert SavedModel.open(Model(model.serving_dir)).folder == model.serving_dir
 
 
 def test_what_is_no_model_is_described(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelError, match=r"a folder with notes\.txt"):
-        saved_model_dir(Model(tmp_path))
+        SavedModel.open(Model(tmp_path))
     with pytest.raises(ModelError, match="a file of 5 bytes"):
         load_keras(Model(tmp_path / "notes.txt"))

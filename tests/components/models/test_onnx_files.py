@@ -52,8 +52,8 @@ def external(proto: Any, location: str, **entries: str) -> Any:
 def test_the_lists_are_the_operators_of_the_installed_libraries() -> None:
     from onnxruntime.capi import onnxruntime_pybind11_state as bindings
 
-    known = {(one.domain, one.name) for one in onnx.defs.get_all_schemas_with_history()}
-    known |= {(one.domain, one.name) for one in bindings.get_all_operator_schema()}
+    known = {(item.domain, item.name) for item in onnx.defs.get_all_schemas_with_history()}
+    known |= {(item.domain, item.name) for item in bindings.get_all_operator_schema()}
     listed = {(domain, name) for domain, names in OPERATORS.items() for name in names}
     assert known - listed == {
         # What runs code of its own: programs of devices, and plugins of TensorRT.

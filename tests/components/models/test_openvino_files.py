@@ -38,7 +38,7 @@ def replace(file: Path, old: str, new: str) -> None:
 
 def test_the_operation_sets_are_those_of_the_installed_library() -> None:
     folder = Path(openvino.__file__).parent
-    assert {one.name for one in folder.glob("opset[0-9]*")} == openvino_files._OPSETS
+    assert {path.name for path in folder.glob("opset[0-9]*")} == openvino_files._OPSETS
 
 
 def test_what_openvino_writes_passes_and_runs(file: Path) -> None:

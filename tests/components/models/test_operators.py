@@ -1,5 +1,6 @@
 """SavedModels that touch files are refused before they do; ordinary ones pass."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 
 from paring.artifacts import Model, Servable
-from paring.errors import UntrustedModelError
+from paring.errors import ModelError, UntrustedModelError
 from paring.models.allowed import OPERATORS
-from paring.models.loading import load_keras, saved_model_dir
-from paring.models.operators import refuse_operators
+from paring.models.loading import load_keras
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 
 ROW = {"values": np.ones((1, 2), np.float32)}
@@ -97,19 +98,19 @@ def test_operators_deep_in_functions_are_found(tmp_path: Path) -> None:
 
     folder = write(tmp_path / "model", inner)
     with pytest.raises(UntrustedModelError, match="ReadFile"):
-        saved_model_dir(Servable(folder))
+        SavedModel.open(Servable(folder))
 
 
 def python_code(values: Any) -> Any:
     import tensorflow as tf
 
-    return tf.reshape(tf.numpy_function(lambda one: one, [values], tf.float32), [-1, 2])
+    return tf.reshape(tf.numpy_function(lambda item: item, [values], tf.float32), [-1, 2])
 
 
 def python_code_with_gradients(values: Any) -> Any:
     import tensorflow as tf
 
-    return tf.reshape(tf.py_function(lambda one: one, [values], tf.float32), [-1, 2])
+    return tf.reshape(tf.py_function(lambda item: item, [values], tf.float32), [-1, 2])
 
 
 def names_of_files(values: Any) -> Any:
@@ -145,7 +146,7 @@ def printing_into_a_file(values: Any) -> Any:
 def test_what_is_on_no_list_is_named(tmp_path: Path, body: Any, operator: str) -> None:
     folder = write(tmp_path / "model", body)
     with pytest.raises(UntrustedModelError, match=operator):
-        saved_model_dir(Servable(folder))
+        SavedModel.open(Servable(folder))
 
 
 def test_saving_belongs_in_the_saver_alone(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_saving_belongs_in_the_saver_alone(tmp_path: Path) -> None:
 
     weight = tf.Variable(2.0)
     folder = write(tmp_path / "model", lambda values: values * weight, weight=weight)
-    refuse_operators(folder)
+    SavedModel(folder).refuse_operators()
 
     def save_while_restoring(graph: Any) -> None:
         for function in graph.graph_def.library.function:
@@ -163,12 +164,12 @@ def test_saving_belongs_in_the_saver_alone(tmp_path: Path) -> None:
 
     edit(folder, save_while_restoring)
     with pytest.raises(UntrustedModelError, match="MergeV2Checkpoints"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def _functions(graph: Any, part: str) -> Any:
-    (found,) = (one for one in graph.graph_def.library.function if part in one.signature.name)
-    return found
+    (result,) = (item for item in graph.graph_def.library.function if part in item.signature.name)
+    return result
 
 
 @pytest.mark.parametrize("saver", ["traced_save", "traced_restore"])
@@ -190,7 +191,7 @@ def test_a_signature_that_calls_a_function_of_the_saver_is_refused(
     edit(folder, call)
     operator = "SaveV2" if saver == "traced_save" else "RestoreV2"
     with pytest.raises(UntrustedModelError, match=operator):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def test_a_signature_that_gives_what_the_saver_does_is_refused(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_signature_that_gives_what_the_saver_does_is_refused(tmp_path: Path) -
 
     edit(folder, give)
     with pytest.raises(UntrustedModelError, match="SaveV2"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def _words(folder: Path) -> Path:
@@ -228,12 +229,12 @@ def test_the_functions_of_a_table_that_hand_tensors_to_the_saver_name_no_file(
 
     edit(folder, write_a_file)
     with pytest.raises(UntrustedModelError, match="SaveV2"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def test_a_layer_that_holds_a_function_of_the_saver_is_refused(tmp_path: Path) -> None:
     folder = _words(tmp_path / "model")
-    refuse_operators(folder, all_functions=True)
+    SavedModel(folder).refuse_operators(all_functions=True)
 
     def hold(graph: Any) -> None:
         nodes = graph.object_graph_def.nodes
@@ -245,7 +246,7 @@ def test_a_layer_that_holds_a_function_of_the_saver_is_refused(tmp_path: Path) -
 
     edit(folder, hold)
     with pytest.raises(UntrustedModelError, match="SaveV2"):
-        refuse_operators(folder, all_functions=True)
+        SavedModel(folder).refuse_operators(all_functions=True)
 
 
 @pytest.mark.parametrize("layer", ["Normalization", "Discretization", "StringLookup",
@@ -262,7 +263,7 @@ def test_layers_with_a_function_of_adapt_pass(tmp_path: Path, layer: str) -> Non
     values = tf_keras.Input((1,), dtype=dtype)
     model = tf_keras.Model(values, made(values))
     model.save(tmp_path / "model", save_format="tf")
-    saved_model_dir(Servable(tmp_path / "model"))
+    SavedModel.open(Servable(tmp_path / "model"))
     loaded = load_keras(Model(tmp_path / "model"))
     np.testing.assert_array_equal(loaded(rows), model(rows))
 
@@ -278,8 +279,8 @@ def _adapted(folder: Path) -> Path:
 
 def test_a_function_of_adapt_by_another_name_is_looked_at(tmp_path: Path) -> None:
     def rename(graph: Any) -> None:
-        for one in graph.object_graph_def.nodes:
-            for child in one.children:
+        for node in graph.object_graph_def.nodes:
+            for child in node.children:
                 if child.local_name == "_adapt_function":
                     child.local_name = "call"
 
@@ -287,8 +288,8 @@ def test_a_function_of_adapt_by_another_name_is_looked_at(tmp_path: Path) -> Non
         nodes = graph.object_graph_def.nodes
         (number,) = (
             child.node_id
-            for one in nodes
-            for child in one.children
+            for node in nodes
+            for child in node.children
             if child.local_name == "_adapt_function"
         )
         child = nodes[0].children.add()
@@ -296,10 +297,10 @@ def test_a_function_of_adapt_by_another_name_is_looked_at(tmp_path: Path) -> Non
 
     for change in (rename, copy):
         folder = _adapted(tmp_path / change.__name__)
-        refuse_operators(folder, all_functions=True)
+        SavedModel(folder).refuse_operators(all_functions=True)
         edit(folder, change)
         with pytest.raises(UntrustedModelError, match="IteratorGetNext"):
-            refuse_operators(folder, all_functions=True)
+            SavedModel(folder).refuse_operators(all_functions=True)
 
 
 def test_a_signature_that_calls_a_function_of_adapt_is_refused(tmp_path: Path) -> None:
@@ -312,7 +313,7 @@ def test_a_signature_that_calls_a_function_of_adapt_is_refused(tmp_path: Path) -
 
     edit(folder, call)
     with pytest.raises(UntrustedModelError, match="IteratorGetNext"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def table(folder: Path, vocabulary: Path) -> Path:
@@ -330,8 +331,8 @@ def table(folder: Path, vocabulary: Path) -> Path:
     )
 
     def body(values: Any) -> Any:
-        found = lookup.lookup(tf.strings.lower(tf.as_string(tf.cast(values, tf.int32))))
-        return tf.cast(found, tf.float32)
+        result = lookup.lookup(tf.strings.lower(tf.as_string(tf.cast(values, tf.int32))))
+        return tf.cast(result, tf.float32)
 
     return write(folder, body, lookup=lookup)
 
@@ -349,7 +350,7 @@ def test_tables_are_read_from_the_models_own_assets_alone(tmp_path: Path) -> Non
     loaded = tf.saved_model.load(str(folder))
     again = tmp_path / "again"
     tf.saved_model.save(loaded, str(again), signatures=loaded.signatures)
-    refuse_operators(again)
+    SavedModel(again).refuse_operators()
 
     def elsewhere(graph: Any) -> None:
         graph.asset_file_def[0].filename = "../../words.txt"
@@ -357,7 +358,7 @@ def test_tables_are_read_from_the_models_own_assets_alone(tmp_path: Path) -> Non
     for changed in (folder, again):
         edit(changed, elsewhere)
         with pytest.raises(UntrustedModelError, match=r"outside of assets/"):
-            refuse_operators(changed)
+            SavedModel(changed).refuse_operators()
 
 
 def test_a_table_of_a_named_file_is_refused(tmp_path: Path) -> None:
@@ -374,7 +375,169 @@ def test_a_table_of_a_named_file_is_refused(tmp_path: Path) -> None:
     folder = table(tmp_path / "model", vocabulary)
     edit(folder, constant_instead)
     with pytest.raises(UntrustedModelError, match=r"InitializeTableFromTextFileV2 of a file"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
+
+
+def write_graph(folder: Path, build: Any = lambda: None) -> Path:
+    """A SavedModel of TensorFlow 1; `build` adds to its graph what no signature calls."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        values = v1.placeholder(tf.float32, [None, 2], name="values")
+        kernel = v1.get_variable("kernel", initializer=[[1.0], [2.0]], use_resource=True)
+        scores = tf.matmul(values, kernel)
+        build()
+        session.run(kernel.initializer)
+        builder = v1.saved_model.Builder(str(folder))
+        signature = v1.saved_model.predict_signature_def({"values": values}, {"scores": scores})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+    return folder
+
+
+def test_a_local_variable_whose_initializer_writes_a_file_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    witness = tmp_path / "witness"
+
+    def local(initial: Any) -> Any:
+        return lambda: v1.get_variable(
+            "seen", initializer=initial(), collections=["local_variables"], use_resource=True
+        )
+
+    folder = write_graph(tmp_path / "model", local(lambda: writing(witness)(tf.ones([1]))))
+    with pytest.raises(UntrustedModelError, match="WriteFile"):
+        open_runtime(Servable(folder))
+    assert not witness.exists()
+    # Loading alone runs it.
+    open_runtime(Servable(folder, trusted=True)).close()
+    assert witness.exists()
+    plain = write_graph(tmp_path / "plain", local(lambda: tf.ones([1])))
+    runtime = open_runtime(Servable(plain))
+    assert runtime.run(ROW)["scores"].tolist() == [[3.0]]
+
+
+def test_a_saver_that_reads_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    other = write_graph(tmp_path / "other")
+    folder = write_graph(tmp_path / "model")
+    runtime = open_runtime(Servable(other))
+    assert runtime.run(ROW)["scores"].tolist() == [[3.0]]
+
+    def read_elsewhere(meta_graph: Any) -> None:
+        nodes = meta_graph.graph_def.node
+        path = nodes.add(name="elsewhere", op="Const")
+        path.attr["dtype"].type = tf.string.as_datatype_enum
+        path.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(f"{other}/variables/variables"))
+        for node in nodes:
+            if node.op == "RestoreV2":
+                node.input[0] = "elsewhere"
+
+    edit(folder, read_elsewhere)
+    with pytest.raises(UntrustedModelError, match="RestoreV2 of a file that is not the model's"):
+        open_runtime(Servable(folder))
+    # It is loaded without the model's own.
+    shutil.rmtree(folder / "variables")
+    trusted = open_runtime(Servable(folder, trusted=True))
+    assert trusted.run(ROW)["scores"].tolist() == [[3.0]]
+
+
+def test_a_signature_that_calls_another_function_than_it_states_is_refused(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    witness, folder = tmp_path / "witness", tmp_path / "model"
+    body = writing(witness)
+    spec = [tf.TensorSpec([None, 2], tf.float32, name="values")]
+    module = tf.Module()
+    module.serve = tf.function(lambda values: {"scores": 2 * values}, input_signature=spec)
+    module.other = tf.function(lambda values: {"scores": body(values)}, input_signature=spec)
+    signatures = {"serving_default": module.serve, "other": module.other}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+    def exchange(meta_graph: Any) -> None:
+        del meta_graph.signature_def["other"]
+        objects = meta_graph.object_graph_def.nodes
+        (place,) = (
+            child.node_id for child in objects[0].children if child.local_name == "signatures"
+        )
+        serving, other = sorted(objects[place].children, key=lambda item: item.local_name)[::-1]
+        serving.node_id = other.node_id
+        objects[place].children.remove(other)
+
+    edit(folder, exchange)
+    with pytest.raises(UntrustedModelError, match="WriteFile"):
+        open_runtime(Servable(folder))
+    assert not witness.exists()
+    runtime = open_runtime(Servable(folder, trusted=True))
+    assert runtime.run(ROW)["scores"].tolist() == [[1.0, 1.0]]
+    assert witness.exists()
+
+
+@pytest.mark.parametrize("method", ["_maybe_initialize_trackable", "__call__"])
+def test_a_function_in_the_place_of_a_method_of_tensorflow_is_refused(
+    tmp_path: Path, method: str
+) -> None:
+    import tensorflow as tf
+
+    witness = tmp_path / "witness"
+    body = writing(witness)
+    held_function = tf.function(lambda: body(tf.ones([1])), input_signature=[])
+    folder = write(
+        tmp_path / "model", lambda values: values, part=tf.Module(), method=held_function
+    )
+    SavedModel.open(folder)
+
+    def attach(meta_graph: Any) -> None:
+        objects = meta_graph.object_graph_def.nodes
+        held = {child.local_name: child.node_id for child in objects[0].children}
+        part = objects[held["part"]]
+        if method == "__call__":
+            # The object is called then.
+            part.children.add(local_name=method, node_id=held["method"])
+            objects[0].children.add(local_name="_maybe_initialize_trackable", node_id=held["part"])
+        else:
+            part.children.add(local_name=method, node_id=held["method"])
+
+    edit(folder, attach)
+    with pytest.raises(UntrustedModelError, match="WriteFile"):
+        SavedModel.open(folder)
+    assert not witness.exists()
+    # Loading alone calls it.
+    tf.saved_model.load(str(folder))
+    assert witness.exists()
+
+
+def test_a_function_that_calls_itself_is_a_broken_graph(tmp_path: Path) -> None:
+    folder = write_graph(tmp_path / "model")
+
+    def recurse(meta_graph: Any) -> None:
+        function = meta_graph.graph_def.library.function.add()
+        function.signature.name = "again"
+        function.node_def.add(name="call", op="again")
+
+    edit(folder, recurse)
+    with pytest.raises(ModelError, match=r"broken[\s\S]*calls itself"):
+        SavedModel.open(folder)
+
+
+def test_an_asset_outside_of_the_model_is_refused_whether_or_not_it_is_read(
+    tmp_path: Path,
+) -> None:
+    import tensorflow as tf
+
+    # Saving the model again would copy it.
+    words = tmp_path / "words.txt"
+    words.write_text("0")
+    folder = write(
+        tmp_path / "model", lambda values: values, words=tf.saved_model.Asset(str(words))
+    )
+    SavedModel.open(folder)
+    edit(folder, lambda graph: setattr(graph.asset_file_def[0], "filename", "../../words.txt"))
+    with pytest.raises(UntrustedModelError, match=r"an asset outside of assets/ \(../../words"):
+        SavedModel.open(folder)
 
 
 def test_functions_that_nothing_serves_are_looked_at_for_keras_alone(tmp_path: Path) -> None:
@@ -385,9 +548,9 @@ def test_functions_that_nothing_serves_are_looked_at_for_keras_alone(tmp_path: P
         return tf.io.read_file(name)
 
     folder = write(tmp_path / "model", lambda values: values + 1, read=read)
-    refuse_operators(folder)
+    SavedModel(folder).refuse_operators()
     with pytest.raises(UntrustedModelError, match="ReadFile"):
-        refuse_operators(folder, all_functions=True)
+        SavedModel(folder).refuse_operators(all_functions=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*HDF5")
@@ -406,10 +569,10 @@ def test_models_of_keras_pass(tmp_path: Path) -> None:
         words = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(text)
         model = library.Model([tokens, text], [layers.Dense(2)(values), words])
         model.export(str(tmp_path / library.__name__))
-        refuse_operators(tmp_path / library.__name__, all_functions=True)
+        SavedModel(tmp_path / library.__name__).refuse_operators(all_functions=True)
         if library is tf_keras:
             model.save(tmp_path / "saved")
-            refuse_operators(tmp_path / "saved", all_functions=True)
+            SavedModel(tmp_path / "saved").refuse_operators(all_functions=True)
             load_keras(Model(tmp_path / "saved"))
 
 
@@ -434,17 +597,17 @@ def test_what_tfx_and_jax_write_passes(tmp_path: Path) -> None:
 
     module.serve = serve
     tf.saved_model.save(module, str(tmp_path / "tfx"), signatures={"serving_default": serve})
-    refuse_operators(tmp_path / "tfx")
+    SavedModel(tmp_path / "tfx").refuse_operators()
     assert {"XlaCallModule", "ParseExampleV2"} <= OPERATORS
 
 
 def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", lambda values: values + 1)
-    refuse_operators(folder)
+    SavedModel(folder).refuse_operators()
     hostile = write(tmp_path / "hostile", writing(tmp_path / "witness"))
     (hostile / "saved_model.pb").replace(folder / "saved_model.pb")
     with pytest.raises(UntrustedModelError, match="WriteFile"):
-        refuse_operators(folder)
+        SavedModel(folder).refuse_operators()
 
 
 def test_no_listed_operator_touches_files_or_processes() -> None:
@@ -482,7 +645,7 @@ def test_engines_inside_of_a_graph_need_trust(name: str, tmp_path: Path) -> None
     folder = write(tmp_path / "model", body)
 
     def add_engine(graph: Any) -> None:
-        (signature,) = (one for key, one in graph.signature_def.items() if key[:2] != "__")
+        (signature,) = (item for key, item in graph.signature_def.items() if key[:2] != "__")
         node = graph.graph_def.node.add(name="engine", op=name)
         (output,) = signature.outputs.values()
         output.name = f"{node.name}:0"
@@ -493,6 +656,6 @@ def test_engines_inside_of_a_graph_need_trust(name: str, tmp_path: Path) -> None
 
     edit(folder, add_engine)
     with pytest.raises(UntrustedModelError, match=rf"{name} \(engine\), which loads an engine"):
-        saved_model_dir(Servable(folder))
+        SavedModel.open(Servable(folder))
     # What the pipeline itself has built is trusted, and nothing else in the graph is.
-    assert saved_model_dir(Servable(folder, engine_trusted=True)) == folder
+    assert SavedModel.open(Servable(folder, engine_trusted=True)).folder == folder

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import Artifact
 from paring.catalog import STEPS
@@ -33,7 +34,7 @@ def network() -> Any:
 def test_steps_read_and_write_in_such_folders(network: Any, name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    network.save(tmp_path / "plain", save_format="tf")
+    save_signature(network, tmp_path / "plain")
     (tmp_path / "plain").rename(folder / name)
     x = np.random.default_rng(0).random((60, 12), np.float32)
     np.savez(folder / f"{name}.npz", x=x, y=np.arange(60) % 3)
@@ -67,10 +68,10 @@ def test_tfrecords_in_such_files_are_read(network: Any, tmp_path: Path) -> None:
                 feature = {"features": tf.train.Feature(float_list=values)}
                 example = tf.train.Example(features=tf.train.Features(feature=feature))
                 writer.write(example.SerializeToString())
-    found = run(
+    result = run(
         "import_examples", tmp_path / "out", original=folder, model=tmp_path / "network.keras"
     )
-    assert found.facts()["train_count"] + found.facts()["eval_count"] == 20
+    assert result.facts()["train_count"] + result.facts()["eval_count"] == 20
 
 
 def test_a_plain_path_stays_and_another_leads_to_its_own_folder(tmp_path: Path) -> None:
@@ -79,6 +80,6 @@ def test_a_plain_path_stays_and_another_leads_to_its_own_folder(tmp_path: Path) 
         (tmp_path / name).mkdir()
         (tmp_path / name / "name").write_text(name)
     for name in ("m?", "m[ab]", "m?"):
-        found = plain_path(tmp_path / name)
-        assert not set(str(found)) & set("*?[]")
-        assert (found / "name").read_text() == name
+        result = plain_path(tmp_path / name)
+        assert not set(str(result)) & set("*?[]")
+        assert (result / "name").read_text() == name

@@ -11,7 +11,7 @@ from paring.execution import Call, execute
 from paring.graphs.full_precision import precision_of
 from paring.models.loading import load_keras, load_whole
 from paring.models.precision import in_float32
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.steps.import_model import import_model
 
 IMAGES = np.random.default_rng(0).random((16, 8, 8, 1)).astype(np.float32)
@@ -64,11 +64,11 @@ def test_a_keras_model_is_imported_in_float32_and_its_policy_recorded(
     expected = np.asarray(source(IMAGES), np.float32)
     source.save(tmp_path / form)
     model = imported(tmp_path / form, tmp_path / "out")
-    assert model.source_precision == policy
+    assert model.source_precision == (policy,)
     assert model.trained_on == ""
-    assert not precision_of(model.serving_dir)
-    signature = read_signature(model.serving_dir)
-    assert {one.dtype for one in signature.outputs.values()} == {"float32"}
+    assert not precision_of(SavedModel(model.serving_dir))
+    signature = SavedModel(model.serving_dir).signature()
+    assert {output.dtype for output in signature.outputs.values()} == {"float32"}
     serve = tf.saved_model.load(str(model.serving_dir)).signatures["serving_default"]
     (served,) = serve(tf.constant(IMAGES)).values()
     np.testing.assert_allclose(served, expected, atol=0.02)
@@ -77,7 +77,7 @@ def test_a_keras_model_is_imported_in_float32_and_its_policy_recorded(
     assert kept.source_precision is None
     np.testing.assert_allclose(kept.model(IMAGES), served, rtol=1e-4, atol=1e-6)
     again = imported(model.path, tmp_path / "again")
-    assert again.source_precision == policy
+    assert again.source_precision == (policy,)
 
 
 def test_a_model_in_float32_is_left_as_it_is(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_casts_within_a_model_are_widened(tmp_path: Path) -> None:
     halved = tf.cast(tf.cast(vector, tf.float32) * 3.0, tf.float16)
     tf_keras.Model(vector, halved + halved).save(tmp_path / "model.keras")
     whole = load_whole(Model(tmp_path / "model.keras"))
-    assert whole.source_precision == "float16"
+    assert whole.source_precision == ("float16",)
     values = np.full((2, 4), 1 / 3, np.float32)
     given = whole.model(values)
     assert given.dtype == tf.float32

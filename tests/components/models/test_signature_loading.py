@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from paring.errors import ModelError
+from paring.models.saved_model import SavedModel
 from paring.models.signature_loading import load_signatures
 
 
@@ -78,17 +79,19 @@ def test_the_answers_are_those_of_the_whole_model(
     shutil.copytree(tmp_path / "plain", folder)
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = outputs(tf.saved_model.load(str(tmp_path / "plain")), values)
-    np.testing.assert_array_equal(outputs(load_signatures(folder), values), expected)
-    np.testing.assert_array_equal(outputs(load_signatures(folder, whole=True), values), expected)
+    np.testing.assert_array_equal(outputs(load_signatures(SavedModel(folder)), values), expected)
+    np.testing.assert_array_equal(
+        outputs(load_signatures(SavedModel(folder), whole=True), values), expected
+    )
 
 
 def test_only_a_whole_load_has_the_functions_that_no_signature_calls(tmp_path: Path) -> None:
     with_gradient(tmp_path)
     values = np.ones((1, 4), np.float32)
-    whole = load_signatures(tmp_path, whole=True)
+    whole = load_signatures(SavedModel(tmp_path), whole=True)
     np.testing.assert_array_equal(whole.others[3](values).numpy(), 2 * values + 3)
     with pytest.raises(TypeError, match="not callable"):
-        load_signatures(tmp_path).others[3](values)
+        load_signatures(SavedModel(tmp_path)).others[3](values)
 
 
 def test_a_model_with_assets_keeps_their_paths(tmp_path: Path) -> None:
@@ -113,14 +116,14 @@ def test_a_model_with_assets_keeps_their_paths(tmp_path: Path) -> None:
     )
     tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
     vocabulary.unlink()
-    loaded = load_signatures(tmp_path / "model")
+    loaded = load_signatures(SavedModel(tmp_path / "model"))
     assert list(outputs(loaded, ["green", "blue", "red"])) == [1, -1, 0]
     tf.saved_model.save(loaded, str(tmp_path / "again"), signatures=loaded.signatures)
-    assert list(outputs(load_signatures(tmp_path / "again"), ["green"])) == [1]
+    assert list(outputs(load_signatures(SavedModel(tmp_path / "again")), ["green"])) == [1]
 
 
 def test_a_broken_model_is_an_error_that_names_it(tmp_path: Path) -> None:
     layered(tmp_path)
     shutil.rmtree(tmp_path / "variables")
     with pytest.raises(ModelError, match=re.escape(str(tmp_path))):
-        load_signatures(tmp_path)
+        load_signatures(SavedModel(tmp_path))

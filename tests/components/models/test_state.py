@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from paring.errors import UnsupportedError
-from paring.models.signature import read_meta_graph
+from paring.models.saved_model import SavedModel
 from paring.models.state import refuse_state, state_variables
 
 
@@ -56,9 +56,9 @@ def test_variables_that_outputs_depend_on_and_calls_change_are_state(
 ) -> None:
     folder = saved(tmp_path, serve)
     assert remembers(folder)
-    assert state_variables(read_meta_graph(folder)) == ["memory"]
+    assert state_variables(SavedModel(folder).meta_graph) == ["memory"]
     with pytest.raises(UnsupportedError, match="keeps state from call to call") as caught:
-        refuse_state(folder)
+        refuse_state(SavedModel(folder))
     assert "memory" in caught.value.received
 
 
@@ -75,8 +75,8 @@ def reads(memory: Any, x: Any) -> Any:
 def test_counters_and_weights_are_no_state(serve: Any, tmp_path: Path) -> None:
     folder = saved(tmp_path, serve)
     assert not remembers(folder)
-    assert state_variables(read_meta_graph(folder)) == []
-    refuse_state(folder)
+    assert state_variables(SavedModel(folder).meta_graph) == []
+    refuse_state(SavedModel(folder))
 
 
 def test_random_generators_are_no_state(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_random_generators_are_no_state(tmp_path: Path) -> None:
 
     module.generator, module.serve = generator, serve
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": serve})
-    assert state_variables(read_meta_graph(tmp_path)) == []
+    assert state_variables(SavedModel(tmp_path).meta_graph) == []
 
 
 def test_models_without_the_signature_have_no_state(tmp_path: Path) -> None:
-    assert state_variables(read_meta_graph(saved(tmp_path, sums)), "other") == []
+    assert state_variables(SavedModel(saved(tmp_path, sums)).meta_graph, "other") == []

@@ -87,7 +87,7 @@ def test_the_schema_is_that_of_the_installed_library() -> None:
     for node in ast.parse(inspect.getsource(generated)).body:
         if not isinstance(node, ast.ClassDef):
             continue
-        methods = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+        methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
         if "Init" not in methods:
             continue
         fields = tables.setdefault(node.name, {})
@@ -141,21 +141,21 @@ def test_values_are_read_as_the_library_reads_them(content: bytes) -> None:
     model = FlatBuffer(content, SCHEMA).read("Model", b"TFL3")
     other = generated.ModelT.InitFromObj(generated.Model.GetRootAs(content, 0))
     assert len(model["buffers"]) == len(other.buffers)
-    for one, tensor in zip(
+    for item, tensor in zip(
         model["subgraphs"][0]["tensors"], other.subgraphs[0].tensors, strict=True
     ):
-        assert one["name"] == tensor.name
-        assert one["shape"].tolist() == list(tensor.shape)
-        assert one.get("buffer", 0) == tensor.buffer
-    codes = [one.get("builtin_code", 0) for one in model["operator_codes"]]
-    assert codes == [one.builtinCode for one in other.operatorCodes]
+        assert item["name"] == tensor.name
+        assert item["shape"].tolist() == list(tensor.shape)
+        assert item.get("buffer", 0) == tensor.buffer
+    codes = [code.get("builtin_code", 0) for code in model["operator_codes"]]
+    assert codes == [code.builtinCode for code in other.operatorCodes]
     assert model["description"] == other.description
 
 
 def constant(model: Any) -> Any:
     """The largest constant's tensor."""
-    sizes = [0 if one.data is None else len(one.data) for one in model.buffers]
-    return max(model.subgraphs[0].tensors, key=lambda one: sizes[one.buffer])
+    sizes = [0 if item.data is None else len(item.data) for item in model.buffers]
+    return max(model.subgraphs[0].tensors, key=lambda item: sizes[item.buffer])
 
 
 def operator(model: Any) -> Any:
@@ -200,11 +200,11 @@ def test_what_leads_out_of_the_model_is_refused(
     if "signature" in message or message.startswith(("graph 9", "tensor 4000")):
 
         def signed(model: Any) -> None:
-            one = generated.SignatureDefT()
-            one.signatureKey, one.outputs = "serving_default", []
-            one.inputs = [generated.TensorMapT()]
-            one.inputs[0].name, one.inputs[0].tensorIndex = "x", 0
-            model.signatureDefs = [one]
+            item = generated.SignatureDefT()
+            item.signatureKey, item.outputs = "serving_default", []
+            item.inputs = [generated.TensorMapT()]
+            item.inputs[0].name, item.inputs[0].tensorIndex = "x", 0
+            model.signatureDefs = [item]
 
         content = edited(content, signed)
     file = write(tmp_path, edited(content, HOSTILE[message]))
@@ -237,17 +237,17 @@ def test_files_that_were_cut_off_are_refused(length: int, content: bytes, tmp_pa
 
 def test_a_loop_that_calls_itself_is_refused(looping: bytes, tmp_path: Path) -> None:
     def call_itself(model: Any) -> None:
-        for one in model.subgraphs[0].operators:
-            if isinstance(one.builtinOptions, generated.WhileOptionsT):
-                one.builtinOptions.bodySubgraphIndex = 0
+        for item in model.subgraphs[0].operators:
+            if isinstance(item.builtinOptions, generated.WhileOptionsT):
+                item.builtinOptions.bodySubgraphIndex = 0
 
     with pytest.raises(ModelError, match="calls itself"):
         check_tflite(write(tmp_path, edited(looping, call_itself)))
 
     def call_nothing(model: Any) -> None:
-        for one in model.subgraphs[0].operators:
-            if isinstance(one.builtinOptions, generated.WhileOptionsT):
-                one.builtinOptions.condSubgraphIndex = 50
+        for item in model.subgraphs[0].operators:
+            if isinstance(item.builtinOptions, generated.WhileOptionsT):
+                item.builtinOptions.condSubgraphIndex = 50
 
     with pytest.raises(ModelError, match="graph 50 of"):
         check_tflite(write(tmp_path, edited(looping, call_nothing)))
@@ -346,7 +346,7 @@ def test_tables_that_are_shared_without_end_are_read_once(content: bytes) -> Non
     body += struct.pack("<HH", 4, 4) + struct.pack("<i", 4)
     made = FlatBuffer(body, SCHEMA).read("Model", b"TFL3")
     assert len(made["subgraphs"]) == count
-    assert len({id(one) for one in made["subgraphs"]}) == 1
+    assert len({id(subgraph) for subgraph in made["subgraphs"]}) == 1
 
 
 def test_more_tables_than_any_model_has_are_refused() -> None:

@@ -120,6 +120,18 @@ REFUSED = {
     "Python code": (call("numpy_function", "x"), "numpy_function"),
     "a symbol that is no text": (call(["io.write_file"], "x"), "something that is no name"),  # type: ignore[arg-type]
     "printing into a file": (call("print", "x", output_stream="file:///tmp/x"), "print"),
+    "a sampler that reads a file": (
+        call("random.fixed_unigram_candidate_sampler", [[0, 1]], vocab_file="/tmp/x"),
+        r"random\.fixed_unigram_candidate_sampler",
+    ),
+    "a raw operator that prints into a file": (
+        call("raw_ops.PrintV2", "x", output_stream="file:///tmp/x"),
+        "PrintV2",
+    ),
+    "an operator that prints into a file": (
+        layer("TensorFlowOpLayer", {"node_def": {"op": "PrintV2"}}),
+        "operator PrintV2",
+    ),
     "a method": (
         layer("ClassMethod", {"cls_symbol": "data.Dataset", "method_name": "list_files"}),
         r"data\.Dataset\.list_files",
@@ -264,6 +276,15 @@ def test_a_broken_configuration_is_a_model_error(tmp_path: Path, name: str, text
         load_keras(model)
 
 
+def test_an_archive_with_a_name_that_keras_does_not_read_says_how_to_name_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "Network.KERAS"
+    write(functional(), tmp_path / "model.keras").path.rename(file)
+    with pytest.raises(ModelError, match=r"rename it to Network\.keras"):
+        read_contents(file)
+
+
 def test_a_configuration_without_limit_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     file = tmp_path / "model.keras"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -275,6 +296,22 @@ def test_a_configuration_without_limit_is_refused_before_it_is_unpacked(tmp_path
         read_contents(file)
 
 
+def test_an_archive_that_unpacks_without_limit_is_refused_before_it_does(
+    tmp_path: Path,
+) -> None:
+    import tf_keras
+
+    file = tmp_path / "model.keras"
+    tf_keras.Sequential([tf_keras.Input((2,)), tf_keras.layers.Dense(1)]).save(file)
+    load_keras(Model(file))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/words.txt", bytes(1 << 20))
+        # The directory of the archive alone states it.
+        archive.getinfo("assets/words.txt").file_size = 2 << 30
+    with pytest.raises(ModelError, match=r"more than can be unpacked[\s\S]*2,147,\d+,\d+ bytes"):
+        load_keras(Model(file))
+
+
 def test_every_layer_of_both_libraries_is_listed_or_known_to_be_refused() -> None:
     import inspect
 
@@ -283,13 +320,13 @@ def test_every_layer_of_both_libraries_is_listed_or_known_to_be_refused() -> Non
 
     refused = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
     for library in (keras, tf_keras):
-        layers = {n for n, one in vars(library.layers).items() if inspect.isclass(one)}
+        layers = {n for n, item in vars(library.layers).items() if inspect.isclass(item)}
         assert layers - allowed.LAYERS <= refused, library.__name__
         for part in ("initializers", "regularizers", "constraints", "losses", "metrics"):
-            known = {n for n, one in vars(getattr(library, part)).items() if inspect.isclass(one)}
+            known = {n for n, item in vars(getattr(library, part)).items() if inspect.isclass(item)}
             assert known <= allowed.CLASSES, (library.__name__, part)
         functions = {
-            name for name, one in vars(library.activations).items() if inspect.isfunction(one)
+            name for name, item in vars(library.activations).items() if inspect.isfunction(item)
         }
         assert functions - {"get", "serialize", "deserialize"} <= allowed.FUNCTIONS
 
@@ -303,6 +340,27 @@ def test_nothing_that_touches_files_or_takes_code_is_listed() -> None:
     assert not harmful & allowed.FUNCTIONS
     assert not [name for name in allowed.SYMBOLS if "gfile" in name or "raw_ops" in name]
     assert not {"Lambda", "TFSMLayer", "TorchModuleWrapper", "function"} & allowed.CLASSES
+
+
+def test_no_listed_function_takes_the_name_of_a_file() -> None:
+    import inspect
+
+    from tensorflow.python.util import tf_export
+
+    functions = {name: tf_export.get_symbol_from_name(name) for name in allowed.SYMBOLS}
+    parameters = {
+        name: inspect.signature(item).parameters
+        for name, item in functions.items()
+        if inspect.isfunction(inspect.unwrap(item) if callable(item) else item)
+    }
+    assert len(parameters) > 500
+    words = ("file", "url", "stream", "directory")
+    assert not [
+        (name, item)
+        for name, known in parameters.items()
+        for item in known
+        if any(w in item for w in words)
+    ]
 
 
 def test_every_listed_function_is_one_of_tensorflow_or_keras() -> None:

@@ -24,8 +24,8 @@ def _classifier(*between: Any) -> Any:
     tf_keras.utils.set_random_seed(0)
     tokens = tf_keras.Input((None,), dtype="int32", name="tokens")
     values = layers.Embedding(30, 8, mask_zero=True)(tokens)
-    for one in between:
-        values = one(values)
+    for item in between:
+        values = item(values)
     return tf_keras.Model(tokens, layers.Dense(3, activation="softmax")(values))
 
 

@@ -30,7 +30,9 @@ def test_labels_of_crowded_bubbles_do_not_overlap() -> None:
     taken = [Box(380 + i, 180, 400 + i, 200) for i in range(14)]
     labels: list[Box] = []
     for i in range(14):
-        box, _ = place((390.0 + i, 190.0), 10.0, (90.0, 14.0), bounds, [*taken, *labels])
+        box, _ = place(
+            (390.0 + i, 190.0), 10.0, size=(90.0, 14.0), bounds=bounds, taken=[*taken, *labels]
+        )
         labels.append(box)
     for index, box in enumerate(labels):
         assert box.within(bounds)

@@ -24,25 +24,25 @@ def test_a_column_is_shown_in_the_report_and_in_kubeflow(
     selection = family.root / "selection"
     inputs = {**family.inputs, "selection": selection}
     execute(report, Call(inputs, {"report": family.root / "report"}))
-    (view,) = (one for one in views(Selection) if one.suffix == MARKDOWN)
+    (view,) = (item for item in views(Selection) if item.suffix == MARKDOWN)
     page = (family.root / "report" / "report.html").read_text()
     for text in (page, view.text(Selection.load(selection))):
-        assert all(found in text for found in ("Energy", "4 joules", "6 joules"))
+        assert all(result in text for result in ("Energy", "4 joules", "6 joules"))
 
 
 def test_each_column_stands_alone_or_under_one_that_does() -> None:
-    alone = [one.heading for one, _ in stacked_columns()]
+    alone = [item.heading for item, _ in stacked_columns()]
     below = [other for _, others in stacked_columns() for other in others]
     assert len(alone) + len(below) == len(COLUMNS)
-    assert [one.heading for one in below] == ["95% interval", "p90", "p99", "gzip", "first call"]
+    assert [item.heading for item in below] == ["95% interval", "p90", "p99", "gzip", "first call"]
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    assert {one.text(candidate_row("int8")) for one in COLUMNS} == {"\N{EN DASH}"}
+    assert {column.text(candidate_row("int8")) for column in COLUMNS} == {"\N{EN DASH}"}
 
 
 def test_a_second_line_has_a_shared_unit_once() -> None:
-    below = next(others for one, others in stacked_columns() if one.heading == "Latency p50")
+    below = next(others for item, others in stacked_columns() if item.heading == "Latency p50")
     assert details(below, candidate_row("int8", p90_ms=1.5, p99_ms=2.25)) == "1.50, 2.25 ms"
     assert details(below, candidate_row("int8", p99_ms=2.25)) == "2.25 ms"
     assert details(below, candidate_row("int8")) == ""

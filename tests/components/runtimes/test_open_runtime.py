@@ -107,11 +107,11 @@ def test_runtimes_give_the_same_outputs_by_the_same_names(
     assert (source.name, other.name) == ("tensorflow", name)
     assert source.batch_size is None
     assert other.batch_size is None
-    expected, found = source.run(features), other.run(features)
-    assert found.keys() == expected.keys()
+    expected, result = source.run(features), other.run(features)
+    assert result.keys() == expected.keys()
     for output, array in expected.items():
         assert array.shape == (count, 10)
-        np.testing.assert_allclose(found[output], array, atol=1e-5)
+        np.testing.assert_allclose(result[output], array, atol=1e-5)
 
 
 def test_the_batch_may_change_from_call_to_call(

@@ -10,6 +10,7 @@ from paring.artifacts import EvaluationMetrics, Servable, TFLiteModel
 from paring.converters.tflite.mixed_precision import outputs
 from paring.errors import ModelError, UnsupportedError
 from paring.execution import Call, execute
+from paring.models.saved_model import SavedModel
 from paring.models.tflite_files import holds_state
 from paring.runtimes import open_runtime
 from paring.steps.convert_tflite import convert_tflite
@@ -154,11 +155,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_calibration_hands_no_state_on(imported: Path, sequences: np.ndarray) -> None:
     from paring.artifacts import Model
     from paring.converters.tflite.conversion import activation_quantization, convert
-    from paring.models.loading import saved_model_dir
 
     def ranges(rows: Any) -> dict[str, tuple[float, int]]:
         calls = [{"x": sequences[row : row + 1]} for row in rows]
-        folder = saved_model_dir(Model(imported))
-        return activation_quantization(convert(folder, "int8", lambda: iter(calls)).content)
+        saved = SavedModel.open(Model(imported))
+        return activation_quantization(convert(saved, "int8", lambda: iter(calls)).content)
 
     assert ranges(range(COUNT)) == ranges(reversed(range(COUNT)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.components.tensorrt import graphs
+from tests.helpers import graphs
 
 from paring.artifacts import Servable, TRTEngine
 from paring.errors import (
@@ -38,16 +38,16 @@ def built(model: Path, out: Path, **parameters: Any) -> TRTEngine:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     graphs.product(folder / "model.onnx", graphs.FLOAT)
-    return built(folder, folder / "engine", flavour="rtx", compute_capability="8.9").path
+    return built(folder, folder / "engine", product="rtx", compute_capability="8.9").path
 
 
 @pytest.fixture
 def no_gpu() -> None:
     try:
-        found = find_gpu()
+        result = find_gpu()
     except MissingDependencyError:
         return
-    pytest.skip(f"this machine has a GPU, {found.name}")
+    pytest.skip(f"this machine has a GPU, {result.name}")
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -121,7 +121,7 @@ def test_an_engine_from_elsewhere_is_not_loaded_unless_trusted(
 
 
 @pytest.fixture(params=["server", "rtx"])
-def flavour(request: pytest.FixtureRequest) -> str:
+def product(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     try:
         load_library(name)
@@ -146,7 +146,7 @@ def digits_onnx(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_an_engine_predicts_as_its_source_does(
     precision: str,
-    flavour: str,
+    product: str,
     digits: Any,
     digits_onnx: Path,
     digits_model: Path,
@@ -159,21 +159,21 @@ def test_an_engine_predicts_as_its_source_does(
         file = graphs.halve(file, tmp_path / "model.onnx")
     elif precision == "int8":
         file = graphs.quantize(file, tmp_path / "model.onnx", digits[0][:200])
-    made = built(file, tmp_path / "engine", flavour=flavour)
+    made = built(file, tmp_path / "engine", product=product)
     assert made.inspection.exists()
-    assert precision in (made.engine_layers or "")
+    assert precision in " ".join(made.engine_layers or ())
     assert made.gpu == find_gpu().name
 
     runtime = open_runtime(made)
-    (shape,) = (one.shape for one in runtime.inputs.values())
+    (shape,) = (item.shape for item in runtime.inputs.values())
     assert (runtime.batch_size, shape) == (None, (None, 32, 32, 1))
     source = open_runtime(Servable(digits_model))
     same = []
     for images in (digits[2][:1], digits[2][:64], digits[2][64:67]):
-        (found,) = runtime.run({"image": images}).values()
+        (result,) = runtime.run({"image": images}).values()
         (expected,) = source.run({"image": images}).values()
-        assert found.shape == expected.shape
-        same += list(found.argmax(1) == expected.argmax(1))
+        assert result.shape == expected.shape
+        same += list(result.argmax(1) == expected.argmax(1))
     agreement = float(np.mean(same))
     assert agreement > 0.95
     with pytest.raises(UnsupportedError, match="batches of 1 to 64"):
@@ -188,21 +188,22 @@ def test_an_engine_predicts_as_its_source_does(
 
 @pytest.mark.gpu
 def test_a_second_build_starts_from_the_timing_cache(
-    flavour: str, digits_onnx: Path, tmp_path: Path
+    product: str, digits_onnx: Path, tmp_path: Path
 ) -> None:
-    if flavour != "server":
+    if product != "server":
         pytest.skip("TensorRT for RTX has no timing cache")
-    first = built(digits_onnx, tmp_path / "first", flavour=flavour)
+    first = built(digits_onnx, tmp_path / "first", product=product)
     inputs = {"model": digits_onnx, "earlier": first.path}
-    execute(build_tensorrt, Call(inputs, {"engine": tmp_path / "second"}, {"flavour": flavour}))
+    given = {"product": product, "trust_engine": True}
+    execute(build_tensorrt, Call(inputs, {"engine": tmp_path / "second"}, given))
     assert first.timing_cache.stat().st_size > 1000
 
 
 @pytest.mark.gpu
-def test_compatible_engines_load_here(flavour: str, digits_onnx: Path, tmp_path: Path) -> None:
-    if flavour != "server":
+def test_compatible_engines_load_here(product: str, digits_onnx: Path, tmp_path: Path) -> None:
+    if product != "server":
         pytest.skip("TensorRT for RTX has no compatibility to ask for")
     wide = {"version_compatible": True, "hardware_compatibility": "ampere_plus"}
-    runtime = open_runtime(built(digits_onnx, tmp_path / "engine", flavour=flavour, **wide))
+    runtime = open_runtime(built(digits_onnx, tmp_path / "engine", product=product, **wide))
     runtime.run({"image": np.zeros((1, 32, 32, 1), np.float32)})
     runtime.close()

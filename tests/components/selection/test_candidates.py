@@ -59,7 +59,7 @@ def test_the_file_has_the_members_that_its_readers_know(tmp_path: Path) -> None:
         **{"artifact": "/models", "score": 0.98, "accuracy": None, "p50_ms": None},
         **{"peak_memory_bytes": None, "size_bytes": 400, "gzip_bytes": None},
     }
-    (row,) = (one for one in content["candidates"] if one["id"] == "int8")
+    (row,) = (candidate for candidate in content["candidates"] if candidate["id"] == "int8")
     box = {"metric": "rmse", "higher_is_better": False, "score": 3.5, "drop": 0.02}
     assert row["other_outputs"] == {"box": box}
     assert (row["outcome"], row["metric"], row["higher_is_better"]) == ("selected", "top_1", True)
@@ -83,8 +83,8 @@ def test_what_decides_is_that_of_the_row() -> None:
 
 
 def test_a_figure_of_a_benchmark_has_the_same_name_in_a_row() -> None:
-    shared = {one.name for one in fields(CandidateRow)} & {
-        one.name for one in fields(BenchmarkMetrics)
+    shared = {field.name for field in fields(CandidateRow)} & {
+        field.name for field in fields(BenchmarkMetrics)
     }
     assert {"p50_ms", "speedup_low", "throughput", "peak_memory_bytes", "first_ms"} <= shared
 

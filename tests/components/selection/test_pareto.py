@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.evaluation.metrics import Metric, apart
+from paring.evaluation.metrics import Metric, format_distinct
 from paring.selection.pareto import Gate, Measured, choose, dominates, pareto_front
 
 SOURCE = Measured("source", 0.0, 10.0, 1.0, 0.98, 1.02, 1_000_000, 400_000_000)
@@ -54,28 +54,28 @@ gates = st.builds(
 def test_the_chosen_one_passes_and_nothing_that_passes_dominates_it(
     everyone: list[Measured], gate: Gate, objective: str
 ) -> None:
-    passing = [one for one in everyone if not gate.objections(one)]
+    passing = [candidate for candidate in everyone if not gate.objections(candidate)]
     chosen = choose(passing, SOURCE, objective)  # type: ignore[arg-type]
     if not passing:
         assert chosen is None
         return
     assert chosen in passing
-    assert not any(dominates(one, chosen, SOURCE) for one in passing)
+    assert not any(dominates(item, chosen, SOURCE) for item in passing)
 
 
 @given(measurements(), gates, st.sampled_from(OBJECTIVES))
 def test_nothing_that_passes_is_clearly_better_than_the_chosen_one_in_every_raw_figure(
     everyone: list[Measured], gate: Gate, objective: str
 ) -> None:
-    passing = [one for one in everyone if not gate.objections(one)]
+    passing = [candidate for candidate in everyone if not gate.objections(candidate)]
     chosen = choose(passing, SOURCE, objective)  # type: ignore[arg-type]
-    for one in passing:
+    for item in passing:
         assert chosen is not None
         better = (
-            (one.drop or 0.0) < (chosen.drop or 0.0)
-            and (one.speedup_low or 0) > (chosen.speedup_high or 0)
-            and (one.size_bytes or 0) < (chosen.size_bytes or 0)
-            and (one.peak_memory_bytes or 1e12) < 0.8 * (chosen.peak_memory_bytes or 1e12)
+            (item.drop or 0.0) < (chosen.drop or 0.0)
+            and (item.speedup_low or 0) > (chosen.speedup_high or 0)
+            and (item.size_bytes or 0) < (chosen.size_bytes or 0)
+            and (item.peak_memory_bytes or 1e12) < 0.8 * (chosen.peak_memory_bytes or 1e12)
         )
         assert not better
 
@@ -86,8 +86,8 @@ def test_everything_off_the_front_is_dominated_by_something_on_it(
 ) -> None:
     front = pareto_front(everyone, SOURCE)
     assert front
-    for one in everyone:
-        assert (one in front) != any(dominates(other, one, SOURCE) for other in front)
+    for candidate in everyone:
+        assert (candidate in front) != any(dominates(other, candidate, SOURCE) for other in front)
 
 
 @given(measurements())
@@ -253,16 +253,16 @@ def test_objections_give_the_figures() -> None:
 
 
 def test_a_budget_on_what_was_not_measured_is_not_met() -> None:
-    one = like_source("c", peak_memory_bytes=None)
-    assert Gate().objections(one) == []
-    assert Gate(max_memory_mb=100).objections(one) == [
+    item = like_source("c", peak_memory_bytes=None)
+    assert Gate().objections(item) == []
+    assert Gate(max_memory_mb=100).objections(item) == [
         "its peak memory was not measured, the budget is 100 MB"
     ]
 
 
 def test_without_labels_the_objection_speaks_of_agreement() -> None:
-    one = like_source("c", drop=0.05, metric=Metric("agreement"))
-    (objection,) = Gate().objections(one)
+    item = like_source("c", drop=0.05, metric=Metric("agreement"))
+    (objection,) = Gate().objections(item)
     assert "5.0% of the examples" in objection
     assert "no labels" in objection
 
@@ -279,4 +279,4 @@ def test_without_labels_the_objection_speaks_of_agreement() -> None:
 def test_figures_are_written_so_that_they_differ(
     first: float, second: float, texts: tuple[str, str]
 ) -> None:
-    assert apart(first, second) == texts
+    assert format_distinct(first, second) == texts

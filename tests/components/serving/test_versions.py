@@ -49,13 +49,13 @@ def _push_together(place: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _numbers(place: str) -> list[int]:
-    return [one.number for one in versions(place)]
+    return [version.number for version in versions(place)]
 
 
 def _seen(place: str) -> set[str]:
     """Return the paths that TF Serving finds below the destination."""
     root = place if storage.is_remote(place) else str(storage.local_path(place))
-    below = (one.uri.removeprefix(f"{root}/") for one in storage.list_below(place))
+    below = (item.uri.removeprefix(f"{root}/") for item in storage.list_below(place))
     return {name for name in below if not name.startswith(f"{RECORDS}/")}
 
 
@@ -94,14 +94,14 @@ def test_files_of_every_runtime_are_versions(place: str, tmp_path: Path) -> None
     openvino.save_model(openvino.Core().read_model(file), openvino_folder / "model.xml")
     for folder in (onnx_folder, openvino_folder):
         publish(place, folder, Version(action="push"))
-    assert [one.number for one in versions(place)] == [1, 2]
+    assert [version.number for version in versions(place)] == [1, 2]
     assert {"1/model.onnx", "2/model.xml", "2/model.bin"} <= set(_seen(place))
 
 
 def test_nothing_but_versions_and_records_is_left(place: str, tiny_models: Models) -> None:
     _push(place, tiny_models["one"])
-    found = [one.uri.partition("/digits/")[2] for one in storage.list_below(place)]
-    assert found == [f"{RECORDS}/1.json", "1/model.tflite"]
+    result = [item.uri.partition("/digits/")[2] for item in storage.list_below(place)]
+    assert result == [f"{RECORDS}/1.json", "1/model.tflite"]
 
 
 def test_the_newest_is_not_pushed_again(place: str, tiny_models: Models) -> None:
@@ -110,6 +110,26 @@ def test_the_newest_is_not_pushed_again(place: str, tiny_models: Models) -> None
     _push(place, tiny_models["two"])
     assert _push(place, tiny_models["one"]).number == 3
     assert _numbers(place) == [1, 2, 3]
+
+
+def test_the_newest_is_pushed_again_where_it_was_changed(place: str, tiny_models: Models) -> None:
+    first = _push(place, tiny_models["one"])
+    storage.write_text(storage.join(place, "1", "model.tflite"), "other")
+    second = _push(place, tiny_models["one"])
+    assert (second.number, second.digest) == (2, first.digest)
+    assert _push(place, tiny_models["one"]) == second
+    assert _numbers(place) == [1, 2]
+
+
+def test_the_newest_is_pushed_again_where_a_file_of_it_is_a_link_that_leads_out(
+    tmp_path: Path, tiny_models: Models
+) -> None:
+    place, elsewhere = tmp_path / "digits", tmp_path / "elsewhere"
+    _push(str(place), tiny_models["one"])
+    (place / "1" / "model.tflite").rename(elsewhere)
+    (place / "1" / "model.tflite").symlink_to(elsewhere)
+    assert _push(str(place), tiny_models["one"]).number == 2
+    assert not (place / "2" / "model.tflite").is_symlink()
 
 
 def test_numbers_go_on_from_those_of_another_tool(place: str, tiny_models: Models) -> None:
@@ -142,7 +162,9 @@ def test_a_model_that_does_not_load_from_there_is_never_seen(
     _push(place, tiny_models["two"])
     broken = tmp_path / "broken"
     shutil.copytree(tiny_models[name], broken)
-    file = next(one for one in broken.iterdir() if one.name in ("model.tflite", "saved_model.pb"))
+    file = next(
+        path for path in broken.iterdir() if path.name in ("model.tflite", "saved_model.pb")
+    )
     file.write_bytes(file.read_bytes()[:40])
     before = list(storage.list_below(place))
     with pytest.raises(ModelError):
@@ -177,14 +199,14 @@ def test_writers_at_the_same_time_get_numbers_of_their_own(
         made.append(_push(place, folder, folder.name))
 
     writers = [threading.Thread(target=push, args=(folder,)) for folder in folders]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
-    assert sorted(one.number for one in made) == [1, 2, 3, 4, 5, 6]
-    for one in versions(place):
-        held = tmp_path / "serving" / str(one.number) / "which"
-        assert one.candidate == f"model-{held.read_text()}"
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(item.number for item in made) == [1, 2, 3, 4, 5, 6]
+    for version in versions(place):
+        held = tmp_path / "serving" / str(version.number) / "which"
+        assert version.candidate == f"model-{held.read_text()}"
 
 
 def test_a_rollback_serves_the_version_before_again(place: str, tiny_models: Models) -> None:

@@ -60,12 +60,30 @@ def test_a_tflite_file_is_measured_beside_its_source(
     assert details["environment"]["libraries"].keys() == {"numpy", "tensorflow", "ai-edge-litert"}
     for side in (details["source"], details["candidate"]):
         medians = np.array(side["window_p50_ms"])
-        assert medians.shape == (4, 2)
+        assert medians.shape == (details["method"]["rounds"], 2)
         assert medians.min() <= side["p50_ms"] <= medians.max()
         assert side["throughput"] == pytest.approx(1e3 / side["mean_ms"])
     assert BenchmarkMetrics.load(tmp_path / "metrics").facts() == metrics.facts()
     (view,) = views(BenchmarkMetrics)
     assert "threads 1, accelerators none, batch size 1." in view.text(metrics)
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [(0.0, 5), (0.9, 3)])
+def test_no_round_follows_once_the_speedup_is_as_precise_as_requested(
+    precision: float,
+    rounds: int,
+    digits_model: Path,
+    tflite: Path,
+    digits_npz: Path,
+    tmp_path: Path,
+) -> None:
+    # Long enough that other load on the machine does not decide.
+    parameters = {"rounds": 5, "precision": precision, "min_seconds": 2.0, "threads": 1}
+    metrics = _run(digits_model, tflite, digits_npz, tmp_path / "metrics", **parameters)
+    details = json.loads(metrics.file.read_text())
+    assert details["method"]["rounds"] == len(details["source"]["window_p50_ms"]) == rounds
+    assert (details["method"]["max_rounds"], details["method"]["precision"]) == (5, precision)
+    assert metrics.speedup_high <= metrics.speedup * (1.9 if precision else np.inf)
 
 
 def test_the_source_against_itself_has_no_winner(

@@ -21,8 +21,8 @@ def checked(model: Path, out: Path, **parameters: object) -> tuple[TPUReadiness,
 
 def saved(folder: Path, serve: Callable[..., Any], *specs: Any, **variables: Any) -> Path:
     module = tf.Module()
-    for name, one in variables.items():
-        setattr(module, name, one)
+    for name, item in variables.items():
+        setattr(module, name, item)
     module.serve = tf.function(serve, input_signature=specs)
     tf.saved_model.save(module, str(folder), signatures=module.serve)
     return folder
@@ -32,10 +32,10 @@ def test_the_digits_network_is_ready_and_its_padding_is_told(
     digits_model: Path, tmp_path: Path
 ) -> None:
     made, content = checked(digits_model, tmp_path / "out")
-    assert (made.ready, made.refused, content["refusals"]) == (1, "", [])
+    assert (made.ready, made.refused, content["refusals"]) == (True, (), [])
     assert content["batch_size"] == 128
     assert content["uncounted"] == []
-    kinds = {one["kind"] for one in content["operators"]}
+    kinds = {operator["kind"] for operator in content["operators"]}
     assert kinds == {"Conv2D", "DepthwiseConv2dNative", "MatMul"}
     # At most 64 channels fill half of the matrix unit.
     assert made.compute_waste is not None
@@ -53,15 +53,15 @@ def test_a_model_that_takes_text_is_refused_by_name(tmp_path: Path) -> None:
     tf_keras.Model(words, scores).export(tmp_path / "model")
     made, content = checked(tmp_path / "model", tmp_path / "out")
     assert made.ready == 0
-    assert "input words (Placeholder): text" in made.refused
-    named = {one["kind"]: one["place"] for one in content["refusals"]}
+    assert "input words (Placeholder): text" in "; ".join(made.refused)
+    named = {refusal["kind"]: refusal["place"] for refusal in content["refusals"]}
     assert set(named) == {"Placeholder", "LookupTableFindV2"}
     assert "lookup" in named["LookupTableFindV2"]
 
 
 def test_a_call_into_python_in_a_loop_is_refused_by_name(tmp_path: Path) -> None:
     def step(index: Any, x: Any) -> tuple[Any, Any]:
-        new = tf.numpy_function(lambda one: one, [x], tf.float32, name="mine")
+        new = tf.numpy_function(lambda item: item, [x], tf.float32, name="mine")
         return index + 1, tf.ensure_shape(new, x.shape)
 
     def serve(x: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_a_call_into_python_in_a_loop_is_refused_by_name(tmp_path: Path) -> None
     model = saved(tmp_path / "model", serve, X)
     made, content = checked(model, tmp_path / "out", trust_model=True)
     assert made.ready == 0
-    assert [one["kind"] for one in content["refusals"]] == ["PyFunc"]
+    assert [refusal["kind"] for refusal in content["refusals"]] == ["PyFunc"]
     assert "mine" in content["refusals"][0]["place"]
     assert len(content["uncounted"]) == 1
 
@@ -81,8 +81,10 @@ def test_a_result_of_no_fixed_shape_is_refused_by_name(tmp_path: Path) -> None:
 
     made, content = checked(saved(tmp_path / "model", serve, X), tmp_path / "out")
     assert made.ready == 0
-    assert {one["reason"] for one in content["refusals"]} == {"its result has no fixed shape"}
-    assert any("distinct" in one["place"] for one in content["refusals"])
+    assert {refusal["reason"] for refusal in content["refusals"]} == {
+        "its result has no fixed shape"
+    }
+    assert any("distinct" in refusal["place"] for refusal in content["refusals"])
 
 
 def test_a_shape_that_hangs_on_values_is_refused_with_the_compilers_reason(tmp_path: Path) -> None:

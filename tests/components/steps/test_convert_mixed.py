@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import TFLiteModel
 from paring.converters.tflite.conversion import has_fake_quantization
 from paring.errors import UnsupportedError
 from paring.execution import Call, execute
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 from paring.step import Step
 from paring.steps.convert_mixed import convert_mixed
@@ -27,8 +29,8 @@ def lopsided(digits_keras: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import tf_keras
 
     network = tf_keras.models.load_model(digits_keras, compile=False)
-    norm = next(one for one in network.layers if "normalization" in one.name)
-    following = next(one for one in network.layers if "depthwise" in one.name)
+    norm = next(layer for layer in network.layers if "normalization" in layer.name)
+    following = next(layer for layer in network.layers if "depthwise" in layer.name)
     gamma, beta, mean, variance = norm.get_weights()
     channel = int(np.argmax(gamma))
     gamma[channel], beta[channel] = 2000 * gamma[channel], 2000 * beta[channel]
@@ -37,7 +39,7 @@ def lopsided(digits_keras: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     kernel[:, :, channel] /= 2000
     following.set_weights([kernel])
     folder = tmp_path_factory.mktemp("lopsided") / "saved_model"
-    network.save(folder, save_format="tf", include_optimizer=False)
+    save_signature(network, folder)
     return folder
 
 
@@ -119,7 +121,7 @@ def test_a_model_that_was_trained_for_quantization_is_refused(
 
     network = tf_keras.models.load_model(digits_keras, compile=False)
     fake_quantized(network).model.save(tmp_path / "trained", save_format="tf")
-    assert has_fake_quantization(tmp_path / "trained")
+    assert has_fake_quantization(SavedModel(tmp_path / "trained"))
     with pytest.raises(UnsupportedError, match="convert_tflite"):
         _converted(tmp_path / "trained", digits_npz, tmp_path / "out")
 
@@ -141,7 +143,7 @@ def expressions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     network.add(layers.Dense(32, activation="relu"))
     network.add(layers.Dense(7, activation="softmax", name="expression"))
     folder = tmp_path_factory.mktemp("expressions")
-    network.save(folder / "model", save_format="tf")
+    save_signature(network, folder / "model")
     images = np.random.default_rng(0).random((120, 16, 16, 1)).astype(np.float32)
     np.savez(folder / "faces.npz", x_train=images, x_eval=images)
     return folder / "model", folder / "faces.npz"
@@ -158,7 +160,7 @@ def test_where_only_float_is_close_enough_every_layer_is_in_float(
     assert all(row["in_float"] for row in _table(made))
     plain = _converted(model, faces, tmp_path / "plain", convert_tflite)
     images = np.load(faces)["x_eval"]
-    given = [open_runtime(one).run({"face": images})["expression"] for one in (made, plain)]
+    given = [open_runtime(item).run({"face": images})["expression"] for item in (made, plain)]
     np.testing.assert_allclose(*given, atol=1e-5)
 
 
@@ -169,3 +171,25 @@ def test_the_same_classifier_is_int8_where_that_is_let_pass(
     assert made.layers_in_float == 0
     assert made.layers is not None
     assert made.layers > 4
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_are_converted_for_one_example_at_a_time(
+    kind: str, tmp_path: Path
+) -> None:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    frames = tf_keras.Input((6, 4), name="frames")
+    values = getattr(tf_keras.layers, kind)(8)(frames)
+    model = tf_keras.Model(frames, tf_keras.layers.Dense(3, name="scores")(values))
+    model.save(tmp_path / "model.keras")
+    rows = np.random.default_rng(0).normal(size=(60, 6, 4)).astype(np.float32)
+    np.savez(tmp_path / "examples.npz", x=rows)
+    made = _converted(tmp_path / "model.keras", tmp_path / "examples.npz", tmp_path / "mixed")
+    assert made.batch_size == 1
+    assert made.layers
+    runtime = open_runtime(made)
+    scores = np.concatenate([runtime.run({"frames": row[None]})["scores"] for row in rows])
+    expected = model.predict(rows, verbose=0)
+    assert np.sqrt(np.mean(np.square(scores - expected))) < 0.05 * expected.std()

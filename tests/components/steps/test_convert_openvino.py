@@ -29,7 +29,7 @@ def converted(model: Path, out: Path, examples: Path | None = None) -> OpenVINOM
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"precision": "fp32"}, {"precision": "int8", "int8_for": "onnxruntime"}]
+    "parameters", [{"precision": "fp32"}, {"precision": "int8", "int8_runtime": "onnxruntime"}]
 )
 def test_the_files_predict_as_the_source_does(
     digits: Any,
@@ -44,13 +44,13 @@ def test_the_files_predict_as_the_source_does(
         digits_npz,
     )
     assert made.precision == parameters["precision"]
-    names = {one.name for one in made.serving_dir.iterdir()}
+    names = {path.name for path in made.serving_dir.iterdir()}
     assert names == {"model.xml", "model.bin"}
-    assert made.size_bytes == sum(one.stat().st_size for one in made.serving_dir.iterdir())
+    assert made.size_bytes == sum(path.stat().st_size for path in made.serving_dir.iterdir())
     features = {"image": digits[2]}
-    (found,) = open_runtime(made).run(features).values()
+    (result,) = open_runtime(made).run(features).values()
     (expected,) = open_runtime(Servable(digits_model)).run(features).values()
-    assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.95
+    assert np.mean(result.argmax(1) == expected.argmax(1)) > 0.95
 
 
 def test_int8_that_gives_other_classes_is_left_to_the_accuracy_gate(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_int8_that_gives_other_classes_is_left_to_the_accuracy_gate(tmp_path: Pa
     network.save(tmp_path / "network.keras")
     np.savez(tmp_path / "faces.npz", x=faces, y=np.arange(300) % 7)
     examples = tmp_path / "faces.npz"
-    settings = {"precision": "int8", "int8_for": "onnxruntime"}
+    settings = {"precision": "int8", "int8_runtime": "onnxruntime"}
     model = exported(tmp_path / "network.keras", tmp_path / "onnx", examples, **settings)
     made = converted(model, tmp_path / "out", examples)
     assert ONNXModel.load(model).difference > 0.05  # type: ignore[operator]
-    (found,) = open_runtime(made).run({"face": faces}).values()
+    (result,) = open_runtime(made).run({"face": faces}).values()
     expected = network.predict(faces, verbose=0)
-    assert 0.4 < np.mean(found.argmax(1) == expected.argmax(1)) < 0.95
+    assert 0.4 < np.mean(result.argmax(1) == expected.argmax(1)) < 0.95
     call = Call(
         {"model": tmp_path / "network.keras", "examples": examples},
         {"exported": tmp_path / "refused"},
@@ -100,9 +100,9 @@ def test_the_same_file_gives_the_same_bytes(
     digits_model: Path, digits_npz: Path, tmp_path: Path
 ) -> None:
     model = exported(digits_model, tmp_path / "onnx", digits_npz)
-    one, other = (converted(model, tmp_path / name).serving_dir for name in ("one", "other"))
+    item, other = (converted(model, tmp_path / name).serving_dir for name in ("one", "other"))
     for name in ("model.xml", "model.bin"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
+        assert (item / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_random_numbers_serve_where_there_are_no_examples(

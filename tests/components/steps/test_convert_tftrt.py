@@ -11,6 +11,7 @@ from paring.artifacts import Servable, TFTRTModel
 from paring.converters import tftrt
 from paring.errors import MissingDependencyError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 from paring.steps.convert_tftrt import convert_tftrt
 from paring.tensorrt.driver import find_gpu
@@ -73,21 +74,19 @@ def test_a_result_that_computes_something_else_is_refused(tmp_path: Path) -> Non
     for name, sign in (("source", 1), ("same", 1), ("other", -1)):
         save(name, sign * kernel)
     x = np.random.default_rng(1).normal(size=(32, 1, 4)).astype(np.float32)
-    batches = [{"x": one} for one in x]
+    batches = [{"x": item} for item in x]
     for precision in tftrt.PRECISIONS:
-        made = tftrt.check_outputs(
-            tmp_path / "source", tmp_path / "same", batches, precision=precision, drawn=True
-        )
+        source, same, other = (SavedModel(tmp_path / name) for name in ("source", "same", "other"))
+        made = tftrt.check_outputs(source, same, batches, precision=precision, drawn=True)
         assert (made.on, made.difference) == ("32 examples", 0.0)
-        folders = tmp_path / "source", tmp_path / "other"
         if precision == "int8":
             # What rounding costs is for the gate to judge.
-            found = tftrt.check_outputs(*folders, batches, precision=precision, drawn=True)
-            assert found.difference is not None
-            assert found.difference > 0.5
+            result = tftrt.check_outputs(source, other, batches, precision=precision, drawn=True)
+            assert result.difference is not None
+            assert result.difference > 0.5
             continue
         with pytest.raises(UnsupportedError, match="SavedModel with engines does not compute"):
-            tftrt.check_outputs(*folders, batches, precision=precision, drawn=True)
+            tftrt.check_outputs(source, other, batches, precision=precision, drawn=True)
 
 
 @pytest.mark.gpu
@@ -106,6 +105,6 @@ def test_a_model_with_engines_predicts_as_its_source_does(
     assert made.compared == "32 examples"
     source, runtime = open_runtime(Servable(digits_model)), open_runtime(made)
     for images in (digits[2][:1], digits[2][:64]):
-        (found,) = runtime.run({"image": images}).values()
+        (result,) = runtime.run({"image": images}).values()
         (expected,) = source.run({"image": images}).values()
-        assert np.mean(found.argmax(1) == expected.argmax(1)) > 0.95
+        assert np.mean(result.argmax(1) == expected.argmax(1)) > 0.95

@@ -10,7 +10,7 @@ import tf_keras
 from paring.artifacts import DistilledModel
 from paring.errors import ParameterError, UnsupportedError
 from paring.execution import Call, execute
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.steps.distill import distill
 from paring_pipelines.demo import Digits
 
@@ -89,7 +89,7 @@ def test_the_student_has_learned_from_its_teacher(
 def test_the_signature_is_that_of_the_source(
     distilled: DistilledModel, digits_model: Path, digits: Digits
 ) -> None:
-    assert read_signature(distilled.serving_dir) == read_signature(digits_model)
+    assert SavedModel(distilled.serving_dir).signature() == SavedModel(digits_model).signature()
     scores = _scores(distilled.serving_dir, digits.x_eval)
     assert scores.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
@@ -172,14 +172,14 @@ def test_a_bare_saved_model_can_be_the_teacher(
 ) -> None:
     network = tf_keras.models.load_model(digits_keras, compile=False)
     network.export(str(tmp_path / "bare"))
-    (name,) = read_signature(tmp_path / "bare").outputs
+    (name,) = SavedModel(tmp_path / "bare").signature().outputs
     made = _distill(tmp_path / "bare", digits_npz, tmp_path / "out", epochs=12)
-    assert read_signature(made.serving_dir) == read_signature(tmp_path / "bare")
+    assert SavedModel(made.serving_dir).signature() == SavedModel(tmp_path / "bare").signature()
     assert made.source_parameters == network.count_params()
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(made.serving_dir)).signatures["serving_default"]
-    (input_name,) = read_signature(tmp_path / "bare").inputs
+    (input_name,) = SavedModel(tmp_path / "bare").signature().inputs
     scores = serve(**{input_name: tf.constant(digits.x_eval)})[name].numpy()
     assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.87
 
@@ -198,7 +198,7 @@ def test_a_single_unit_learns_two_classes(tmp_path: Path) -> None:
     student = "functions_that_make_students:of_rows"
     settings = {"student": student, "epochs": 30, "learning_rate": 0.02}
     made = _distill(tmp_path / "teacher.keras", tmp_path / "rows.npz", tmp_path / "out", **settings)
-    assert list(read_signature(made.serving_dir).outputs) == ["first_is_greater"]
+    assert list(SavedModel(made.serving_dir).signature().outputs) == ["first_is_greater"]
     assert made.agreement is not None
     assert made.agreement >= 0.8
 
@@ -223,7 +223,7 @@ def test_a_mobile_student_learns_and_becomes_int8(
     made = _distill(
         digits_model, digits_npz, tmp_path / "out", student="efficientnet", compound=-20, epochs=6
     )
-    assert read_signature(made.serving_dir) == read_signature(digits_model)
+    assert SavedModel(made.serving_dir).signature() == SavedModel(digits_model).signature()
     inputs = {"model": made.path, "examples": digits_npz}
     execute(
         convert_tflite,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from paring.artifacts import CalibrationSet
 from paring.execution import Call, execute
@@ -100,8 +101,32 @@ def test_too_few_examples_are_said_on_what_was_calibrated_on_them(
     inputs = {"model": digits_model, "calibration": made.path}
     for quantization, note in (("int8", "calibrated on too few examples, 1"), ("dynamic", None)):
         call = Call(inputs, {"converted": tmp_path / quantization}, {"quantization": quantization})
-        found = execute(convert_tflite, call)["converted"].facts().get("note")
-        assert found is None if note is None else str(found).startswith(note)
+        result = execute(convert_tflite, call)["converted"].facts().get("note")
+        assert result is None if note is None else str(result).startswith(note)
+
+
+def test_the_class_of_one_of_several_outputs_is_kept_under_its_name(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.kernel = tf.Variable(np.eye(4, 3, dtype=np.float32))
+    serve = tf.function(
+        lambda x: {"kind": tf.nn.softmax(x @ module.kernel), "size": tf.reduce_sum(x, 1)},
+        input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")],
+    )
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=serve)
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    kinds = np.argmax(x[:, :3], 1)
+    split = {"x_train": x, "kind_train": kinds, "size_train": x.sum(1)}
+    others = {name.replace("train", "eval"): array[:20] for name, array in split.items()}
+    np.savez(tmp_path / "few.npz", **split, **others)
+    made = _draw(tmp_path / "model", tmp_path / "few.npz", tmp_path / "drawn", size=30)
+    drawn = np.load(made.path / "Split-train" / "kind.npy")
+    np.testing.assert_array_equal(drawn, kinds[_manifest(made)["rows"]])
+    call = Call(
+        {"model": tmp_path / "model", "calibration": made.path},
+        {"converted": tmp_path / "lite"},
+        {"quantization": "int8"},
+    )
+    assert execute(convert_tflite, call)["converted"].failure is None
 
 
 def test_a_file_calibrated_on_the_set_is_that_calibrated_on_its_rows(

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import EvaluationMetrics, Servable, content_digest
 from paring.errors import ExamplesError, ModelError, UnsupportedError
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
+from paring.steps.convert_tflite import convert_tflite
 from paring.steps.evaluate import evaluate
+from paring.steps.export_onnx import export_onnx
 from paring_pipelines.demo import Digits
 
 
@@ -23,9 +26,9 @@ def judge(
     if candidate is not None:
         inputs["candidate"] = candidate
     call = Call(inputs, {"evaluation": out}, parameters)
-    found = execute(evaluate, call)["evaluation"]
-    assert isinstance(found, EvaluationMetrics)
-    return found, json.loads(found.file.read_text())
+    result = execute(evaluate, call)["evaluation"]
+    assert isinstance(result, EvaluationMetrics)
+    return result, json.loads(result.file.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +37,11 @@ def worse_model(tmp_path_factory: pytest.TempPathFactory, digits_keras: Path) ->
     import tf_keras
 
     network = tf_keras.models.load_model(digits_keras, compile=False)
-    layer = [one for one in network.layers if one.get_weights()][-1]
+    layer = [item for item in network.layers if item.get_weights()][-1]
     noise = np.random.default_rng(0)
     layer.set_weights([w + noise.normal(0, w.std(), w.shape) for w in layer.get_weights()])
     folder = tmp_path_factory.mktemp("worse") / "model"
-    network.save(folder, save_format="tf", include_optimizer=False)
+    save_signature(network, folder)
     return folder
 
 
@@ -53,13 +56,13 @@ def test_the_same_model_agrees_with_itself(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         candidate = None if left_out else digits_model
-        found, written = judge(digits_model, candidate, digits_npz, tmp_path / "evaluation")
-    assert found.agreement == 1
-    assert found.accuracy == found.source_accuracy
-    assert found.count == len(digits.y_eval)
+        result, written = judge(digits_model, candidate, digits_npz, tmp_path / "evaluation")
+    assert result.agreement == 1
+    assert result.accuracy == result.source_accuracy
+    assert result.count == len(digits.y_eval)
     assert written["accuracy_drop_low"] < 0 < written["accuracy_drop_high"]
     assert written["examples_digest"] == content_digest(digits_npz)
-    assert [one for one in caplog.records if "beam" in one.pathname] == []
+    assert [record for record in caplog.records if "beam" in record.pathname] == []
 
 
 def test_the_figures_are_those_of_the_predictions(
@@ -72,14 +75,14 @@ def test_the_figures_are_those_of_the_predictions(
         runtime.close()
         tops[name] = scores.argmax(axis=1)
     # 360 rows in batches of 77 leave a smaller last one.
-    found, written = judge(
+    result, written = judge(
         digits_model, worse_model, digits_npz, tmp_path / "evaluation", batch_size=77
     )
-    assert found.accuracy == np.mean(tops["worse"] == digits.y_eval)
-    assert found.source_accuracy == np.mean(tops["source"] == digits.y_eval)
-    assert found.agreement == np.mean(tops["worse"] == tops["source"])
-    assert found.accuracy < found.source_accuracy
-    drop = found.source_accuracy - found.accuracy
+    assert result.accuracy == np.mean(tops["worse"] == digits.y_eval)
+    assert result.source_accuracy == np.mean(tops["source"] == digits.y_eval)
+    assert result.agreement == np.mean(tops["worse"] == tops["source"])
+    assert result.accuracy < result.source_accuracy
+    drop = result.source_accuracy - result.accuracy
     assert written["accuracy_drop"] == pytest.approx(drop)
     assert written["accuracy_drop_low"] < drop < written["accuracy_drop_high"]
     assert [row["count"] for row in written["classes"]] == np.bincount(digits.y_eval).tolist()
@@ -104,11 +107,11 @@ def test_a_tflite_file_of_fixed_batch_is_judged_on_every_row(
     file = tmp_path / "fixed.tflite"
     file.write_bytes(converter.convert())
     assert open_runtime(Servable(file)).batch_size == 7
-    found, _ = judge(digits_model, file, digits_npz, tmp_path / "evaluation")
-    assert found.count == len(digits.y_eval)
+    result, _ = judge(digits_model, file, digits_npz, tmp_path / "evaluation")
+    assert result.count == len(digits.y_eval)
     # Float kernels of another library may tip a near tie.
-    assert found.agreement is not None
-    assert found.agreement > 0.99
+    assert result.agreement is not None
+    assert result.agreement > 0.99
 
 
 def test_without_labels_only_agreement_is_measured(
@@ -116,10 +119,10 @@ def test_without_labels_only_agreement_is_measured(
 ) -> None:
     file = tmp_path / "bare.npz"
     np.savez(file, x_train=digits.x_train[:10], x_eval=digits.x_eval[:50])
-    found, written = judge(digits_model, digits_model, file, tmp_path / "evaluation")
-    assert (found.count, found.agreement) == (50, 1)
-    assert found.accuracy is None
-    assert found.source_accuracy is None
+    result, written = judge(digits_model, digits_model, file, tmp_path / "evaluation")
+    assert (result.count, result.agreement) == (50, 1)
+    assert result.accuracy is None
+    assert result.source_accuracy is None
     assert written["accuracy_drop_low"] is None
 
 
@@ -140,7 +143,7 @@ def test_a_candidate_with_other_classes_is_refused(
 
     image = tf_keras.Input((32, 32, 1), name="image")
     digit = tf_keras.layers.Dense(3, name="digit")(tf_keras.layers.Flatten()(image))
-    tf_keras.Model(image, digit).save(tmp_path / "other", save_format="tf")
+    save_signature(tf_keras.Model(image, digit), tmp_path / "other")
     with pytest.raises(UnsupportedError, match=r"\[64, 10\], candidate \[64, 3\]"):
         judge(digits_model, tmp_path / "other", digits_npz, tmp_path / "evaluation")
 
@@ -172,10 +175,49 @@ def test_a_model_that_gives_class_ids_is_judged_by_them(tmp_path: Path) -> None:
     source = _export(lambda x: {"id": tf.argmax(x, axis=1)}, tmp_path / "source")
     shift = np.array([0, 0, 0.5], np.float32)
     worse = _export(lambda x: {"id": tf.argmax(x + shift, axis=1)}, tmp_path / "worse")
-    found, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
-    assert (found.metric, found.source_accuracy) == ("top_1", 1)
-    assert 0 < found.accuracy == found.agreement < 1
-    assert written["accuracy_drop"] == pytest.approx(1 - found.accuracy)
+    result, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
+    assert (result.metric, result.source_accuracy) == ("top_1", 1)
+    assert 0 < result.accuracy == result.agreement < 1
+    assert written["accuracy_drop"] == pytest.approx(1 - result.accuracy)
+
+
+@pytest.mark.parametrize("classes", [3, 2])
+def test_outputs_in_bfloat16_are_judged_like_other_floats(classes: int, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    shift = np.array([0.3, 0, 0], np.float32)
+    width = 3 if classes == 3 else 1
+
+    def classes_of(x: Any) -> Any:
+        return x.argmax(axis=1) if classes == 3 else (x[:, 0] > 0).astype(np.int64)
+
+    def serve(shift: Any) -> Any:
+        # Above what float16 holds.
+        return lambda x: {"y": tf.cast((x + shift)[:, :width] * 1e6, tf.bfloat16)}
+
+    columns = {"x": x, "label": classes_of(x)}
+    splits = {
+        f"{name}_{split}": item for name, item in columns.items() for split in ("train", "eval")
+    }
+    np.savez(tmp_path / "x.npz", **splits)
+    source = _export(serve(shift * 0), tmp_path / "source")
+    worse = _export(serve(shift), tmp_path / "worse")
+    result, _ = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
+    # Rounding to 8 bits makes ties.
+    assert result.source_accuracy == pytest.approx(1, abs=0.05)
+    expected = np.mean(classes_of(x + shift) == classes_of(x))
+    assert result.accuracy == pytest.approx(expected, abs=0.05)
+    for step in (export_onnx, convert_tflite):
+        (output,) = step.outputs
+        call = Call({"model": source}, {output: tmp_path / step.name}, {})
+        made = execute(step, call)[output]
+        assert isinstance(made, Servable)
+        (scores,) = open_runtime(made).run({"x": x[:1]}).values()
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores[0], x[0, :width] * 1e6, rtol=0.01)
+        result, _ = judge(source, made.path, tmp_path / "x.npz", tmp_path / f"of-{step.name}")
+        assert result.agreement == pytest.approx(1, abs=0.05)
 
 
 def test_logits_that_lie_in_0_to_1_are_not_taken_for_probabilities(tmp_path: Path) -> None:
@@ -187,9 +229,9 @@ def test_logits_that_lie_in_0_to_1_are_not_taken_for_probabilities(tmp_path: Pat
     weights = np.ones((3, 1), np.float32)
     source = _export(lambda x: {"logit": tf.matmul(x, weights)}, tmp_path / "source")
     worse = _export(lambda x: {"logit": tf.matmul(x, weights) - 0.4}, tmp_path / "worse")
-    found, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
+    result, written = judge(source, worse, tmp_path / "x.npz", tmp_path / "out")
     assert (written["threshold"], written["threshold_origin"]) == (0, "the output's layer")
-    assert (found.source_accuracy, found.accuracy, found.drop) == (1, 0, 1)
+    assert (result.source_accuracy, result.accuracy, result.drop) == (1, 0, 1)
 
 
 def test_weights_count_in_every_figure_and_are_named(
@@ -201,9 +243,9 @@ def test_weights_count_in_every_figure_and_are_named(
     train = {"x_train": digits.x_train, "y_train": digits.y_train}
     np.savez(plain, **train, **{k: np.repeat(v, weights, axis=0) for k, v in repeated.items()})
     np.savez(given, **train, **repeated, w_train=np.ones(len(digits.y_train)), w_eval=weights)
-    found, written = judge(digits_model, worse_model, given, tmp_path / "a", weights="w")
+    result, written = judge(digits_model, worse_model, given, tmp_path / "a", weights="w")
     _, wanted = judge(digits_model, worse_model, plain, tmp_path / "b")
-    assert found.sample_weights == written["sample_weights"] == "w"
+    assert result.sample_weights == written["sample_weights"] == "w"
     assert wanted["sample_weights"] is None
     for figure in ("accuracy", "source_accuracy", "agreement", "drop"):
         assert written[figure] == pytest.approx(wanted[figure], abs=1e-12)

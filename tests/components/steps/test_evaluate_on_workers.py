@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.errors import ModelError, OutputError, ParameterError, StepFailedError
 from paring.execution import Call, execute
@@ -30,8 +31,10 @@ ROWS = 157
 
 def judge(pair: dict[str, Path], out: Path, **parameters: object) -> dict[str, Any]:
     """Return the content of evaluation.json."""
-    found = execute(evaluate, Call(pair, {"evaluation": out}, {"batch_size": 16, **parameters}))
-    written: dict[str, Any] = json.loads((found["evaluation"].path / "evaluation.json").read_text())
+    result = execute(evaluate, Call(pair, {"evaluation": out}, {"batch_size": 16, **parameters}))
+    written: dict[str, Any] = json.loads(
+        (result["evaluation"].path / "evaluation.json").read_text()
+    )
     return written
 
 
@@ -41,7 +44,7 @@ def save_network(folder: Path, name: str, seed: int, activation: str) -> Path:
     tf_keras.utils.set_random_seed(seed)
     image = tf_keras.Input((8, 8, 1), name="image")
     digit = tf_keras.layers.Dense(10, activation, name="digit")(tf_keras.layers.Flatten()(image))
-    tf_keras.Model(image, digit).save(folder / name, save_format="tf")
+    save_signature(tf_keras.Model(image, digit), folder / name)
     return folder / name
 
 
@@ -146,15 +149,15 @@ def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> Non
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as item:
+        item.bind(("127.0.0.1", 0))
+        port: int = item.getsockname()[1]
         return port
 
 
 def is_open(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as item:
+        return item.connect_ex(("127.0.0.1", port)) == 0
 
 
 def on_loopback(job_server: str) -> str:
@@ -166,15 +169,15 @@ def test_two_processes_find_what_one_worker_finds(
 ) -> None:
     assert in_one_worker["count"] == ROWS
     assert 0 < in_one_worker["agreement"] < 1
-    found = judge(classifiers, tmp_path / "evaluation", beam_options=TWO_PROCESSES)
-    assert found == in_one_worker
+    result = judge(classifiers, tmp_path / "evaluation", beam_options=TWO_PROCESSES)
+    assert result == in_one_worker
 
 
 def test_mean_errors_are_equal_but_for_the_order_of_additions(
     tmp_path: Path, regressors: dict[str, Path], job_server: str
 ) -> None:
     alone = judge(regressors, tmp_path / "alone")
-    found = judge(
+    result = judge(
         regressors,
         tmp_path / "portable",
         beam_options=on_loopback(job_server),
@@ -182,7 +185,7 @@ def test_mean_errors_are_equal_but_for_the_order_of_additions(
     )
     assert alone["metric"] == "rmse"
     for name in ("score", "source_score", "drop", "drop_low", "drop_high", "mae", "agreement"):
-        assert found[name] == pytest.approx(alone[name], rel=1e-12)
+        assert result[name] == pytest.approx(alone[name], rel=1e-12)
 
 
 def test_a_portable_runner_finds_the_same_and_leaves_nothing(
@@ -194,13 +197,13 @@ def test_a_portable_runner_finds_the_same_and_leaves_nothing(
 ) -> None:
     shared = tmp_path / "shared"
     with caplog.at_level(logging.WARNING):
-        found = judge(
+        result = judge(
             classifiers,
             tmp_path / "evaluation",
             beam_options=on_loopback(job_server),
             shared_dir=str(shared),
         )
-    assert found == in_one_worker
+    assert result == in_one_worker
     assert list(shared.iterdir()) == []
     assert caplog.records == []
 
@@ -215,13 +218,13 @@ def test_workers_of_another_process_fetch_everything_from_a_store(
 ) -> None:
     options = f"--runner=PortableRunner --job_endpoint={job_server}"
     options += f" --environment_type=EXTERNAL --environment_config={worker_pool}"
-    found = judge(
+    result = judge(
         classifiers,
         tmp_path / "evaluation",
         beam_options=options,
         shared_dir=f"s3://{bucket}/shared",
     )
-    assert found == in_one_worker
+    assert result == in_one_worker
     assert list(list_below(f"s3://{bucket}")) == []
 
 
@@ -264,8 +267,9 @@ def test_a_job_server_that_is_not_there_is_an_error_and_leaves_nothing(
     tmp_path: Path, classifiers: dict[str, Path]
 ) -> None:
     shared = tmp_path / "shared"
-    options = on_loopback(f"localhost:{free_port()}") + " --job_server_timeout=1"
-    with pytest.raises(StepFailedError, match="did not run to its end on PortableRunner"):
+    server = f"localhost:{free_port()}"
+    options = on_loopback(server) + " --job_server_timeout=1"
+    with pytest.raises(StepFailedError, match=f"no answer from {server} within 1 s"):
         judge(classifiers, tmp_path / "evaluation", beam_options=options, shared_dir=str(shared))
     assert list(shared.iterdir()) == []
 
@@ -328,12 +332,12 @@ def test_an_interruption_leaves_nothing(
     def interrupt() -> None:
         while not (tmp_path / "reached").exists():
             time.sleep(0.05)
-        held.extend(one.name for one in shared.iterdir())
+        held.extend(path.name for path in shared.iterdir())
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         judge(
             classifiers,
             tmp_path / "evaluation",

@@ -29,8 +29,8 @@ def exported(
 
 
 def scores(model: Path, images: np.ndarray) -> np.ndarray:
-    (found,) = open_runtime(Servable(model)).run({"image": images}).values()
-    return found
+    (result,) = open_runtime(Servable(model)).run({"image": images}).values()
+    return result
 
 
 def exact_classes(file: Path, images: np.ndarray) -> np.ndarray:
@@ -38,23 +38,23 @@ def exact_classes(file: Path, images: np.ndarray) -> np.ndarray:
 
     Joined into integer kernels, its sums overflow on processors without VNNI.
     """
-    (found,) = OnnxRuntime(file, optimized=False).run({"image": images}).values()
-    return found.argmax(1)
+    (result,) = OnnxRuntime(file, optimized=False).run({"image": images}).values()
+    return result.argmax(1)
 
 
 def weight_types(file: Path) -> Counter[str]:
     """Count the constants of two dimensions or more of each dtype."""
-    arrays = [onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer]
+    arrays = [onnx.numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer]
     return Counter(array.dtype.name for array in arrays if array.ndim > 1)
 
 
 def zero_points(file: Path) -> set[tuple[str, int]]:
     """The dtype and the value of each zero point."""
     graph = onnx.load(file).graph
-    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    nodes = [one for one in graph.node if one.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    found = [arrays[one.input[2]] for one in nodes]
-    return {(array.dtype.name, int(value)) for array in found for value in array.ravel()}
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    nodes = [item for item in graph.node if item.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    result = [arrays[item.input[2]] for item in nodes]
+    return {(array.dtype.name, int(value)) for array in result for value in array.ravel()}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_float_file_computes_what_its_source_does(
     assert (made.precision, made.opset, made.size_bytes) == ("fp32", 18, len(content))
     assert made.difference == 0
     assert made.gzip_bytes < made.size_bytes
-    assert [(one.domain, one.version) for one in onnx.load(made.file).opset_import][:1] == [
+    assert [(item.domain, item.version) for item in onnx.load(made.file).opset_import][:1] == [
         ("", 18)
     ]
 
@@ -91,15 +91,15 @@ def test_names_dtypes_and_the_open_batch_are_the_signatures(
 ) -> None:
     graph = onnx.load(exported(digits_model, tmp_path / "out").file).graph
     sizes = {
-        one.name: [size.dim_param or size.dim_value for size in one.type.tensor_type.shape.dim]
-        for one in (*graph.input, *graph.output)
+        item.name: [size.dim_param or size.dim_value for size in item.type.tensor_type.shape.dim]
+        for item in (*graph.input, *graph.output)
     }
     assert sizes == {"image": ["batch", 32, 32, 1], "digit": ["batch", 10]}
 
 
 def test_the_same_model_gives_the_same_bytes(digits_model: Path, tmp_path: Path) -> None:
-    one, other = (exported(digits_model, tmp_path / name) for name in ("one", "other"))
-    assert one.file.read_bytes() == other.file.read_bytes()
+    item, other = (exported(digits_model, tmp_path / name) for name in ("one", "other"))
+    assert item.file.read_bytes() == other.file.read_bytes()
 
 
 def test_an_older_opset_is_what_the_file_says(digits_model: Path, tmp_path: Path) -> None:
@@ -114,18 +114,20 @@ def test_half_precision_halves_the_file_and_keeps_what_goes_in_and_out(
     made = exported(digits_model, tmp_path / "half", digits_npz, precision="fp16")
     assert set(weight_types(made.file)) == {"float16"}
     assert made.size_bytes < 0.7 * whole.size_bytes
-    found = scores(made.path, digits[2])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, scores(digits_model, digits[2]), atol=0.02)
+    result = scores(made.path, digits[2])
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, scores(digits_model, digits[2]), atol=0.02)
 
 
-@pytest.mark.parametrize("int8_for", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize("int8_runtime", ["tensorrt", "onnxruntime"])
 def test_int8_predicts_as_the_float_model_does(
-    digits: Any, digits_model: Path, digits_npz: Path, tmp_path: Path, int8_for: str
+    digits: Any, digits_model: Path, digits_npz: Path, tmp_path: Path, int8_runtime: str
 ) -> None:
-    made = exported(digits_model, tmp_path / "out", digits_npz, precision="int8", int8_for=int8_for)
+    made = exported(
+        digits_model, tmp_path / "out", digits_npz, precision="int8", int8_runtime=int8_runtime
+    )
     assert set(weight_types(made.file)) == {"int8"}
-    assert (made.precision, made.int8_for, made.in_float) == ("int8", int8_for, "")
+    assert (made.precision, made.int8_runtime, made.float_layers) == ("int8", int8_runtime, ())
     agreed = exact_classes(made.file, digits[2]) == scores(digits_model, digits[2]).argmax(1)
     assert agreed.mean() > 0.95
 
@@ -136,19 +138,23 @@ def test_what_is_for_tensorrt_is_symmetric_with_biases_in_float(
     symmetric = exported(digits_model, tmp_path / "trt", digits_npz, precision="int8")
     assert zero_points(symmetric.file) == {("int8", 0)}
     other = exported(
-        digits_model, tmp_path / "ort", digits_npz, precision="int8", int8_for="onnxruntime"
+        digits_model, tmp_path / "ort", digits_npz, precision="int8", int8_runtime="onnxruntime"
     )
     assert "uint8" in {dtype for dtype, _ in zero_points(other.file)}
 
 
-@pytest.mark.parametrize("int8_for", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize("int8_runtime", ["tensorrt", "onnxruntime"])
 def test_a_quantization_aware_model_keeps_its_own_ranges(
-    digits: Any, digits_npz: Path, aware: QuantizedModel, tmp_path: Path, int8_for: str
+    digits: Any, digits_npz: Path, aware: QuantizedModel, tmp_path: Path, int8_runtime: str
 ) -> None:
-    made = exported(aware.path, tmp_path / "out", digits_npz, precision="int8", int8_for=int8_for)
+    made = exported(
+        aware.path, tmp_path / "out", digits_npz, precision="int8", int8_runtime=int8_runtime
+    )
     assert set(weight_types(made.file)) == {"int8"}
-    assert made.in_float == ""
-    assert ({dtype for dtype, _ in zero_points(made.file)} == {"int8"}) == (int8_for == "tensorrt")
+    assert made.float_layers == ()
+    assert ({dtype for dtype, _ in zero_points(made.file)} == {"int8"}) == (
+        int8_runtime == "tensorrt"
+    )
     agreed = exact_classes(made.file, digits[2]) == scores(aware.path, digits[2]).argmax(1)
     assert agreed.mean() > 0.97
 
@@ -228,8 +234,8 @@ def test_recurrent_layers_keep_their_open_batch(kind: str, tmp_path: Path) -> No
     made = exported(model, tmp_path / "out")
     features = {"tokens": np.arange(18, dtype=np.int32).reshape(3, 6)}
     (expected,) = open_runtime(Servable(model)).run(features).values()
-    (found,) = open_runtime(made).run(features).values()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (result,) = open_runtime(made).run(features).values()
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_the_exact_gelu_of_transformers_is_exported(tmp_path: Path) -> None:
@@ -245,8 +251,8 @@ def test_the_exact_gelu_of_transformers_is_exported(tmp_path: Path) -> None:
     made = exported(tmp_path / "model", tmp_path / "out")
     features = {"given": np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)}
     (expected,) = open_runtime(Servable(tmp_path / "model")).run(features).values()
-    (found,) = open_runtime(made).run(features).values()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (result,) = open_runtime(made).run(features).values()
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_one_name_for_an_input_and_an_output_is_refused(tmp_path: Path) -> None:
@@ -296,7 +302,7 @@ def test_two_inputs_and_integers_keep_their_names(tmp_path: Path) -> None:
     features = {"ids": np.arange(10, dtype=np.int32).reshape(2, 5) % 9, "extra": np.ones((2, 4))}
     features["extra"] = features["extra"].astype(np.float32)
     expected = open_runtime(Servable(tmp_path / "model")).run(features)
-    found = open_runtime(made).run(features)
-    assert found.keys() == expected.keys() == {"sum", "same"}
+    result = open_runtime(made).run(features)
+    assert result.keys() == expected.keys() == {"sum", "same"}
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-6)
+        np.testing.assert_allclose(result[name], array, atol=1e-6)

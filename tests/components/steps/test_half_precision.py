@@ -87,7 +87,7 @@ def test_training_steps_work_in_float32(
     call = Call({"model": trained, "examples": examples}, {output: tmp_path / "out"}, {"epochs": 1})
     model = execute(step, call)[output]
     assert isinstance(model, Model)
-    assert model.source_precision == "mixed_float16"
+    assert model.source_precision == ("mixed_float16",)
     assert model.trained_on == "one_device, 1 replica, float32"
     assert changed(model)
     assert accuracy(load_keras(model)(IMAGES)) > 0.95

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import Examples, content_digest
 from paring.errors import ExamplesError, ParameterError
@@ -14,21 +15,21 @@ from paring_pipelines.demo import Digits
 
 def bring_in(original: Path, model: Path, out: Path, **parameters: object) -> Examples:
     call = Call({"original": original, "model": model}, {"examples": out}, parameters)
-    found = execute(import_examples, call)["examples"]
-    assert isinstance(found, Examples)
-    return found
+    result = execute(import_examples, call)["examples"]
+    assert isinstance(result, Examples)
+    return result
 
 
 def test_digits_come_in_whole_and_unchanged(
     tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
 ) -> None:
-    found = bring_in(digits_npz, digits_model, tmp_path / "examples")
-    facts = (found.train_count, found.eval_count, found.labelled)
+    result = bring_in(digits_npz, digits_model, tmp_path / "examples")
+    facts = (result.train_count, result.eval_count, result.labelled)
     assert facts == (len(digits.y_train), len(digits.y_eval), 1)
-    held_out = found.path / "Split-eval"
+    held_out = result.path / "Split-eval"
     np.testing.assert_array_equal(np.load(held_out / "image.npy"), digits.x_eval)
     np.testing.assert_array_equal(np.load(held_out / "label.npy"), digits.y_eval)
-    written = {one.relative_to(found.path).as_posix() for one in found.path.rglob("*.npy")}
+    written = {item.relative_to(result.path).as_posix() for item in result.path.rglob("*.npy")}
     assert written == {
         f"Split-{split}/{name}.npy" for split in ("train", "eval") for name in ("image", "label")
     }
@@ -49,9 +50,9 @@ def test_one_set_is_split_by_fraction_and_seed(
     np.savez(file, x=digits.x_train[:500], y=digits.y_train[:500])
     digests = {}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        found = bring_in(file, digits_model, tmp_path / name, eval_fraction=0.3, seed=seed)
-        assert (found.train_count, found.eval_count) == (350, 150)
-        digests[name] = content_digest(found.path)
+        result = bring_in(file, digits_model, tmp_path / name, eval_fraction=0.3, seed=seed)
+        assert (result.train_count, result.eval_count) == (350, 150)
+        digests[name] = content_digest(result.path)
     assert digests["a"] == digests["b"] != digests["c"]
 
 
@@ -60,9 +61,9 @@ def test_a_named_label_becomes_the_label(
 ) -> None:
     file = tmp_path / "named.npz"
     np.savez(file, image=digits.x_train[:50], written=digits.y_train[:50])
-    found = bring_in(file, digits_model, tmp_path / "examples", label="written")
-    assert found.labelled == 1
-    assert len(np.load(found.path / "Split-train" / "label.npy")) == found.train_count
+    result = bring_in(file, digits_model, tmp_path / "examples", label="written")
+    assert result.labelled == 1
+    assert len(np.load(result.path / "Split-train" / "label.npy")) == result.train_count
 
 
 def test_unlabelled_examples_are_taken_as_such(
@@ -70,9 +71,9 @@ def test_unlabelled_examples_are_taken_as_such(
 ) -> None:
     file = tmp_path / "bare.npz"
     np.savez(file, x=digits.x_train[:50])
-    found = bring_in(file, digits_model, tmp_path / "examples")
-    assert (found.labelled, found.train_count, found.eval_count) == (0, 40, 10)
-    assert not list(found.path.rglob("label.npy"))
+    result = bring_in(file, digits_model, tmp_path / "examples")
+    assert (result.labelled, result.train_count, result.eval_count) == (0, 40, 10)
+    assert not list(result.path.rglob("label.npy"))
 
 
 def test_labels_in_one_split_alone_are_refused(
@@ -89,7 +90,7 @@ def test_labels_of_several_outputs_come_in_under_their_names(tmp_path: Path) -> 
 
     values = tf_keras.Input((4,), name="values")
     outputs = [tf_keras.layers.Dense(3, name=name)(values) for name in ("kind", "box")]
-    tf_keras.Model(values, outputs).save(tmp_path / "model", save_format="tf")
+    save_signature(tf_keras.Model(values, outputs), tmp_path / "model")
     file = tmp_path / "two.npz"
     random = np.random.default_rng(0)
     arrays = {
@@ -98,12 +99,12 @@ def test_labels_of_several_outputs_come_in_under_their_names(tmp_path: Path) -> 
         "box": random.random((20, 3)),
     }
     np.savez(file, **arrays)
-    found = bring_in(file, tmp_path / "model", tmp_path / "examples")
-    names = sorted(one.name for one in (found.path / "Split-eval").iterdir())
+    result = bring_in(file, tmp_path / "model", tmp_path / "examples")
+    names = sorted(item.name for item in (result.path / "Split-eval").iterdir())
     assert names == ["box.npy", "kind.npy", "values.npy"]
-    assert found.labelled == 1
-    again = bring_in(found.path, tmp_path / "model", tmp_path / "again")
-    assert again.digest == found.digest
+    assert result.labelled == 1
+    again = bring_in(result.path, tmp_path / "model", tmp_path / "again")
+    assert again.digest == result.digest
     arrays = {
         f"{name}_{split}": array for name, array in arrays.items() for split in ("train", "eval")
     }
@@ -122,7 +123,7 @@ def two_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {"kind": 3, "age": 1}
     outputs = [tf_keras.layers.Dense(units, name=name)(values) for name, units in heads.items()]
     folder = tmp_path_factory.mktemp("two") / "model"
-    tf_keras.Model(values, outputs).save(folder, save_format="tf")
+    save_signature(tf_keras.Model(values, outputs), folder)
     return folder
 
 
@@ -163,11 +164,11 @@ def test_labels_that_may_be_of_any_of_several_outputs_are_asked_for(
     label = {"label": "species"} if column == "species" else {}
     with pytest.raises(ExamplesError, match=rf"which output[\s\S]*--label age={column}"):
         bring_in(file, two_outputs, tmp_path / "refused", **label)
-    found = bring_in(file, two_outputs, tmp_path / "made", label=f"kind={column}")
-    names = sorted(one.name for one in (found.path / "Split-eval").iterdir())
+    result = bring_in(file, two_outputs, tmp_path / "made", label=f"kind={column}")
+    names = sorted(item.name for item in (result.path / "Split-eval").iterdir())
     assert names == ["kind.npy", "values.npy"]
-    again = bring_in(found.path, two_outputs, tmp_path / "again")
-    assert again.digest == found.digest
+    again = bring_in(result.path, two_outputs, tmp_path / "again")
+    assert again.digest == result.digest
 
 
 def test_several_columns_of_labels_are_named_for_their_outputs(
@@ -175,9 +176,9 @@ def test_several_columns_of_labels_are_named_for_their_outputs(
 ) -> None:
     columns = {"values": VALUES, "a": KINDS, "b": VALUES[:, 0]}
     file = write_rows(tmp_path / "rows", "npz", columns)
-    found = bring_in(file, two_outputs, tmp_path / "made", label="kind=a, age=b")
-    assert np.load(found.path / "Split-train" / "kind.npy").dtype == np.int64
-    assert np.load(found.path / "Split-train" / "age.npy").dtype == np.float32
+    result = bring_in(file, two_outputs, tmp_path / "made", label="kind=a, age=b")
+    assert np.load(result.path / "Split-train" / "kind.npy").dtype == np.int64
+    assert np.load(result.path / "Split-train" / "age.npy").dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -206,8 +207,8 @@ def test_columns_that_nothing_takes_are_left_out_and_named(
 ) -> None:
     columns = {"values": VALUES, "kind": KINDS, "id": np.arange(30), "weight": VALUES[:, 0]}
     file = write_rows(tmp_path / "rows", form, columns)
-    found = bring_in(file, two_outputs, tmp_path / "made")
-    names = sorted(one.name for one in (found.path / "Split-train").iterdir())
+    result = bring_in(file, two_outputs, tmp_path / "made")
+    names = sorted(item.name for item in (result.path / "Split-train").iterdir())
     assert names == ["kind.npy", "values.npy"]
     assert "no output of the model takes 'id', 'weight', so they are left out" in caplog.text
 
@@ -231,7 +232,7 @@ def test_refused_examples_leave_an_earlier_result_as_it_was(
     with pytest.raises(ExamplesError, match="NaN or infinity, first in row 11"):
         bring_in(file, digits_model, first.path)
     assert content_digest(first.path) == first.digest
-    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+    assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
 
 
 def test_a_fraction_of_all_is_refused(tmp_path: Path, digits_npz: Path, digits_model: Path) -> None:
@@ -242,10 +243,10 @@ def test_a_fraction_of_all_is_refused(tmp_path: Path, digits_npz: Path, digits_m
 def test_a_limit_keeps_so_many_of_each_class_in_its_share(
     tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
 ) -> None:
-    found = bring_in(digits_npz, digits_model, tmp_path / "a", train_limit=200, eval_limit=50)
-    assert (found.train_count, found.eval_count) == (200, 50)
-    images = np.load(found.path / "Split-train" / "image.npy")
-    labels = np.load(found.path / "Split-train" / "label.npy")
+    result = bring_in(digits_npz, digits_model, tmp_path / "a", train_limit=200, eval_limit=50)
+    assert (result.train_count, result.eval_count) == (200, 50)
+    images = np.load(result.path / "Split-train" / "image.npy")
+    labels = np.load(result.path / "Split-train" / "label.npy")
     share = np.bincount(digits.y_train) * 200 / len(digits.y_train)
     assert np.all(np.abs(np.bincount(labels) - share) < 1)
     by_image = {
@@ -254,7 +255,7 @@ def test_a_limit_keeps_so_many_of_each_class_in_its_share(
     assert [by_image[image.tobytes()] for image in images] == labels.tolist()
     again = bring_in(digits_npz, digits_model, tmp_path / "b", train_limit=200, eval_limit=50)
     other = bring_in(digits_npz, digits_model, tmp_path / "c", train_limit=200, seed=1)
-    assert found.digest == again.digest != other.digest
+    assert result.digest == again.digest != other.digest
 
 
 def test_a_limit_above_what_there_is_keeps_all(
@@ -268,23 +269,23 @@ def test_a_limit_above_what_there_is_keeps_all(
 def test_eval_taken_from_train_shares_no_example_with_either_split(
     tmp_path: Path, digits: Digits, digits_npz: Path, digits_model: Path
 ) -> None:
-    found = bring_in(digits_npz, digits_model, tmp_path / "a", eval_from="train", train_limit=500)
+    result = bring_in(digits_npz, digits_model, tmp_path / "a", eval_from="train", train_limit=500)
     train, held_out = (
-        {image.tobytes() for image in np.load(found.path / f"Split-{name}" / "image.npy")}
+        {image.tobytes() for image in np.load(result.path / f"Split-{name}" / "image.npy")}
         for name in ("train", "eval")
     )
-    assert len(train) == found.train_count == 500
-    assert len(held_out) == found.eval_count == round(0.2 * len(digits.y_train))
+    assert len(train) == result.train_count == 500
+    assert len(held_out) == result.eval_count == round(0.2 * len(digits.y_train))
     assert not train & held_out
     assert train | held_out <= {image.tobytes() for image in digits.x_train}
 
 
 def test_one_example_can_not_be_divided(tmp_path: Path, digits: Digits, digits_model: Path) -> None:
     file = tmp_path / "one.npz"
-    one = slice(0, 1)
+    item = slice(0, 1)
     np.savez(
         file,
-        **{"x_train": digits.x_train[one], "y_train": digits.y_train[one]},
+        **{"x_train": digits.x_train[item], "y_train": digits.y_train[item]},
         **{"x_eval": digits.x_eval, "y_eval": digits.y_eval},
     )
     with pytest.raises(ExamplesError, match="too few examples to take eval"):
@@ -304,24 +305,24 @@ def test_weights_are_kept_with_their_columns_name(
     tmp_path: Path, digits: Digits, digits_model: Path
 ) -> None:
     file = _weighted(tmp_path, digits)
-    found = bring_in(file, digits_model, tmp_path / "examples", weights="w")
-    assert found.sample_weights == "w"
-    stored = np.load(found.path / "Split-eval/sample_weights/w.npy")
+    result = bring_in(file, digits_model, tmp_path / "examples", weights="w")
+    assert result.sample_weights == "w"
+    stored = np.load(result.path / "Split-eval/sample_weights/w.npy")
     np.testing.assert_array_equal(stored, np.arange(60) % 3 / 2)
-    again = bring_in(found.path, digits_model, tmp_path / "again")
-    assert (again.sample_weights, again.digest) == ("w", found.digest)
+    again = bring_in(result.path, digits_model, tmp_path / "again")
+    assert (again.sample_weights, again.digest) == ("w", result.digest)
     with pytest.raises(ExamplesError, match=r"imported with the weights 'w'"):
-        bring_in(found.path, digits_model, tmp_path / "other", weights="v")
+        bring_in(result.path, digits_model, tmp_path / "other", weights="v")
 
 
 def test_drawn_examples_keep_their_own_weights(
     tmp_path: Path, digits: Digits, digits_model: Path
 ) -> None:
     file = _weighted(tmp_path, digits)
-    found = bring_in(
+    result = bring_in(
         file, digits_model, tmp_path / "examples", weights="w", eval_from="train", train_limit=20
     )
-    folder = found.path / "Split-train"
+    folder = result.path / "Split-train"
     images, weights = np.load(folder / "image.npy"), np.load(folder / "sample_weights/w.npy")
     assert len(images) == len(weights) == 20
     for image, weight in zip(images, weights, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import ONNXModel, Servable
 from paring.errors import UnsupportedError
@@ -84,8 +85,8 @@ def made(step: Step, model: Path, examples: Path, out: Path, **settings: object)
 
 def error(model: Servable) -> float:
     """The root mean square error on the eval split."""
-    found = open_runtime(model).run({"table": TABLE[EVAL]})["price"][:, 0]
-    return float(np.sqrt(np.mean(np.square(found - PRICES[EVAL]))))
+    result = open_runtime(model).run({"table": TABLE[EVAL]})["price"][:, 0]
+    return float(np.sqrt(np.mean(np.square(result - PRICES[EVAL]))))
 
 
 def test_integers_leave_every_column_its_say(
@@ -103,17 +104,17 @@ def test_integers_leave_every_column_its_say(
     assert error(integers) < 2 * source
 
 
-@pytest.mark.parametrize("int8_for", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("int8_runtime", ["onnxruntime", "tensorrt"])
 def test_onnx_graphs_in_int8_and_openvinos_leave_every_column_its_say(
-    regressor: Path, examples: Path, tmp_path: Path, int8_for: str
+    regressor: Path, examples: Path, tmp_path: Path, int8_runtime: str
 ) -> None:
     source = error(Servable(regressor))
-    settings = {"precision": "int8", "int8_for": int8_for, "max_difference": 1.0}
+    settings = {"precision": "int8", "int8_runtime": int8_runtime, "max_difference": 1.0}
     graph = made(export_onnx, regressor, examples, tmp_path / "onnx", **settings)
     assert isinstance(graph, ONNXModel)
     # On processors without int8 instructions the sums of joined nodes overflow.
-    found = OnnxRuntime(graph.file, optimized=False).run({"table": TABLE[EVAL]})["price"][:, 0]
-    assert np.sqrt(np.mean(np.square(found - PRICES[EVAL]))) < 1.3 * source
+    result = OnnxRuntime(graph.file, optimized=False).run({"table": TABLE[EVAL]})["price"][:, 0]
+    assert np.sqrt(np.mean(np.square(result - PRICES[EVAL]))) < 1.3 * source
     openvino = made(convert_openvino, graph.path, examples, tmp_path / "openvino")
     # So they may in OpenVINO's kernels. A column that is lost costs 30 at the least.
     assert error(openvino) < 25
@@ -142,13 +143,13 @@ def test_columns_that_16_bits_can_hold_are_converted(tmp_path: Path) -> None:
     rescaled = tf_keras.layers.Rescaling([1.0, 1.0, 0.01])(table)
     price = tf_keras.layers.Dense(1, name="price")(rescaled)
     network = tf_keras.Model(table, price)
-    network.save(tmp_path / "model", save_format="tf")
+    save_signature(network, tmp_path / "model")
     values = (UNIT * [1, 1, 100]).astype(np.float32)
     wanted = network(values).numpy()[:, 0]
-    both = {f"{name}_{part}": one for part in ("train", "eval")
-            for name, one in (("x", values), ("y", wanted))}  # fmt: skip
+    both = {f"{name}_{part}": item for part in ("train", "eval")
+            for name, item in (("x", values), ("y", wanted))}  # fmt: skip
     np.savez(tmp_path / "examples.npz", **both)
     wide = made(convert_tflite, tmp_path / "model", tmp_path / "examples.npz", tmp_path / "wide",
                 quantization="int16x8")  # fmt: skip
-    found = open_runtime(wide).run({"table": values})["price"][:, 0]
-    assert np.sqrt(np.mean(np.square(found - wanted))) < 0.2 * wanted.std()
+    result = open_runtime(wide).run({"table": values})["price"][:, 0]
+    assert np.sqrt(np.mean(np.square(result - wanted))) < 0.2 * wanted.std()

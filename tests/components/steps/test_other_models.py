@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import roc_auc_score
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import Artifact, EvaluationMetrics, Servable
 from paring.catalog import STEPS
@@ -149,7 +150,7 @@ def to_int8(given: Given, model: Path, out: Path) -> Path:
 def judge(
     given: Given, candidate: Path, out: Path, **parameters: Any
 ) -> tuple[EvaluationMetrics, dict[str, Any]]:
-    found: EvaluationMetrics = make(
+    result: EvaluationMetrics = make(
         "evaluate",
         out,
         parameters,
@@ -157,33 +158,33 @@ def judge(
         candidate=candidate,
         examples=given.examples,
     )
-    return found, json.loads(found.file.read_text())
+    return result, json.loads(result.file.read_text())
 
 
 def predict(model: Path, **features: Any) -> dict[str, Any]:
     runtime = open_runtime(Servable(model))
-    found = runtime.run(features)
+    result = runtime.run(features)
     runtime.close()
-    return found
+    return result
 
 
 def test_a_regressor_is_judged_by_its_root_mean_squared_error(
     regressor: Given, tmp_path: Path
 ) -> None:
     lite = to_int8(regressor, regressor.model, tmp_path / "lite")
-    found, written = judge(regressor, lite, tmp_path / "evaluation")
+    result, written = judge(regressor, lite, tmp_path / "evaluation")
     x, y = (regressor.arrays[f"{name}_eval"] for name in "xy")
     errors = [
         next(iter(predict(path, measures=x).values()))[:, 0] - y for path in (regressor.model, lite)
     ]
-    source, score = (np.sqrt(np.square(one).mean()) for one in errors)
-    assert (found.metric, found.higher_is_better, found.accuracy) == ("rmse", 0, None)
-    assert found.score == pytest.approx(score, rel=1e-5)
-    assert found.source_score == pytest.approx(source, rel=1e-5)
-    assert found.drop == pytest.approx(score / source - 1, abs=1e-5)
+    source, score = (np.sqrt(np.square(error).mean()) for error in errors)
+    assert (result.metric, result.higher_is_better, result.accuracy) == ("rmse", 0, None)
+    assert result.score == pytest.approx(score, rel=1e-5)
+    assert result.source_score == pytest.approx(source, rel=1e-5)
+    assert result.drop == pytest.approx(score / source - 1, abs=1e-5)
     assert written["drop_low"] < written["drop"] < written["drop_high"]
-    assert found.agreement is not None
-    assert 0.99 < found.agreement < 1
+    assert result.agreement is not None
+    assert 0.99 < result.agreement < 1
 
 
 def test_without_labels_a_regressor_is_held_against_the_source(
@@ -193,21 +194,21 @@ def test_without_labels_a_regressor_is_held_against_the_source(
     np.savez(file, x_train=regressor.arrays["x_train"], x_eval=regressor.arrays["x_eval"])
     bare = regressor._replace(examples=file)
     lite = to_int8(regressor, regressor.model, tmp_path / "lite")
-    found, _ = judge(bare, lite, tmp_path / "evaluation")
+    result, _ = judge(bare, lite, tmp_path / "evaluation")
     named, _ = judge(bare, lite, tmp_path / "named", metric="rmse")
-    assert (named.metric, named.score) == (found.metric, found.score)
+    assert (named.metric, named.score) == (result.metric, result.score)
     assert "agreement stands in for rmse" in caplog.text
     labelled, _ = judge(regressor, lite, tmp_path / "labelled")
-    assert found.metric == "value_agreement"
-    assert found.score == found.agreement == labelled.agreement
+    assert result.metric == "value_agreement"
+    assert result.score == result.agreement == labelled.agreement
     # A model that says the same of everybody keeps the sign, and nothing else.
     import tf_keras
 
     measures = tf_keras.Input((10,), name="measures")
     flat = tf_keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer="ones")(measures)
-    tf_keras.Model(measures, flat).save(tmp_path / "flat", save_format="tf")
-    found, _ = judge(bare, tmp_path / "flat", tmp_path / "evaluation")
-    assert (found.score, found.drop) == (0, 1)
+    save_signature(tf_keras.Model(measures, flat), tmp_path / "flat")
+    result, _ = judge(bare, tmp_path / "flat", tmp_path / "evaluation")
+    assert (result.score, result.drop) == (0, 1)
 
 
 @pytest.mark.parametrize("step", ["prune", "quantize", "cluster"])
@@ -222,10 +223,10 @@ def test_a_regressor_can_be_trained_into_another_form(
         examples=regressor.examples,
     )
     lite = to_int8(regressor, trained.path, tmp_path / "lite")
-    found, _ = judge(regressor, lite, tmp_path / "evaluation")
+    result, _ = judge(regressor, lite, tmp_path / "evaluation")
     # A model that learnt nothing errs by the labels' spread, 1.3 times as much.
-    assert found.drop is not None
-    assert found.drop < 0.1
+    assert result.drop is not None
+    assert result.drop < 0.1
 
 
 @pytest.mark.parametrize("step", ["prune", "quantize"])
@@ -234,16 +235,16 @@ def test_tokens_are_judged_without_their_padding(tagger: Given, tmp_path: Path, 
         step, tmp_path / "trained", {"epochs": 4}, model=tagger.model, examples=tagger.examples
     )
     lite = to_int8(tagger, trained.path, tmp_path / "lite")
-    found, written = judge(tagger, lite, tmp_path / "evaluation", batch_size=33)
+    result, written = judge(tagger, lite, tmp_path / "evaluation", batch_size=33)
     words, tags = (tagger.arrays[f"{name}_eval"] for name in ("words", "tag"))
     (source,) = predict(tagger.model, words=words).values()
     real = tags >= 0
-    assert (found.metric, written["tokens"]) == ("token_accuracy", real.sum())
-    assert found.source_score == np.mean(source.argmax(-1)[real] == tags[real])
-    assert found.source_score > 0.95
-    assert found.score == found.accuracy
-    assert found.drop is not None
-    assert found.drop < 0.05
+    assert (result.metric, written["tokens"]) == ("token_accuracy", real.sum())
+    assert result.source_score == np.mean(source.argmax(-1)[real] == tags[real])
+    assert result.source_score > 0.95
+    assert result.score == result.accuracy
+    assert result.drop is not None
+    assert result.drop < 0.05
 
 
 @pytest.mark.parametrize("step", ["prune", "quantize"])
@@ -255,15 +256,15 @@ def test_several_outputs_keep_their_names_and_are_all_told(
     )
     lite = to_int8(detector, trained.path, tmp_path / "lite")
     assert set(predict(lite, image=detector.arrays["image_eval"])) == {"quarter", "middle"}
-    found, written = judge(detector, lite, tmp_path / "evaluation")
+    result, written = judge(detector, lite, tmp_path / "evaluation")
     # The first by name, as in the signature.
-    assert (written["output"], found.metric) == ("middle", "rmse")
+    assert (written["output"], result.metric) == ("middle", "rmse")
     assert written["other_outputs"]["quarter"]["metric"] == "top_1"
-    assert found.gated_outputs == 2
-    found, written = judge(detector, lite, tmp_path / "evaluation", output="quarter")
-    assert (written["output"], found.metric, found.gated_outputs) == ("quarter", "top_1", 1)
-    assert found.score is not None
-    assert found.score > 0.85
+    assert result.gated_outputs == 2
+    result, written = judge(detector, lite, tmp_path / "evaluation", output="quarter")
+    assert (written["output"], result.metric, result.gated_outputs) == ("quarter", "top_1", 1)
+    assert result.score is not None
+    assert result.score > 0.85
     assert written["other_outputs"]["middle"]["source_score"] < 0.5
 
 
@@ -294,14 +295,14 @@ def test_the_users_function_judges_all_outputs_together(
 ) -> None:
     metric = own_metrics("found")
     lite = to_int8(detector, detector.model, tmp_path / "lite")
-    found, written = judge(detector, lite, tmp_path / "evaluation", metric=metric)
+    result, written = judge(detector, lite, tmp_path / "evaluation", metric=metric)
     predicted = predict(detector.model, image=detector.arrays["image_eval"])
     offset = predicted["middle"] - detector.arrays["middle_eval"]
     right = (np.linalg.norm(offset, axis=1) < 0.7) & (
         predicted["quarter"].argmax(axis=1) == detector.arrays["quarter_eval"]
     )
-    assert (found.metric, found.higher_is_better) == (metric, 1)
-    assert found.source_score == pytest.approx(right.mean())
+    assert (result.metric, result.higher_is_better) == (metric, 1)
+    assert result.source_score == pytest.approx(right.mean())
     assert written["other_outputs"]["quarter"]["metric"] == "top_1"
 
 
@@ -342,10 +343,10 @@ def test_auc_of_a_model_is_that_of_scikit_learn(tmp_path: Path, regressor: Given
     fit(network, "binary_crossentropy", x, y, epochs=3)
     arrays = {"x_train": x, "y_train": y, "x_eval": x, "y_eval": y}
     given = bring_in(tmp_path, network, **arrays)
-    found, written = judge(given, given.model, tmp_path / "evaluation", metric="auc")
+    result, written = judge(given, given.model, tmp_path / "evaluation", metric="auc")
     (scores,) = predict(given.model, measures=x).values()
-    assert found.score == pytest.approx(roc_auc_score(y, scores[:, 0]))
-    assert (found.drop, written["score_error"]) == (0, 0)
+    assert result.score == pytest.approx(roc_auc_score(y, scores[:, 0]))
+    assert (result.drop, written["score_error"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

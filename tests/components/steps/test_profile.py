@@ -77,7 +77,7 @@ def test_largest_weights_come_first_with_shape_and_bytes(folder: Path, tmp_path:
         "dtype": "float32",
         "size_bytes": 144,
     }
-    sizes = [one["size_bytes"] for one in largest]
+    sizes = [item["size_bytes"] for item in largest]
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) == 5
 
@@ -165,12 +165,14 @@ def test_what_training_left_behind_is_found_the_most_severe_first(
     module.layers = [network, noisy]
     tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.__call__)
     made, content = profiled(tmp_path / "model", tmp_path / "out")
-    rules = [(one["severity"], one["rule"]) for one in content["findings"]]
+    rules = [(finding["severity"], finding["rule"]) for finding in content["findings"]]
     assert ("high", "dropout_in_serving") in rules
     assert ("high", "batch_statistics_in_serving") in rules
     assert rules[-1] == ("low", "fixed_batch")
     assert made.findings == len(rules)
-    assert all(one["place"] and one["cost"] and one["fix"] for one in content["findings"])
+    assert all(
+        finding["place"] and finding["cost"] and finding["fix"] for finding in content["findings"]
+    )
 
 
 def test_a_model_without_weights_on_disk_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import PrunedModel, TFLiteModel
 from paring.errors import ParameterError, UnsupportedError
 from paring.execution import Call, execute
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.prune import prune
 from paring_pipelines.demo import Digits
@@ -44,7 +45,9 @@ def _kernels(file: Path) -> dict[str, Any]:
 
     network = tf_keras.models.load_model(file, compile=False)
     kinds = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
-    return {one.name: one.kernel.numpy() for one in network.layers if isinstance(one, kinds)}
+    return {
+        layer.name: layer.kernel.numpy() for layer in network.layers if isinstance(layer, kinds)
+    }
 
 
 def test_every_prunable_kernel_has_the_asked_share_of_zeros(pruned: PrunedModel) -> None:
@@ -71,7 +74,7 @@ def test_accuracy_is_kept_on_unseen_digits(pruned: PrunedModel, digits: Digits) 
 def test_signature_and_architecture_are_those_of_the_source(
     pruned: PrunedModel, digits_model: Path, digits_keras: Path
 ) -> None:
-    assert read_signature(pruned.serving_dir) == read_signature(digits_model)
+    assert SavedModel(pruned.serving_dir).signature() == SavedModel(digits_model).signature()
     before, after = _kernels(digits_keras), _kernels(pruned.keras_file)
     assert {n: k.shape for n, k in before.items()} == {n: k.shape for n, k in after.items()}
 
@@ -98,7 +101,7 @@ def _save(layers: list[Any], folder: Path) -> Any:
     import tf_keras
 
     network = tf_keras.Sequential([tf_keras.Input((8, 8, 1), name="image"), *layers])
-    network.save(folder, save_format="tf")
+    save_signature(network, folder)
     return network
 
 
@@ -119,7 +122,7 @@ def test_layers_that_cannot_be_pruned_stay_dense_and_are_named(
     )
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1)
 
-    assert artifact.left_dense == "depthwise (DepthwiseConv2D)"
+    assert artifact.unpruned_layers == ("depthwise (DepthwiseConv2D)",)
     network = tf_keras.models.load_model(artifact.keras_file, compile=False)
     assert np.all(network.get_layer("depthwise").get_weights()[0] != 0)
     assert artifact.sparsity == 0.5
@@ -151,7 +154,7 @@ def _stored_kernels(model: Path, examples: Path, out: Path) -> dict[tuple[int, .
     )
     made = execute(convert_tflite, call)["converted"]
     assert isinstance(made, TFLiteModel)
-    return {one.values.shape: one.values for one in weight_tensors(made.file.read_bytes())}
+    return {tensor.values.shape: tensor.values for tensor in weight_tensors(made.file.read_bytes())}
 
 
 def test_of_four_input_channels_two_are_zero_in_pattern_2_4(
@@ -160,10 +163,10 @@ def test_of_four_input_channels_two_are_zero_in_pattern_2_4(
     _patterned(tmp_path / "model")
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1, pattern="2:4")
     assert artifact.pattern == "2:4"
-    assert artifact.left_dense == (
-        "first (Conv2D: fewer than 4 input channels), "
-        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned), "
-        "recurrent (LSTM: pattern 2:4 is for convolutions and dense layers)"
+    assert artifact.unpruned_layers == (
+        "first (Conv2D: fewer than 4 input channels)",
+        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned)",
+        "recurrent (LSTM: pattern 2:4 is for convolutions and dense layers)",
     )
     # The ten input channels of the separable one end in a group of two.
     assert artifact.sparsity == pytest.approx(
@@ -184,9 +187,9 @@ def test_blocks_of_four_output_channels_are_zero_in_pattern_1x4(
     parameters = {"epochs": 1, "pattern": "1x4", "sparsity": 0.7}
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", **parameters)
     assert artifact.pattern == "1x4"
-    assert artifact.left_dense == (
-        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned), "
-        "recurrent (LSTM: pattern 1x4 is for convolutions and dense layers)"
+    assert artifact.unpruned_layers == (
+        "separable.depthwise_kernel (SeparableConv2D: only its pointwise_kernel can be pruned)",
+        "recurrent (LSTM: pattern 1x4 is for convolutions and dense layers)",
     )
     assert artifact.sparsity == pytest.approx(0.7, abs=0.02)
     stored = _stored_kernels(artifact.path, small_npz, tmp_path / "lite")
@@ -246,17 +249,17 @@ def test_the_budget_goes_where_zeros_cost_least(
     kernel, bias = network.get_layer("digit").get_weights()
     kernel[32:] = 0
     network.get_layer("digit").set_weights([kernel, bias])
-    network.save(tmp_path / "model", include_optimizer=False)
+    save_signature(network, tmp_path / "model")
 
     parameters = {"allocation": "sensitivity", "sparsity": 0.6, "epochs": 1}
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", **parameters)
     # Each of the three kernels has a whole number of zeros.
     assert artifact.sparsity == pytest.approx(0.6, abs=1.5 / (2 * 64 * 32 + 64 * 10))
-    shares = dict(one.split(" ") for one in artifact.layer_sparsities.split(", "))
+    shares = dict(item.split(" ") for item in artifact.layer_sparsities)
     assert shares.keys() == {"useful", "useless", "digit"}
     assert float(shares["useless"]) == pytest.approx(0.95, abs=0.001)
     assert float(shares["useful"]) < 0.5
-    table = {one["layer"]: one for one in json.loads(artifact.sensitivity_file.read_text())}
+    table = {load["layer"]: load for load in json.loads(artifact.sensitivity_file.read_text())}
     assert len(set(table["useless"]["losses"])) == 1
     assert table["useful"]["losses"][-1] > table["useful"]["losses"][0] + 0.1
     for name, share in shares.items():
@@ -270,7 +273,7 @@ def test_a_keras_3_model_that_the_library_refuses_whole_is_pruned(
     model, examples = keras_application("MobileNetV3Small", "expanded_conv_4_add")
     artifact = _prune(model, examples, tmp_path / "out", epochs=1, batch_size=8)
     assert artifact.sparsity == pytest.approx(0.5, abs=0.001)
-    assert artifact.left_dense.count("DepthwiseConv2D") == 5
+    assert sum("DepthwiseConv2D" in layer for layer in artifact.unpruned_layers) == 5
 
 
 def test_a_model_without_a_prunable_layer_is_unsupported(tmp_path: Path, small_npz: Path) -> None:
@@ -300,7 +303,7 @@ def test_signature_names_that_the_keras_form_does_not_know_are_kept(
 
     network.save(tmp_path / "model", save_format="tf", signatures={"serving_default": serve})
     artifact = _prune(tmp_path / "model", small_npz, tmp_path / "out", epochs=1)
-    signature = read_signature(artifact.serving_dir)
+    signature = SavedModel(artifact.serving_dir).signature()
     assert (list(signature.inputs), list(signature.outputs)) == (["pixels"], ["scores"])
 
 

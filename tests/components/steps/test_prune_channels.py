@@ -10,7 +10,7 @@ import pytest
 from paring.artifacts import ChannelPrunedModel, ModelProfile, TFLiteModel
 from paring.errors import ParameterError, UnsupportedError
 from paring.execution import Call, execute
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.profile import profile
 from paring.steps.prune_channels import prune_channels
@@ -61,10 +61,10 @@ def test_every_layer_but_the_last_has_the_asked_share_of_channels_less(
         tf_keras.models.load_model(file, compile=False)
         for file in (digits_keras, pruned.keras_file)
     )
-    assert [one.name for one in after.layers] == [one.name for one in before.layers]
+    assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
     widths = [
-        (one.output_shape[-1], other.output_shape[-1])
-        for one, other in zip(before.layers[1:-1], after.layers[1:-1], strict=True)
+        (item.output_shape[-1], other.output_shape[-1])
+        for item, other in zip(before.layers[1:-1], after.layers[1:-1], strict=True)
     ]
     assert all(now == was - int(0.3 * was) for was, now in widths)
     assert pruned.channels_removed == sum(int(0.3 * was) for was in (12, 24, 48, 64))
@@ -80,7 +80,7 @@ def test_the_facts_are_what_profile_counts(
     # Pointwise convolutions, most of the work, shrink to about 0.7 x 0.7.
     assert result.parameters / source.parameters == pytest.approx(0.7**2, abs=0.1)
     assert result.flops / source.flops == pytest.approx(0.7**2, abs=0.1)
-    assert pruned.left_whole == "digit: digit (Dense) gives the model's output"
+    assert pruned.unprunable_groups == ("digit: digit (Dense) gives the model's output",)
 
 
 def test_accuracy_is_kept_on_unseen_digits(pruned: ChannelPrunedModel, digits: Digits) -> None:
@@ -89,7 +89,7 @@ def test_accuracy_is_kept_on_unseen_digits(pruned: ChannelPrunedModel, digits: D
 
 
 def test_the_signature_is_the_sources(pruned: ChannelPrunedModel, digits_model: Path) -> None:
-    assert read_signature(pruned.serving_dir) == read_signature(digits_model)
+    assert SavedModel(pruned.serving_dir).signature() == SavedModel(digits_model).signature()
 
 
 def test_the_tflite_file_is_smaller(
@@ -135,7 +135,7 @@ def test_a_sequential_keras_3_model_loses_channels_before_and_after_flattening(
         tmp_path / "model.keras", small_npz, tmp_path / "out", ratio=0.5, importance="l1"
     )
     network = tf_keras.models.load_model(artifact.keras_file, compile=False)
-    shapes = [network.get_layer(one).kernel.shape for one in ("conv", "hidden", "digit")]
+    shapes = [network.get_layer(item).kernel.shape for item in ("conv", "hidden", "digit")]
     assert shapes == [(3, 3, 1, 5), (6 * 6 * 5, 10), (10, 10)]
 
 
@@ -154,7 +154,7 @@ def test_channels_without_a_batch_normalization_stay_where_it_decides(
     plain = _save(head(), tmp_path / "plain.keras")
     reason = "hidden: no batch normalization with a scale comes after"
     artifact = _prune(model, small_npz, tmp_path / "out", importance="batch_norm", epochs=1)
-    assert artifact.left_whole.split("; ")[0] == reason
+    assert artifact.unprunable_groups[0] == reason
     assert artifact.channels_removed == 2
     with pytest.raises(UnsupportedError, match=reason):
         _prune(plain, small_npz, tmp_path / "none", importance="batch_norm")
@@ -173,8 +173,8 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path, small_npz: Path) -> 
         ).get_weights()
         for name in ("first", "second")
     )
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for item, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(item, other)
 
 
 def test_a_model_in_which_nothing_can_go_is_unsupported_by_what_couples_it(

@@ -77,9 +77,7 @@ def test_the_selected_model_becomes_a_version(
     served = (folder / "model.tflite").read_bytes()
     assert served == (tiny_models["one"] / "model.tflite").read_bytes()
     assert made.model_digest == content_digest(folder)
-    assert json.loads(made.file.read_text()) == {
-        name: value for name, value in made.facts().items() if name != "digest"
-    }
+    assert json.loads(made.file.read_text()) == made.facts()
     (version,) = versions(destination)
     assert (version.candidate, version.run, version.digest) == (
         *("int8", "paring run"),
@@ -93,7 +91,7 @@ def test_a_version_explains_itself(pushed: Push, destination: str) -> None:
     folder = Path(destination) / "1"
     record = read_record(folder)
     assert record is not None
-    assert record["facts"]["digest"] == content_digest(folder)
+    assert record["digest"] == content_digest(folder)
     assert record["lineage"]["step"] == "select"
     assert record["lineage"]["copy_of"]["type"] == "TFLiteModel"
     assert record["figures"]["speedup"] == 5.0
@@ -110,6 +108,19 @@ def test_the_same_model_is_not_pushed_twice(pushed: Push, destination: str) -> N
     # Other figures of the same model make no other version.
     assert pushed(gate={"objective": "size"}).made == 0
     assert len(versions(destination)) == 1
+
+
+def test_a_version_that_was_changed_is_replaced_by_the_same_model(
+    pushed: Push, destination: str, tiny_models: dict[str, Path]
+) -> None:
+    digest = pushed().model_digest
+    file = Path(destination) / "1" / "model.tflite"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    again = pushed()
+    assert (again.version, again.made, again.model_digest) == (2, 1, digest)
+    restored = Path(destination) / "2" / "model.tflite"
+    assert restored.read_bytes() == (tiny_models["one"] / "model.tflite").read_bytes()
+    assert pushed().made == 0
 
 
 def test_nothing_is_pushed_where_nothing_passes(pushed: Push, destination: str) -> None:
@@ -148,7 +159,7 @@ def test_what_was_rolled_back_is_not_pushed_again(
     assert f"paring rollback {destination} --to 2" in (refused.note or "")
     roll_back(destination, 2)
     assert pushed().version == 4
-    assert [one.number for one in versions(destination)] == [1, 2, 3, 4]
+    assert [item.number for item in versions(destination)] == [1, 2, 3, 4]
 
 
 def test_a_model_that_can_not_be_loaded_is_not_pushed(
@@ -187,7 +198,7 @@ def test_a_configuration_lies_beside_the_served_files(
     record = read_record(folder)
     assert record is not None
     assert record["configuration"]["throughput"] == 100.0
-    assert made.model_digest == content_digest(folder) == record["facts"]["digest"]
+    assert made.model_digest == content_digest(folder) == record["digest"]
     (version,) = versions(destination)
     assert version.digest == made.model_digest != version.model
     open_runtime(SelectedModel(folder)).close()
@@ -247,8 +258,8 @@ def _batching_parameters() -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
-    found = pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
-    return message_factory.GetMessageClass(found)()
+    result = pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
+    return message_factory.GetMessageClass(result)()
 
 
 def test_a_savedmodel_gets_tf_servings_batching_parameters(
@@ -263,8 +274,8 @@ def test_a_savedmodel_gets_tf_servings_batching_parameters(
     pushed(push_source=True, configuration=_configuration(tmp_path / "tuned"))
     folder = Path(destination) / "1"
     text = (folder / "batching_parameters.txt").read_text()
-    found = text_format.Parse(text, _batching_parameters())
-    assert (found.max_batch_size.value, found.num_batch_threads.value) == (8, 2)
+    result = text_format.Parse(text, _batching_parameters())
+    assert (result.max_batch_size.value, result.num_batch_threads.value) == (8, 2)
     assert "--tensorflow_intra_op_parallelism=1" in text
     open_runtime(SelectedModel(folder)).close()
 
@@ -356,6 +367,22 @@ def test_the_outputs_of_two_selections_are_not_mixed(candidates: Any, destinatio
     with pytest.raises(ParameterError, match="not the selected model") as raised:
         execute(push, call)
     assert raised.value.received == "source, not int8"
+
+
+def test_an_earlier_candidate_of_the_same_name_is_not_pushed_as_the_chosen_one(
+    candidates: Any, destination: str, tiny_models: dict[str, Path]
+) -> None:
+    candidates.select()
+    storage.put(candidates.root / "selected", str(candidates.root / "earlier"))
+    served = candidates.path("candidates", "int8") / "Format-Serving"
+    storage.put(tiny_models["two"], str(served))
+    Servable.load(served.parent).save()
+    candidates.select()
+    inputs = {"selection": candidates.root / "selection", "selected": candidates.root / "earlier"}
+    call = Call(inputs, {"pushed": candidates.root / "pushed"}, {"destination": destination})
+    with pytest.raises(ParameterError, match="this int8 is not the one that the selection chose"):
+        execute(push, call)
+    assert versions(destination) == []
 
 
 def test_a_selection_that_can_not_be_read_is_named(candidates: Any, destination: str) -> None:

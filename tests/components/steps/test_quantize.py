@@ -12,7 +12,7 @@ from paring.artifacts import Model, QuantizedModel, TFLiteModel
 from paring.data.examples import Split
 from paring.errors import UnsupportedError
 from paring.execution import Call, execute
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.steps.cluster import cluster
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.prune import prune
@@ -45,7 +45,7 @@ def _to_int8(folder: Path) -> bytes:
 
 
 def test_signature_is_that_of_the_source(quantized: QuantizedModel, digits_model: Path) -> None:
-    assert read_signature(quantized.serving_dir) == read_signature(digits_model)
+    assert SavedModel(quantized.serving_dir).signature() == SavedModel(digits_model).signature()
 
 
 def test_it_converts_to_int8_without_a_representative_set(
@@ -62,7 +62,9 @@ def test_it_converts_to_int8_without_a_representative_set(
     assert scores.dtype == np.float32
     assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.95
     # Float is left only where the model is entered and left.
-    floats = [one for one in interpreter.get_tensor_details() if one["dtype"] == np.float32]
+    floats = [
+        detail for detail in interpreter.get_tensor_details() if detail["dtype"] == np.float32
+    ]
     assert len(floats) == 2
 
 
@@ -94,13 +96,12 @@ def test_both_forms_round_alike(quantized: QuantizedModel, digits: Digits) -> No
     import tensorflow as tf
 
     from paring.models.loading import load_keras
-    from paring.models.signature import read_meta_graph
 
     serve = tf.saved_model.load(str(quantized.serving_dir)).signatures["serving_default"]
     served = serve(image=tf.constant(digits.x_eval))["digit"].numpy()
     again = load_keras(quantized)(digits.x_eval, training=False).numpy()
     np.testing.assert_allclose(served, again, atol=1e-5)
-    functions = read_meta_graph(quantized.serving_dir).graph_def.library.function
+    functions = SavedModel(quantized.serving_dir).meta_graph.graph_def.library.function
     kinds = {node.op for function in functions for node in function.node_def}
     assert {"FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel"} <= kinds
 
@@ -136,14 +137,14 @@ def test_zeros_and_clusters_are_in_the_integer_file(
     )
     assert made.sparsity == pytest.approx(0.5, abs=0.01)
     assert made.distinct_weights == 16
-    assert made.not_preserved.count("(no zeros, no clusters)") == 3
+    assert sum("(no zeros, no clusters)" in item for item in made.not_preserved) == 3
 
     inputs = {"model": made.path}
     call = Call(inputs, {"converted": tmp_path / "lite"}, {"quantization": "int8"})
     lite = execute(convert_tflite, call)["converted"]
     assert isinstance(lite, TFLiteModel)
     content = lite.file.read_bytes()
-    preserved = [one for one in weight_tensors(content) if one.values.shape[:3] != (1, 3, 3)]
+    preserved = [item for item in weight_tensors(content) if item.values.shape[:3] != (1, 3, 3)]
     assert len(preserved) == 5
     for tensor in preserved:
         assert tensor.values.dtype == np.int8
@@ -153,7 +154,7 @@ def test_zeros_and_clusters_are_in_the_integer_file(
     assert lite.distinct_weights <= 16
 
     run = Interpreter(model_content=content).get_signature_runner("serving_default")
-    scores = np.concatenate([run(image=one[None])["digit"] for one in digits.x_eval])
+    scores = np.concatenate([run(image=item[None])["digit"] for item in digits.x_eval])
     assert np.mean(scores.argmax(axis=1) == digits.y_eval) >= 0.94
 
 
@@ -182,10 +183,12 @@ def test_activation_ranges_start_from_the_data(digits: Digits) -> None:
     calibrate_ranges(wrapped, split, np.arange(64), batch_size=64, seed=0)
 
     highest = float(np.max(tf_keras.Model(image, hidden)(images)))
-    found = {one.name.split(":")[0]: one.numpy() for one in wrapped.get_layer("hidden").weights}
+    result = {
+        weight.name.split(":")[0]: weight.numpy() for weight in wrapped.get_layer("hidden").weights
+    }
     assert highest > 60
-    assert found["hidden/post_activation_max"] == pytest.approx(highest, rel=1e-5)
-    assert found["hidden/post_activation_min"] == 0
+    assert result["hidden/post_activation_max"] == pytest.approx(highest, rel=1e-5)
+    assert result["hidden/post_activation_min"] == 0
 
 
 def _rescaled(layers: Any, values: Any) -> Any:
@@ -233,12 +236,12 @@ def test_a_layer_without_a_quantized_form_is_named(
     model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(values)))
 
     made = fake_quantized(model)
-    reasons = "; ".join(made.in_float.values())
+    reasons = "; ".join(made.float_layers.values())
     assert re.search(reason, reasons)
     # Batch normalization that is folded away is quantized with its convolution.
     assert "BatchNormalization" not in reasons
-    quantized = [one for one in made.model.layers if type(one).__name__ == "QuantizeWrapperV2"]
-    assert {"Conv2D", "DepthwiseConv2D"} <= {type(one.layer).__name__ for one in quantized}
+    quantized = [item for item in made.model.layers if type(item).__name__ == "QuantizeWrapperV2"]
+    assert {"Conv2D", "DepthwiseConv2D"} <= {type(item.layer).__name__ for item in quantized}
 
 
 def test_batch_normalization_that_is_folded_into_nothing_is_named() -> None:
@@ -256,8 +259,10 @@ def test_batch_normalization_that_is_folded_into_nothing_is_named() -> None:
     output = layers.Dense(3)(folded)
     third = layers.BatchNormalization(name="third")(output)
     made = fake_quantized(tf_keras.Model(values, [output, third]))
-    assert set(made.in_float) == {"first", "second", "third"}
-    assert "first is a BatchNormalization, which has no quantized form" in made.in_float["first"]
+    assert set(made.float_layers) == {"first", "second", "third"}
+    assert (
+        "first is a BatchNormalization, which has no quantized form" in made.float_layers["first"]
+    )
 
 
 def test_a_layer_that_ends_in_a_swish_becomes_an_integer_kernel(
@@ -280,18 +285,20 @@ def test_a_layer_that_ends_in_a_swish_becomes_an_integer_kernel(
         ]
     )
     made = fake_quantized(model)
-    assert made.in_float == {}
+    assert made.float_layers == {}
     images = digits.x_train[:64]
-    calibrate_ranges(made.model, Split({"image": images}, None, 64), np.arange(64), 64, seed=0)
+    calibrate_ranges(
+        made.model, Split({"image": images}, None, 64), np.arange(64), batch_size=64, seed=0
+    )
     # Ranges of kernels are taken in training.
     made.model(images, training=True)
     expected = model.predict(images, verbose=0)
-    found = made.model.predict(images, verbose=0)
-    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    result = made.model.predict(images, verbose=0)
+    assert np.abs(result - expected).max() < 0.1 * np.abs(expected).max()
     made.model.save(tmp_path / "made", save_format="tf")
     stored = list(weight_tensors(_to_int8(tmp_path / "made")))
-    assert {one.values.dtype for one in stored} == {np.dtype(np.int8)}
-    assert sorted(one.values.size for one in stored) == [72, 72, 160, 4608]
+    assert {item.values.dtype for item in stored} == {np.dtype(np.int8)}
+    assert sorted(item.values.size for item in stored) == [72, 72, 160, 4608]
 
 
 def test_a_layer_that_ends_in_a_swish_and_is_called_twice_is_named() -> None:
@@ -303,7 +310,7 @@ def test_a_layer_that_ends_in_a_swish_and_is_called_twice_is_named() -> None:
     twice = tf_keras.layers.Dense(8, activation="swish", name="twice")
     scores = tf_keras.layers.Dense(3)(twice(twice(values)))
     made = fake_quantized(tf_keras.Model(values, scores))
-    assert "twice is called several times" in made.in_float["twice"]
+    assert "twice is called several times" in made.float_layers["twice"]
 
 
 @pytest.mark.slow
@@ -319,17 +326,17 @@ def test_what_the_library_refuses_whole_is_quantized_where_it_can_be(
 
     model, examples = keras_application(name, until)
     made = _quantize(model, examples, tmp_path / "out", epochs=1, batch_size=8)
-    assert "is a Multiply, which has no quantized form" in made.in_float
+    assert "is a Multiply, which has no quantized form" in "; ".join(made.float_layers)
     stored = list(weight_tensors(_to_int8(made.serving_dir)))
-    assert {one.values.dtype for one in stored} == {np.dtype(np.int8)}
-    assert sorted(one.values.size for one in stored) == _kernel_sizes(model)
+    assert {item.values.dtype for item in stored} == {np.dtype(np.int8)}
+    assert sorted(item.values.size for item in stored) == _kernel_sizes(model)
 
 
 def _kernel_sizes(file: Path) -> list[int]:
     from paring.models.loading import load_keras
 
     weights = load_keras(Model(file)).weights
-    return sorted(int(np.prod(one.shape)) for one in weights if len(one.shape) > 1)
+    return sorted(int(np.prod(weight.shape)) for weight in weights if len(weight.shape) > 1)
 
 
 def test_a_model_without_a_layer_that_can_be_quantized_is_refused() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.components.page import Page
+from tests.helpers.page import Page
 
 from paring.artifacts import (
     Failure,
@@ -143,7 +143,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(measured: Any, profil
 
 def test_no_two_elements_share_an_id(measured: Any, profiled: Path) -> None:
     ids = Page(write(measured, profiled)).ids
-    assert [one for one, count in Counter(ids).items() if count > 1] == []
+    assert [item for item, count in Counter(ids).items() if count > 1] == []
 
 
 def test_the_same_inputs_give_the_same_bytes(measured: Any, profiled: Path) -> None:
@@ -193,7 +193,8 @@ def test_an_engines_layers_are_shown_with_their_precision_and_what_they_were_mad
     ]
     for name in ("engine", "no-engine"):
         made = TRTEngine(family.path("candidates", name), size_bytes=9)
-        made.engine_layers, made.network_layers = "float32 1, int8 2", "float32 9, int8 3"
+        made.engine_layers = ("float32 1", "int8 2")
+        made.network_layers = ("float32 9", "int8 3")
         if name == "engine":
             signal = {"name": "signal", "type": "signal", "precision": "", "nodes": []}
             made.layer_table.write_text(json.dumps([signal, *layers]))
@@ -225,12 +226,12 @@ def test_a_dollar_in_a_name_is_no_formula(family: Any) -> None:
 def test_the_lineage_runs_from_the_source_to_the_winner(measured: Any) -> None:
     words = Page(write(measured)).words
     chain = words[words.index("How int8 was made") : words.index("Make it again")]
-    found = [
-        chain.index(one) for one in ("digits/model", "import_model", "prune", "convert_tflite")
+    result = [
+        chain.index(item) for item in ("digits/model", "import_model", "prune", "convert_tflite")
     ]
-    assert found == sorted(found)
-    assert [chain.index(f"sha256:{one}") for one in ("aa", "bb", "cc")] == sorted(
-        chain.index(f"sha256:{one}") for one in ("aa", "bb", "cc")
+    assert result == sorted(result)
+    assert [chain.index(f"sha256:{item}") for item in ("aa", "bb", "cc")] == sorted(
+        chain.index(f"sha256:{item}") for item in ("aa", "bb", "cc")
     )
     assert "sparsity=0.6" in chain
     assert "import_examples" not in chain
@@ -386,7 +387,7 @@ def test_labels_missing_the_page_speaks_of_agreement(new_family: Any) -> None:
 
 def test_an_error_is_told_in_its_unit_and_grows_by_per_cent(new_family: Any) -> None:
     family = new_family()
-    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": 0}
+    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": False}
     family.add("source", **of_values, score=54.2, drop=0.0)
     family.add("int8", **of_values, score=54.3, drop=0.0018, agreement=0.998, speedup=4.0)
     family.add("poor", **of_values, score=83.25, drop=0.536, p50_ms=1.5, speedup=6.0)

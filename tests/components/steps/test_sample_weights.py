@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import Model
 from paring.errors import ExamplesError
@@ -52,13 +53,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network = tf_keras.Sequential(
         [tf_keras.Input((8,), name="x"), layers.Dense(16, "relu"), layers.Dense(3, "softmax")]
     )
-    network.save(folder / "model", save_format="tf", include_optimizer=False)
+    save_signature(network, folder / "model")
     generator = np.random.default_rng(0)
     x = generator.normal(size=(COUNT, 8)).astype(np.float32)
     given = {"x": x, "y": x[:, :3].argmax(axis=1), "w": generator.integers(0, 4, COUNT) / 2}
     kept = {name: array[given["w"] > 0] for name, array in given.items()}
-    for name, one in {"weighted": given, "kept": kept}.items():
-        both = {f"{key}_{part}": value for key, value in one.items() for part in ("train", "eval")}
+    for name, item in {"weighted": given, "kept": kept}.items():
+        both = {f"{key}_{part}": value for key, value in item.items() for part in ("train", "eval")}
         np.savez(folder / f"{name}.npz", **both)
     return {name: folder / name for name in ("model", "weighted.npz", "kept.npz")}
 
@@ -72,16 +73,16 @@ def train(files: dict[str, Path], tmp_path: Path) -> Callable[..., Model]:
         outputs = dict.fromkeys(step.outputs, tmp_path / out)
         inputs = {"model": files["model"], "examples": examples}
         given = {"epochs": 2, "batch_size": 16, **parameters, **more}
-        found = next(iter(execute(step, Call(inputs, outputs, given)).values()))
-        assert isinstance(found, Model)
-        return found
+        result = next(iter(execute(step, Call(inputs, outputs, given)).values()))
+        assert isinstance(result, Model)
+        return result
 
     return run
 
 
 def _kernels(model: Model) -> list[Any]:
-    found: list[Any] = load_keras(model).get_weights()
-    return found
+    result: list[Any] = load_keras(model).get_weights()
+    return result
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -95,9 +96,9 @@ def test_every_training_step_takes_weights_and_names_them(
     assert plain.sample_weights == ""
     pairs = zip(_kernels(weighted), _kernels(left_out), _kernels(plain), strict=True)
     differ = []
-    for one, same, other in pairs:
-        np.testing.assert_array_equal(one, same)
-        differ.append(one.shape != other.shape or not np.array_equal(one, other))
+    for item, same, other in pairs:
+        np.testing.assert_array_equal(item, same)
+        differ.append(item.shape != other.shape or not np.array_equal(item, other))
     assert any(differ)
     with pytest.raises(ExamplesError, match="no column of weights 'v'"):
         train(name, files["weighted.npz"], "refused", weights="v")
@@ -112,5 +113,5 @@ def test_imported_weights_are_used_without_being_named_again(
     once = train("prune", imported, "once")
     named = train("prune", files["weighted.npz"], "named", weights="w")
     assert once.sample_weights == named.sample_weights == "w"
-    for one, other in zip(_kernels(once), _kernels(named), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for item, other in zip(_kernels(once), _kernels(named), strict=True):
+        np.testing.assert_array_equal(item, other)

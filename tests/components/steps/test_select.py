@@ -8,7 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paring.artifacts import EvaluationMetrics, Failure, SelectedModel, Selection, Servable
+from paring.artifacts import (
+    EvaluationMetrics,
+    Failure,
+    Findings,
+    SelectedModel,
+    Selection,
+    Servable,
+)
 from paring.errors import ArtifactTypeError, ModelError, ParameterError, StepFailedError
 from paring.execution import Call, execute
 from paring.steps.select import select
@@ -93,7 +100,7 @@ def test_without_labels_disagreement_is_the_drop(new_family: Callable[[], Any]) 
 
 def test_an_error_may_grow_by_the_share_that_the_gate_allows(new_family: Callable[[], Any]) -> None:
     family = new_family()
-    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": 0}
+    of_values = {"accuracy": None, "metric": "rmse", "higher_is_better": False}
     family.add("source", **of_values, score=50.0, drop=0.0)
     family.add("near", **of_values, score=50.4, drop=0.008, agreement=0.98, speedup=2.0)
     family.add("far", **of_values, score=51.55, drop=0.031, speedup=4.0)
@@ -112,7 +119,7 @@ def test_an_error_may_grow_by_the_share_that_the_gate_allows(new_family: Callabl
 
 def test_of_ties_the_one_with_the_smaller_error_says_so(new_family: Callable[[], Any]) -> None:
     family = new_family()
-    of_values = {"accuracy": None, "metric": "mae", "higher_is_better": 0, "speedup": 3.0}
+    of_values = {"accuracy": None, "metric": "mae", "higher_is_better": False, "speedup": 3.0}
     family.add("source", **(of_values | {"speedup": 1.0}), score=10.0, drop=0.0)
     family.add("one", **of_values, score=9.9, drop=-0.01)
     family.add("other", **of_values, score=10.0, drop=0.0)
@@ -146,8 +153,8 @@ def test_every_output_is_held_to_the_gate(family: Any) -> None:
         "drops accuracy by 8.0 points, the gate allows 1.0",
         "output box: RMSE grows by 50.0%, the gate allows 1.0%",
     ]
-    told = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
-    assert result["rows"]["near"]["other_outputs"] == {"box": told}
+    answer = {"metric": "rmse", "higher_is_better": False, "score": 10.05, "drop": 0.005}
+    assert result["rows"]["near"]["other_outputs"] == {"box": answer}
 
 
 def test_figures_of_other_outputs_that_are_cut_off_are_refused(family: Any) -> None:
@@ -156,6 +163,25 @@ def test_figures_of_other_outputs_that_are_cut_off_are_refused(family: Any) -> N
     file = family.path("evaluations", "int8") / "evaluation.json"
     file.write_text(file.read_text()[:20])
     EvaluationMetrics.load(file.parent).save()
+    with pytest.raises(ArtifactTypeError, match="can't be read"):
+        family.select()
+
+
+def test_a_drop_of_nan_does_not_pass_the_gate(family: Any) -> None:
+    family.add("int8", speedup=4.0)
+    record = family.path("evaluations", "int8") / "paring.json"
+    content = json.loads(record.read_text())
+    content["facts"]["drop"] = float("nan")
+    record.write_text(json.dumps(content))
+    result = family.select()
+    assert result["selected"] == "source"
+    assert result["rows"]["int8"]["reasons"] == ["its accuracy was not measured"]
+
+
+@pytest.mark.parametrize("drop", [float("nan"), float("inf"), "0.0", None])
+def test_a_drop_of_another_output_that_is_no_number_is_refused(family: Any, drop: object) -> None:
+    figures = {"metric": "rmse", "higher_is_better": False, "score": 1.0, "drop": drop}
+    family.add("int8", speedup=4.0, other_outputs={"box": figures})
     with pytest.raises(ArtifactTypeError, match="can't be read"):
         family.select()
 
@@ -306,8 +332,8 @@ def test_a_chosen_candidate_without_a_served_form_is_refused(family: Any) -> Non
 
 
 def test_what_is_told_of_a_search_is_kept(family: Any) -> None:
-    told = {"budget_minutes": 10.0, "rounds": [{"stage": "whole"}]}
-    assert family.select(search=json.dumps(told))["search"] == told
+    result = {"budget_minutes": 10.0, "rounds": [{"stage": "whole"}]}
+    assert family.select(search=json.dumps(result))["search"] == result
     assert "search" not in family.select()
 
 
@@ -334,4 +360,31 @@ def test_evaluations_with_different_weights_are_refused(family: Any) -> None:
     evaluation.sample_weights = "importance"
     evaluation.save()
     with pytest.raises(ParameterError, match=r"'int8'[\s\S]*importance, the source with none"):
+        family.select()
+
+
+def test_evaluations_of_different_examples_are_refused(family: Any) -> None:
+    family.add("int8", speedup=4.0)
+    evaluation = EvaluationMetrics.load(family.path("evaluations", "int8"))
+    evaluation.count = 359
+    evaluation.save()
+    with pytest.raises(ParameterError, match="'int8' was not judged on the source's examples"):
+        family.select()
+
+
+@pytest.mark.parametrize("kind", ["benchmarks", "evaluations"])
+def test_figures_of_another_model_than_the_candidate_are_refused(family: Any, kind: str) -> None:
+    family.add("int8", speedup=4.0)
+    family.add("fp16", speedup=2.0)
+    for name in ("int8", "fp16"):
+        measured = Findings.load(family.path(kind, name))
+        candidate = Servable.load(family.path("candidates", name))
+        measured.lineage = {"step": "measure", "inputs": {"candidate": candidate.described()}}
+        measured.save()
+    assert family.select()["selected"] == "int8"
+    paths = [family.path(kind, name) for name in ("int8", "fp16")]
+    paths[0].rename(family.root / "other")
+    paths[1].rename(paths[0])
+    (family.root / "other").rename(paths[1])
+    with pytest.raises(ParameterError, match="of another model than the candidate"):
         family.select()

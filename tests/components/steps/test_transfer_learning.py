@@ -73,17 +73,17 @@ def kernels(made: Any) -> dict[str, np.ndarray]:
     """The kernels of dense layers in the Keras form, by name, of models inside it too."""
     import tf_keras
 
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
 
     def visit(model: Any) -> None:
         for layer in model.layers:
             if isinstance(layer, tf_keras.Model):
                 visit(layer)
             elif isinstance(layer, tf_keras.layers.Dense):
-                found[layer.name] = layer.kernel.numpy()
+                result[layer.name] = layer.kernel.numpy()
 
     visit(tf_keras.models.load_model(made.keras_file, compile=False))
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_a_base_called_without_training_is_pruned(
 ) -> None:
     made = ran(prune, transfer(frozen), examples, tmp_path, pattern=pattern)
     assert isinstance(made, PrunedModel)
-    found = kernels(made)
+    result = kernels(made)
     # Two outputs are too few for blocks of four.
     left = {"scores"} if pattern == "1x4" else set()
-    assert {name: np.mean(kernel == 0) for name, kernel in found.items() if name not in left} == {
-        name: 0.5 for name in found if name not in left
+    assert {name: np.mean(kernel == 0) for name, kernel in result.items() if name not in left} == {
+        name: 0.5 for name in result if name not in left
     }
-    assert (made.sparsity, made.not_reached, made.pattern) == (0.5, "", pattern)
+    assert (made.sparsity, made.not_reached, made.pattern) == (0.5, (), pattern)
 
 
 def recurrent() -> Any:
@@ -123,7 +123,7 @@ def test_layers_called_twice_or_without_training_are_pruned_once(
         "shared": 0.75,
         "scores": 0.75,
     }
-    shares = dict(one.rsplit(" ", 1) for one in made.layer_sparsities.split(", "))
+    shares = dict(item.rsplit(" ", 1) for item in made.layer_sparsities)
     assert shares == {"shared": "0.750", "rnn": "0.750", "scores": "0.750"}
 
 
@@ -169,7 +169,7 @@ def test_what_has_fewer_zeros_than_asked_for_is_named(examples: Path, tmp_path: 
     made = ran(prune, equal_weights("third"), examples, tmp_path / "one", **rate)
     assert kernels(made)["third"].all()
     assert made.not_reached == (
-        "third: 0.000 of 0.500, since its other 96 weights have 1 magnitudes, and equal ones stay"
+        "third: 0.000 of 0.500, since its other 96 weights have 1 magnitudes, and equal ones stay",
     )
     every = equal_weights("first", "second", "third", "scores")
     with pytest.raises(UnsupportedError, match="no kernel of the model has the requested zeros"):
@@ -186,10 +186,10 @@ def test_a_base_called_without_training_is_clustered(
     base = {"first", "second"}
     shared = {name for name, count in counts.items() if count <= 4}
     assert shared == set(counts) - (base if frozen else set())
-    named = {one.split(" ")[0] for one in made.left_unclustered.split(", ") if "(Dense" in one}
+    named = {layer.split(" ")[0] for layer in made.unclustered_layers if "(Dense" in layer}
     assert named == (base if frozen else set())
-    assert ("frozen" in made.left_unclustered) == frozen
-    assert made.not_reached == ""
+    assert ("frozen" in "".join(made.unclustered_layers)) == frozen
+    assert made.not_reached == ()
 
 
 def test_what_quantize_rounds_is_counted(examples: Path, tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_what_quantize_rounds_is_counted(examples: Path, tmp_path: Path) -> None
     assert isinstance(made, QuantizedModel)
     # A model inside the model has no quantized form; after it come two dense layers, with a
     # kernel and an output each.
-    assert made.in_float.startswith("layer base")
+    assert made.float_layers[0].startswith("layer base")
     assert made.quantized_tensors == 4
-    assert made.not_reached == ""
+    assert made.not_reached == ()
 
 
 def test_ranges_that_are_not_the_kernels_own_are_named() -> None:
@@ -207,7 +207,7 @@ def test_ranges_that_are_not_the_kernels_own_are_named() -> None:
 
     model = fake_quantized(transfer(frozen=False)).model
     # Before any training, all of them are [-6, 6].
-    assert [one.split(":")[0] for one in stale_ranges(model)] == ["third", "scores"]
+    assert [item.split(":")[0] for item in stale_ranges(model)] == ["third", "scores"]
 
 
 def test_a_base_called_without_training_loses_channels(examples: Path, tmp_path: Path) -> None:

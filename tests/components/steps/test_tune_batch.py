@@ -76,8 +76,8 @@ def test_a_limit_that_nothing_keeps_to_is_named_with_what_was_tried(
 def test_memory_limits_the_processes(
     digits_model: Path, tflite: Path, digits_npz: Path, tmp_path: Path
 ) -> None:
-    _, found = _tune(digits_model, tflite, digits_npz, tmp_path / "one", max_trials=1)
-    alone = found["table"][0]["peak_memory_bytes"]
+    _, result = _tune(digits_model, tflite, digits_npz, tmp_path / "one", max_trials=1)
+    alone = result["table"][0]["peak_memory_bytes"]
     # Room for one process, and half of another.
     limit = int(1.5 * alone / (1 << 20))
     chosen, details = _tune(
@@ -107,8 +107,8 @@ def _kill_one(killed: list[int], stop: threading.Event) -> None:
         for child in psutil.Process().children():
             try:
                 spec = Path(child.cmdline()[-1])
-                found = json.loads(spec.read_text())
-                if Path(found["inputs"]).stem == "inputs-2":
+                result = json.loads(spec.read_text())
+                if Path(result["inputs"]).stem == "inputs-2":
                     os.kill(child.pid, signal.SIGKILL)
                     killed.append(child.pid)
                     return

@@ -97,7 +97,7 @@ def test_a_folder_comes_back_as_it_was_put(place: str, model: Path, tmp_path: Pa
     assert content_digest(fetched) == content_digest(model)
     if is_remote(place):
         assert fetched == tmp_path / "into" / "place"
-        assert [one.name for one in fetched.parent.iterdir()] == ["place"]
+        assert [path.name for path in fetched.parent.iterdir()] == ["place"]
     else:
         assert fetched == local_path(place)
 
@@ -127,24 +127,24 @@ def test_what_is_fetched_takes_the_place_of_an_earlier_copy(
     fetch(f"s3://{bucket}/model", tmp_path / "into")
     delete(f"s3://{bucket}/model/variables")
     fetched = fetch(f"s3://{bucket}/model", tmp_path / "into")
-    assert [one.name for one in fetched.rglob("*")] == ["saved_model.pb"]
-    assert [one.name for one in (tmp_path / "into").iterdir()] == ["model"]
+    assert [path.name for path in fetched.rglob("*")] == ["saved_model.pb"]
+    assert [path.name for path in (tmp_path / "into").iterdir()] == ["model"]
 
 
 def test_files_are_listed_with_size_and_time(place: str, model: Path, tmp_path: Path) -> None:
     put(model, place)
     write_text(f"{place}-other/file", "not below")
-    found = list(list_below(place))
-    assert [one.uri.partition("place/")[2] for one in found] == [
+    result = list(list_below(place))
+    assert [item.uri.partition("place/")[2] for item in result] == [
         "saved_model.pb",
         "variables/variables.data-00000-of-00001",
         "variables/variables.index",
     ]
-    assert [one.size for one in found] == [5000, 0, 5]
-    assert all(one.modified and one.modified > 1.7e9 for one in found)
+    assert [item.size for item in result] == [5000, 0, 5]
+    assert all(item.modified and item.modified > 1.7e9 for item in result)
     # Each URI can be given back.
-    assert read_text(found[2].uri) == "index"
-    assert [one.size for one in list_below(found[0].uri)] == [5000]
+    assert read_text(result[2].uri) == "index"
+    assert [item.size for item in list_below(result[0].uri)] == [5000]
 
 
 def test_files_that_come_and_go_do_not_disturb_a_listing(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_files_that_come_and_go_do_not_disturb_a_listing(tmp_path: Path) -> None
     writer = threading.Thread(target=come_and_go)
     writer.start()
     while not done.is_set():
-        assert str(tmp_path / "kept" / "file") in [one.uri for one in list_below(str(tmp_path))]
+        assert str(tmp_path / "kept" / "file") in [item.uri for item in list_below(str(tmp_path))]
     writer.join()
 
 
@@ -211,19 +211,19 @@ def test_only_the_first_creates(place: str) -> None:
 
 def test_of_many_writers_at_once_one_creates(tmp_path: Path) -> None:
     uri = str(tmp_path / "claims" / "one")
-    told: list[tuple[str, bool]] = []
+    result: list[tuple[str, bool]] = []
     start = threading.Barrier(8)
 
     def write(name: str) -> None:
         start.wait()
-        told.append((name, create(uri, name)))
+        result.append((name, create(uri, name)))
 
     writers = [threading.Thread(target=write, args=(f"writer {n}",)) for n in range(8)]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
-    winners = [name for name, created in told if created]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    winners = [name for name, created in result if created]
     assert [read_text(uri)] == winners
     assert len(list((tmp_path / "claims").iterdir())) == 1
 
@@ -290,7 +290,7 @@ def test_a_file_or_folder_is_removed_and_nothing_else(place: str) -> None:
     delete(join(place, "a"))
     delete(join(place, "*"))
     delete(join(place, "a"))
-    assert [one.uri.partition("place/")[2] for one in list_below(place)] == ["a[b]", "ab"]
+    assert [item.uri.partition("place/")[2] for item in list_below(place)] == ["a[b]", "ab"]
 
 
 def test_a_whole_bucket_is_not_removed(bucket: str) -> None:
@@ -355,7 +355,7 @@ def test_fetching_what_is_not_there_leaves_an_earlier_copy(
         fetch(f"s3://{bucket}/model", tmp_path / "into")
     assert raised.value.received == f"s3://{bucket}/model"
     assert content_digest(fetched) == content_digest(model)
-    assert [one.name for one in (tmp_path / "into").iterdir()] == ["model"]
+    assert [path.name for path in (tmp_path / "into").iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

@@ -19,7 +19,7 @@ def _threads_errors_are_told_afterwards(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_and_the_handlers_are_put_back(sent: signal.Signals) -> None:
     before = signal.getsignal(sent)
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         os.kill(os.getpid(), sent)
     assert signal.getsignal(sent) is before
 
@@ -31,17 +31,17 @@ def test_an_error_that_an_interruption_has_become_is_an_interruption() -> None:
         except KeyboardInterrupt:
             raise RuntimeError("while running a stage") from None
 
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         library()
 
 
 def test_an_interruption_that_was_dropped_is_found_by_the_next_check() -> None:
-    with interruption.heeded():
+    with interruption.handle_interrupts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            interruption.check()
-    interruption.check()
+            interruption.raise_if_interrupted()
+    interruption.raise_if_interrupted()
 
 
 def test_an_interruption_that_falls_into_a_finalizer_is_raised_after_it(
@@ -63,22 +63,22 @@ def test_an_interruption_that_falls_into_a_finalizer_is_raised_after_it(
         finally:
             seconds.append(time.monotonic() - start)
 
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.handle_interrupts():
         work()
     assert seconds[0] < 5
     assert "Exception ignored" not in capfd.readouterr().err
 
 
 def test_an_error_of_another_kind_stays_what_it_is() -> None:
-    with pytest.raises(ZeroDivisionError), interruption.heeded():
+    with pytest.raises(ZeroDivisionError), interruption.handle_interrupts():
         raise ZeroDivisionError
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interruption.heeded():
+        with interruption.handle_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
-            interruption.check()
+            interruption.raise_if_interrupted()
     finally:
         signal.signal(signal.SIGINT, before)

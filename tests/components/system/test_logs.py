@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,19 +68,30 @@ def test_nothing_is_written_unless_asked_for(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("step_name", "node", "candidate"),
-    [
-        ("prune", "prune-prune-int8", "prune-int8"),
-        ("convert_tflite", "convert_tflite-float32", "float32"),
-        ("convert_tflite", "convert-tflite-float32", "float32"),
-        ("prune", "prune-twice.2", "twice"),
-        ("import_model", "import_model", ""),
-        ("select", "select", ""),
-    ],
-)
-def test_a_nodes_candidate_is_read_from_its_id(step_name: str, node: str, candidate: str) -> None:
-    assert logs.candidate_of(step_name, node) == candidate
+def test_handlers_of_the_application_stay_when_events_end() -> None:
+    logger = logging.getLogger("paring")
+    received = io.StringIO()
+    handler = logging.StreamHandler(received)
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    try:
+        # The application's handler is for messages: it does not ask for events.
+        assert not logs.is_json()
+        logs.failure("an event")
+        assert received.getvalue() == ""
+        logs.write_json(io.StringIO())
+        logs.write_json(io.StringIO())
+        logs.stop()
+        assert logger.handlers == [handler]
+        assert (logger.level, logger.propagate) == (logging.ERROR, False)
+        logger.error("a message")
+        assert received.getvalue() == "a message\n"
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _executor_input(folder: Path, place: str, fail: bool) -> str:
@@ -114,7 +126,7 @@ def test_a_container_tells_its_run_its_node_and_its_candidate(
         assert (line["node"], line["candidate"]) == ("copy-model-int8", "int8")
     assert (started["event"], ended["event"]) == ("step started", "step ended")
     assert (ended["output"], ended["outcome"]) == ("copied", "made")
-    assert ended["facts"]["digest"].startswith("sha256:")
+    assert ended["digest"].startswith("sha256:")
     assert ended["seconds"] >= 0
 
 

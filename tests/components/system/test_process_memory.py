@@ -39,11 +39,11 @@ def test_descendants_are_found_at_any_depth() -> None:
     with subprocess.Popen([sys.executable, "-c", nested], start_new_session=True) as child:
         try:
             deadline = time.monotonic() + 60
-            while len(found := descendants(child.pid)) < 1:
+            while len(result := descendants(child.pid)) < 1:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             assert child.pid in descendants(os.getpid())
-            assert found[0] in descendants(os.getpid())
+            assert result[0] in descendants(os.getpid())
         finally:
             for pid in (*descendants(child.pid), child.pid):
                 os.kill(pid, signal.SIGKILL)
@@ -64,8 +64,8 @@ def test_above_the_limit_pages_that_processes_share_count_once() -> None:
         return sum(shared[i] for i in range(0, len(shared), 4096))
 
     def measure(work: Callable[[], object]) -> tuple[int, int]:
-        with _forked(work) as one, _forked(work) as two:
-            children = [one, two]
+        with _forked(work) as item, _forked(work) as two:
+            children = [item, two]
             return used_bytes(children, 10**12), used_bytes(children, _MIB)
 
     with shared:

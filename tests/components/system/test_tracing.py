@@ -56,22 +56,22 @@ class Collector:
 
     def spans(self) -> list[Any]:
         return [
-            one
+            span
             for request in self.received
             for resource in request.resource_spans
             for scope in resource.scope_spans
-            for one in scope.spans
+            for span in scope.spans
         ]
 
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    one = Collector()
-    url = f"http://127.0.0.1:{one.server.server_port}"
+    item = Collector()
+    url = f"http://127.0.0.1:{item.server.server_port}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-    yield one
+    yield item
     tracing.stop()
-    one.close()
+    item.close()
 
 
 def _call(folder: Path, fail: bool = False, tolerate: bool = False) -> None:
@@ -94,7 +94,7 @@ def _call(folder: Path, fail: bool = False, tolerate: bool = False) -> None:
 
 
 def _attributes(span: Any) -> dict[str, str]:
-    return {one.key: one.value.string_value for one in span.attributes}
+    return {attribute.key: attribute.value.string_value for attribute in span.attributes}
 
 
 def test_the_steps_of_a_run_are_in_one_trace(collector: Collector, tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_the_steps_of_a_run_are_in_one_trace(collector: Collector, tmp_path: Pat
     (resource,) = {
         attribute.value.string_value
         for request in collector.received
-        for one in request.resource_spans
-        for attribute in one.resource.attributes
+        for span in request.resource_spans
+        for attribute in span.resource.attributes
         if attribute.key == "service.name"
     }
     assert resource == "paring"
@@ -132,7 +132,7 @@ def test_what_ends_a_step_is_in_its_span(collector: Collector, tmp_path: Path) -
     (span,) = collector.spans()
     assert span.status.code == span.status.STATUS_CODE_ERROR
     assert "no model" in span.status.message
-    assert [one.name for one in span.events] == ["exception"]
+    assert [event.name for event in span.events] == ["exception"]
 
 
 def test_spans_within_spans_are_their_children(collector: Collector) -> None:

@@ -1,14 +1,14 @@
 """The server's settings, by the calls that TensorRT for RTX has as well.
 
 TensorRT for servers is not here. Both products have one API, so that what only the
-server's flavour calls is called here too; that RTX ignores some of it is in its warnings.
+server's product calls is called here too; that RTX ignores some of it is in its warnings.
 """
 
 import importlib.util
 from pathlib import Path
 
 import pytest
-from tests.components.tensorrt import graphs
+from tests.helpers import graphs
 
 from paring.errors import MissingDependencyError, UnsupportedError
 from paring.tensorrt.building import Built, Request, build_engine

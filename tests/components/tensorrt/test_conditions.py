@@ -20,7 +20,7 @@ def check(
     conditions: Conditions, gpu: Gpu = L4, version: str | None = None, **changes: Any
 ) -> None:
     changed = replace(conditions, **changes)
-    library = Library(changed.flavour, None, version or conditions.tensorrt_version)
+    library = Library(changed.product, None, version or conditions.tensorrt_version)
     check_conditions(Path("model.engine"), changed, library, gpu)
 
 
@@ -78,13 +78,13 @@ def test_conditions_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "no JSON", "[]", "{}", '{"colour": 1}', '{"flavour": "x"}']
+    "content", [None, "no JSON", "[]", "{}", '{"colour": 1}', '{"product": "x"}']
 )
 def test_an_engine_without_its_conditions_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "engine.json").write_text(content)
     with pytest.raises(ModelError, match="what it was built for can't be read"):
         read_conditions(tmp_path / "model.engine")
-    replace(BUILT, flavour="desktop").write(tmp_path)
-    with pytest.raises(ModelError, match=r"no such flavour[\s\S]*desktop"):
+    replace(BUILT, product="desktop").write(tmp_path)
+    with pytest.raises(ModelError, match=r"no such product[\s\S]*desktop"):
         read_conditions(tmp_path / "model.engine")

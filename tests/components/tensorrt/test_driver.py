@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.components.tensorrt import graphs
+from tests.helpers import graphs
 
 from paring.execution import Call, execute
 from paring.steps.build_tensorrt import build_tensorrt
@@ -62,14 +62,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For compute capability 8.9, by TensorRT for RTX."""
     folder = tmp_path_factory.mktemp("engine")
     graphs.product(folder / "model.onnx", graphs.FLOAT)
-    parameters = {"flavour": "rtx", "compute_capability": "8.9"}
+    parameters = {"product": "rtx", "compute_capability": "8.9"}
     outputs = {"engine": folder / "engine"}
     return execute(build_tensorrt, Call({"model": folder}, outputs, parameters))["engine"].path
 
 
 def test_the_gpu_is_named_with_its_capability_and_driver(run: Run) -> None:
-    found = run("print(json.dumps(vars(find_gpu())))", FAKE_CAPABILITY="120")
-    assert found == {
+    result = run("print(json.dumps(vars(find_gpu())))", FAKE_CAPABILITY="120")
+    assert result == {
         "name": "NVIDIA L4",
         "compute_capability": "12.0",
         "driver_version": "580.82.07",

@@ -72,13 +72,13 @@ def test_it_writes_the_gpu_the_versions_and_what_came_of_each_test(
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert found["gpu"]["name"] == "NVIDIA L4"
-    assert found["gpu"]["driver_version"] == "580.82.07"
-    assert found["versions"]["paring"] == "0.1.0"
-    assert found["exit_code"] == 1
-    rows = {one["name"].partition("::")[2]: one for one in found["tests"]}
-    assert {name: one["outcome"] for name, one in rows.items()} == {
+    result = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert result["gpu"]["name"] == "NVIDIA L4"
+    assert result["gpu"]["driver_version"] == "580.82.07"
+    assert result["versions"]["paring"] == "0.1.0"
+    assert result["exit_code"] == 1
+    rows = {test["name"].partition("::")[2]: test for test in result["tests"]}
+    assert {name: item["outcome"] for name, item in rows.items()} == {
         "test_fast": "passed",
         "test_wrong": "failed",
         "test_elsewhere": "skipped",

@@ -47,5 +47,5 @@ def test_another_form_of_the_builders_table_gives_no_layers(text: str) -> None:
 
 
 def test_precisions_are_counted_by_name() -> None:
-    assert count_precisions(["int8", "", "float32", "int8"]) == "float32 1, int8 2"
-    assert count_precisions([]) == ""
+    assert count_precisions(["int8", "", "float32", "int8"]) == ("float32 1", "int8 2")
+    assert count_precisions([]) == ()

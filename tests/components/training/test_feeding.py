@@ -42,15 +42,15 @@ def _expected(rows: Rows, size: int, seed: int, count: int) -> Iterator[Rows]:
     for _ in range(count):
         if not left:
             order = generator.permutation(rows)
-            left = [np.sort(one) for one in np.split(order, range(size, len(rows), size))]
-            left = [one for one in left if len(one) == size]
+            left = [np.sort(part) for part in np.split(order, range(size, len(rows), size))]
+            left = [item for item in left if len(item) == size]
         yield left.pop(0)
 
 
 def test_shuffled_batches_are_the_same_to_the_bit_each_time(split: Split) -> None:
     model, rows = _network(digit=10, place=4), np.arange(3, COUNT)
     for _ in range(2):
-        batches = shuffled_batches(model, split, rows, 8, seed=5)
+        batches = shuffled_batches(model, split, rows, batch_size=8, seed=5)
         for chosen, (features, labels) in zip(_expected(rows, 8, 5, 30), batches, strict=False):
             assert set(features) == {"image", "mark"}
             assert set(labels) == {"digit", "place"}
@@ -63,7 +63,9 @@ def test_shuffled_batches_are_the_same_to_the_bit_each_time(split: Split) -> Non
 
 def test_the_dataset_states_shapes_and_dtypes(split: Split) -> None:
     targets = np.zeros((COUNT, 10), np.float32)
-    dataset = shuffled_batches(_network(digit=10), split, np.arange(COUNT), 8, 0, targets)
+    dataset = shuffled_batches(
+        _network(digit=10), split, np.arange(COUNT), batch_size=8, seed=0, targets=targets
+    )
     assert dataset.element_spec == (
         {"image": tf.TensorSpec((8, 4, 3), tf.float32), "mark": tf.TensorSpec((8, 2), tf.uint8)},
         tf.TensorSpec((8, 10), tf.float32),
@@ -74,9 +76,9 @@ def test_each_pass_has_an_order_of_its_own_and_every_row_at_most_once() -> None:
     rows = np.arange(100, 147)
     batches = list(islice(shuffled_rows(rows, 10, seed=1), 8))
     first, second = (np.concatenate(batches[part]) for part in (slice(4), slice(4, 8)))
-    for one in (first, second):
-        assert len(set(one)) == 40
-        assert set(one) <= set(rows)
+    for item in (first, second):
+        assert len(set(item)) == 40
+        assert set(item) <= set(rows)
     assert first.tolist() != second.tolist()
 
 
@@ -111,7 +113,7 @@ def test_large_batches_are_not_held_in_any_number() -> None:
 def test_examples_without_labels_are_refused_before_any_batch(split: Split) -> None:
     bare = Split(split.features, None, COUNT)
     with pytest.raises(UnsupportedError, match="needs labels"):
-        shuffled_batches(_network(digit=10), bare, np.arange(COUNT), 8, seed=0)
+        shuffled_batches(_network(digit=10), bare, np.arange(COUNT), batch_size=8, seed=0)
     targets = np.zeros((COUNT, 10), np.float32)
-    _, labels = labelled_at(_network(digit=10), bare, np.array([1, 2]), targets)
+    _, labels = labelled_at(_network(digit=10), bare, np.array([1, 2]), targets=targets)
     assert labels.shape == (2, 10)

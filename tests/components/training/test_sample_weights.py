@@ -47,25 +47,25 @@ def _trained(split: Split) -> list[NDArray[Any]]:
         learning_rate=1e-2,
         seed=0,
     )
-    found: list[NDArray[Any]] = model.get_weights()
-    return found
+    result: list[NDArray[Any]] = model.get_weights()
+    return result
 
 
 def test_weights_of_zero_equal_left_out_examples_to_the_bit() -> None:
     kept = np.flatnonzero(WEIGHTS)
     whole = _trained(Split({"values": VALUES}, CLASSES, COUNT, "y", {}, WEIGHTS))
     rest = Split({"values": VALUES[kept]}, CLASSES[kept], len(kept), "y", {}, WEIGHTS[kept])
-    for one, other in zip(whole, _trained(rest), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for item, other in zip(whole, _trained(rest), strict=True):
+        np.testing.assert_array_equal(item, other)
 
 
 def test_equal_weights_of_one_change_nothing_and_others_do() -> None:
     plain = _trained(Split({"values": VALUES}, CLASSES, COUNT, "y"))
     ones = _trained(Split({"values": VALUES}, CLASSES, COUNT, "y", {}, np.ones(COUNT)))
     uneven = _trained(Split({"values": VALUES}, CLASSES, COUNT, "y", {}, WEIGHTS + 1))
-    for one, other in zip(plain, ones, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert any(not np.array_equal(one, other) for one, other in zip(plain, uneven, strict=True))
+    for item, other in zip(plain, ones, strict=True):
+        np.testing.assert_array_equal(item, other)
+    assert any(not np.array_equal(item, other) for item, other in zip(plain, uneven, strict=True))
 
 
 def test_fitting_goes_to_the_heavy_examples() -> None:
@@ -85,8 +85,8 @@ def test_fitting_goes_to_the_heavy_examples() -> None:
 def _entropies(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
     """Cross-entropy of each label; 0 where it is padding."""
     chosen = np.take_along_axis(scores, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    found: NDArray[Any] = np.where(labels >= 0, -np.log(chosen), 0)
-    return found
+    result: NDArray[Any] = np.where(labels >= 0, -np.log(chosen), 0)
+    return result
 
 
 def _losses(model: Any, split: Split) -> tuple[float, float]:
@@ -94,8 +94,8 @@ def _losses(model: Any, split: Split) -> tuple[float, float]:
     loss = loss_for(model, *order_labels(model, split))
     compile_loss(model, loss)
     rows = np.arange(split.count)
-    ((features, labels, *weights),) = labelled_batches(model, split, rows, split.count)
-    batches = labelled_batches(model, split, rows, split.count)
+    ((features, labels, *weights),) = labelled_batches(model, split, rows, batch_size=split.count)
+    batches = labelled_batches(model, split, rows, batch_size=split.count)
     by_keras = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
     by_hand = total_loss(loss, labels, model(features, training=False), *weights)
     return float(by_keras), float(by_hand)
@@ -155,7 +155,7 @@ def test_the_losses_of_several_outputs_are_weighted_each(named: bool) -> None:
     model = tf_keras.Model(inputs, {"what": kind, "where": box} if named else [kind, box])
     places = RANDOM.normal(size=(COUNT, 2, 2, 1)).astype(np.float32)
     split = Split({"values": VALUES}, places, COUNT, "box", {"kind": CLASSES}, WEIGHTS)
-    scores, found = (one.numpy() for one in tf.nest.flatten(model(VALUES)))
+    scores, result = (item.numpy() for item in tf.nest.flatten(model(VALUES)))
     expected = np.mean(_entropies(scores, CLASSES) * WEIGHTS)
-    expected += np.mean(np.square(found - places).mean(axis=(1, 2, 3)) * WEIGHTS)
+    expected += np.mean(np.square(result - places).mean(axis=(1, 2, 3)) * WEIGHTS)
     np.testing.assert_allclose(_losses(model, split), expected, rtol=1e-5)

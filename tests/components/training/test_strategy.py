@@ -89,24 +89,24 @@ def _scores(folder: Path, digits: Digits) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_two_devices_train_what_one_does(name: str, folder: Path, digits: Digits) -> None:
-    one, two = folder / name, folder / f"mirrored-{name}"
+    item, two = folder / name, folder / f"mirrored-{name}"
     # Sums of two halves are rounded otherwise, and Adam makes more of that. The ranges of
     # fake quantization are the mean of both devices'.
     atol = 2e-2 if name == "quantized" else 5e-3
-    np.testing.assert_allclose(_scores(two, digits), _scores(one, digits), atol=atol)
-    found, alone = Model.load(two), Model.load(one)
-    assert found.trained_on == "mirrored, 2 replicas, float32"
+    np.testing.assert_allclose(_scores(two, digits), _scores(item, digits), atol=atol)
+    result, alone = Model.load(two), Model.load(item)
+    assert result.trained_on == "mirrored, 2 replicas, float32"
     assert alone.trained_on == "one_device, 1 replica, float32"
     # Nothing of the strategy is left in what is saved.
     shapes = [tuple(weight.shape) for weight in load_keras(alone).weights]
-    assert [tuple(weight.shape) for weight in load_keras(found).weights] == shapes
+    assert [tuple(weight.shape) for weight in load_keras(result).weights] == shapes
 
 
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
     return ports
 
 
@@ -125,10 +125,10 @@ def test_two_workers_train_what_one_machine_does_and_the_first_one_writes_it(
         workers.append(subprocess.Popen(command, env={**os.environ, "TF_CONFIG": config}))
     assert [worker.wait(300) for worker in workers] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["out-0"]
-    found = Model.load(tmp_path / "out-0")
-    assert found.trained_on == "multi_worker, 2 replicas, float32"
+    result = Model.load(tmp_path / "out-0")
+    assert result.trained_on == "multi_worker, 2 replicas, float32"
     expected = _scores(folder / "clustered", digits)
-    np.testing.assert_allclose(_scores(found.path, digits), expected, atol=5e-3)
+    np.testing.assert_allclose(_scores(result.path, digits), expected, atol=5e-3)
 
 
 def test_auto_takes_one_device_where_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,5 +179,5 @@ def test_a_model_put_on_devices_and_taken_off_is_the_same(digits_keras: Path) ->
         put.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy())
     taken = devices.take_off(put)
     assert {layer.compute_dtype for layer in taken.layers} == {"float32"}
-    for one, other in zip(model.get_weights(), taken.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for item, other in zip(model.get_weights(), taken.get_weights(), strict=True):
+        np.testing.assert_array_equal(item, other)

@@ -71,9 +71,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(split: Spl
         return weights
 
     first, again, other = trained(0), trained(0), trained(1)
-    for one, two in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert any(not np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+    for item, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(item, two)
+    assert any(not np.array_equal(item, two) for item, two in zip(first, other, strict=True))
 
 
 def _recorder(recorded: list[Any]) -> Any:
@@ -104,8 +104,8 @@ def test_the_weights_of_the_best_epoch_are_restored(split: Split) -> None:
         losses.append(model.evaluate(features[rows], labels[rows], verbose=0))
     best = int(np.argmin(losses))
     assert best != len(epochs) - 1
-    for one, two in zip(result, epochs[best], strict=True):
-        np.testing.assert_array_equal(one, two)
+    for item, two in zip(result, epochs[best], strict=True):
+        np.testing.assert_array_equal(item, two)
 
 
 def test_only_epochs_that_may_be_kept_are(split: Split) -> None:
@@ -115,8 +115,8 @@ def test_only_epochs_that_may_be_kept_are(split: Split) -> None:
     # Training goes on improving, yet only the second epoch may be the result.
     may_keep = lambda: len(epochs) == 2  # noqa: E731
     _fine_tune(model, split, epochs=2, callbacks=[_recorder(epochs)], may_keep=may_keep)
-    for one, two in zip(model.trainable_variables, epochs[1], strict=True):
-        np.testing.assert_array_equal(one.numpy(), two)
+    for item, two in zip(model.trainable_variables, epochs[1], strict=True):
+        np.testing.assert_array_equal(item.numpy(), two)
 
 
 def test_a_diverged_training_is_an_error(split: Split) -> None:
@@ -156,8 +156,8 @@ def test_frozen_batch_norm_keeps_its_statistics(split: Split) -> None:
     model.get_layer("norm").trainable = False
     before = model.get_layer("norm").get_weights()
     reestimate_batch_norm(model, split, np.arange(64), batch_size=32)
-    for one, two in zip(before, model.get_layer("norm").get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for item, two in zip(before, model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(item, two)
 
 
 def test_a_short_training_with_a_slow_momentum_is_right_at_inference(split: Split) -> None:
@@ -166,7 +166,7 @@ def test_a_short_training_with_a_slow_momentum_is_right_at_inference(split: Spli
     plain = tf_keras.models.clone_model(model)
     plain.set_weights(model.get_weights())
     plain.compile(tf_keras.optimizers.Adam(1e-2), loss_for(plain))
-    batches = shuffled_batches(plain, split, hold_out(split, 0).train, 32, seed=0)
+    batches = shuffled_batches(plain, split, hold_out(split, 0).train, batch_size=32, seed=0)
     plain.fit(batches, steps_per_epoch=40, epochs=2, verbose=0)
     _fine_tune(model, split, learning_rate=1e-2)
 
@@ -182,7 +182,7 @@ def test_validation_rows_are_not_trained_on(split: Split) -> None:
 
 
 def test_fewer_rows_than_a_batch_are_one_batch(split: Split) -> None:
-    batches = shuffled_batches(_network(), split, np.arange(20), 32, seed=0)
+    batches = shuffled_batches(_network(), split, np.arange(20), batch_size=32, seed=0)
     features, labels = next(iter(batches))
     assert len(features) == len(labels) == 20
 
@@ -224,24 +224,24 @@ def test_statistics_can_be_taken_again_with_other_weights(split: Split) -> None:
     hidden = model.get_layer("hidden")
     hidden.kernel.assign(2 * hidden.kernel)
     again(split, rows, batch_size=32)
-    found = model.get_layer("norm").get_weights()
+    result = model.get_layer("norm").get_weights()
     reestimate_batch_norm(model, split, rows, batch_size=32)
-    for one, two in zip(found, model.get_layer("norm").get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for item, two in zip(result, model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(item, two)
 
 
 def test_examples_without_labels_are_unsupported(split: Split) -> None:
     unlabelled = Split(split.features, None, split.count)
     with pytest.raises(UnsupportedError, match="fine-tuning needs labels"):
-        check_trainable(_network(), unlabelled, 32, ONE)
+        check_trainable(_network(), unlabelled, batch_size=32, devices=ONE)
 
 
 def test_a_fixed_batch_size_overrides_the_parameter(split: Split) -> None:
     image = tf_keras.Input(batch_shape=(4, 8, 8, 1))
     model = tf_keras.Model(image, layers.Dense(10)(layers.Flatten()(image)))
-    assert check_trainable(model, split, 32, ONE) == 4
+    assert check_trainable(model, split, batch_size=32, devices=ONE) == 4
     with pytest.raises(ExamplesError, match="batches of 4"):
-        check_trainable(model, split.take([0, 1, 2]), 32, ONE)
+        check_trainable(model, split.take([0, 1, 2]), batch_size=32, devices=ONE)
 
 
 def _spec(name: str) -> dict[str, TensorSpec]:
@@ -317,15 +317,15 @@ def test_several_outputs_have_a_loss_each_in_the_models_order(named: bool) -> No
     seed_everything(0)
     model = _two_headed(named=named)
     labels = order_labels(model, split)
-    assert [one.dtype.kind for one in labels] == ["i", "f"]
+    assert [label.dtype.kind for label in labels] == ["i", "f"]
     losses = loss_for(model, *labels)
-    assert [one.name for one in losses] == [
+    assert [item.name for item in losses] == [
         "sparse_categorical_crossentropy",
         "mean_squared_error",
     ]
     settings: dict[str, Any] = {"epochs": 15, "batch_size": 32, "learning_rate": 0.01, "seed": 0}
     fine_tune(model, split, hold_out(split, 0), loss=losses, **settings)
-    kind, box = (one.numpy() for one in tf.nest.flatten(model(values, training=False)))
+    kind, box = (item.numpy() for item in tf.nest.flatten(model(values, training=False)))
     assert np.mean(kind.argmax(axis=1) == kinds) > 0.9
     assert np.sqrt(np.square(box - values[:, :2]).mean()) < 0.3
 

@@ -22,8 +22,8 @@ def _model() -> Any:
     return tf_keras.Model(image, layers.Dense(10, name="digit")(both))
 
 
-def _left_out(found: list[str]) -> dict[str, str]:
-    return {name: reason for name, _, reason in (one.partition(" ") for one in found)}
+def _left_out(result: list[str]) -> dict[str, str]:
+    return {name: reason for name, _, reason in (item.partition(" ") for item in result)}
 
 
 def test_kernels_that_are_not_pruned_are_named_beside_those_that_are() -> None:

@@ -13,8 +13,8 @@ from paring.selection.pareto import Gate
 from paring_pipelines.advice.advice import Advice, AdvisedRecipes, advise
 from paring_pipelines.advice.facts import Facts, inspect
 from paring_pipelines.cli.main import main
-from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 
 CNN = Facts(
     parameters=4_000_000,
@@ -37,27 +37,27 @@ LSTM = replace(CNN, operators={"StatelessWhile": 1, "MatMul": 2}, input_shape=(2
 
 
 def _advice(facts: Facts, **gate: Any) -> dict[str, Advice]:
-    found = advise(load_recipes(target=facts.target), facts, Gate(**gate))
-    return {one.recipe.name: one for one in found}
+    result = advise(load_recipes(target=facts.target), facts, Gate(**gate))
+    return {item.recipe.name: item for item in result}
 
 
 def _against(facts: Facts, **gate: Any) -> dict[str, str]:
     """Return the reasons against the recipes that are not worth trying."""
     return {
-        name: " ".join(f"{reason.fact}: {reason.because}" for reason in one.reasons)
-        for name, one in _advice(facts, **gate).items()
-        if not one.worth
+        name: " ".join(f"{reason.fact}: {reason.because}" for reason in item.reasons)
+        for name, item in _advice(facts, **gate).items()
+        if not item.worth
     }
 
 
 def test_each_recipe_of_the_file_gets_a_verdict_with_the_models_figures() -> None:
-    found = _advice(CNN)
-    names = {one.name for one in load_recipes(target="mobile")}
-    assert set(found) == names | {"distilled-efficientnet-int8"}
-    (reason,) = found["tflite-float16"].reasons
+    result = _advice(CNN)
+    names = {recipe.name for recipe in load_recipes(target="mobile")}
+    assert set(result) == names | {"distilled-efficientnet-int8"}
+    (reason,) = result["tflite-float16"].reasons
     assert reason.fact == "4,000,000 parameters, 600,000,000 operations"
     assert "take 8.00 MB" in reason.because
-    assert all(one.reasons for one in found.values())
+    assert all(item.reasons for item in result.values())
 
 
 def test_without_a_keras_form_no_recipe_that_trains_is_advised() -> None:
@@ -67,10 +67,10 @@ def test_without_a_keras_form_no_recipe_that_trains_is_advised() -> None:
 
 
 def test_without_labels_only_a_student_can_be_trained() -> None:
-    found = _advice(replace(CNN, labelled=False), objective="size")
-    against = {name for name, one in found.items() if not one.worth}
+    result = _advice(replace(CNN, labelled=False), objective="size")
+    against = {name for name, item in result.items() if not item.worth}
     assert against == TRAINED
-    student = found["distilled-mobilenet-int8"].recipe.links[0]
+    student = result["distilled-mobilenet-int8"].recipe.links[0]
     assert student.parameters["soft_weight"] == 1.0
 
 
@@ -95,13 +95,13 @@ def test_a_distillation_of_ones_own_is_looked_at_too(
 def test_recipes_whose_weights_alone_are_over_the_limit_are_left_out() -> None:
     against = _against(CNN, max_size_mb=6.0, objective="size")
     assert set(against) == {"tflite-float32", "tflite-float16"}
-    assert "16.00 MB as none, over the limit of 6.00 MB" in against["tflite-float32"]
+    assert "16.0 MB as none, over the limit of 6.00 MB" in against["tflite-float32"]
 
 
 def test_a_student_keeps_to_the_limit_that_nothing_else_reaches() -> None:
-    found = _advice(CNN, max_size_mb=0.5)
-    assert [name for name, one in found.items() if one.worth] == ["distilled-mobilenet-int8"]
-    student = found["distilled-mobilenet-int8"].recipe.links[0]
+    result = _advice(CNN, max_size_mb=0.5)
+    assert [name for name, item in result.items() if item.worth] == ["distilled-mobilenet-int8"]
+    student = result["distilled-mobilenet-int8"].recipe.links[0]
     assert student.parameters["student"] == "mobilenet_v2"
     assert student.parameters["width"] == 0.35
 
@@ -130,9 +130,9 @@ def test_an_lstm_is_advised_int8_and_no_form_that_it_lacks() -> None:
 
 
 def test_other_runtimes_of_servers_are_advised_by_what_they_did_for_others() -> None:
-    found = _advice(replace(CNN, target="cpu-server"))
-    assert "ONNX Runtime ran MobileNetV2" in found["onnx-float32"].reasons[0].because
-    assert "take 4.00 MB, and OpenVINO ran" in found["openvino-int8"].reasons[0].because
+    result = _advice(replace(CNN, target="cpu-server"))
+    assert "ONNX Runtime ran MobileNetV2" in result["onnx-float32"].reasons[0].because
+    assert "take 4.00 MB, and OpenVINO ran" in result["openvino-int8"].reasons[0].because
     assert not {"onnx-float32", "openvino-int8"} & set(_against(replace(LSTM, target="cpu-server")))
 
 
@@ -150,7 +150,7 @@ def test_int16_is_not_advised_for_speed() -> None:
     ],
 )
 def test_the_family_is_by_what_is_scarce(gate: dict[str, Any], family: str, named: str) -> None:
-    (student,) = (one for name, one in _advice(CNN, **gate).items() if "distilled" in name)
+    (student,) = (item for name, item in _advice(CNN, **gate).items() if "distilled" in name)
     assert student.worth
     assert student.recipe.links[0].parameters["student"] == family
     assert named in student.reasons[0].because
@@ -158,8 +158,8 @@ def test_the_family_is_by_what_is_scarce(gate: dict[str, Any], family: str, name
 
 
 def test_for_an_accelerator_a_student_stays_a_saved_model() -> None:
-    found = _advice(replace(CNN, target="gpu"), max_size_mb=4.0, objective="size")
-    assert set(found) == {
+    result = _advice(replace(CNN, target="gpu"), max_size_mb=4.0, objective="size")
+    assert set(result) == {
         "savedmodel-optimized",
         "fewer-channels",
         "half-channels",
@@ -167,7 +167,7 @@ def test_for_an_accelerator_a_student_stays_a_saved_model() -> None:
         "tensorrt-int8",
         "distilled-mobilenet",
     }
-    (link,) = found["distilled-mobilenet"].recipe.links
+    (link,) = result["distilled-mobilenet"].recipe.links
     assert link.step.name == "distill"
     # Float weights take four bytes each.
     as_int8 = _advice(CNN, max_size_mb=4.0, objective="size")["distilled-mobilenet-int8"]
@@ -192,7 +192,7 @@ def test_the_facts_of_a_model_are_those_that_were_profiled(
 ) -> None:
     import tf_keras
 
-    facts = inspect(digits_model, digits_npz, Settings(), "mobile")
+    facts = inspect(digits_model, digits_npz, Settings(target="mobile"))
     network = tf_keras.models.load_model(digits_model, compile=False)
     assert facts.parameters == network.count_params()
     assert facts.operators["DepthwiseConv2dNative"] == 3
@@ -203,7 +203,7 @@ def test_the_facts_of_a_model_are_those_that_were_profiled(
 
 def _main(*arguments: object) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([str(one) for one in arguments])
+        main([str(argument) for argument in arguments])
     assert not ended.value.code
 
 
@@ -218,8 +218,8 @@ def test_the_command_gives_its_reasons_as_a_table_and_as_json(
     _main(*given, "--json")
     content = json.loads(capsys.readouterr().out)
     assert content["facts"]["parameters"] == 10_240
-    reasons = {one["name"]: one["reasons"] for one in content["recipes"]}
-    assert [one["fact"] for one in reasons["qat-int8"]] == ["no Keras form", "no labels"]
+    reasons = {recipe["name"]: recipe["reasons"] for recipe in content["recipes"]}
+    assert [item["fact"] for item in reasons["qat-int8"]] == ["no Keras form", "no labels"]
 
 
 @pytest.mark.parametrize("command", ["plan", "recipes"])
@@ -241,7 +241,10 @@ def test_a_run_tries_what_is_advised_and_nothing_else(
     given = ("--model", bare_model, "--examples", digits_npz, "--max-size-mb", 0.03)
     _main("run", *given, "--recipes", "auto", "--brief", "--out", out)
     advice = json.loads((out / "advice.json").read_text())
-    tried = {one["id"] for one in json.loads((out / "selection.json").read_text())["candidates"]}
-    assert tried == {"source"} | {one["name"] for one in advice["recipes"] if one["worth"]}
+    tried = {
+        candidate["id"]
+        for candidate in json.loads((out / "selection.json").read_text())["candidates"]
+    }
+    assert tried == {"source"} | {recipe["name"] for recipe in advice["recipes"] if recipe["worth"]}
     assert tried == {"source", "tflite-dynamic", "tflite-int8", "openvino-int8"}
-    assert "over the limit of 30.0 kB" in " ".join(capsys.readouterr().out.split())
+    assert "over the limit of 30.0 KB" in " ".join(capsys.readouterr().out.split())

@@ -7,10 +7,23 @@ import pytest
 from rich.console import Console
 from tests.helpers.selections import candidate_row, selection_result
 
+from paring.artifacts import (
+    Artifact,
+    BenchmarkMetrics,
+    EvaluationMetrics,
+    SelectedModel,
+    Selection,
+    TFLiteModel,
+)
+from paring.errors import OutputError
 from paring.reporting import columns
 from paring.reporting.columns import COLUMNS, Column
 from paring.selection.candidates import CandidateRow, Outcome
-from paring_pipelines.cli.console import show_outcome
+from paring_pipelines.cli.console import NodeProgress, show_outcome
+from paring_pipelines.pipeline.optimize import build
+from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
+from paring_pipelines.runners.base import NodeEvent
 from paring_pipelines.runners.session import PublishedRun
 
 
@@ -51,3 +64,71 @@ def test_a_new_column_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "COLUMNS", (*COLUMNS, energy))
     shown = _shown(candidate_row("source"), candidate_row("int8"))
     assert all(text in shown for text in ("energy", "6 joules", "4 joules"))
+
+
+def test_progress_shows_each_node_of_a_graph_and_counts_the_candidates(tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes.toml"
+    # Their nodes are named like those that measure.
+    recipes.write_text(
+        "".join(
+            f'[recipes.benchmark-{number}]\nsteps = [{{ step = "convert_tflite" }}]\n'
+            for number in range(2)
+        )
+    )
+    dag = build(load_recipes(recipes), Settings())
+    stream = io.StringIO()
+    shown = NodeProgress(Console(file=stream, width=200))
+    progress = shown.progress()
+    progress.planned(dag)
+    node = dag.nodes["convert_tflite-benchmark-0"]
+    made = TFLiteModel(tmp_path, size_bytes=1234)
+    for event in (NodeEvent(node), NodeEvent(node, 1.5, (made,))):
+        progress.observed(event)
+    failed = OutputError("the disk is full")
+    for event in (
+        NodeEvent(dag.nodes["select"]),
+        NodeEvent(dag.nodes["select"], 0.1, error=failed),
+    ):
+        progress.observed(event)
+    shown.close()
+    lines = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
+    assert f"3 candidates, {len(dag.nodes)} nodes" in lines
+    assert (
+        f"\N{CHECK MARK} 1/{len(dag.nodes)} convert_tflite-benchmark-0 1.5 s 1,234 bytes" in lines
+    )
+    assert f"\N{BALLOT X} 2/{len(dag.nodes)} select 0.1 s failed" in lines
+
+
+@pytest.mark.parametrize(
+    ("outputs", "note"),
+    [
+        (
+            (
+                EvaluationMetrics(
+                    Path(), metric="top_1", score=0.975, accuracy=0.975, agreement=0.5
+                ),
+            ),
+            "accuracy 97.5%, agreement 50.00%",
+        ),
+        (
+            (EvaluationMetrics(Path(), metric="agreement", score=0.5, agreement=0.5),),
+            "agreement 50.0%",
+        ),
+        (
+            (BenchmarkMetrics(Path(), p50_ms=1.25, speedup=2.0, size_bytes=1000),),
+            "p50 1.250 ms, 2.00 times as fast, 1,000 bytes",
+        ),
+        (
+            (Selection(Path(), selected="int8"), SelectedModel(Path(), size_bytes=7)),
+            "int8, 7 bytes",
+        ),
+        ((TFLiteModel(Path()),), ""),
+    ],
+)
+def test_a_nodes_line_has_what_is_worth_a_glance(outputs: tuple[Artifact, ...], note: str) -> None:
+    stream = io.StringIO()
+    shown = NodeProgress(Console(file=stream, width=200))
+    node = build([], Settings()).nodes["select"]
+    for event in (NodeEvent(node), NodeEvent(node, 1.5, outputs)):
+        shown.progress().observed(event)
+    assert stream.getvalue().partition(" 1.5 s")[2].strip() == note

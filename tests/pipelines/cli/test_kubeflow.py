@@ -40,9 +40,9 @@ def test_submit_status_and_fetch(
     server.play(run_id)
     for wanted in (name, run_id):
         code, shown, _ = paring("status", wanted, "--json")
-        told = json.loads(shown)
-        assert (code, told["name"], told["state"]) == (0, name, "SUCCEEDED")
-        assert [one["name"] for one in told["nodes"]] == ["import-model", "import-examples"]
+        result = json.loads(shown)
+        assert (code, result["name"], result["state"]) == (0, name, "SUCCEEDED")
+        assert [node["name"] for node in result["nodes"]] == ["import-model", "import-examples"]
 
     for task, artifact in (
         ("select", SelectedModel(root / "small" / run_id / "select" / "selected")),
@@ -94,7 +94,7 @@ def test_schedule_says_how_it_read_the_cron(
     assert "second 0, minute 30, hour 3" in shown
     code, shown, _ = paring("schedule", *given, "--cron", "@hourly", "--name", "nightly")
     assert "in the place of 1" in shown
-    assert [one["status"] for one in server.schedules()] == ["ENABLED"]
+    assert [schedule["status"] for schedule in server.schedules()] == ["ENABLED"]
 
 
 def test_watch_once_tells_its_lag_as_json_and_as_metrics(
@@ -113,9 +113,9 @@ def test_watch_once_tells_its_lag_as_json_and_as_metrics(
     assert code == 0, error
     lines = [json.loads(line) for line in error.splitlines()]
     warned = [line for line in lines if line["event"] == "warning"]
-    assert [one["warning"].partition(":")[0] for one in warned] == ["--source", "--examples"]
+    assert [item["warning"].partition(":")[0] for item in warned] == ["--source", "--examples"]
     lines = [line for line in lines if line not in warned]
-    assert [one["event"] for one in lines] == ["submitted", "looked"]
+    assert [item["event"] for item in lines] == ["submitted", "looked"]
     assert lines[0]["output"] == str(output)
     assert lines[0]["run"] == server.runs()[0]["run_id"]
     assert 0 <= lines[0]["lag_seconds"] < 60
@@ -139,7 +139,7 @@ def test_watch_goes_through_a_store(
         *("--pipeline-root", f"{root}/artifacts"),
     )
     assert paring(*watch)[0] == paring(*watch)[0] == 0
-    models = [one["runtime_config"]["parameters"]["model_uri"] for one in server.runs()]
+    models = [run["runtime_config"]["parameters"]["model_uri"] for run in server.runs()]
     assert models == [f"{root}/pushed/1", f"{root}/pushed/2"]
 
 
@@ -157,7 +157,7 @@ def test_watch_goes_on_until_it_is_stopped(
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as watcher:
         assert watcher.stdout is not None
-        told = [watcher.stdout.readline(), watcher.stdout.readline()]
+        result = [watcher.stdout.readline(), watcher.stdout.readline()]
         output = tmp_path / "pushed" / "a"
         output.mkdir(parents=True)
         (output / "_SUCCESS").touch()
@@ -166,8 +166,8 @@ def test_watch_goes_on_until_it_is_stopped(
             time.sleep(0.05)
         watcher.terminate()
         _, error = watcher.communicate(timeout=60)
-    assert told[0].startswith("answering Prometheus")
-    assert told[1].startswith("looked")
+    assert result[0].startswith("answering Prometheus")
+    assert result[1].startswith("looked")
     assert len(server.runs()) == 1
     assert watcher.returncode == 130, error
     assert f"{tmp_path / 'pushed'} does not exist yet" in error
@@ -209,8 +209,8 @@ def test_a_file_of_metrics_that_can_not_be_written_ends_before_a_run_is_submitte
 def test_bad_input_is_named(
     arguments: tuple[str, ...], code: int, named: str, paring: Paring
 ) -> None:
-    found, _, error = paring(*arguments)
-    assert found == code
+    result, _, error = paring(*arguments)
+    assert result == code
     assert named in error
     assert "Traceback" not in error
 
@@ -218,9 +218,13 @@ def test_bad_input_is_named(
 def test_an_error_is_one_line_of_json_too(paring: Paring) -> None:
     code, _, error = paring("--log-format", "json", "status", "absent")
     (line,) = error.splitlines()
-    told = json.loads(line)
-    assert (told["level"], told["event"], told["exit_code"]) == ("error", "command failed", code)
-    assert told["received"] == "absent"
+    result = json.loads(line)
+    assert (result["level"], result["event"], result["exit_code"]) == (
+        "error",
+        "command failed",
+        code,
+    )
+    assert result["received"] == "absent"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from paring.storage import join, put, write_text
 from paring_pipelines.kubeflow.client import Kubeflow
 from paring_pipelines.kubeflow.connection import Connection
 from paring_pipelines.kubeflow.package import read_package
+from paring_pipelines.kubeflow.requests import Asking
 from paring_pipelines.kubeflow.sources import source_digest
 from paring_pipelines.kubeflow.submit import Plan
 from paring_pipelines.kubeflow.submit import submit as submit_run
@@ -60,7 +61,7 @@ def submit(
         kubeflow = Kubeflow(Connection(server.url))
         plan = Plan(read_package(optimizing), pipeline_root=str(root or tmp_path / "root"))
         digest = source_digest(model, examples)
-        made = submit_run(kubeflow, plan, model, examples, digest)
+        made = submit_run(kubeflow, plan, model=model, examples=examples, digest=digest)
         return made.first.name, made.first.id
 
     return call
@@ -76,7 +77,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _nodes(paring: Paring, run: str, *more: object) -> dict[str, dict[str, object]]:
     code, shown, error = paring("status", run, "--json", *more)
     assert code == 0, error
-    return {one["name"]: one for one in json.loads(shown)["nodes"]}
+    return {node["name"]: node for node in json.loads(shown)["nodes"]}
 
 
 def _leave_record(root: str, run_id: str, task: str, folder: Path, failure: Failure | None) -> None:
@@ -219,11 +220,72 @@ def test_a_run_that_was_just_submitted_has_its_plan(
 ) -> None:
     name, run_id = submit()
     code, shown, _ = paring("status", name, "--json")
-    told = json.loads(shown)
-    assert (code, told["state"], told["notes"]) == (0, "PENDING", [])
-    assert [one["state"] for one in told["nodes"]] == [""] * 15
+    result = json.loads(shown)
+    assert (code, result["state"], result["notes"]) == (0, "PENDING", [])
+    assert [node["state"] for node in result["nodes"]] == [""] * 15
     server.v1beta1 = False
-    assert {one["state"] for one in _nodes(paring, run_id).values()} == {""}
+    assert {node["state"] for node in _nodes(paring, run_id).values()} == {""}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Running", "offloadNodeStatusVersion": "fnv:1"},
+        {"phase": "Running", "compressedNodes": "!!!"},
+        {"phase": "Running", "nodes": [1]},
+    ],
+    ids=str,
+)
+def test_where_the_workflow_has_no_nodes_the_tasks_say_how_far_a_run_is(
+    status: dict[str, object], paring: Paring, server: KfpServer, submit: Submit
+) -> None:
+    name, run_id = submit()
+    workflow = server.play(run_id, {"prune-pruned": Went("running", 600)})
+    states = {name: item["state"] for name, item in _nodes(paring, name).items()}
+    assert states["prune-pruned"] == "RUNNING"
+    manifest = {**workflow.manifest(), "status": status}
+    document = {"pipeline_runtime": {"workflow_manifest": json.dumps(manifest)}}
+    server.contents = {"GET .*/v1beta1/": json.dumps(document).encode()}
+    code, shown, _ = paring("status", name, "--json")
+    result = json.loads(shown)
+    assert code == 0
+    assert {node["name"]: node["state"] for node in result["nodes"]} == states
+    assert any("offloadNodeStatusVersion" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}",
+        b'{"pipeline_runtime": null}',
+        b'{"pipeline_runtime": {"workflow_manifest": "[1]"}}',
+        b'{"pipeline_runtime": {"workflow_manifest": {}}}',
+        b'{"pipeline_runtime": {"workflow_manifest": "{\\"metadata\\": null}"}}',
+    ],
+)
+def test_where_there_is_no_workflow_the_tasks_say_how_far_a_run_is(
+    content: bytes, paring: Paring, server: KfpServer, submit: Submit
+) -> None:
+    name, run_id = submit()
+    server.play(run_id, {"prune-pruned": Went("running", 600)})
+    states = {name: item["state"] for name, item in _nodes(paring, name).items()}
+    server.contents = {"GET .*/v1beta1/": content}
+    assert {name: item["state"] for name, item in _nodes(paring, name).items()} == states
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "any"), ("schedules",)], ids=str)
+def test_an_answer_that_is_not_kubeflows_is_an_error(
+    command: tuple[str, ...],
+    paring: Paring,
+    server: KfpServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Asking, "waits", lambda _: iter([0.0]))
+    server.contents = {"GET .*/(runs|recurringruns)$": b'{"runs": [{"run_id": "r'}
+    code, shown, error = paring(*command)
+    assert (code, shown) == (20, "")
+    assert "does not answer as Kubeflow Pipelines' API does" in error
+    assert len([request for request in server.requests if request.endswith("runs")]) == 2
 
 
 @pytest.mark.parametrize("v1beta1", [True, False])
@@ -235,12 +297,12 @@ def test_a_run_of_which_no_node_started_is_explained(
     server.play(run_id, {"root-driver": Went("failed", log=log)})
     server.v1beta1 = v1beta1
     code, shown, _ = paring("status", name, "--json")
-    told = json.loads(shown)
-    assert (code, told["state"]) == (0, "FAILED")
-    assert {one["state"] for one in told["nodes"]} == {""}
+    result = json.loads(shown)
+    assert (code, result["state"]) == (0, "FAILED")
+    assert {node["state"] for node in result["nodes"]} == {""}
     why = ": KFP driver: pipeline root is broken" if v1beta1 else ""
-    assert told["error"] == f"Kubeflow's driver of the run failed{why}"
-    assert told["error"] in paring("status", name)[1]
+    assert result["error"] == f"Kubeflow's driver of the run failed{why}"
+    assert result["error"] in paring("status", name)[1]
 
 
 def test_time_without_a_machine_is_waiting_where_the_log_tells_the_start(
@@ -265,8 +327,8 @@ def test_without_the_store_a_note_says_what_is_not_known(
     assert code == 0
     assert "note: outcomes and reasons are not known" in shown
     assert "examples are missing" in shown
-    told = json.loads(paring("status", name, "--json")[1])
-    assert "outcomes and reasons are not known" in told["notes"][0]
+    result = json.loads(paring("status", name, "--json")[1])
+    assert "outcomes and reasons are not known" in result["notes"][0]
 
 
 def test_a_root_with_nothing_of_the_run_is_noted(
@@ -315,11 +377,11 @@ def test_nodes_are_those_that_were_reported_where_the_version_was_deleted(
     server.store.remove("version", server.store.rows("version")[0]["pipeline_version_id"])
     server.v1beta1 = v1beta1
     code, shown, _ = paring("status", run_id, "--json", "--pipeline-root", "/absent")
-    told = json.loads(shown)
+    result = json.loads(shown)
     assert code == 0
-    assert len(told["nodes"]) == 15
-    assert {one["name"]: one["state"] for one in told["nodes"]}["profile"] == "FAILED"
-    assert "the plan's order" in told["notes"][0]
+    assert len(result["nodes"]) == 15
+    assert {node["name"]: node["state"] for node in result["nodes"]}["profile"] == "FAILED"
+    assert "the plan's order" in result["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +406,7 @@ def test_watch_shows_progress_until_the_end_and_exits_by_the_result(
 
     def go_on() -> None:
         # The first look is over when the second one begins.
-        _wait_for(lambda: sum("v1beta1" in one for one in server.requests) >= 2)
+        _wait_for(lambda: sum("v1beta1" in request for request in server.requests) >= 2)
         if canceled:
             server.cancel(run_id)
         server.play(run_id, went)
@@ -353,9 +415,9 @@ def test_watch_shows_progress_until_the_end_and_exits_by_the_result(
     server.faults.planned = [(GET_RUN, "503"), (GET_RUN, "dropped")]
     end = threading.Thread(target=go_on)
     end.start()
-    found, shown, error = paring("status", name, "--watch", "--interval", 0.05)
+    result, shown, error = paring("status", name, "--watch", "--interval", 0.05)
     end.join()
-    assert found == code, error
+    assert result == code, error
     lines = error.splitlines()
     assert re.match(
         r"RUNNING: 11 of 15 nodes done; 1 running \(profile\); 1 pending \(evaluate-source\); \d:",
@@ -372,7 +434,7 @@ def test_watch_bears_with_a_kubeflow_that_is_away_for_a_while(
     server.play(run_id, {"profile": Went("running")})
 
     def end() -> None:
-        _wait_for(lambda: any("v1beta1" in one for one in server.requests))
+        _wait_for(lambda: any("v1beta1" in request for request in server.requests))
         # As often as one request is repeated.
         server.faults.planned = [(GET_RUN, "429")] * 6
         server.play(run_id)
@@ -460,10 +522,10 @@ def test_follow_prints_each_line_once_until_the_node_has_ended(
     server.play(run_id, {"profile": Went("running", log="one\ntw")})
 
     def go_on() -> None:
-        _wait_for(lambda: sum(one.endswith("/log") for one in server.requests) >= 2)
+        _wait_for(lambda: sum(request.endswith("/log") for request in server.requests) >= 2)
         server.faults.planned = [(LOG, "503"), (LOG, "dropped")]
         server.play(run_id, {"profile": Went("running", log="one\ntwo\n\nthree\n")})
-        _wait_for(lambda: sum(one.endswith("/log") for one in server.requests) >= 7)
+        _wait_for(lambda: sum(request.endswith("/log") for request in server.requests) >= 7)
         # It ends, its pod goes, and what the launcher kept lacks the launcher's own lines.
         _leave_log(str(tmp_path / "root"), run_id, "profile", "two\nthree\nfour")
         server.pods_gone = True
@@ -483,10 +545,10 @@ def test_follow_goes_from_one_attempt_to_the_next(
     server.play(run_id, {"prune-pruned": Went("running", log="one\n")})
 
     def go_on() -> None:
-        _wait_for(lambda: any(one.endswith("/log") for one in server.requests))
+        _wait_for(lambda: any(request.endswith("/log") for request in server.requests))
         again = {"attempts": 2, "earlier": "one\ntwo\n"}
         server.play(run_id, {"prune-pruned": Went("running", log="one\n", **again)})
-        _wait_for(lambda: sum(one.endswith("/log") for one in server.requests) >= 4)
+        _wait_for(lambda: sum(request.endswith("/log") for request in server.requests) >= 4)
         server.play(run_id, {"prune-pruned": Went(log="one\nthree\n", **again)})
 
     thread = threading.Thread(target=go_on)
@@ -503,7 +565,7 @@ def test_follow_of_a_run_goes_on_until_the_run_has_ended(
     server.play(run_id, {"import-model": Went("running", log="loading\n")})
 
     def go_on() -> None:
-        _wait_for(lambda: any(one.endswith("/log") for one in server.requests))
+        _wait_for(lambda: any(request.endswith("/log") for request in server.requests))
         server.play(
             run_id, {"import-model": Went(log="loading\nloaded\n"), "profile": Went(log="a\n")}
         )
@@ -563,7 +625,7 @@ def test_cancel_ends_a_run_once(paring: Paring, server: KfpServer, submit: Submi
     assert "CANCELED" in paring("status", name)[1]
     code, shown, _ = paring("cancel", name)
     assert (code, shown.split()[-1]) == (0, "CANCELED")
-    assert [one for one in server.requests if one.endswith(":terminate")] == [
+    assert [request for request in server.requests if request.endswith(":terminate")] == [
         f"POST /apis/v2beta1/runs/{run_id}:terminate"
     ]
 
@@ -639,8 +701,8 @@ def test_schedules_are_listed_paused_resumed_and_deleted(
     assert code == 0
     assert all(text in shown for text in ("nightly", nightly, "ENABLED", "0 30 3 * * *", "paring"))
     assert paring("schedules", "pause", "nightly") == (0, f"nightly  {nightly}  paused\n", "")
-    (told,) = json.loads(paring("schedules", "--json")[1])
-    assert (told["name"], told["enabled"], told["ours"]) == ("nightly", False, True)
+    (result,) = json.loads(paring("schedules", "--json")[1])
+    assert (result["name"], result["enabled"], result["ours"]) == ("nightly", False, True)
     assert "PAUSED" in paring("schedules", "list")[1]
     assert paring("schedules", "resume", nightly)[0] == 0
     assert server.schedules()[0]["status"] == "ENABLED"
@@ -661,7 +723,7 @@ def test_a_change_of_a_schedule_survives_a_lost_answer(
     assert code == 0, error
     assert server.faults.planned == []
     states = {"pause": ["DISABLED"], "resume": ["ENABLED"], "delete": []}
-    assert [one["status"] for one in server.schedules()] == states[change]
+    assert [schedule["status"] for schedule in server.schedules()] == states[change]
 
 
 def test_a_strangers_schedule_is_touched_by_its_id_alone(
@@ -671,7 +733,7 @@ def test_a_strangers_schedule_is_touched_by_its_id_alone(
     stranger = {**mine, "recurring_run_id": "theirs", "description": "by hand"}
     server.store.add("schedule", stranger, name="nightly")
     assert paring("schedules", "pause", "nightly")[0] == 0
-    by_id = {one["recurring_run_id"]: one["status"] for one in server.schedules()}
+    by_id = {schedule["recurring_run_id"]: schedule["status"] for schedule in server.schedules()}
     assert by_id == {nightly: "DISABLED", "theirs": "ENABLED"}
     paring("schedules", "delete", "nightly")
     code, _, error = paring("schedules", "delete", "nightly")
@@ -709,7 +771,7 @@ def test_people_may_do_what_these_commands_ask_for_and_no_more(
 
 def _granted(file: str) -> set[tuple[str, str]]:
     documents = yaml.safe_load_all((K8S / "runs" / file).read_text())
-    (role,) = (one for one in documents if one["kind"] == "Role")
+    (role,) = (document for document in documents if document["kind"] == "Role")
     return {
         (resource, verb)
         for rule in role["rules"]

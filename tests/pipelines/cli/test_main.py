@@ -90,11 +90,11 @@ def test_a_model_that_can_not_be_taken_is_named(
 ) -> None:
     model = make(bare_model, tmp_path)
     examples = _examples(tmp_path / "few.npz")
-    found, _, error = paring(
+    result, _, error = paring(
         *("run", "--model", model, "--examples", examples),
         *("--recipes", recipes, "--out", tmp_path / "out"),
     )
-    assert found == code
+    assert result == code
     assert named in error
     _on_one_screen(error)
 
@@ -155,11 +155,11 @@ def test_examples_that_are_not_there_are_named(
         (["step", "prune", "--sparsity", "half"], "half"),
         (["step", "prume"], "'prune'"),
         (["step", "convert_tflite", "--quantization", "int4"], "int8"),
-        (["plan", "--max-accuracy-drop", "-1"], "max_accuracy_drop"),
-        (["plan", "--batch-size", "0"], "batch_size"),
+        (["plan", "--max-accuracy-drop", "-1"], "--max-accuracy-drop"),
+        (["plan", "--batch-size", "0"], "--batch-size"),
         (["plan", "--metric", "rsme"], "'rmse'"),
         (["plan", "--metric", "metrics.py:dice"], "my_metrics:dice"),
-        (["plan", "--top-k", "0"], "top_k"),
+        (["plan", "--top-k", "0"], "--top-k"),
         (["demo", "--metric", "top1", "--out", "never"], "'top_1'"),
     ],
 )
@@ -257,16 +257,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         main(["run", "--model", str(tmp_path / "m"), "--examples", "e", "--debug"])
 
 
-def test_the_plan_is_printed_without_tensorflow() -> None:
+def test_the_plan_is_printed_without_numpy_tensorflow_and_processes() -> None:
     code = (
-        "import sys\nfrom paring_pipelines.cli.main import main\n"
-        "try:\n    main(['plan'])\n"
+        "import gc, sys\nfrom paring_pipelines.cli import start\n"
+        "sys.argv = ['paring', 'plan']\n"
+        "try:\n    start()\n"
         "finally:\n"
-        "    heavy = {'tensorflow', 'tfx', 'kfp', 'apache_beam'} & set(sys.modules)\n"
-        "    print('imported', sorted(heavy))\n"
+        "    heavy = {'tensorflow', 'tfx', 'kfp', 'apache_beam', 'numpy', 'multiprocessing'}\n"
+        "    print('imported', sorted(heavy & set(sys.modules)), gc.isenabled())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "imported []" in done.stdout
+    assert "imported [] True" in done.stdout
     for node in ("import_model", "convert_tflite-tflite-int8", "benchmark-source", "report"):
         assert node in done.stdout
 
@@ -317,8 +318,8 @@ def test_lineage_of_what_paring_did_not_make_is_refused(
     paring: Paring, tmp_path: Path, bare_model: Path
 ) -> None:
     for place, code in ((bare_model, 17), (tmp_path / "absent", 2)):
-        found, _, error = paring("lineage", place)
-        assert found == code
+        result, _, error = paring("lineage", place)
+        assert result == code
         assert place.name in error
         _on_one_screen(error)
 

@@ -75,7 +75,7 @@ def _wait_for(file: Path) -> str:
 
 
 def _left(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("mode", ["work", "child"])
@@ -130,9 +130,9 @@ def test_kubeflow_is_told_of_it(group: MemoryGroup, model: Path) -> None:
     child = start_in(group, [*command, "--tolerate"], stderr=subprocess.PIPE)
     _, error = child.communicate(timeout=120)
     assert child.returncode == 0, error
-    (told,) = json.loads(result.read_text())["artifacts"]["filled"]["artifacts"]
-    assert told["metadata"]["outcome"] == "failed"
-    assert told["metadata"]["reason"].startswith("out of memory: ")
+    (answer,) = json.loads(result.read_text())["artifacts"]["filled"]["artifacts"]
+    assert answer["metadata"]["outcome"] == "failed"
+    assert answer["metadata"]["reason"].startswith("out of memory: ")
 
 
 def test_what_the_kernel_kills_at_the_limit_is_out_of_memory_too(

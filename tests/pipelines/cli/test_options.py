@@ -35,7 +35,7 @@ FLOATS = [
 
 def test_every_command_refuses_empty_text() -> None:
     assert len(COMMANDS) > 15
-    assert [names for names, one in COMMANDS.items() if not isinstance(one, Command)] == []
+    assert [names for names, item in COMMANDS.items() if not isinstance(item, Command)] == []
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
@@ -110,10 +110,11 @@ def test_empty_text_is_refused(
         (("--image", "a b"), "--image: must be an image"),
         (("--resources", "A b"), "--resources: must be the name of a namespace"),
         (("--push-to", "relative/dir"), "--push-to: must be in a store, or an absolute path"),
+        (("--push-to", "/mnt/models"), "--push-to: no volume is mounted there"),
         (("--push-to", "s3://"), "--push-to: a bucket is missing"),
         (("--push-to", "http://a/b"), "--push-to: no store of this kind"),
         (("--shared-dir", "gs:///a"), "--shared-dir: a bucket is missing"),
-        (("--top-k", str(10**20)), "top_k: must be an integer of at most 2**53"),
+        (("--top-k", str(10**20)), "--top-k: must be an integer of at most 2**53"),
     ],
 )
 def test_what_a_cluster_can_not_use_is_refused_by_compile(

@@ -10,8 +10,9 @@ from tests.pipelines.conftest import Paring
 
 from paring.serving.versions import Version, publish
 from paring_pipelines.kubeflow.compile import compile_dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_versions_are_listed_with_what_became_of_them(paring: Paring, serving: P
     assert "(newest)" in shown
     assert "rolled back" not in shown
     _, text, _ = paring("versions", serving, "--json")
-    assert [one["candidate"] for one in json.loads(text)] == ["source", "float32"]
+    assert [load["candidate"] for load in json.loads(text)] == ["source", "float32"]
 
 
 def test_a_rollback_is_told_and_listed(paring: Paring, serving: Path) -> None:

@@ -54,7 +54,7 @@ def _reason(model: Path) -> str:
 
 
 def _left(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_step_that_does_not_end_is_a_failed_candidate(model: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_second_interrupt_ends_a_step_that_heeds_none(model: Path) -> None:
     assert child.returncode == 130
     assert error.count("interrupted") == 1
     assert workers
-    assert not any(one.is_running() for one in workers)
+    assert not any(worker.is_running() for worker in workers)
     assert _left(model.parent) == ["model.bin", "scratch", "started"]
 
 
@@ -167,10 +167,10 @@ def test_on_kubeflow_the_limit_is_that_of_the_package(model: Path) -> None:
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    (told,) = json.loads(result.read_text())["artifacts"]["filled"]["artifacts"]
-    assert told["metadata"]["outcome"] == "failed"
-    assert "limit of 1 s was reached (from timeout_seconds" in told["metadata"]["reason"]
-    assert "raise timeout_seconds in the runtime file" in told["metadata"]["reason"]
+    (answer,) = json.loads(result.read_text())["artifacts"]["filled"]["artifacts"]
+    assert answer["metadata"]["outcome"] == "failed"
+    assert "limit of 1 s was reached (from timeout_seconds" in answer["metadata"]["reason"]
+    assert "raise timeout_seconds in the runtime file" in answer["metadata"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from paring_pipelines.kubeflow.connection import Connection
 from paring_pipelines.kubeflow.package import Package, read_package
 from paring_pipelines.kubeflow.placement import Placement, Retry
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 
 TIMEOUT = 0.25
 """Seconds that the client waits for an answer. The server, where it stalls, takes twice."""
@@ -50,9 +51,9 @@ def package(compiled: Compile) -> Package:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[KfpServer]:
     """A Kubeflow for one user; what it was asked must be what its API declares."""
-    with KfpServer(tmp_path / "kfp.sqlite", stall=2 * TIMEOUT) as one:
-        yield one
-    assert one.violations == []
+    with KfpServer(tmp_path / "kfp.sqlite", stall=2 * TIMEOUT) as item:
+        yield item
+    assert item.violations == []
 
 
 @pytest.fixture

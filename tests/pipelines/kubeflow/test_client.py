@@ -23,7 +23,7 @@ from paring_pipelines.kubeflow.submit import Plan, submit
 IMPATIENT = {"timeout": 0.25, "first_wait": 0.01}
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "stall", "dropped", "500 after"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "stall", "dropped", "500 after", "cut"])
 def test_what_can_be_asked_twice_is(fault: str, server: KfpServer, kubeflow: Kubeflow) -> None:
     server.faults.planned = [("GET .*/runs", fault)] * 2
     assert kubeflow.runs_named("none") == []
@@ -145,8 +145,8 @@ def test_a_host_without_a_scheme_is_refused() -> None:
 def test_the_option_goes_before_the_environment() -> None:
     environment = {"KF_PIPELINES_ENDPOINT": "http://one/", "KFP_NAMESPACE": "team"}
     assert connection(environment=environment).host == "http://one"
-    found = connection("http://two", "mine", environment=environment)
-    assert (found.host, found.namespace) == ("http://two", "mine")
+    result = connection("http://two", "mine", environment=environment)
+    assert (result.host, result.namespace) == ("http://two", "mine")
 
 
 def test_several_users_need_a_namespace(
@@ -156,8 +156,8 @@ def test_several_users_need_a_namespace(
         with pytest.raises(ParameterError, match="--namespace"):
             Kubeflow(Connection(server.url, **IMPATIENT)).runs()
         client = Kubeflow(Connection(server.url, namespace="team", **IMPATIENT))
-        submit(client, Plan(package), model, examples, "sha256:1")
-        assert [one["namespace"] for one in server.runs()] == ["team"]
+        submit(client, Plan(package), model=model, examples=examples, digest="sha256:1")
+        assert [run["namespace"] for run in server.runs()] == ["team"]
         other = Kubeflow(Connection(server.url, namespace="other", **IMPATIENT))
         assert other.runs() == []
         assert server.violations == []
@@ -166,7 +166,7 @@ def test_several_users_need_a_namespace(
 def test_all_pages_of_a_listing_are_read(
     server: KfpServer, kubeflow: Kubeflow, package: Package, model: str, examples: str
 ) -> None:
-    submit(kubeflow, Plan(package), model, examples, "sha256:1")
+    submit(kubeflow, Plan(package), model=model, examples=examples, digest="sha256:1")
     (first,) = server.runs()
     for number in range(119):
         server.store.add("run", {**first, "run_id": str(number)}, name="another")
@@ -205,8 +205,8 @@ def test_the_servers_checks_hold_for_kfps_own_client(
         pipeline_id=pipeline,
         version_id=version,
     )
-    assert [one["display_name"] for one in server.runs()] == ["one"]
-    assert [one["status"] for one in server.schedules()] == ["ENABLED"]
+    assert [run["display_name"] for run in server.runs()] == ["one"]
+    assert [schedule["status"] for schedule in server.schedules()] == ["ENABLED"]
 
 
 def test_the_server_refuses_what_the_api_does_not_declare(tmp_path: Path) -> None:

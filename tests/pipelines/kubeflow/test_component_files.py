@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 FILES = ROOT / "components" / "yaml"
 EXAMPLE = ROOT / "examples" / "kfp_pipeline.py"
 WITHOUT_FAMILIES = [
-    name for name, step in STEPS.items() if not any(one.family for one in step.inputs.values())
+    name for name, step in STEPS.items() if not any(item.family for item in step.inputs.values())
 ]
 
 
@@ -33,12 +33,12 @@ def _compiled(pipeline: Any, folder: Path) -> dict[str, Any]:
 
 def test_the_files_are_those_of_the_catalog(tmp_path: Path) -> None:
     written = write_components(tmp_path, image=IMAGE)
-    assert [one.stem for one in written] == WITHOUT_FAMILIES
-    assert {one.name for one in FILES.iterdir()} == {one.name for one in written}
-    for one in written:
-        expected = without_release((FILES / one.name).read_text())
-        assert without_release(one.read_text()) == expected, (
-            f"the component of {one.stem} changed: look at the difference, and if it is "
+    assert [item.stem for item in written] == WITHOUT_FAMILIES
+    assert {path.name for path in FILES.iterdir()} == {item.name for item in written}
+    for item in written:
+        expected = without_release((FILES / item.name).read_text())
+        assert without_release(item.read_text()) == expected, (
+            f"the component of {item.stem} changed: look at the difference, and if it is "
             "meant, run `make golden` and commit components/yaml"
         )
 
@@ -61,9 +61,9 @@ def test_a_file_can_be_loaded_and_used_with_another_image(name: str, tmp_path: P
 
     spec = _compiled(own, tmp_path)
     (executor,) = [
-        one["container"]
-        for one in spec["deploymentSpec"]["executors"].values()
-        if "container" in one
+        item["container"]
+        for item in spec["deploymentSpec"]["executors"].values()
+        if "container" in item
     ]
     assert executor["image"] == "mine@sha256:1"
     assert executor["command"][:3] == ["paring", "step", name]
@@ -89,14 +89,14 @@ def test_the_example_pipeline_compiles(example: dict[str, Any], tmp_path: Path) 
         *("prune", "convert-tflite", "benchmark", "release"),
     }
     artifacts = tasks["release"]["inputs"]["artifacts"]
-    assert {key: one["taskOutputArtifact"]["producerTask"] for key, one in artifacts.items()} == {
+    assert {key: item["taskOutputArtifact"]["producerTask"] for key, item in artifacts.items()} == {
         "model": "convert-tflite",
         "figures": "benchmark",
     }
     images = {
-        name: one["container"]["image"]
-        for name, one in spec["deploymentSpec"]["executors"].items()
-        if "container" in one
+        name: item["container"]["image"]
+        for name, item in spec["deploymentSpec"]["executors"].items()
+        if "container" in item
     }
     assert images.pop("exec-release").startswith("python:")
     assert set(images.values()) == {"mine@sha256:1"}

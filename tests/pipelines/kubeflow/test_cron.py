@@ -21,6 +21,7 @@ from paring_pipelines.kubeflow.cron import read_cron, said
         ("0 0 29 2 *", "0 0 0 29 2 *"),
         ("0 0 31 2 1", "0 0 0 31 2 1"),
         ("0 0 31,30 */2 ?", "0 0 0 31,30 */2 ?"),
+        ("*/60 */24 */31 */12 */7", "0 */60 */24 */31 */12 */7"),
     ],
 )
 def test_six_fields_five_and_nicknames_are_read(text: str, read: str) -> None:
@@ -51,6 +52,12 @@ def test_six_fields_five_and_nicknames_are_read(text: str, read: str) -> None:
         ("*/0 * * * *", "'\\*/0' is no minute"),
         ("0 0 * fun *", "'fun' is no month"),
         ("1,,2 * * * *", "'' is no minute"),
+        ("*/90 * * * *", r"step of 90, and there are 60 values of minute, .* mean minute 0 alone"),
+        ("*/61 * * * * *", "would mean second 0 alone"),
+        ("0 8/25 * * *", "there are 24 values of hour, so it would mean hour 8 alone"),
+        ("0 0 */32 * *", "would mean day of month 1 alone"),
+        ("0 0 1 JAN-jun/13 *", "would mean month JAN alone"),
+        ("0 0 * * 1-5/8", "there are 7 values of day of week, so it would mean .* 1 alone"),
     ],
 )
 def test_what_is_no_cron_is_named_by_its_field(text: str, named: str) -> None:

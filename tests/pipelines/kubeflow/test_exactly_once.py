@@ -31,19 +31,20 @@ RATES = {
     "taken": 0.02,
     "dropped": 0.01,
     "dropped after": 0.01,
+    "cut": 0.01,
     "stall": 0.002,
     "stall after": 0.002,
     "late": 0.002,
 }
 
 
-def _run(server: KfpServer, package: Package, folder: Path) -> Any:
+def _run(server: KfpServer, package: Package, folder: Path, timeout: float) -> Any:
     folder.mkdir()
     given = {
         "url": server.url,
         "package": str(package.path),
         "folder": str(folder),
-        "timeout": TIMEOUT,
+        "timeout": timeout,
         "seed": SEED,
         "kills": KILLS,
     }
@@ -61,31 +62,46 @@ def _run(server: KfpServer, package: Package, folder: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1100)
 def test_each_output_has_one_run_whenever_those_that_submit_are_killed(
     package: Package, tmp_path: Path, record_property: Any
 ) -> None:
-    faults = Faults(RATES, SEED)
-    server = KfpServer(
-        tmp_path / "kfp.sqlite", faults, stall=1.1 * TIMEOUT, slowness=0.01 * TIMEOUT
-    )
-    with server:
-        told = _run(server, package, tmp_path / "training")
-        server.settled()
-        runs = Counter(one["runtime_config"]["parameters"]["model_uri"] for one in server.runs())
-        there = {one["run_id"] for one in server.runs()}
-        assert server.violations == []
-    finished = told["outputs"] + told["models"]
+    for timeout in (TIMEOUT, 2 * TIMEOUT):
+        faults = Faults(RATES, SEED)
+        folder = tmp_path / f"{timeout:g}"
+        folder.mkdir()
+        server = KfpServer(
+            folder / "kfp.sqlite", faults, stall=1.1 * timeout, slowness=0.01 * timeout
+        )
+        with server:
+            result = _run(server, package, folder / "training", timeout)
+            server.settled()
+            submitted = server.runs()
+            assert server.violations == []
+        if server.slowest < 2 * timeout:
+            break
+        # This machine was busy with other things, and the protocol rests on a Kubeflow that
+        # carries a request out within twice the timeout or not at all.
+    runs = Counter(run["runtime_config"]["parameters"]["model_uri"] for run in submitted)
+    there = {run["run_id"] for run in submitted}
+    finished = result["outputs"] + result["models"]
     count = (
-        f"{told['kills']} kills, {told['stops']} stopped for longer than their leases,"
-        f" {told['ended']} ended by themselves, {told['changes']} changes of examples or package,"
-        f" {told['odd']} odd claims; {len(finished)} outputs, {runs.total()} runs,"
-        f" {told['found_again']} of them found again by a later watcher;"
-        f" {len(told['printed'])} ids printed, {len(set(told['printed']) - there)} of them of runs"
-        f" that are gone; faults {faults.met}"
+        f"{result['kills']} kills, {result['stops']} stopped for longer than their leases,"
+        f" {result['ended']} ended by themselves, {result['changes']} changes of examples or"
+        f" package, {result['odd']} odd claims; {len(finished)} outputs, {runs.total()} runs,"
+        f" {result['found_again']} of them found again by a later watcher;"
+        f" {len(result['printed'])} ids printed, {len(set(result['printed']) - there)} of them of"
+        f" runs that are gone; faults {faults.met}; timeout {timeout:g} s, slowest request"
+        f" {server.slowest:.2f} s"
     )
     record_property("exactly_once", count)
     sys.stdout.write(f"{count}\n")
-    assert told["kills"] >= KILLS, count
-    assert min(told["stops"], told["changes"], told["odd"]) >= 5, count
-    assert runs == Counter(finished), count
-    assert set(told["printed"]) <= there, count
+    assert result["kills"] >= KILLS, count
+    assert min(result["stops"], result["changes"], result["odd"]) >= 5, count
+    twice = [
+        (run["created_at"], run["display_name"], run["runtime_config"])
+        for run in submitted
+        if runs[run["runtime_config"]["parameters"]["model_uri"]] > 1
+    ]
+    assert runs == Counter(finished), (count, twice)
+    assert set(result["printed"]) <= there, count

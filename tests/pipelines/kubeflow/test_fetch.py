@@ -54,7 +54,7 @@ def test_the_selected_model_and_the_report_come_from_a_store(
     assert (fetched.selected / "model.tflite").read_text() == "weights"
     assert SelectedModel.load(fetched.selected).digest == content_digest(fetched.selected)
     assert fetched.selection.read_text() == fetched.report.read_text() == "weights"
-    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "report.html",
         "selected",
         "selection.json",

@@ -20,13 +20,13 @@ FILES = [
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("release", RELEASES, ids=[one.stem for one in RELEASES])
+@pytest.mark.parametrize("release", RELEASES, ids=[item.stem for item in RELEASES])
 def test_another_release_compiles_the_same_packages_and_they_run(
     release: Path, tmp_path: Path
 ) -> None:
     install(release, tmp_path)
-    found = run_python(tmp_path, "-c", "import kfp, kfp.kubernetes; print(kfp.__version__)")
-    assert found.stdout.strip() == pinned(release)["kfp"], found.stderr
+    result = run_python(tmp_path, "-c", "import kfp, kfp.kubernetes; print(kfp.__version__)")
+    assert result.stdout.strip() == pinned(release)["kfp"], result.stderr
     done = run_python(tmp_path, *pytest_arguments([*FILES, "-m", "not slow"]))
     assert done.returncode == 0, done.stdout
 

@@ -37,9 +37,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             cluster.requests.append((self.path, self.headers.get("authorization", "")))
-            found = {"kind": "ConfigMap", "apiVersion": "v1", "data": cluster.data}
+            result = {"kind": "ConfigMap", "apiVersion": "v1", "data": cluster.data}
             refused = {"kind": "Status", "message": "configmaps is forbidden"}
-            content = json.dumps(found if cluster.status == 200 else refused).encode()
+            content = json.dumps(result if cluster.status == 200 else refused).encode()
             self.send_response(cluster.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

@@ -43,11 +43,11 @@ def test_one_of_many_gets_it(anywhere: Claims) -> None:
         got.append(anywhere.claim("a", _run))
 
     threads = [threading.Thread(target=go) for _ in range(12)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert sum(one is not None for one in got) == 1
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(item is not None for item in got) == 1
 
 
 def test_it_is_anothers_until_it_runs_out(anywhere: Claims) -> None:

@@ -11,7 +11,7 @@ from tests.pipelines.kubeflow.conftest import TIMEOUT
 from paring.errors import ClusterError
 from paring_pipelines.kubeflow.client import Kubeflow
 from paring_pipelines.kubeflow.connection import Connection
-from paring_pipelines.kubeflow.errors import LockHeldError, UnansweredError
+from paring_pipelines.kubeflow.errors import LockHeldError, UnknownOutcomeError
 
 LEASE = 4 * TIMEOUT
 CREATE = "POST .*/experiments$"
@@ -24,7 +24,7 @@ def _abandon(kubeflow: Kubeflow, name: str, wait: float = 0.0) -> None:
 
 
 def _locks(server: KfpServer) -> list[str]:
-    return [one["name"] for one in server.store.rows("experiment")]
+    return [row["name"] for row in server.store.rows("experiment")]
 
 
 def test_one_client_at_a_time_holds_it(server: KfpServer) -> None:
@@ -43,10 +43,10 @@ def test_one_client_at_a_time_holds_it(server: KfpServer) -> None:
                 inside -= 1
 
     threads = [threading.Thread(target=go) for _ in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert most == 1
     assert _locks(server) == []
 
@@ -73,10 +73,10 @@ def test_an_expired_lock_is_taken_over_once(server: KfpServer, kubeflow: Kubeflo
             time.sleep(0.1)
 
     threads = [threading.Thread(target=go) for _ in range(3)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     got.sort()
     assert got[0] - start >= LEASE
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(got))
@@ -105,6 +105,7 @@ def test_a_lock_that_is_old_by_kubeflows_clock_is_not_waited_for(
         ["taken"],
         ["dropped"],
         ["dropped after"],
+        ["cut"],
         ["503", "500 after"],
     ],
 )
@@ -130,9 +131,9 @@ def test_a_lock_with_a_request_under_way_is_left_to_expire(
     def answered_by_nobody() -> None:
         with kubeflow.locked("a") as lock:
             lock.outstanding = True
-            raise UnansweredError("no answer")
+            raise UnknownOutcomeError("no answer")
 
-    with pytest.raises(UnansweredError):
+    with pytest.raises(UnknownOutcomeError):
         answered_by_nobody()
     assert len(_locks(server)) == 1
 

@@ -55,9 +55,9 @@ def test_an_error_is_found_whatever_its_form(written: str, wrapped: bool) -> Non
     log = f"2026-11-28 12:00:01 W tensorflow: no GPU\n{written}"
     if wrapped:
         log = LAUNCHER_BEFORE + log + LAUNCHER_AFTER
-    found = find_error(log)
-    assert found == LoggedError(ERROR.what, ERROR.received, ERROR.remedy)
-    assert str(found) == str(ERROR)
+    result = find_error(log)
+    assert result == LoggedError(ERROR.what, ERROR.received, ERROR.remedy)
+    assert str(result) == str(ERROR)
 
 
 def test_without_an_error_of_ours_the_last_line_stands() -> None:
@@ -70,8 +70,8 @@ def test_of_a_driver_the_fatal_line_stands() -> None:
         "I1128 12:00:00.000000       1 main.go:100] input ComponentSpec\n"
         'F1128 12:00:01.000000       1 main.go:79] KFP driver: no execution found for name=""\n'
     )
-    found = find_error(log)
-    assert found == LoggedError('KFP driver: no execution found for name=""', ours=False)
+    result = find_error(log)
+    assert result == LoggedError('KFP driver: no execution found for name=""', ours=False)
 
 
 @pytest.mark.parametrize("log", ["", "\n\n", LAUNCHER_BEFORE])
@@ -81,8 +81,8 @@ def test_an_empty_log_has_no_error(log: str) -> None:
 
 def test_a_step_started_when_its_json_says_so() -> None:
     line = '{"time": "2026-11-28T12:00:05.500+00:00", "level": "info", "event": "step started"}'
-    found = find_start(f"{LAUNCHER_BEFORE}loading\n{line}\n")
-    assert found == datetime(2026, 11, 28, 12, 0, 5, 500000, UTC)
+    result = find_start(f"{LAUNCHER_BEFORE}loading\n{line}\n")
+    assert result == datetime(2026, 11, 28, 12, 0, 5, 500000, UTC)
     assert find_start(LAUNCHER_BEFORE) is None
     assert find_start('{"time": "noon", "event": "step started"}') is None
     assert find_start('{"time": cut off') is None

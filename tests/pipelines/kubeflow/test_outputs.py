@@ -32,19 +32,19 @@ def test_the_pushers_versions_are_found_in_the_order_in_which_they_ended(prefix:
     _write(prefix / "digits" / "10" / "saved_model.pb", NOW - 100)
     _write(prefix / "digits" / "latest" / "saved_model.pb")
     _write(prefix / "digits" / "30" / "checkpoint")
-    found = _find(prefix)
-    assert [one.uri for one in found.finished] == [
+    result = _find(prefix)
+    assert [item.uri for item in result.finished] == [
         str(prefix / "digits" / "20"),
         str(prefix / "digits" / "10"),
     ]
-    assert [one.completed for one in found.finished] == [NOW - 200, NOW - 100]
+    assert [item.completed for item in result.finished] == [NOW - 200, NOW - 100]
 
 
 def test_only_numbers_as_the_pusher_writes_them_are_versions(prefix: Path) -> None:
     for name in ("²", "٣", "007", "-1", "1e3", "0", "12"):
         _write(prefix / name / "saved_model.pb")
-    found = _find(prefix)
-    assert {one.uri for one in found.finished} == {str(prefix / "0"), str(prefix / "12")}
+    result = _find(prefix)
+    assert {item.uri for item in result.finished} == {str(prefix / "0"), str(prefix / "12")}
 
 
 def test_a_file_is_no_source(prefix: Path) -> None:
@@ -56,8 +56,8 @@ def test_a_file_is_no_source(prefix: Path) -> None:
 def test_a_version_that_is_being_copied_is_not_finished(prefix: Path) -> None:
     _write(prefix / "1" / "saved_model.pb")
     _write(prefix / "1" / "variables" / "variables.data-00000-of-00001", NOW - 59)
-    found = _find(prefix)
-    assert (found.finished, found.unsettled) == ([], [str(prefix / "1")])
+    result = _find(prefix)
+    assert (result.finished, result.unsettled) == ([], [str(prefix / "1")])
     assert _find(prefix, settle=30.0).unsettled == []
 
 

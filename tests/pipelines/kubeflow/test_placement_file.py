@@ -6,7 +6,8 @@ import pytest
 
 from paring.errors import ParameterError
 from paring_pipelines.kubeflow.formats import quantity
-from paring_pipelines.kubeflow.placement_file import chips, read_runtime
+from paring_pipelines.kubeflow.placement_file import read_runtime
+from paring_pipelines.kubeflow.placement_values import chips
 
 
 @pytest.mark.parametrize(
@@ -21,13 +22,19 @@ def test_quantities_are_read_as_kubernetes_does(text: str, number: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("4000k", "4000000"), ("4Gi", "4Gi"), ("7Ei", "7Ei"), ("0", "0")]
+    ("given", "number"),
+    [
+        *(('"4000k"', "4000000"), ('"4Gi"', "4Gi"), ('"7Ei"', "7Ei"), ("0", "0"), ('"4M"', "4M")),
+        *(('"1.5Gi"', "1610612736"), ("4e9", "4000000000"), ('"4e9"', "4000000000")),
+        *(('"4E+9"', "4000000000"), ("2000000.5", "2000001"), ('".5Gi"', "536870912")),
+        *(('"2.M"', "2000000"), ("1_048_576", "1048576")),
+    ],
 )
 def test_bytes_are_given_to_kfp_in_units_that_it_knows(
-    text: str, number: str, tmp_path: Path
+    given: str, number: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "runtime.toml"
-    path.write_text(f'[defaults]\nmemory = "{text}"\n')
+    path.write_text(f"[defaults]\nmemory = {given}\n")
     assert read_runtime(path).defaults.memory == number
 
 
@@ -56,15 +63,15 @@ def test_an_error_does_not_show_the_values_of_a_table(tmp_path: Path) -> None:
 
 
 def test_a_topology_is_the_product_of_its_sides() -> None:
-    assert [chips(one) for one in ("1x1", "2x2", "2x4")] == [1, 4, 8]
+    assert [chips(item) for item in ("1x1", "2x2", "2x4")] == [1, 4, 8]
 
 
 def test_numbers_may_stand_for_cores_and_bytes(tmp_path: Path) -> None:
     path = tmp_path / "runtime.toml"
-    path.write_text('[defaults]\ncpu = 2\ncpu_limit = 2.5\nmemory = 1000000\nshm = "1Gi"\n')
+    path.write_text('[defaults]\ncpu = 2\ncpu_limit = 2.5\nmemory = 2000000\nshm = "1Gi"\n')
     assert read_runtime(path).defaults.given() == {
         **{"cpu": "2", "cpu_limit": "2.5"},
-        **{"memory": "1000000", "shm": "1Gi"},
+        **{"memory": "2000000", "shm": "1Gi"},
     }
 
 
@@ -90,6 +97,25 @@ _POOL = "[pools.gpu]\n"
         ("[defaults]\nbackoff_factor = 1.5", r"\[defaults\]: backoff_factor: "),
         ('[defaults]\nmemory = "4000000K"', r"memory: must be bytes, as 4Gi, 500M or 4000k"),
         ('[defaults]\nmemory = "8Ei"', r"memory: must be less than 2\*\*63 bytes"),
+        ("[defaults]\nmemory = 4", r"memory: must be 0 or at least 1Mi; a number without a unit"),
+        ('[defaults]\nmemory_limit = "1048575"', r"memory_limit: must be 0 or at least 1Mi"),
+        ('[defaults]\nmemory = "1e999"', r"memory: must be less than 2\*\*63 bytes"),
+        ('[defaults]\nmemory = "1000m"', r"memory: must be bytes"),
+        ('[defaults]\nmemory = "1.5"', r"memory: must be 0 or at least 1Mi"),
+        ('[defaults]\nmemory = "4G5"', r"memory: must be bytes"),
+        ('[defaults]\nshm = "0"', r"\[defaults\]: shm: must be more than 0, .* as no limit"),
+        ("[defaults]\nshm = 64", r"\[defaults\]: shm: must be 0 or at least 1Mi"),
+        (
+            '[defaults]\nenv = { PARING_STEP_TIME_LIMIT = "banana" }',
+            r"env: must hold a duration .*TIME_LIMIT(.|\n)*received: banana\n",
+        ),
+        (
+            "[defaults]\nenv = { PARING_STEP_TIME_LIMIT = -1 }",
+            r"env: must hold a duration of up to a year in PARING_STEP_TIME_LIMIT",
+        ),
+        (f'{_POOL}resource = "gpu"', r"\[pools.gpu\]: resource: must be a resource with its"),
+        (f'{_POOL}resource = "Nvidia.com/gpu"', r"\[pools.gpu\]: resource: must be a resource"),
+        (f'{_POOL}resource = "kubernetes.io/gpu"', r"resource: must not be of the domain"),
         ("[defaults]\ncpu = 0.0001", r"cpu: must be 0, or cores from 1m"),
         ('[defaults]\ncpu_limit = "0.1m"', r"cpu_limit: must be 0, or cores from 1m"),
         (f"[defaults]\ncpu = {10**22}", r"cpu: must be 0, or cores from 1m"),
@@ -249,6 +275,38 @@ def test_what_cannot_be_taken_is_named_by_file_table_and_key(
         read_runtime(path)
     assert str(path) in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "mounted",
+    [
+        *("/", "//", "/.", "/proc", "/proc/self", "/sys", "/sys/fs/", "/etc", "/etc/", "/dev"),
+        *("/usr", "/bin", "/lib", "/opt/paring", "/run/secrets/kubernetes.io/serviceaccount"),
+        *("/var/run/secrets/kubernetes.io/serviceaccount", "/gcs", "/s3/a"),
+    ],
+)
+def test_a_volume_must_not_hide_what_the_container_needs(mounted: str, tmp_path: Path) -> None:
+    path = tmp_path / "runtime.toml"
+    path.write_text(f'[defaults]\nvolumes = {{ "{mounted}" = {{ claim = "a" }} }}\n')
+    with pytest.raises(ParameterError, match=rf"\[defaults\]: volumes {mounted}: must "):
+        read_runtime(path)
+
+
+@pytest.mark.parametrize(
+    "mounted", ["/mnt", "/etc/key", "/dev/shm", "/opt/models", "/tmp", "/procs", "/var/run/a"]
+)
+def test_a_volume_may_lie_beside_what_the_container_needs(mounted: str, tmp_path: Path) -> None:
+    path = tmp_path / "runtime.toml"
+    path.write_text(f'[defaults]\nvolumes = {{ "{mounted}/" = {{ claim = "a" }} }}\n')
+    assert list(read_runtime(path).defaults.volumes or ()) == [mounted]
+
+
+@pytest.mark.parametrize("limit", ['"57min"', '"90s"', "0", '"2h"', "1.5"])
+def test_the_time_limit_of_a_step_may_be_set(limit: str, tmp_path: Path) -> None:
+    path = tmp_path / "runtime.toml"
+    path.write_text(f"[defaults]\nenv = {{ PARING_STEP_TIME_LIMIT = {limit} }}\n")
+    given = read_runtime(path).defaults.env
+    assert given == {"PARING_STEP_TIME_LIMIT": limit.strip('"')}
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:

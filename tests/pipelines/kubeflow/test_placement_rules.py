@@ -18,13 +18,14 @@ from paring_pipelines.kubeflow.placement_file import (
     Fields,
     SecurityContext,
     Volume,
-    chips,
     read_runtime,
 )
 from paring_pipelines.kubeflow.placement_rules import place
+from paring_pipelines.kubeflow.placement_values import chips
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import TARGETS, load_recipes
+from paring_pipelines.pipeline.settings import Settings
 
 K8S = Path(__file__).parents[3] / "k8s"
 
@@ -109,7 +110,7 @@ def test_later_rules_override_earlier_ones_field_by_field(dag: Dag, tmp_path: Pa
     memory = "2Gi"
     """
     placed = _place(dag, tmp_path, rules)
-    assert {name: (one.cpu, one.memory, one.cache) for name, one in placed.items()} == {
+    assert {name: (item.cpu, item.memory, item.cache) for name, item in placed.items()} == {
         "engine": ("1", "1Gi", True),
         "benchmark-source": ("3", "2Gi", False),
         "evaluate-source": ("3", "1Gi", True),
@@ -157,9 +158,9 @@ def test_a_later_file_goes_over_an_earlier_one(dag: Dag, tmp_path: Path) -> None
 def test_a_node_gets_what_its_pool_and_its_fields_say(dag: Dag, tmp_path: Path) -> None:
     fields = 'shm = "1Gi"\ntimeout_seconds = 60\nretries = 2\nbackoff_seconds = 5\n'
     placed = _place(dag, tmp_path, f"{POOLS}[defaults]\n{ON_L4}accelerator_count = 2\n{fields}")
-    one = placed["benchmark-engine"]
-    assert (one.image, one.accelerator, one.accelerator_count) == ("reg/gpu", "nvidia-l4", 2)
-    assert (one.shm, one.timeout_seconds, one.retry) == ("1Gi", 60, Retry(2, 5, 2, 3600))
+    item = placed["benchmark-engine"]
+    assert (item.image, item.accelerator, item.accelerator_count) == ("reg/gpu", "nvidia-l4", 2)
+    assert (item.shm, item.timeout_seconds, item.retry) == ("1Gi", 60, Retry(2, 5, 2, 3600))
 
 
 def test_a_pool_and_an_accelerator_can_be_taken_back(dag: Dag, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_pool_and_an_accelerator_can_be_taken_back(dag: Dag, tmp_path: Path) -
 def test_one_image_stands_for_all_where_it_is_given(dag: Dag, tmp_path: Path) -> None:
     rules = '[defaults]\nimage = "cpu"\n[[place]]\nstep = "benchmark"\nimage = "gpu"\n'
     placed = _place(dag, tmp_path, rules, image="mine")
-    assert {one.image for one in placed.values()} == {"mine"}
+    assert {item.image for item in placed.values()} == {"mine"}
 
 
 def test_a_task_takes_all_chips_of_a_tpu_host(dag: Dag, tmp_path: Path) -> None:
@@ -194,6 +195,9 @@ def test_a_task_takes_all_chips_of_a_tpu_host(dag: Dag, tmp_path: Path) -> None:
             '[[place]]\nstep = "evaluate"\nnode = "benchmark-*"',
             r"\[\[place\]\] 1: node: no node of a step evaluate matches",
         ),
+        ('[[place]]\nnode = ""', r"\[\[place\]\] 1: node: no node matches"),
+        ('[[place]]\nstep = ""', r"\[\[place\]\] 1: step: there is no such step"),
+        ('[[place]]\nstep = "*"\nnode = ""', r"\[\[place\]\] 1: node: no node of a step"),
         (
             '[[targets.gpu.place]]\nstep = "x"',
             r"\[\[targets.gpu.place\]\] 1: step: there is no such step",
@@ -288,21 +292,21 @@ def _engines(**parameters: str) -> Dag:
 
 def test_an_engine_for_a_stated_capability_may_be_built_on_any_machine(tmp_path: Path) -> None:
     on_l4 = f'{POOLS}[[place]]\nstep = "benchmark"\n{ON_L4}'
-    placed = _place(_engines(flavour="rtx", compute_capability="8.9"), tmp_path, on_l4)
+    placed = _place(_engines(product="rtx", compute_capability="8.9"), tmp_path, on_l4)
     assert (placed["engine"].accelerator, placed["benchmark"].accelerator) == ("none", "nvidia-l4")
     unknown = on_l4.replace("nvidia-l4", "nvidia-other")
-    _place(_engines(flavour="rtx", compute_capability="12.0"), tmp_path, unknown)
+    _place(_engines(product="rtx", compute_capability="12.0"), tmp_path, unknown)
     with pytest.raises(ParameterError, match=r"builds a TRTEngine for compute capability 7\.5"):
-        _place(_engines(flavour="rtx", compute_capability="7.5"), tmp_path, on_l4)
+        _place(_engines(product="rtx", compute_capability="7.5"), tmp_path, on_l4)
     with pytest.raises(ParameterError, match=r"builds a TRTEngine on none"):
         _place(_engines(), tmp_path, on_l4)
     # Nothing is said of GPUs, so nothing is known of where either runs.
-    _place(_engines(flavour="rtx", compute_capability="8.9"), tmp_path, POOLS)
+    _place(_engines(product="rtx", compute_capability="8.9"), tmp_path, POOLS)
 
 
 def test_the_file_that_comes_along_builds_engines_where_they_are_timed() -> None:
     placed = place(_engines(), [K8S / "runtime.toml"], target="gpu")
-    assert {(one.image, one.accelerator) for one in placed.values()} == {
+    assert {(item.image, item.accelerator) for item in placed.values()} == {
         ("paring-tensorrt:0.1.0", "nvidia-l4")
     }
 
@@ -313,16 +317,16 @@ def test_the_files_that_come_along_place_every_node(target: str, overlay: list[P
     dag = build(load_recipes(target=target), Settings())
     placed = place(dag, [K8S / "runtime.toml", *overlay], target=target)
     assert placed.keys() == dag.nodes.keys()
-    for name, one in placed.items():
-        assert one.image
-        assert one.labels
-        assert one.cpu
-        assert one.memory_limit
-        assert one.timeout_seconds
-        assert one.cache != dag.nodes[name].step.measures
+    for name, item in placed.items():
+        assert item.image
+        assert item.labels
+        assert item.cpu
+        assert item.memory_limit
+        assert item.timeout_seconds
+        assert item.cache != dag.nodes[name].step.machine_dependent
     # All are measured on machines of one kind.
-    measured = [one for name, one in placed.items() if name.startswith("benchmark-")]
-    assert len({str(one) for one in measured}) == 1
+    measured = [item for name, item in placed.items() if name.startswith("benchmark-")]
+    assert len({str(item) for item in measured}) == 1
     assert (measured[0].accelerator == "nvidia-l4") == (target == "gpu")
 
 
@@ -385,8 +389,8 @@ def test_the_workers_of_a_step_are_chosen_by_rules(dag: Dag, tmp_path: Path) -> 
             r"\[\[place\]\] 1: beam_options: step benchmark has no such parameter",
         ),
         (
-            '[[place]]\nstep = "evaluate"\nbeam_options = "--runner=DirectRunner"',
-            r"\[\[place\]\] 1: beam_options: DirectRunner is not used",
+            '[[place]]\nstep = "evaluate"\nbeam_options = "--runner=PrismRunner"',
+            r"\[\[place\]\] 1: beam_options: PrismRunner is not used",
         ),
         (
             '[[place]]\nstep = "evaluate"\nshared_dir = "s3://bucket/shared"',
@@ -405,6 +409,76 @@ def test_workers_that_the_pipeline_itself_names_are_checked_too() -> None:
     settings = Settings(beam_options="--runner=FlinkRunner", shared_dir="s3://bucket/shared")
     with pytest.raises(ParameterError, match="FlinkRunner needs a job server"):
         place(build([], settings), [], target="gpu")
+
+
+REMOTE = "--runner=PortableRunner --job_endpoint=a:1"
+LOOPBACK = f"{REMOTE} --environment_type=LOOPBACK"
+EXTERNAL = f"{REMOTE} --environment_type=EXTERNAL --environment_config=localhost:1"
+
+
+def _mount(step: str, path: str, what: str = "claim") -> str:
+    return f'[[place]]\nstep = "{step}"\nvolumes = {{ "{path}" = {{ {what} = "models" }} }}\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "option", "step"),
+    [
+        ({"push_to": "/mnt/models/digits"}, "--push-to", "push"),
+        ({"push_to": "file:///mnt/models/digits/"}, "--push-to", "push"),
+        (
+            {"beam_options": EXTERNAL, "shared_dir": "/mnt/models/digits"},
+            "--shared-dir",
+            "evaluate",
+        ),
+    ],
+)
+def test_a_folder_to_write_to_needs_a_volume_on_the_node_that_writes(
+    tmp_path: Path, settings: dict[str, str], option: str, step: str
+) -> None:
+    dag = build([], Settings(**settings))
+    for rules in (
+        "",
+        _mount("benchmark", "/mnt/models"),
+        _mount(step, "/mnt/model"),
+        _mount(step, "/mnt/models/digits/deeper"),
+    ):
+        with pytest.raises(ParameterError, match=f"{option}: no volume is mounted there") as caught:
+            _place(dag, tmp_path, rules)
+        assert caught.value.received in settings.values()
+        # The remedy is a rule that works.
+        _, _, rule = caught.value.remedy.partition("\n\n")
+        _place(dag, tmp_path, rule.replace("CLAIM", "models"))
+    # As where there is no file, but an image for all.
+    with pytest.raises(ParameterError, match=f"{option}: no volume is mounted there"):
+        place(dag, [], target="gpu", image="paring")
+    for path in ("/mnt/models/digits", "/mnt/models", "/mnt/"):
+        placed = _place(dag, tmp_path, _mount(step, path))
+        assert placed["push" if step == "push" else "evaluate-source"].volumes
+    for kind in ("secret", "config_map"):
+        with pytest.raises(ParameterError, match="which no pod can write to"):
+            _place(dag, tmp_path, _mount(step, "/mnt/models", kind))
+
+
+def test_a_shared_folder_of_a_rule_needs_a_volume_too(dag: Dag, tmp_path: Path) -> None:
+    rule = f'[[place]]\nstep = "evaluate"\nbeam_options = "{EXTERNAL}"\nshared_dir = "/mnt/a"\n'
+    with pytest.raises(ParameterError, match=r"\[\[place\]\] 1: shared_dir: no volume is mounted"):
+        _place(dag, tmp_path, rule)
+    placed = _place(dag, tmp_path, rule, _mount("evaluate", "/mnt"))
+    assert placed["evaluate-source"].parameters["shared_dir"] == "/mnt/a"
+    # The workers are in the pod, and so is the folder.
+    assert _place(dag, tmp_path, rule.replace(EXTERNAL, LOOPBACK))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/serving", "gs://bucket/serving"])
+def test_a_folder_in_a_store_needs_no_volume(uri: str) -> None:
+    assert place(build([], Settings(push_to=uri)), [], target="gpu")
+
+
+def test_a_relative_folder_lies_in_the_container() -> None:
+    dag = build([], Settings(push_to="serving/digits"))
+    with pytest.raises(ParameterError, match="--push-to: must be in a store, or an abs") as caught:
+        place(dag, [], target="gpu")
+    assert '"/mnt/digits" = { claim = "CLAIM" }' in caught.value.remedy
 
 
 def test_keys_of_environment_labels_and_volumes_are_overridden_one_by_one(
@@ -433,23 +507,66 @@ def test_keys_of_environment_labels_and_volumes_are_overridden_one_by_one(
     store_identity = ["gs://", "s3://bucket"]
     """
     placed = _place(dag, tmp_path, rules)
-    one = placed["evaluate-source"]
-    assert one.env == {
+    item = placed["evaluate-source"]
+    assert item.env == {
         "A": "1",
         "B": EnvReference("config_map", "region", "aws.region"),
         "C": "plain",
         "D": EnvReference("secret", "keys", "D", optional=True),
         "N": "3",
     }
-    assert (one.pod_labels, one.annotations) == ({"team": "b", "kind": "x"}, {"a/b": "c: d"})
-    assert one.volumes == {"/mnt/a": Volume(config_map="c"), "/mnt/b": Volume(secret="b")}
-    assert one.security_context == SecurityContext(run_as_user=1000, run_as_non_root=True)
-    assert (one.image_pull_policy, one.image_pull_secrets) == ("Always", ())
-    assert one.store_identity == ("gs://", "s3://bucket")
+    assert (item.pod_labels, item.annotations) == ({"team": "b", "kind": "x"}, {"a/b": "c: d"})
+    assert item.volumes == {"/mnt/a": Volume(config_map="c"), "/mnt/b": Volume(secret="b")}
+    assert item.security_context == SecurityContext(run_as_user=1000, run_as_non_root=True)
+    assert (item.image_pull_policy, item.image_pull_secrets) == ("Always", ())
+    assert item.store_identity == ("gs://", "s3://bucket")
     other = placed["engine"]
     assert other.env["B"] == "1"
     assert (other.pod_labels["team"], other.image_pull_secrets) == ("a", ("one",))
     assert other.volumes["/mnt/a"] == Volume(claim="a")
+
+
+SECRETS = """
+[defaults]
+env = { B = "plain", P = "1" }
+env_from_secret = [{ name = "a", keys = ["A"] }]
+env_from_config_map = [{ name = "m", keys = ["M"] }]
+[[place]]
+step = "evaluate"
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ("env_from_secret = []", {"B": "plain", "M": "m"}),
+        ('env_from_secret = [{ name = "c", keys = ["C"] }]', {"B": "plain", "C": "c", "M": "m"}),
+        ("env_from_config_map = []", {"A": "a", "B": "plain"}),
+        ('env_from_config_map = [{ name = "n", keys = ["A"] }]', {"A": "n", "B": "plain"}),
+        ("env = {}", {"A": "a", "B": "plain", "M": "m"}),
+    ],
+)
+def test_lists_of_secrets_are_overridden_as_a_whole_and_taken_back(
+    dag: Dag, tmp_path: Path, rule: str, left: dict[str, str]
+) -> None:
+    placed = _place(dag, tmp_path, f"{SECRETS}{rule}\n")
+    env = placed["evaluate-source"].env
+    sources = {name: item if isinstance(item, str) else item.name for name, item in env.items()}
+    assert sources == {**left, "P": "1"}
+    assert placed["benchmark-source"].env["A"] == EnvReference("secret", "a", "A")
+
+
+def test_a_plain_variable_shows_again_when_the_list_over_it_is_taken_back(
+    dag: Dag, tmp_path: Path
+) -> None:
+    files = (
+        '[defaults]\nenv = { A = "plain" }\n',
+        '[defaults]\nenv_from_secret = [{ name = "s", keys = ["A"] }]\n'
+        '[[place]]\nstep = "evaluate"\nenv_from_secret = []\n',
+    )
+    placed = _place(dag, tmp_path, *files)
+    assert placed["evaluate-source"].env == {"A": "plain"}
+    assert placed["engine"].env == {"A": EnvReference("secret", "s", "A")}
 
 
 @pytest.mark.parametrize(
@@ -539,9 +656,9 @@ def test_a_machine_with_one_accelerator_holds_one_task_that_measures(
     dag: Dag, tmp_path: Path
 ) -> None:
     rule = f"[defaults]\n{ON_L4}cpu = 1\n"
-    one = "[pools.l4]\nmachine_cpu = 16\nmachine_accelerators = 1\n"
-    assert _place(dag, tmp_path, POOLS, one + rule)["benchmark-source"].cpu == "1"
-    two = one.replace("accelerators = 1", "accelerators = 2")
+    item = "[pools.l4]\nmachine_cpu = 16\nmachine_accelerators = 1\n"
+    assert _place(dag, tmp_path, POOLS, item + rule)["benchmark-source"].cpu == "1"
+    two = item.replace("accelerators = 1", "accelerators = 2")
     with pytest.raises(ParameterError, match="both measure"):
         _place(dag, tmp_path, POOLS, two + rule)
     both = f"{rule}accelerator_count = 2\n"
@@ -561,7 +678,7 @@ def test_accelerators_alone_say_that_two_tasks_fit_on_one_machine(dag: Dag, tmp_
 def test_nodes_that_name_no_image_run_on_that_for_the_cpu(dag: Dag, tmp_path: Path) -> None:
     images = '[images]\ncpu = "registry.example/cpu"\ngpu = "registry.example/gpu"\n'
     placed = _place(dag, tmp_path, images)
-    assert {one.image for one in placed.values()} == {"registry.example/cpu"}
+    assert {item.image for item in placed.values()} == {"registry.example/cpu"}
     rule = '[[place]]\nstep = "benchmark"\nimage = "gpu"\n'
     assert _place(dag, tmp_path, images, rule)["benchmark-source"].image == "registry.example/gpu"
     only = images.replace("cpu", "tensorrt")
@@ -578,6 +695,15 @@ def test_nodes_that_name_no_image_run_on_that_for_the_cpu(dag: Dag, tmp_path: Pa
             '[targets.gpu.defaults]\nbackoff_max_seconds = 60\n[[place]]\nstep = "prune"\n'
             "retries = 1\n",
             "backoff_max_seconds",
+        ),
+        (
+            "[defaults]\nretries = 2\n[targets.gpu.defaults]\nretries = 0\nbackoff_seconds = 9\n",
+            r"\[targets.gpu.defaults\]: backoff_seconds",
+        ),
+        (
+            "[defaults]\nretries = 2\n[targets.gpu.defaults]\nretries = 0\n"
+            '[[place]]\nstep = "benchmark"\nbackoff_seconds = 9\n',
+            r"\[\[place\]\] 1: backoff_seconds",
         ),
     ],
 )
@@ -596,6 +722,43 @@ def test_fields_that_have_an_effect_on_one_of_their_nodes_are_taken(
     placed = _place(dag, tmp_path, rule)
     assert placed["evaluate-source"].retry == Retry(1, backoff_seconds=9)
     assert placed["benchmark-source"].retry is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ("retries = 1\nbackoff_seconds = 100\nbackoff_max_seconds = 10", "", "backoff_max_seconds"),
+        ("retries = 1\nbackoff_seconds = 100", "backoff_max_seconds = 100", "backoff_max_seconds"),
+        ("retries = 1\nbackoff_max_seconds = 10", "backoff_seconds = 100", "backoff_seconds"),
+        ("retries = 1", "backoff_seconds = 3600", "backoff_seconds"),
+    ],
+)
+def test_a_first_wait_that_ends_after_all_retries_is_refused_by_the_later_field(
+    dag: Dag, tmp_path: Path, first: str, second: str, named: str
+) -> None:
+    texts = (f"[defaults]\n{first}\n", f"[targets.gpu.defaults]\n{second}\n")
+    table = r"\[targets.gpu.defaults\]" if second else r"\[defaults\]"
+    with pytest.raises(ParameterError, match=f"{table}: {named}: the wait of "):
+        _place(dag, tmp_path, *texts)
+    # Without retries there is no wait.
+    off = '[[place]]\nnode = "*"\nretries = 0\n'
+    assert {item.retry for item in _place(dag, tmp_path, *texts, off).values()} == {None}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_later_file_turns_retries_off(target: str, tmp_path: Path) -> None:
+    off = tmp_path / "off.toml"
+    off.write_text("[defaults]\nretries = 0\n")
+    dag = build(load_recipes(target=target), Settings())
+    placed = place(dag, [K8S / "runtime.toml", off], target=target)
+    assert {item.retry for item in placed.values()} == {None}
+
+
+def test_a_later_rule_turns_an_accelerator_off_that_was_counted(dag: Dag, tmp_path: Path) -> None:
+    counted = f"{POOLS}[defaults]\n{ON_L4}accelerator_count = 2\n"
+    off = '[[place]]\nstep = "*"\naccelerator = "none"\n'
+    for item in _place(dag, tmp_path, counted, off).values():
+        assert (item.accelerator, item.resource, item.accelerator_count) == ("none", None, 1)
 
 
 def test_annotations_that_are_too_long_in_sum_are_refused(dag: Dag, tmp_path: Path) -> None:
@@ -632,7 +795,7 @@ def test_the_files_that_come_along_say_that_measuring_is_alone(target: str) -> N
     dag = build(load_recipes(target=target), Settings(tune_batch=True))
     placed = place(dag, [K8S / "runtime.toml"], target=target)
     by_labels = {str(pool.labels): pool for pool in content.pools.values()}
-    for name, one in placed.items():
-        if dag.nodes[name].step.measures:
-            assert by_labels[str(one.labels)].machine_cpu
-        assert one.security_context.run_as_non_root
+    for name, item in placed.items():
+        if dag.nodes[name].step.machine_dependent:
+            assert by_labels[str(item.labels)].machine_cpu
+        assert item.security_context.run_as_non_root

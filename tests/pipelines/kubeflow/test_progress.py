@@ -17,8 +17,10 @@ from paring_pipelines.kubeflow.progress import (
     NodeStatus,
     manifest_traces,
     node_statuses,
+    root_failure,
     task_traces,
     was_canceled,
+    workflow_nodes,
 )
 from paring_pipelines.kubeflow.task_graph import planned_tasks
 from paring_pipelines.kubeflow.types import Run, run_of
@@ -57,8 +59,8 @@ def _statuses(
         traces = manifest_traces(workflow.manifest())
     else:
         traces = task_traces(run.tasks, planned)
-    found = node_statuses(run, planned, traces, NOW)
-    return {one.name: one for one in found}
+    result = node_statuses(run, planned, traces, NOW)
+    return {item.name: item for item in result}
 
 
 def _run(workflow: Workflow, state: str, finished: datetime = NOW) -> Run:
@@ -78,7 +80,7 @@ def _run(workflow: Workflow, state: str, finished: datetime = NOW) -> Run:
 def test_the_api_lists_many_tasks_for_few_nodes(workflow: Workflow) -> None:
     workflow.controller_retries = False
     workflow.play({})
-    names = Counter(one.name for one in _run(workflow, "SUCCEEDED").tasks)
+    names = Counter(task.name for task in _run(workflow, "SUCCEEDED").tasks)
     # A driver, a DAG and an executor for each of 15 nodes, two importers, the root's own.
     assert sum(names.values()) == 15 * 3 + 2 + 3 + 1
     assert names["executor"] == 15
@@ -86,7 +88,7 @@ def test_the_api_lists_many_tasks_for_few_nodes(workflow: Workflow) -> None:
     assert {"root", "root-driver", "importer", "prune-pruned-driver", workflow.name} <= set(names)
     workflow.controller_retries = True
     workflow.play({})
-    assert "prune-pruned(0)" in {one.name for one in _run(workflow, "SUCCEEDED").tasks}
+    assert "prune-pruned(0)" in {task.name for task in _run(workflow, "SUCCEEDED").tasks}
 
 
 @BY_BOTH
@@ -100,9 +102,9 @@ def test_each_node_has_one_row_with_its_state_and_times(
         "benchmark-source": Went("failed", 70, message="main: Error (exit code 12)"),
         "evaluate-float32": Went("driver running"),
     }
-    found = _statuses(workflow, went, by=by, controller_retries=controller_retries)
-    assert list(found) == [one.name for one in planned_tasks(workflow.spec) if not one.importer]
-    assert {name: one.state for name, one in found.items()} == {
+    result = _statuses(workflow, went, by=by, controller_retries=controller_retries)
+    assert list(result) == [task.name for task in planned_tasks(workflow.spec) if not task.importer]
+    assert {name: item.state for name, item in result.items()} == {
         "import-model": "SUCCEEDED",
         "import-examples": "SUCCEEDED",
         "profile": "SUCCEEDED",
@@ -119,19 +121,23 @@ def test_each_node_has_one_row_with_its_state_and_times(
         "select": "",
         "report": "",
     }
-    cached = {name for name, one in found.items() if one.cached}
+    cached = {name for name, item in result.items() if item.cached}
     assert cached == {"import-examples"}
-    assert found["profile"].cached is False
-    assert (found["profile"].waited, found["profile"].ran) == (5, 30)
-    assert (found["benchmark-source"].waited, found["benchmark-source"].ran) == (5, 70)
-    running = found["prune-pruned"]
+    assert result["profile"].cached is False
+    assert (result["profile"].waited, result["profile"].ran) == (5, 30)
+    assert (result["benchmark-source"].waited, result["benchmark-source"].ran) == (5, 70)
+    running = result["prune-pruned"]
     assert running.created is not None
     assert running.ran == (NOW - running.created).total_seconds()
-    preparing = found["evaluate-float32"]
+    preparing = result["evaluate-float32"]
     assert preparing.ran is None
     assert preparing.waited is not None
     assert preparing.waited > 600
-    assert (found["select"].waited, found["select"].ran, found["select"].attempt) == (None, None, 0)
+    assert (result["select"].waited, result["select"].ran, result["select"].attempt) == (
+        None,
+        None,
+        0,
+    )
 
 
 @BY_BOTH
@@ -139,19 +145,19 @@ def test_a_result_from_the_cache_is_told_from_one_that_was_made_at_the_same_time
     by: str, workflow: Workflow
 ) -> None:
     went = {"evaluate-source": Went("cached"), "profile": Went("cached")}
-    found = _statuses(workflow, went, by=by)
-    cached = {name for name, one in found.items() if one.cached}
+    result = _statuses(workflow, went, by=by)
+    cached = {name for name, item in result.items() if item.cached}
     assert cached == {"evaluate-source", "profile"}
-    assert found["profile"].attempt == 0
-    assert found["benchmark-source"].attempt == 1
+    assert result["profile"].attempt == 0
+    assert result["benchmark-source"].attempt == 1
 
 
 @BY_BOTH
 def test_what_comes_after_a_failure_is_omitted(by: str, workflow: Workflow) -> None:
-    found = _statuses(workflow, {"import-model": Went("failed", 3)}, by=by)
-    assert found.pop("import-model").state == "FAILED"
-    assert {one.state for one in found.values()} == {"OMITTED"}
-    assert {one.waited for one in found.values()} == {None}
+    result = _statuses(workflow, {"import-model": Went("failed", 3)}, by=by)
+    assert result.pop("import-model").state == "FAILED"
+    assert {item.state for item in result.values()} == {"OMITTED"}
+    assert {item.waited for item in result.values()} == {None}
 
 
 @RETRIES
@@ -160,8 +166,8 @@ def test_attempts_are_counted_and_the_last_one_has_the_message(
 ) -> None:
     message = "main: OOMKilled (exit code 137)"
     went = {"prune-pruned": Went("failed", 60, attempts=3, message=message)}
-    found = _statuses(workflow, went, by="manifest", controller_retries=controller_retries)
-    pruned = found["prune-pruned"]
+    result = _statuses(workflow, went, by="manifest", controller_retries=controller_retries)
+    pruned = result["prune-pruned"]
     assert (pruned.attempt, pruned.error, pruned.ran) == (3, message, 180)
     traces = manifest_traces(workflow.manifest())
     pods = [pod.name for pod in traces["prune-pruned"].attempts]
@@ -173,13 +179,13 @@ def test_attempts_are_counted_and_the_last_one_has_the_message(
 @BY_BOTH
 def test_a_pod_without_a_machine_waits_and_says_why(by: str, workflow: Workflow) -> None:
     message = "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu."
-    found = _statuses(
+    result = _statuses(
         workflow,
         {"benchmark-source": Went("pending", message=message)},
         by=by,
         controller_retries=False,
     )
-    waiting = found["benchmark-source"]
+    waiting = result["benchmark-source"]
     assert (waiting.state, waiting.ran) == ("PENDING", None)
     assert waiting.waited is not None
     assert waiting.waited > 3000
@@ -189,17 +195,17 @@ def test_a_pod_without_a_machine_waits_and_says_why(by: str, workflow: Workflow)
 
 @BY_BOTH
 def test_a_driver_that_fails_is_a_failure_of_its_node(by: str, workflow: Workflow) -> None:
-    found = _statuses(workflow, {"select": Went("driver failed")}, by=by)
-    assert found["select"].state == "FAILED"
-    assert found["select"].error == "Kubeflow's driver failed"
-    assert found["report"].state == "OMITTED"
+    result = _statuses(workflow, {"select": Went("driver failed")}, by=by)
+    assert result["select"].state == "FAILED"
+    assert result["select"].error == "Kubeflow's driver failed"
+    assert result["report"].state == "OMITTED"
 
 
 @BY_BOTH
 def test_an_importer_has_a_row_only_if_it_failed(by: str, workflow: Workflow) -> None:
     assert "importer" not in _statuses(workflow, {}, by=by)
-    found = _statuses(workflow, {"importer": Went("failed", 2)}, by=by)
-    assert found["importer"].state == "FAILED"
+    result = _statuses(workflow, {"importer": Went("failed", 2)}, by=by)
+    assert result["importer"].state == "FAILED"
 
 
 @BY_BOTH
@@ -210,11 +216,11 @@ def test_of_a_canceled_run_what_was_running_is_canceled(by: str, workflow: Workf
         "benchmark-source": Went("failed", 20, message="main: Error (exit code 12)"),
     }
     finished = START + timedelta(seconds=400)
-    found = _statuses(workflow, went, by=by, state="CANCELED", finished=finished)
-    assert found["prune-pruned"].state == found["draw-calibration"].state == "CANCELED"
-    assert found["prune-pruned"].error == found["draw-calibration"].error == ""
+    result = _statuses(workflow, went, by=by, state="CANCELED", finished=finished)
+    assert result["prune-pruned"].state == result["draw-calibration"].state == "CANCELED"
+    assert result["prune-pruned"].error == result["draw-calibration"].error == ""
     # It had failed by itself, long before.
-    assert found["benchmark-source"].state == "FAILED"
+    assert result["benchmark-source"].state == "FAILED"
 
 
 def test_kubeflow_reports_a_canceled_run_as_failed(workflow: Workflow) -> None:
@@ -232,6 +238,45 @@ def test_a_workflow_that_argo_has_packed_is_read(workflow: Workflow) -> None:
     nodes = json.dumps(manifest["status"].pop("nodes")).encode()
     manifest["status"]["compressedNodes"] = base64.b64encode(gzip.compress(nodes)).decode()
     assert manifest_traces(manifest) == plain
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"nodes": [1]},
+        {"nodes": "x"},
+        {"nodes": {"a": None}},
+        {"nodes": {"a": {}}},
+        {"nodes": {"a": {"name": 5}}},
+        {"nodes": {"a": {"name": "w", "type": "Pod"}}},
+        {"nodes": {"a": {"name": "w", "startedAt": "yesterday"}}},
+        {"nodes": {"a": {"name": "w", "finishedAt": [1]}}},
+        {"compressedNodes": "!!!"},
+        {"compressedNodes": "é"},
+        {"compressedNodes": 5},
+        {"compressedNodes": base64.b64encode(b"no gzip").decode()},
+        {"compressedNodes": base64.b64encode(gzip.compress(b"{}", mtime=0)[:-9]).decode()},
+        {"compressedNodes": base64.b64encode(gzip.compress(b"[1]", mtime=0)).decode()},
+        {"compressedNodes": base64.b64encode(gzip.compress(b"\xff", mtime=0)).decode()},
+        {"offloadNodeStatusVersion": "fnv:1", "phase": "Running"},
+        {"offloadNodeStatusVersion": "fnv:1", "nodes": {}},
+    ],
+    ids=str,
+)
+def test_nodes_that_are_not_in_the_workflow_are_unknown(status: dict[str, object]) -> None:
+    manifest = {"metadata": {"name": "w", "annotations": None}, "status": status}
+    assert workflow_nodes(manifest) is None
+    assert manifest_traces(manifest) == {}
+    assert root_failure(manifest) is None
+
+
+@pytest.mark.parametrize("parts", [{"status": None}, {"status": []}, {}, {"spec": None}], ids=str)
+def test_a_workflow_that_argo_has_not_looked_at_has_no_nodes(parts: dict[str, object]) -> None:
+    manifest = {"metadata": {"name": "w"}, **parts}
+    assert workflow_nodes(manifest) == []
+    assert manifest_traces(manifest) == {}
+    assert root_failure(manifest) is None
+    assert not was_canceled(manifest)
 
 
 def test_pods_of_older_controllers_are_named_for_their_nodes(workflow: Workflow) -> None:

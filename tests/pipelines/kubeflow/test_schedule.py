@@ -30,32 +30,39 @@ def make(kubeflow: Kubeflow, package: Package) -> Make:
     """Schedules the pipeline under the name `nightly`."""
 
     def call(timing: Timing = NIGHTLY, package: Package = package) -> Scheduled:
-        return schedule(kubeflow, "nightly", Plan(package), timing, "gs://b/m", "gs://b/e")
+        return schedule(
+            kubeflow,
+            "nightly",
+            plan=Plan(package),
+            timing=timing,
+            model="gs://b/m",
+            examples="gs://b/e",
+        )
 
     return call
 
 
 def _enabled(server: KfpServer) -> list[str]:
     return [
-        one["trigger"]["cron_schedule"]["cron"]
-        for one in server.schedules()
-        if one["status"] == "ENABLED"
+        item["trigger"]["cron_schedule"]["cron"]
+        for item in server.schedules()
+        if item["status"] == "ENABLED"
     ]
 
 
 def test_it_starts_a_version_of_a_pipeline_at_its_times(server: KfpServer, make: Make) -> None:
     done = make(HOURLY)
-    (one,) = server.schedules()
+    (item,) = server.schedules()
     assert done.new
-    assert one["trigger"] == {"cron_schedule": {"cron": "0 0 * * * *"}}
-    assert (one["no_catchup"], one["max_concurrency"]) == (False, "2")
-    assert one["runtime_config"]["parameters"] == {
+    assert item["trigger"] == {"cron_schedule": {"cron": "0 0 * * * *"}}
+    assert (item["no_catchup"], item["max_concurrency"]) == (False, "2")
+    assert item["runtime_config"]["parameters"] == {
         "model_uri": "gs://b/m",
         "examples_uri": "gs://b/e",
         "source_digest": "[[ScheduledTime]]",
     }
     (version,) = server.store.rows("version")
-    reference = one["pipeline_version_reference"]
+    reference = item["pipeline_version_reference"]
     assert reference["pipeline_version_id"] == version["pipeline_version_id"]
     assert version["name"] == done.version
 
@@ -65,6 +72,19 @@ def test_the_same_again_changes_nothing(server: KfpServer, make: Make) -> None:
     assert (first.new, again.new, again.replaced) == (True, False, 0)
     assert first.schedule.id == again.schedule.id
     assert len(server.store.rows("version")) == len(server.store.rows("pipeline")) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["experiments$", "pipelines$", "upload_version$", "recurringruns$"]
+)
+def test_a_creation_whose_answer_was_cut_is_found(path: str, server: KfpServer, make: Make) -> None:
+    server.contents = {f"POST .*/{path}": b'{"'}
+    done, again = make(), make()
+    (item,) = server.schedules()
+    assert (done.schedule.id, done.schedule.name) == (item["recurring_run_id"], "nightly")
+    assert (again.schedule.id, again.new, again.replaced) == (item["recurring_run_id"], False, 0)
+    assert len(server.store.rows("version")) == len(server.store.rows("pipeline")) == 1
+    assert [row["name"] for row in server.store.rows("experiment")] == ["paring"]
 
 
 def test_other_times_replace_it(server: KfpServer, make: Make) -> None:
@@ -98,8 +118,8 @@ def test_the_new_one_is_in_place_before_the_old_one_goes(server: KfpServer, make
     make()
     server.requests.clear()
     make(HOURLY)
-    changes = [one for one in server.requests if not one.startswith("GET")]
-    lock, *kinds, unlock = [re.sub(r"/[0-9a-f-]{36}", "", one) for one in changes]
+    changes = [request for request in server.requests if not request.startswith("GET")]
+    lock, *kinds, unlock = [re.sub(r"/[0-9a-f-]{36}", "", change) for change in changes]
     assert kinds == [
         "POST /apis/v2beta1/recurringruns",
         "POST /apis/v2beta1/recurringruns:disable",
@@ -116,16 +136,25 @@ def test_of_many_that_schedule_at_once_each_gets_the_one_that_stays(
 
     def go() -> None:
         client = Kubeflow(Connection(server.url, timeout=5.0, first_wait=0.01))
-        got.append(schedule(client, "nightly", Plan(package), NIGHTLY, "gs://b/m", "gs://b/e"))
+        got.append(
+            schedule(
+                client,
+                "nightly",
+                plan=Plan(package),
+                timing=NIGHTLY,
+                model="gs://b/m",
+                examples="gs://b/e",
+            )
+        )
 
     threads = [threading.Thread(target=go) for _ in range(6)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     (left,) = server.schedules()
-    assert [one.schedule.id for one in got] == [left["recurring_run_id"]] * 6
-    assert sum(one.new for one in got) == 1
+    assert [item.schedule.id for item in got] == [left["recurring_run_id"]] * 6
+    assert sum(item.new for item in got) == 1
 
 
 @pytest.mark.parametrize("cut", [CREATE, DISABLE, DELETE])

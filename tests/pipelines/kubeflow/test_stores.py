@@ -16,7 +16,8 @@ from paring_pipelines.kubeflow.package import Package, read_package
 from paring_pipelines.kubeflow.placement_rules import place
 from paring_pipelines.kubeflow.stores import check_stores
 from paring_pipelines.pipeline.dag import Dag
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
+from paring_pipelines.pipeline.settings import Settings
 
 OPTIONS = {"model_uri": "--model", "examples_uri": "--examples"}
 IN_THE_ROOT = "minio://mlpipeline/training"
@@ -53,7 +54,12 @@ def _imports() -> Dag:
 
 def _check(file: Path, model: str, examples: str = IN_THE_ROOT, root: str = "") -> list[str]:
     package: Package = read_package(file)
-    return check_stores(package, OPTIONS, {"model_uri": model, "examples_uri": examples}, root)
+    return check_stores(
+        package,
+        options=OPTIONS,
+        uris={"model_uri": model, "examples_uri": examples},
+        pipeline_root=root,
+    )
 
 
 def test_sources_in_the_bucket_of_the_pipeline_root_need_nothing(packed: Compiled) -> None:
@@ -189,7 +195,9 @@ def test_kubeflows_own_default_root_decides_where_it_can_be_read(packed: Compile
 
     def check(model: str, root: Callable[[], str]) -> None:
         uris = {"model_uri": model, "examples_uri": model}
-        check_stores(read_package(packed()), OPTIONS, uris, "", root)
+        check_stores(
+            read_package(packed()), options=OPTIONS, uris=uris, pipeline_root="", default_root=root
+        )
 
     check("s3://training/m", default_root)
     assert calls == ["read"]
@@ -214,6 +222,23 @@ def test_a_store_that_a_step_opens_itself_needs_its_environment(packed: Compiled
     assert _check(packed(rule, pushing), IN_THE_ROOT) == []
     identity = '[defaults]\nstore_identity = ["minio://mlpipeline/serving"]\n'
     assert _check(packed(identity, pushing), IN_THE_ROOT) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s3a://b/m", "abfs://c@account/m", "https://h/m", "pvc://claim/m", "S3://b/m"),
+        *("FILE:///m", "hdfs://h/m", "://m", "s3://", "gs:///m", "minio://?region=x"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--model", "--examples"])
+def test_what_no_importer_takes_is_refused(packed: Compiled, uri: str, option: str) -> None:
+    sources = (uri, IN_THE_ROOT) if option == "--model" else (IN_THE_ROOT, uri)
+    with pytest.raises(ParameterError, match=f"^{option}: ") as caught:
+        # Whatever the tasks have, and wherever the root is.
+        _check(packed(f"[defaults]\n{REGION}{KEYS}"), *sources, root="s3://b/root")
+    assert caught.value.received == uri
+    assert "://" in caught.value.remedy
 
 
 def test_paths_are_warned_of_since_newer_importers_refuse_them(packed: Compiled) -> None:

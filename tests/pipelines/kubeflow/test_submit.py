@@ -20,8 +20,8 @@ CREATE = "POST /apis/v2beta1/runs"
 def test_submitting_again_returns_the_first_run(
     server: KfpServer, kubeflow: Kubeflow, package: Package, model: str, examples: str
 ) -> None:
-    first = submit(kubeflow, Plan(package), model, examples, DIGEST)
-    again = submit(kubeflow, Plan(package), model, examples, DIGEST)
+    first = submit(kubeflow, Plan(package), model=model, examples=examples, digest=DIGEST)
+    again = submit(kubeflow, Plan(package), model=model, examples=examples, digest=DIGEST)
     assert (first.new, again.new) == (True, False)
     assert again.first.id == first.first.id
     assert len(server.runs()) == 1
@@ -38,7 +38,7 @@ def test_another_source_plan_or_attempt_is_another_run(
 ) -> None:
     plan = Plan(package)
     other = Plan(package, pipeline_root="s3://bucket/root")
-    for one, digest in [
+    for item, digest in [
         (plan, DIGEST),
         (plan, "sha256:" + 64 * "b"),
         (other, DIGEST),
@@ -47,7 +47,7 @@ def test_another_source_plan_or_attempt_is_another_run(
         # Where it is filed says nothing about what it does.
         (Plan(package, experiment="elsewhere"), DIGEST),
     ]:
-        submit(kubeflow, one, model, examples, digest)
+        submit(kubeflow, item, model=model, examples=examples, digest=digest)
     assert len(server.runs()) == 5
 
 
@@ -65,6 +65,8 @@ def test_another_source_plan_or_attempt_is_another_run(
         ["stall", "429", "late"],
         ["dropped"],
         ["dropped after"],
+        ["cut"],
+        ["dropped", "cut"],
     ],
 )
 def test_whatever_becomes_of_a_request_there_is_one_run(
@@ -76,22 +78,24 @@ def test_whatever_becomes_of_a_request_there_is_one_run(
     examples: str,
 ) -> None:
     server.faults.planned = [(f"{CREATE}$", fault) for fault in faults]
-    made = submit(kubeflow, Plan(package), model, examples, DIGEST)
+    made = submit(kubeflow, Plan(package), model=model, examples=examples, digest=DIGEST)
     assert server.faults.planned == [], "not every fault was met"
     server.settled()
-    assert [one["run_id"] for one in server.runs()] == [made.first.id]
+    assert [run["run_id"] for run in server.runs()] == [made.first.id]
 
 
 def test_a_run_that_two_started_in_the_same_moment_is_taken_back(
     server: KfpServer, kubeflow: Kubeflow, package: Package, model: str, examples: str
 ) -> None:
-    names = [submit(kubeflow, Plan(package), model, examples, DIGEST).first.name]
+    names = [
+        submit(kubeflow, Plan(package), model=model, examples=examples, digest=DIGEST).first.name
+    ]
     # As another client would that had looked before the first run was there.
     first = server.runs()[0]
     second = {**first, "run_id": "z", "created_at": "2099-01-01T00:00:00Z"}
     server.store.add("run", second, name=first["name"])
-    made = submit(kubeflow, Plan(package), model, examples, DIGEST)
-    assert [one["run_id"] for one in server.runs()] == [first["run_id"]] == [made.first.id]
+    made = submit(kubeflow, Plan(package), model=model, examples=examples, digest=DIGEST)
+    assert [run["run_id"] for run in server.runs()] == [first["run_id"]] == [made.first.id]
     assert names == [made.first.name]
 
 
@@ -104,17 +108,19 @@ def test_what_many_that_submit_at_once_print_is_what_stays(
 
     def go() -> None:
         client = Kubeflow(Connection(server.url, timeout=5.0, first_wait=0.01))
-        printed.append(submit(client, Plan(package), model, examples, DIGEST).first.id)
+        printed.append(
+            submit(client, Plan(package), model=model, examples=examples, digest=DIGEST).first.id
+        )
 
     threads = [threading.Thread(target=go) for _ in range(6)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     (run,) = server.runs()
     assert printed == [run["run_id"]] * 6
     assert server.requests.count(CREATE) == 1
-    assert [one["name"] for one in server.store.rows("experiment")] == ["paring"], "locks stay"
+    assert [row["name"] for row in server.store.rows("experiment")] == ["paring"], "locks stay"
 
 
 def test_of_many_that_submit_at_once_one_run_is_left(
@@ -125,18 +131,25 @@ def test_of_many_that_submit_at_once_one_run_is_left(
     def go() -> None:
         client = Kubeflow(Connection(server.url, timeout=5.0, first_wait=0.01))
         try:
-            submit_claimed(client, Plan(package), model, examples, DIGEST, str(tmp_path / "claims"))
+            submit_claimed(
+                client,
+                Plan(package),
+                model=model,
+                examples=examples,
+                digest=DIGEST,
+                state=str(tmp_path / "claims"),
+            )
         except ClusterError as error:
             failed.append(error)
 
     threads = [threading.Thread(target=go) for _ in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(server.runs()) == 1
     assert server.requests.count(CREATE) == 1, "only who has the claim asks for a run"
-    assert all("another is submitting" in str(one) for one in failed)
+    assert all("another is submitting" in str(item) for item in failed)
 
 
 def test_a_refusal_says_why_and_is_not_repeated(
@@ -145,16 +158,16 @@ def test_a_refusal_says_why_and_is_not_repeated(
     spec = {**package.spec, "schemaVersion": "1.0"}
     broken = Package(package.path, package.name, spec, package.inputs, package.required)
     with pytest.raises(ClusterError, match="this schema is not taken"):
-        submit(kubeflow, Plan(broken), model, examples, DIGEST)
+        submit(kubeflow, Plan(broken), model=model, examples=examples, digest=DIGEST)
     assert server.requests.count(CREATE) == 1
 
 
 def test_caching_can_be_turned_off_for_every_task(
     server: KfpServer, kubeflow: Kubeflow, package: Package, model: str, examples: str
 ) -> None:
-    submit(kubeflow, Plan(package, caching=False), model, examples, DIGEST)
+    submit(kubeflow, Plan(package, caching=False), model=model, examples=examples, digest=DIGEST)
     tasks = server.runs()[0]["pipeline_spec"]["root"]["dag"]["tasks"].values()
-    assert [one["cachingOptions"] for one in tasks] == [{}] * len(tasks)
+    assert [task["cachingOptions"] for task in tasks] == [{}] * len(tasks)
 
 
 def test_the_platforms_part_of_a_package_goes_along(
@@ -169,7 +182,7 @@ def test_the_platforms_part_of_a_package_goes_along(
     platform = "platforms:\n  kubernetes:\n    deploymentSpec:\n      executors: {}\n"
     file.write_text(f"{package.path.read_text()}\n---\n{platform}")
     placed = read_package(file)
-    submit(kubeflow, Plan(placed), model, examples, DIGEST)
+    submit(kubeflow, Plan(placed), model=model, examples=examples, digest=DIGEST)
     spec = server.runs()[0]["pipeline_spec"]
     assert spec["platform_spec"] == {
         "platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}
@@ -209,7 +222,13 @@ def test_parameters_are_checked_before_anything_is_asked(
     server: KfpServer, kubeflow: Kubeflow, package: Package, model: str, examples: str
 ) -> None:
     with pytest.raises(ParameterError, match="model_uri"):
-        submit(kubeflow, Plan(package, {"model_url": "x"}), model, examples, DIGEST)
+        submit(
+            kubeflow,
+            Plan(package, {"model_url": "x"}),
+            model=model,
+            examples=examples,
+            digest=DIGEST,
+        )
     assert server.requests == []
 
 

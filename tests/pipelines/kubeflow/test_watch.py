@@ -39,7 +39,7 @@ class Scene:
         self.examples.write_bytes(b"arrays")
         self.state = folder / "claims"
         self.metrics = WatchMetrics()
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
         self.plan = Plan(package)
         self._kubeflow = kubeflow
 
@@ -64,19 +64,19 @@ class Scene:
                 return done if first else work(*arguments, **named)
 
             setattr(*at, stopped)
-            self.told.clear()
+            self.events.clear()
             client = Kubeflow(Connection(self._kubeflow.settings.host, timeout=TIMEOUT))
             problem = self.watcher(client).look()
-            told = [*self.told, ("problem", {"text": str(problem or "")})]
-            (self.state.parent / f"events-{os.getpid()}").write_text(json.dumps(told))
+            result = [*self.events, ("problem", {"text": str(problem or "")})]
+            (self.state.parent / f"events-{os.getpid()}").write_text(json.dumps(result))
         os._exit(0)
 
     def ended(self, child: int) -> list[tuple[str, dict[str, Any]]]:
         """Return the events of a forked watcher, and a last entry with its problem."""
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
-        told = json.loads((self.state.parent / f"events-{child}").read_text())
-        return [(what, facts) for what, facts in told]
+        result = json.loads((self.state.parent / f"events-{child}").read_text())
+        return [(what, facts) for what, facts in result]
 
     def look_until_nothing_waits(self) -> None:
         # The lock in Kubeflow that a killed watcher held may last longer than its claim.
@@ -114,7 +114,7 @@ class Scene:
         }
 
     def _tell(self, what: str, **facts: Any) -> None:
-        self.told.append((what, facts))
+        self.events.append((what, facts))
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def scene(tmp_path: Path, package: Package, kubeflow: Kubeflow) -> Scene:
 
 
 def _models(server: KfpServer) -> list[str]:
-    return [one["runtime_config"]["parameters"]["model_uri"] for one in server.runs()]
+    return [run["runtime_config"]["parameters"]["model_uri"] for run in server.runs()]
 
 
 def test_each_output_gets_one_run_however_often_one_looks(server: KfpServer, scene: Scene) -> None:
@@ -139,8 +139,8 @@ def test_the_lag_is_told_and_measured(scene: Scene) -> None:
     scene.push(1, age=100.0)
     scene.push(2, age=70.0)
     scene.look()
-    lags = [facts["lag_seconds"] for what, facts in scene.told if what == "submitted"]
-    assert [round(one, -1) for one in lags] == [100.0, 70.0]
+    lags = [facts["lag_seconds"] for what, facts in scene.events if what == "submitted"]
+    assert [round(lag, -1) for lag in lags] == [100.0, 70.0]
     figures = scene.figures()
     assert figures["paring_watch_submissions_total"] == 2
     assert figures["paring_watch_lag_seconds_count"] == 2
@@ -195,6 +195,24 @@ def test_what_nobody_answered_is_left_until_its_claim_has_run_out(
     assert len(server.runs()) == 1
 
 
+@pytest.mark.parametrize("content", [b'{"run_id": "r', b"null"])
+def test_a_run_whose_creation_is_not_answered_legibly_is_recorded_by_its_id(
+    content: bytes, server: KfpServer, scene: Scene
+) -> None:
+    scene.push(1)
+    server.contents = {"POST .*/runs$": content}
+    scene.look_until_nothing_waits()
+    (run,) = server.runs()
+    result = [
+        facts for what, facts in scene.events if what in ("submitted", "was submitted before")
+    ]
+    assert [(item["run"], item["name"]) for item in result] == [
+        (run["run_id"], run["display_name"])
+    ]
+    (record,) = scene.state.glob("*/run")
+    assert json.loads(record.read_text())["run"] == run["run_id"]
+
+
 def test_a_run_whose_watcher_was_killed_before_it_said_so_is_found(
     server: KfpServer, scene: Scene
 ) -> None:
@@ -202,10 +220,10 @@ def test_a_run_whose_watcher_was_killed_before_it_said_so_is_found(
     scene.look()
     for file in scene.state.glob("*/*"):
         file.unlink()
-    scene.told.clear()
+    scene.events.clear()
     scene.look()
     assert len(server.runs()) == 1
-    assert [what for what, _ in scene.told] == ["was submitted before", "looked"]
+    assert [what for what, _ in scene.events] == ["was submitted before", "looked"]
 
 
 @pytest.mark.parametrize("changed", ["examples", "package", "both"])
@@ -221,25 +239,25 @@ def test_a_run_that_was_started_is_found_when_its_name_has_changed_since(
         scene.plan = Plan(package, pipeline_root="s3://elsewhere")
     time.sleep(LEASE)
     scene.look_until_nothing_waits()
-    assert [one["run_id"] for one in server.runs()] == [run["run_id"]]
-    (told,) = [facts for what, facts in scene.told if what == "was submitted before"]
-    assert (told["run"], told["name"]) == (run["run_id"], run["display_name"])
+    assert [item["run_id"] for item in server.runs()] == [run["run_id"]]
+    (result,) = [facts for what, facts in scene.events if what == "was submitted before"]
+    assert (result["run"], result["name"]) == (run["run_id"], run["display_name"])
 
 
 def test_a_claim_with_odd_content_is_the_problem_of_its_output_alone(
     server: KfpServer, scene: Scene
 ) -> None:
     outputs = [scene.push(version, age=100.0 - version) for version in range(3)]
-    found = find_outputs(str(scene.prefix), marker="", settle=0.0, now=time.time())
-    claim = scene.state / found.finished[1].key / "claim-1"
+    result = find_outputs(str(scene.prefix), marker="", settle=0.0, now=time.time())
+    claim = scene.state / result.finished[1].key / "claim-1"
     claim.parent.mkdir(parents=True)
     claim.write_text('{"until": "soon"}')
     problem = scene.look()
     assert str(claim) in str(problem)
     assert _models(server) == [outputs[0], outputs[2]]
-    (told,) = [facts for what, facts in scene.told if what == "failed"]
-    assert told["output"] == outputs[1]
-    assert "delete the file" in told["error"]
+    (answer,) = [facts for what, facts in scene.events if what == "failed"]
+    assert answer["output"] == outputs[1]
+    assert "delete the file" in answer["error"]
     assert scene.figures()["paring_watch_failures_total"] == 1
     claim.unlink()
     assert scene.look() is None
@@ -277,10 +295,10 @@ def test_of_a_stopped_watcher_and_the_one_that_took_over_one_run_stays(
     scene.look_until_nothing_waits()
     (run,) = server.runs()
     os.kill(child, signal.SIGCONT)
-    told = [*scene.told, *scene.ended(child)]
-    assert [one["run_id"] for one in server.runs()] == [run["run_id"]]
-    assert {facts["run"] for _, facts in told if "run" in facts} == {run["run_id"]}
-    assert [what for what, _ in told].count("submitted") == 1
+    result = [*scene.events, *scene.ended(child)]
+    assert [item["run_id"] for item in server.runs()] == [run["run_id"]]
+    assert {facts["run"] for _, facts in result if "run" in facts} == {run["run_id"]}
+    assert [what for what, _ in result].count("submitted") == 1
 
 
 def test_a_watcher_that_is_submitting_waits_for_nobody_who_does_so_by_hand(
@@ -301,14 +319,14 @@ def test_many_watchers_on_one_prefix_submit_each_output_once(
 ) -> None:
     outputs = [scene.push(version) for version in range(12)]
     patient = [Kubeflow(Connection(server.url, timeout=2.0)) for _ in range(4)]
-    watchers = [scene.watcher(one, lease=60.0) for one in patient]
-    threads = [threading.Thread(target=one.look) for one in watchers]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    for one in watchers:
-        one.look()
+    watchers = [scene.watcher(item, lease=60.0) for item in patient]
+    threads = [threading.Thread(target=item.look) for item in watchers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for item in watchers:
+        item.look()
     assert sorted(_models(server)) == sorted(outputs)
     assert server.requests.count("POST /apis/v2beta1/runs") == len(outputs)
 

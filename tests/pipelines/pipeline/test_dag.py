@@ -24,7 +24,7 @@ def convert(model: Input[Model], converted: Output[TFLiteModel]) -> None:
     """Stand for a step that converts."""
 
 
-@step(measures=True)
+@step(machine_dependent=True)
 def measure(model: Input[TFLiteModel], metrics: Output[BenchmarkMetrics]) -> None:
     """Stand for a step that measures."""
 

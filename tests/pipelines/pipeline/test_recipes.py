@@ -8,8 +8,9 @@ from paring.artifacts import Model, ONNXModel, TRTEngine
 from paring.catalog import STEPS
 from paring.errors import ParameterError
 from paring.step import Input, Output, step
-from paring_pipelines.pipeline.optimize import Settings, build
+from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import TARGETS, Link, Recipe, load_recipes, optimizing_steps
+from paring_pipelines.pipeline.settings import Settings
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -25,8 +26,8 @@ def test_the_default_recipes_are_valid_for_every_target(target: str) -> None:
     expected = (
         lite if target in ("cpu-server", "mobile") else {"fewer-channels", "savedmodel-optimized"}
     )
-    assert expected <= {one.name for one in recipes}
-    assert all(one.about and target in one.targets for one in recipes)
+    assert expected <= {recipe.name for recipe in recipes}
+    assert all(recipe.about and target in recipe.targets for recipe in recipes)
 
 
 @pytest.mark.parametrize("target", ["gpu", "tpu"])
@@ -71,7 +72,7 @@ def to_onnx(model: Input[Model], converted: Output[ONNXModel]) -> None:
 
 
 def test_an_optional_input_that_a_recipe_does_not_have_is_left_out() -> None:
-    links = [Link(one, one.parse_parameters({})) for one in (to_onnx, STEPS["build_tensorrt"])]
+    links = [Link(item, item.parse_parameters({})) for item in (to_onnx, STEPS["build_tensorrt"])]
     dag = build([Recipe("engine", tuple(links), "", TARGETS)], Settings())
     node = dag.nodes["build_tensorrt-engine"]
     assert node.inputs == {
@@ -138,7 +139,7 @@ def test_recipes_with_a_common_beginning_share_its_nodes(tmp_path: Path) -> None
         '[recipes.d]\nsteps = [{ step = "prune", sparsity = 0.6 }]\n',
     )
     dag = build(load_recipes(path), Settings())
-    made = [one for one in dag.nodes if one.startswith(("prune", "convert"))]
+    made = [node for node in dag.nodes if node.startswith(("prune", "convert"))]
     assert made == ["prune-a", "convert_tflite-b", "convert_tflite-c", "prune-d"]
 
 
@@ -149,13 +150,13 @@ def test_one_step_twice_in_a_recipe_gets_two_nodes(tmp_path: Path) -> None:
         '{ step = "prune", sparsity = 0.6 }]',
     )
     dag = build(load_recipes(path), Settings())
-    assert [one for one in dag.nodes if one.startswith("prune")] == ["prune-a", "prune-a.2"]
+    assert [node for node in dag.nodes if node.startswith("prune")] == ["prune-a", "prune-a.2"]
 
 
 def test_every_candidate_is_measured_and_failures_end_no_other() -> None:
     recipes = load_recipes(target="cpu-server")
     dag = build(recipes, Settings())
-    names = {"source"} | {one.name for one in recipes}
+    names = {"source"} | {recipe.name for recipe in recipes}
     select = dag.nodes["select"]
     assert all(set(select.inputs[family]) == names for family in select.step.inputs)
     for node in dag.nodes.values():

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from paring.selection.pareto import Gate
-from paring_pipelines.pipeline.optimize import Settings
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.runners.session import run
 
 RECIPES = """
@@ -59,9 +58,13 @@ def test_a_regressor_is_optimized_and_an_edited_metric_is_looked_at_anew(
     file = tmp_path / "recipes.toml"
     file.write_text(RECIPES)
     recipes = load_recipes(file)
-    gate = Gate(objective="size")
     out = tmp_path / "out"
-    first = run(*regressor, recipes, Settings(gate=gate, brief=True), out)
+    first = run(
+        *regressor,
+        recipes=recipes,
+        settings=Settings(objective="size", brief=True),
+        out=out,
+    )
     rows = {row.id: row for row in first.selection.candidates}
     assert first.selection.metric.name == "rmse"
     assert first.selection.selected == "int8"
@@ -74,13 +77,13 @@ def test_a_regressor_is_optimized_and_an_edited_metric_is_looked_at_anew(
     monkeypatch.chdir(tmp_path)
     module = tmp_path / "metric_of_a_run.py"
     evaluated = {f"evaluate-{name}" for name in rows}
-    settings = Settings(gate=gate, brief=True, metric="metric_of_a_run:error")
+    settings = Settings(objective="size", brief=True, metric="metric_of_a_run:error")
     for text in (METRIC, METRIC + "# edited\n"):
         module.write_text(text)
-        again = run(*regressor, recipes, settings, out)
+        again = run(*regressor, recipes=recipes, settings=settings, out=out)
         assert not evaluated & set(again.cached)
         assert "prune-pruned" in again.cached
-    unchanged = run(*regressor, recipes, settings, out)
+    unchanged = run(*regressor, recipes=recipes, settings=settings, out=out)
     assert evaluated <= set(unchanged.cached)
     assert unchanged.selection.source.score == pytest.approx(mean_error(*regressor), rel=1e-4)
 

@@ -6,9 +6,9 @@ import pytest
 from tests.helpers.step_server import STEPS
 from tests.pipelines.conftest import SETTINGS
 
-from paring.system.step_limits import LimitSettings
 from paring_pipelines.pipeline.recipes import load_recipes
-from paring_pipelines.runners.session import Runner, run
+from paring_pipelines.pipeline.settings import LocalSettings, RunnerName
+from paring_pipelines.runners.session import run
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_a_run_goes_on_without_the_candidates_whose_steps_crash_or_reach_a_limit
     bare_model: Path,
     digits_npz: Path,
     monkeypatch: pytest.MonkeyPatch,
-    runner: Runner,
+    runner: RunnerName,
 ) -> None:
     steps, recipes = tmp_path / "steps.py", tmp_path / "recipes.toml"
     steps.write_text(BROKEN)
@@ -59,13 +59,12 @@ def test_a_run_goes_on_without_the_candidates_whose_steps_crash_or_reach_a_limit
     outcome = run(
         bare_model,
         digits_npz,
-        load_recipes(recipes),
-        SETTINGS,
-        tmp_path / "out",
-        runner=runner,
-        limits=LimitSettings.parse("10m", "3GiB"),
+        recipes=load_recipes(recipes),
+        settings=SETTINGS,
+        out=tmp_path / "out",
+        local=LocalSettings(runner=runner, step_time_limit="10m", step_memory_limit="3GiB"),
     )
-    rows = {one.id: one for one in outcome.selection.candidates}
+    rows = {candidate.id: candidate for candidate in outcome.selection.candidates}
     assert {name: str(row.outcome) for name, row in rows.items() if name != "source"} == {
         "crashes": "failed",
         "hoards": "failed",

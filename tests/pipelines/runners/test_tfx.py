@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import shutil
 from dataclasses import replace
@@ -12,13 +13,13 @@ import pytest
 from rich.console import Console
 from tests.pipelines.conftest import SETTINGS
 
-from paring.artifacts import PrunedModel, TFLiteModel
+from paring.artifacts import PrunedModel, TFLiteModel, content_digest
 from paring.selection.candidates import SelectionResult
-from paring.selection.pareto import Gate
 from paring.system import logs
 from paring_pipelines.cli.console import NodeProgress, show_outcome
 from paring_pipelines.demo import Digits
 from paring_pipelines.pipeline.recipes import Recipe
+from paring_pipelines.pipeline.settings import LocalSettings
 from paring_pipelines.runners.session import Progress, PublishedRun, run
 
 pytestmark = pytest.mark.slow
@@ -35,11 +36,17 @@ def _rerun(
 ) -> tuple[PublishedRun, set[str]]:
     """Run again into the same folder; return the run, and the nodes that were not cached."""
     done: set[str] = set()
-    runner = changed.pop("runner", "local")
+    local = LocalSettings(runner=changed.pop("runner", "local"))
     settings = replace(SETTINGS, **changed)
-    progress = Progress(observed=lambda event: done.add(event.node))
+    progress = Progress(observed=lambda event: done.add(event.node.id))
     outcome = run(
-        model, examples, recipes, settings, first_run[0], runner=runner, progress=progress
+        model,
+        examples,
+        recipes=recipes,
+        settings=settings,
+        out=first_run[0],
+        local=local,
+        progress=progress,
     )
     return outcome, done
 
@@ -47,13 +54,13 @@ def _rerun(
 def test_a_run_says_what_became_of_every_candidate(first_run: tuple[Path, PublishedRun]) -> None:
     out, outcome = first_run
     assert SelectionResult.read(out / "selection.json") == outcome.selection
-    found = {one.id: one for one in outcome.selection.candidates}
-    assert set(found) == {"source", "float32", "pruned"}
-    assert found["pruned"].outcome == "unsupported"
-    assert "Keras" in found["pruned"].reasons[0]
-    assert found["float32"].agreement == 1.0
-    assert (found["float32"].p50_ms or 0) > 0
-    assert Path(found["float32"].artifact).is_dir()
+    result = {candidate.id: candidate for candidate in outcome.selection.candidates}
+    assert set(result) == {"source", "float32", "pruned"}
+    assert result["pruned"].outcome == "unsupported"
+    assert "Keras" in result["pruned"].reasons[0]
+    assert result["float32"].agreement == 1.0
+    assert (result["float32"].p50_ms or 0) > 0
+    assert Path(result["float32"].artifact).is_dir()
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert (out / "selected" / "Format-Serving").is_dir()
 
@@ -67,7 +74,7 @@ def test_facts_are_typed_properties_in_the_metadata_store(
     path = first_run[0] / "pipeline" / "metadata.sqlite"
     store = MetadataStore(tfx.orchestration.metadata.sqlite_metadata_connection_config(str(path)))
     (converted, unsupported) = sorted(
-        store.get_artifacts_by_type("ParingTFLiteModel"), key=lambda one: "pruned" in one.uri
+        store.get_artifacts_by_type("ParingTFLiteModel"), key=lambda item: "pruned" in item.uri
     )
     loaded = TFLiteModel.load(Path(converted.uri))
     assert converted.properties["size_bytes"].int_value == loaded.size_bytes > 0
@@ -97,8 +104,7 @@ def test_a_changed_parameter_redoes_only_what_hangs_on_it(
     digits_npz: Path,
     few_recipes: list[Recipe],
 ) -> None:
-    gate = Gate(max_size_mb=0.000001)
-    outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes, gate=gate)
+    outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes, max_size_mb=0.000001)
     assert done == {"select", "report"}
     assert outcome.selection.selected == "source"
 
@@ -109,7 +115,7 @@ def test_what_was_changed_in_the_cache_is_made_again(
     digits_npz: Path,
     few_recipes: list[Recipe],
 ) -> None:
-    rows = {one.id: one for one in first_run[1].selection.candidates}
+    rows = {candidate.id: candidate for candidate in first_run[1].selection.candidates}
     file = Path(rows["float32"].artifact) / "Format-Serving" / "model.tflite"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -117,11 +123,47 @@ def test_what_was_changed_in_the_cache_is_made_again(
     outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes)
     assert "float32" in str(sorted(done))
     assert "import_model" not in done
-    again = {one.id: one for one in outcome.selection.candidates}
+    again = {candidate.id: candidate for candidate in outcome.selection.candidates}
     made = TFLiteModel.load(Path(again["float32"].artifact))
     made.verify(thoroughly=True)
     content[-1] ^= 1
     assert (made.serving_dir / "model.tflite").read_bytes() == content
+
+
+def test_a_changed_record_in_the_cache_is_made_again(
+    first_run: tuple[Path, PublishedRun],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    folder = first_run[0] / "pipeline/artifacts/evaluate-float32/evaluation"
+    for record in folder.glob("*/paring.json"):
+        content = json.loads(record.read_text())
+        content["facts"]["drop"] = 0.5
+        record.write_text(json.dumps(content))
+    outcome, done = _rerun(first_run, bare_model, digits_npz, few_recipes)
+    assert "evaluate-float32" in done
+    rows = {candidate.id: candidate for candidate in outcome.selection.candidates}
+    assert rows["float32"].drop == 0.0
+
+
+def test_a_selected_model_whose_times_were_set_back_is_made_again(
+    first_run: tuple[Path, PublishedRun],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+) -> None:
+    selected = first_run[0] / "selected"
+    digest = content_digest(selected)
+    folder = first_run[0] / "pipeline/artifacts/select/selected"
+    for file in folder.glob("*/Format-Serving/*.*"):
+        before, content = file.stat(), bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    _, done = _rerun(first_run, bare_model, digits_npz, few_recipes)
+    assert "select" in done
+    assert content_digest(selected) == digest
 
 
 def test_events_tell_the_run_and_the_node(
@@ -133,13 +175,13 @@ def test_events_tell_the_run_and_the_node(
     stream = io.StringIO()
     logs.write_json(stream)
     try:
-        _rerun(first_run, bare_model, digits_npz, few_recipes, gate=Gate(max_size_mb=50.0))
+        _rerun(first_run, bare_model, digits_npz, few_recipes, max_size_mb=50.0)
     finally:
         logs.stop()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    ended = [one for one in lines if one["event"] == "step ended"]
-    assert {one["node"] for one in ended} == {"select", "report"}
-    (run_id,) = {one["run"] for one in ended}
+    ended = [item for item in lines if item["event"] == "step ended"]
+    assert {item["node"] for item in ended} == {"select", "report"}
+    (run_id,) = {item["run"] for item in ended}
     assert run_id
 
 
@@ -149,17 +191,23 @@ def test_the_selected_model_is_tuned_and_the_source_checked_for_tpus(
     digits_npz: Path,
     few_recipes: list[Recipe],
 ) -> None:
-    def told(gate: Gate) -> tuple[PublishedRun, str]:
+    def told(**limits: float) -> tuple[PublishedRun, str]:
         console = Console(file=io.StringIO(), width=200)
         shown = NodeProgress(console)
-        settings = replace(SETTINGS, gate=gate, tune_batch=True, check_tpu=True)
-        sources = (bare_model, digits_npz, few_recipes)
-        outcome = run(*sources, settings, first_run[0], progress=shown.progress())
+        settings = replace(SETTINGS, **limits, tune_batch=True, target="tpu")
+        outcome = run(
+            bare_model,
+            digits_npz,
+            recipes=few_recipes,
+            settings=settings,
+            out=first_run[0],
+            progress=shown.progress(),
+        )
         shown.close()
         show_outcome(console, outcome, 1.0)
         return outcome, console.file.getvalue()
 
-    outcome, shown = told(Gate())
+    outcome, shown = told()
     tuned = outcome.tuned
     assert tuned is not None
     assert outcome.selection.selected == "float32"
@@ -171,7 +219,7 @@ def test_the_selected_model_is_tuned_and_the_source_checked_for_tpus(
     assert "The source model on a TPU" in page
 
     # Less than any process takes: that is reported, and ends nothing.
-    outcome, shown = told(Gate(max_memory_mb=1.0))
+    outcome, shown = told(max_memory_mb=1.0)
     assert outcome.tuned is not None
     assert outcome.tuned.failure is not None
     assert "tuned     not: " in shown
@@ -192,7 +240,7 @@ def test_a_changed_model_at_the_same_path_is_noticed(
     (model / "assets" / "note.txt").write_text("one more file")
     examples = tmp_path / "digits.npz"
     shutil.copyfile(digits_npz, examples)
-    few = [one for one in few_recipes if one.name == "pruned"]
+    few = [recipe for recipe in few_recipes if recipe.name == "pruned"]
     _rerun(first_run, model, examples, few)
     _, done = _rerun(first_run, model, examples, few)
     assert done == set()

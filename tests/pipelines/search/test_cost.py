@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from paring_pipelines.pipeline.optimize import Sample, Settings, build
+from paring_pipelines.pipeline.optimize import Sample, build
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.search.cost import Work, predict, work_of
 
 
@@ -50,7 +51,7 @@ def test_a_step_not_seen_is_taken_for_the_slowest_of_its_kind() -> None:
 
 
 def test_epochs_and_the_part_of_the_examples_make_the_amount() -> None:
-    recipes = [one for one in load_recipes() if one.name == "prune-int8"]
+    recipes = [recipe for recipe in load_recipes() if recipe.name == "prune-int8"]
     dag = build(recipes, Settings(), Sample(500, 100))
     assert work_of(dag.nodes["prune-prune-int8"], 500, True) == Work("prune", False, 1000)
     assert work_of(dag.nodes["benchmark-source"], 500, True) == Work("benchmark", True, 0)

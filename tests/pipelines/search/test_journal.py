@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from paring.errors import OutputError
-from paring.selection.pareto import SOURCE, Gate, Measured
-from paring_pipelines.pipeline.optimize import Settings
+from paring.selection.pareto import SOURCE, Measured
 from paring_pipelines.pipeline.recipes import load_recipes
+from paring_pipelines.pipeline.settings import Settings
 from paring_pipelines.search.cost import Work
 from paring_pipelines.search.journal import Journal, open_journal, search_key
 from paring_pipelines.search.results import Done, Result, Round
@@ -33,7 +33,7 @@ def test_a_journal_comes_back_as_it_was_written(tmp_path: Path) -> None:
     journal.save()
     assert open_journal(journal.file, "key") == journal
     assert journal.times == [(Work("prune", False, 500), 3.5)]
-    assert [one.name for one in tmp_path.iterdir()] == ["search.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["search.json"]
 
 
 def test_the_journal_of_another_search_is_not_taken_up(tmp_path: Path) -> None:
@@ -55,12 +55,16 @@ def test_a_broken_journal_is_named(tmp_path: Path, text: str) -> None:
 
 def test_the_budget_the_title_and_the_command_make_no_other_search() -> None:
     settings = Settings(title="a", command="paring run --budget-minutes 1")
-    key = search_key(RECIPES, settings, DIGESTS, "machine")
-    assert key == search_key(RECIPES, replace(settings, title="b", command=""), DIGESTS, "machine")
+    key = search_key(RECIPES, settings, digests=DIGESTS, machine="machine")
+    assert key == search_key(
+        RECIPES, replace(settings, title="b", command=""), digests=DIGESTS, machine="machine"
+    )
     for other in (
-        search_key(RECIPES[1:], settings, DIGESTS, "machine"),
-        search_key(RECIPES, replace(settings, gate=Gate(0.02)), DIGESTS, "machine"),
-        search_key(RECIPES, settings, DIGESTS | {"model": "sha256:3"}, "machine"),
-        search_key(RECIPES, settings, DIGESTS, "another"),
+        search_key(RECIPES[1:], settings, digests=DIGESTS, machine="machine"),
+        search_key(
+            RECIPES, replace(settings, max_accuracy_drop=0.02), digests=DIGESTS, machine="machine"
+        ),
+        search_key(RECIPES, settings, digests=DIGESTS | {"model": "sha256:3"}, machine="machine"),
+        search_key(RECIPES, settings, digests=DIGESTS, machine="another"),
     ):
         assert other != key

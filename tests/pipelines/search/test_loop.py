@@ -92,8 +92,8 @@ def _write_sources(folder: Path) -> list[str]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
+    result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return result
 
 
 def _search_until(node: str, journal: Path, sent: signal.Signals, arguments: list[str]) -> Ended:
@@ -124,7 +124,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     arguments = _write_sources(folder)
     out = folder / "out"
     journal = out / "pipeline" / JOURNAL
-    _search_until("convert", journal, signal.SIGKILL, [*arguments, "600"])
+    _search_until("convert_tflite-quantize", journal, signal.SIGKILL, [*arguments, "600"])
     killed, first = _read(journal), _read(out / "selection.json")
     first_report = (out / "report.html").read_text()
     # In the fourth round, whose recipes are variants of whichever recipe was measured best.
@@ -165,15 +165,14 @@ def test_a_search_that_was_killed_or_interrupted_does_no_complete_node_again(
 ) -> None:
     # A node that ran again would have another time in the journal. The last one had
     # reported that it was done, but the metadata may not have had it when the kill came.
-    *complete, last = story.killed["nodes"]
-    assert last.startswith("convert")
+    *complete, _ = story.killed["nodes"]
     assert any(name.startswith("quantize-") for name in complete)
     for before, after, names in (
         (story.killed, story.interrupted, complete),
         (story.interrupted, story.ended, list(story.interrupted["nodes"])),
     ):
-        found = {name: after["nodes"].get(name) for name in names}
-        assert found == {name: before["nodes"][name] for name in names}
+        result = {name: after["nodes"].get(name) for name in names}
+        assert result == {name: before["nodes"][name] for name in names}
         assert after["done"][: len(before["done"])] == before["done"]
     new = set(story.ended["nodes"]) - set(story.interrupted["nodes"])
     assert {name.partition(":")[0] for name in new} == {"select", "report", "push"}
@@ -196,13 +195,13 @@ def test_ctrl_c_says_what_is_in_place_and_that_it_can_go_on(story: Story) -> Non
 def test_the_rounds_are_those_of_the_plan_and_are_told(story: Story) -> None:
     assert story.third.code == 0, story.third.shown
     selection = _read(story.out / "selection.json")
-    told = selection["search"]
-    assert told["stopped"].startswith("the time is up")
-    assert [one["stage"] for one in told["rounds"]] == ["post-training", "screening", "whole"]
-    assert [one["train_examples"] for one in told["rounds"]] == [None, 480, None]
-    (finalist,) = (one["id"] for one in told["rounds"][2]["tried"])
-    assert {one["id"] for one in selection["candidates"]} == {"source", finalist}
-    assert told["stopped"] in story.third.shown
+    result = selection["search"]
+    assert result["stopped"].startswith("the time is up")
+    assert [item["stage"] for item in result["rounds"]] == ["post-training", "screening", "whole"]
+    assert [item["train_examples"] for item in result["rounds"]] == [None, 480, None]
+    (finalist,) = (item["id"] for item in result["rounds"][2]["tried"])
+    assert {candidate["id"] for candidate in selection["candidates"]} == {"source", finalist}
+    assert result["stopped"] in story.third.shown
     report = (story.out / "report.html").read_text()
     assert "How the search went" in report
 
@@ -220,9 +219,9 @@ def test_only_what_the_whole_search_comes_to_is_pushed(story: Story) -> None:
 @pytest.mark.timeout(1200)
 def test_screening_looks_at_no_example_of_the_gates(story: Story) -> None:
     folders = (story.out / "pipeline" / "artifacts" / "import_examples" / "examples").iterdir()
-    found = [Examples.load(one) for one in folders if not one.name.startswith(".")]
-    (whole,) = (one for one in found if one.train_count == 1200)
-    (part,) = (one for one in found if one.train_count == 480)
+    result = [Examples.load(folder) for folder in folders if not folder.name.startswith(".")]
+    (whole,) = (item for item in result if item.train_count == 1200)
+    (part,) = (item for item in result if item.train_count == 480)
 
     def rows(examples: Examples, split: str) -> set[bytes]:
         images = np.load(examples.path / f"Split-{split}" / "image.npy")
@@ -253,5 +252,5 @@ def test_a_budget_that_is_no_time_is_refused(minutes: str, tmp_path: Path) -> No
     )
     assert code == 2
     assert "--budget-minutes" in shown
-    assert "to fix it:" in shown or "is not in the range x>0" in shown
+    assert "to fix it:" in shown
     assert not (tmp_path / "out").exists()

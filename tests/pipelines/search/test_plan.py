@@ -53,7 +53,7 @@ class Search:
         results: Mapping[str, Result] | None = None,
         affordable: float = float("inf"),
     ) -> None:
-        self.planner = Planner(recipes, Gate(), TRAIN_COUNT)
+        self.planner = Planner(recipes, Gate(), train_count=TRAIN_COUNT)
         self.results = results or {}
         self.affordable = affordable
         self.done: list[Done] = []
@@ -62,11 +62,12 @@ class Search:
     def _costs(self, rounds: Sequence[Round]) -> float:
         """A recipe costs 1 on the whole data, and its share of that on a part."""
         return sum(
-            len(one.recipes) * (one.train_limit / 1000 if one.train_limit else 1) for one in rounds
+            len(item.recipes) * (item.train_limit / 1000 if item.train_limit else 1)
+            for item in rounds
         )
 
     def _fits(self, rounds: Sequence[Round]) -> bool:
-        spent = self._costs([one.round for one in self.done])
+        spent = self._costs([item.round for item in self.done])
         return spent + self._costs(rounds) <= self.affordable
 
     def play(self, most: int = 100) -> list[Round]:
@@ -75,15 +76,16 @@ class Search:
             if isinstance(coming, str):
                 self.stopped = coming
                 break
-            found = {
-                one.name: self.results.get(one.name, _result(one.name)) for one in coming.recipes
+            result = {
+                recipe.name: self.results.get(recipe.name, _result(recipe.name))
+                for recipe in coming.recipes
             }
-            self.done.append(Done(coming, {SOURCE: _SOURCE, **found}, 1.0))
-        return [one.round for one in self.done]
+            self.done.append(Done(coming, {SOURCE: _SOURCE, **result}, 1.0))
+        return [item.round for item in self.done]
 
 
 def _names(rounds: Sequence[Round]) -> list[list[str]]:
-    return [[recipe.name for recipe in one.recipes] for one in rounds]
+    return [[recipe.name for recipe in item.recipes] for item in rounds]
 
 
 def test_what_trains_nothing_comes_first_even_without_time(
@@ -109,7 +111,7 @@ def test_two_that_train_go_to_the_whole_data_in_the_order_of_expected_gain(
 ) -> None:
     rounds = Search(recipes("int8", "prune", "quantize")).play(3)
     assert _names(rounds[1:]) == [["quantize"], ["prune"]]
-    assert [one.stage for one in rounds[1:]] == ["whole", "whole"]
+    assert [item.stage for item in rounds[1:]] == ["whole", "whole"]
 
 
 def test_the_field_is_halved_while_its_part_of_the_examples_doubles(
@@ -118,11 +120,11 @@ def test_the_field_is_halved_while_its_part_of_the_examples_doubles(
     names = ("prune1", "prune2", "prune3", "cluster1", "cluster2", "quantize1", "quantize2")
     drops = {name: _result(name, drop=0.001 * place) for place, name in enumerate(names)}
     rounds = Search(recipes("int8", *names, "quantize3"), drops).play(5)
-    assert [one.stage for one in rounds[1:]] == ["screening", "screening", "screening", "whole"][
+    assert [item.stage for item in rounds[1:]] == ["screening", "screening", "screening", "whole"][
         : len(rounds) - 1
     ]
-    assert [one.train_limit for one in rounds[1:4]] == [125, 250, 500]
-    assert [len(one.recipes) for one in rounds[1:4]] == [8, 4, 2]
+    assert [item.train_limit for item in rounds[1:4]] == [125, 250, 500]
+    assert [len(item.recipes) for item in rounds[1:4]] == [8, 4, 2]
     # quantize3 has no drop of its own here, prune1 one of 0 as well.
     assert set(_names(rounds)[3]) == {"prune1", "quantize3"}
     assert len(rounds[4].recipes) == 1
@@ -130,12 +132,12 @@ def test_the_field_is_halved_while_its_part_of_the_examples_doubles(
 
 def test_a_part_of_too_few_examples_is_left_out(recipes: Callable[..., list[Recipe]]) -> None:
     names = [f"prune{number}" for number in range(1, 5)]
-    planner = Planner(recipes(*names), Gate(), 300)
+    planner = Planner(recipes(*names), Gate(), train_count=300)
     done = [Done(Round("post-training", (), ""), {SOURCE: _SOURCE}, 1.0)]
     coming = planner.next(done, lambda rounds: True)
     assert isinstance(coming, Round)
     assert (coming.stage, coming.train_limit) == ("screening", 120)
-    planner = Planner(recipes(*names), Gate(), 200)
+    planner = Planner(recipes(*names), Gate(), train_count=200)
     coming = planner.next(done, lambda rounds: True)
     assert isinstance(coming, Round)
     assert coming.stage == "whole"
@@ -179,7 +181,7 @@ def test_no_round_is_planned_that_the_time_does_not_hold(
     for affordable in range(1, 30):
         search = Search(field, affordable=affordable)
         search.play()
-        assert search._costs([one.round for one in search.done]) <= affordable
+        assert search._costs([item.round for item in search.done]) <= affordable
         assert "the time is up" in search.stopped or affordable > 15
 
 
@@ -195,7 +197,7 @@ def test_the_best_chain_is_narrowed_and_what_does_better_gets_the_whole_data(
     results |= {f"quantize-v{n}": results["quantize"] for n in range(1, 10)}
     search = Search(recipes("prune", "quantize"), results)
     rounds = search.play()
-    stages = [one.stage for one in rounds]
+    stages = [item.stage for item in rounds]
     assert (
         stages
         == ["post-training", "whole", "whole"] + ["narrowing"] * 3 + ["whole"] + ["narrowing"] * 3
@@ -203,8 +205,8 @@ def test_the_best_chain_is_narrowed_and_what_does_better_gets_the_whole_data(
     assert _names(rounds)[3] == ["prune", "prune-v1", "prune-v2", "prune-v3"]
     assert _names(rounds)[4] == ["prune-v4", "prune-v5", "prune-v6"]
     assert _names(rounds)[6] == ["prune-v2"]
-    assert {one.base for one in rounds[7:]} == {"quantize"}
-    assert {one.train_limit for one in rounds if one.stage == "narrowing"} == {500}
+    assert {item.base for item in rounds[7:]} == {"quantize"}
+    assert {item.train_limit for item in rounds if item.stage == "narrowing"} == {500}
     assert search.stopped == "nothing is left to try"
 
 
@@ -216,7 +218,7 @@ def test_a_chain_with_nothing_better_is_not_tried_again_on_the_whole_data(
         for name in ("mixed", *(f"mixed-v{n}" for n in range(1, 10)))
     }
     rounds = Search(recipes("mixed"), same).play()
-    assert [one.stage for one in rounds] == ["post-training"] + ["narrowing"] * 3
+    assert [item.stage for item in rounds] == ["post-training"] + ["narrowing"] * 3
 
 
 def test_a_variant_that_is_faster_by_chance_alone_is_not_tried_on_the_whole_data(
@@ -225,14 +227,14 @@ def test_a_variant_that_is_faster_by_chance_alone_is_not_tried_on_the_whole_data
     results = {"prune": _result("prune", drop=0.002, speedup=2.0)}
     results |= {f"prune-v{n}": _result(f"prune-v{n}", 0.002, 6.0) for n in range(1, 10)}
     rounds = Search(recipes("prune"), results).play()
-    assert [one.stage for one in rounds][1:] == ["whole", *["narrowing"] * 3]
+    assert [item.stage for item in rounds][1:] == ["whole", *["narrowing"] * 3]
 
 
 def test_calibration_is_not_varied_where_no_accuracy_was_lost(
     recipes: Callable[..., list[Recipe]],
 ) -> None:
     search = Search(recipes("int8"), {"int8": _result("int8", drop=0.0)})
-    assert [one.stage for one in search.play()] == ["post-training"]
+    assert [item.stage for item in search.play()] == ["post-training"]
     assert search.stopped == "nothing is left to try"
 
 
@@ -241,9 +243,9 @@ def test_what_was_screened_out_gets_its_turn_at_the_end(
 ) -> None:
     drops = {"prune": _result("prune", drop=0.002), "cluster": _result("cluster", drop=0.001)}
     rounds = Search(recipes("prune", "cluster", "quantize"), drops).play()
-    first = [one.recipes[0].name for one in rounds[1:]]
-    whole = [one.recipes[0].name for one in rounds if one.stage == "whole"]
-    assert [one for one in whole if "-v" not in one] == ["quantize", "cluster", "prune"]
+    first = [item.recipes[0].name for item in rounds[1:]]
+    whole = [item.recipes[0].name for item in rounds if item.stage == "whole"]
+    assert [item for item in whole if "-v" not in item] == ["quantize", "cluster", "prune"]
     assert rounds[first.index("cluster") + 1].why == "there is time left for it"
     assert rounds[first.index("cluster")].stage == "narrowing"
 
@@ -254,11 +256,11 @@ def test_the_same_past_gives_the_same_plan(recipes: Callable[..., list[Recipe]])
 
 
 def _order(results: Sequence[Result], gate: Gate) -> list[str]:
-    return ranking({one.measured.id: one for one in results}, _SOURCE, gate)
+    return ranking({result.measured.id: result for result in results}, _SOURCE, gate)
 
 
 def test_results_are_ordered_as_the_gate_and_the_objective_have_it() -> None:
-    found = [
+    result = [
         _result("unsupported", outcome="unsupported"),
         _result("failed", outcome="failed"),
         _result("far", drop=0.05, speedup=9, outcome="rejected"),
@@ -268,9 +270,9 @@ def test_results_are_ordered_as_the_gate_and_the_objective_have_it() -> None:
         _result("exact", drop=0.001, speedup=4.05),
     ]
     tail = ["near", "far", "failed", "unsupported"]
-    assert _order(found, Gate()) == ["exact", "fast", "slow", *tail]
-    assert _order(found, Gate(objective="size")) == ["slow", "exact", "fast", *tail]
-    assert _order(found, Gate(objective="memory")) == ["slow", "exact", "fast", *tail]
+    assert _order(result, Gate()) == ["exact", "fast", "slow", *tail]
+    assert _order(result, Gate(objective="size")) == ["slow", "exact", "fast", *tail]
+    assert _order(result, Gate(objective="memory")) == ["slow", "exact", "fast", *tail]
 
 
 def test_a_budget_that_is_missed_by_less_is_better() -> None:
@@ -281,8 +283,8 @@ def test_a_budget_that_is_missed_by_less_is_better() -> None:
 
 
 def test_better_is_more_than_noise() -> None:
-    def better(one: Result, other: Result) -> bool:
-        return is_better(one, other, _SOURCE, Gate())
+    def better(result: Result, other: Result) -> bool:
+        return is_better(result, other, source=_SOURCE, gate=Gate())
 
     base = _result("base", drop=0.004, speedup=4.0)
     assert not better(_result("a", drop=0.004, speedup=4.01), base)

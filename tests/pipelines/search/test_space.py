@@ -1,14 +1,18 @@
 """Parameters that are varied; draws are valid and repeatable."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge
 
-from paring.errors import ParameterError
-from paring_pipelines.pipeline.optimize import Sample, Settings, build
-from paring_pipelines.pipeline.recipes import DEFAULT_FILE, Recipe, load_recipes
-from paring_pipelines.search import space as module
-from paring_pipelines.search.space import RANGES, Range, check_ranges, draw, space, trains
+from paring.artifacts import Model
+from paring.catalog import STEPS
+from paring.step import Input, Output, Search, step
+from paring_pipelines.pipeline.optimize import Sample, build
+from paring_pipelines.pipeline.recipes import DEFAULT_FILE, Link, Recipe, load_recipes
+from paring_pipelines.pipeline.settings import Settings
+from paring_pipelines.search.space import draw, space, trains
 
 
 def _recipe(tmp_path: Path, steps: str) -> Recipe:
@@ -20,31 +24,61 @@ def _recipe(tmp_path: Path, steps: str) -> Recipe:
 PRUNED = '{ step = "prune" }, { step = "convert_tflite", quantization = "int8" }'
 
 
-def test_every_range_is_one_of_the_catalogs_parameters_and_within_its_bounds() -> None:
-    check_ranges()
-    assert len({(one.step, one.parameter) for one in RANGES}) == len(RANGES)
-    assert all(one.low < one.high for one in RANGES)
+RANGES = [
+    (item.name, name, spec)
+    for item in STEPS.values()
+    for name, spec in item.parameters.items()
+    if spec.search is not None
+]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (Range("prone", "sparsity", 0, 1), "no step 'prone'"),
-        (Range("prune", "sparcity", 0.1, 0.5), "no parameter 'sparcity'"),
-        (Range("prune", "sparsity", 0.1, 1.0), "sparsity"),
-        (Range("prune", "epochs", 0, 3), "epochs"),
-        (Range("convert_tflite", "quantization", 0, 1), "no range of numbers"),
-    ],
-)
-def test_a_range_that_no_step_takes_is_refused(wrong: Range, words: str) -> None:
-    with pytest.raises(ParameterError, match=words):
-        check_ranges([wrong])
+def test_every_range_is_within_the_bounds_of_its_parameter() -> None:
+    assert {owner for owner, _, _ in RANGES} == {
+        *("prune", "cluster", "quantize", "prune_channels", "convert_mixed")
+    }
+    for owner, name, spec in RANGES:
+        assert spec.search is not None
+        assert spec.search.low < spec.search.high
+        for bound in (spec.search.low, spec.search.high):
+            assert spec.parse(f"{owner}: {name}", bound) == bound
+
+
+def test_a_range_beside_a_parameter_is_all_that_a_search_needs() -> None:
+    @step
+    def soften(
+        model: Input[Model],
+        softened: Output[Model],
+        *,
+        strength: Annotated[float, Ge(0), Search(0.1, 0.9)] = 0.5,
+        rounds: int = 1,
+    ) -> None:
+        """Stand for a new step."""
+
+    assert soften.parameters["strength"].parse("strength", "0.95") == 0.95
+    base = Recipe("base", (Link(soften, {"strength": 0.95, "rounds": 1, "trust_model": False}),))
+    assert space(base) == {"0.strength": Search(0.1, 0.95)}
+    (variant,) = draw(base, [(base, 0)], ["base"], count=1, seed=0)
+    assert 0.1 <= float(variant.links[0].parameters["strength"]) < 0.95
+    assert variant.links[0].parameters["rounds"] == 1
+
+
+def test_text_has_no_range() -> None:
+    def wrong(
+        model: Input[Model],
+        made: Output[Model],
+        *,
+        mode: Annotated[str, Search(0, 1)] = "a",
+    ) -> None:
+        """Stand for a wrong declaration."""
+
+    with pytest.raises(TypeError, match="wrong: mode is no number to search"):
+        step(wrong)
 
 
 def test_only_recipes_with_epochs_train() -> None:
-    found = {one.name: trains(one) for one in load_recipes(DEFAULT_FILE)}
-    assert found["tflite-int8"] is False
-    assert found["prune-int8"] is found["qat-int8"] is True
+    result = {recipe.name: trains(recipe) for recipe in load_recipes(DEFAULT_FILE)}
+    assert result["tflite-int8"] is False
+    assert result["prune-int8"] is result["qat-int8"] is True
 
 
 def test_conversion_is_varied_only_where_nothing_trains(tmp_path: Path) -> None:
@@ -58,35 +92,35 @@ def test_conversion_is_varied_only_where_nothing_trains(tmp_path: Path) -> None:
 
 def test_a_value_outside_of_its_range_widens_it(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, '{ step = "prune", sparsity = 0.95, epochs = 20 }')
-    found = space(recipe)
-    assert (found["0.sparsity"].low, found["0.sparsity"].high) == (0.2, 0.95)
-    assert (found["0.epochs"].low, found["0.epochs"].high) == (1, 20)
-    assert len(draw(recipe, [(recipe, 0)], ["base"], 3, 0)) == 3
+    result = space(recipe)
+    assert (result["0.sparsity"].low, result["0.sparsity"].high) == (0.2, 0.95)
+    assert (result["0.epochs"].low, result["0.epochs"].high) == (1, 20)
+    assert len(draw(recipe, [(recipe, 0)], ["base"], count=3, seed=0)) == 3
 
 
 def test_a_value_of_zero_is_drawn_around_too(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, '{ step = "convert_mixed", max_difference = 0.0 }')
-    assert len(draw(recipe, [(recipe, 0)], ["base"], 3, 0)) == 3
+    assert len(draw(recipe, [(recipe, 0)], ["base"], count=3, seed=0)) == 3
 
 
 def test_variants_keep_the_chain_and_differ_from_all_before(tmp_path: Path) -> None:
     base = _recipe(tmp_path, PRUNED)
-    drawn = draw(base, [(base, 0)], ["base", "base-v1"], 4, 0)
-    assert [one.name for one in drawn] == ["base-v2", "base-v3", "base-v4", "base-v5"]
-    assert len({str(one) for one in (base, *drawn)}) == 5
-    for one in drawn:
-        assert [link.step.name for link in one.links] == ["prune", "convert_tflite"]
-        assert one.links[1] == base.links[1]
-        assert 0.2 <= one.links[0].parameters["sparsity"] <= 0.9
-        assert one.links[0].parameters["seed"] == base.links[0].parameters["seed"]
+    drawn = draw(base, [(base, 0)], ["base", "base-v1"], count=4, seed=0)
+    assert [item.name for item in drawn] == ["base-v2", "base-v3", "base-v4", "base-v5"]
+    assert len({str(item) for item in (base, *drawn)}) == 5
+    for item in drawn:
+        assert [link.step.name for link in item.links] == ["prune", "convert_tflite"]
+        assert item.links[1] == base.links[1]
+        assert 0.2 <= item.links[0].parameters["sparsity"] <= 0.9
+        assert item.links[0].parameters["seed"] == base.links[0].parameters["seed"]
 
 
 def test_variants_go_through_the_pipeline_like_recipes(tmp_path: Path) -> None:
     base = _recipe(tmp_path, PRUNED)
-    drawn = draw(base, [], ["base"], 3, 0)
+    drawn = draw(base, [], ["base"], count=3, seed=0)
     dag = build([base, *drawn], Settings(), Sample(500, 100))
-    for one in drawn:
-        assert dag.nodes[f"prune-{one.name}"].parameters == one.links[0].parameters
+    for item in drawn:
+        assert dag.nodes[f"prune-{item.name}"].parameters == item.links[0].parameters
     assert set(dag.nodes["select"].inputs["candidates"]) == {
         *("source", "base", "base-v1", "base-v2", "base-v3"),
     }
@@ -94,37 +128,39 @@ def test_variants_go_through_the_pipeline_like_recipes(tmp_path: Path) -> None:
 
 def test_the_same_seed_and_past_draw_the_same(tmp_path: Path) -> None:
     base = _recipe(tmp_path, PRUNED)
-    first = draw(base, [(base, 0)], ["base"], 3, 0)
-    assert first == draw(base, [(base, 0)], ["base"], 3, 0)
-    assert first != draw(base, [(base, 0)], ["base"], 3, 1)
-    tried = [(base, 0), *((one, 1) for one in first)]
-    taken = ["base", *(one.name for one in first)]
-    assert draw(base, tried, taken, 3, 0) == draw(base, tried, taken, 3, 0)
+    first = draw(base, [(base, 0)], ["base"], count=3, seed=0)
+    assert first == draw(base, [(base, 0)], ["base"], count=3, seed=0)
+    assert first != draw(base, [(base, 0)], ["base"], count=3, seed=1)
+    tried = [(base, 0), *((item, 1) for item in first)]
+    taken = ["base", *(item.name for item in first)]
+    assert draw(base, tried, taken, count=3, seed=0) == draw(base, tried, taken, count=3, seed=0)
 
 
 def test_draws_gather_where_results_were_good(tmp_path: Path) -> None:
     base = _recipe(tmp_path, PRUNED)
-    many = draw(base, [], ["base"], 18, 0)
-    many.sort(key=lambda one: abs(float(one.links[0].parameters["sparsity"]) - 0.3))
-    tried = [(one, rank) for rank, one in enumerate(many)]
-    later = draw(base, tried, [one.name for one in many], 10, 0)
+    many = draw(base, [], ["base"], count=18, seed=0)
+    many.sort(key=lambda item: abs(float(item.links[0].parameters["sparsity"]) - 0.3))
+    tried = [(item, rank) for rank, item in enumerate(many)]
+    later = draw(base, tried, [item.name for item in many], count=10, seed=0)
 
-    def distance(found: list[Recipe]) -> float:
-        return sum(abs(float(one.links[0].parameters["sparsity"]) - 0.3) for one in found) / len(
-            found
+    def distance(recipe: list[Recipe]) -> float:
+        return sum(abs(float(item.links[0].parameters["sparsity"]) - 0.3) for item in recipe) / len(
+            recipe
         )
 
     assert distance(later) < distance(many)
 
 
-def test_a_space_that_is_used_up_gives_fewer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = _recipe(tmp_path, '{ step = "cluster", epochs = 1, learning_rate = 1e-4 }')
-    small = {f"0.{name}" for name in ("clusters", "epochs", "learning_rate")}
-    assert set(space(base)) == small
-    pruned = _recipe(tmp_path, '{ step = "prune_channels" }')
-    few = [one for one in RANGES if (one.step, one.parameter) == ("prune_channels", "ratio")]
-    monkeypatch.setattr(module, "RANGES", tuple(few))
+def test_a_space_that_is_used_up_gives_fewer() -> None:
+    @step
+    def shrink(
+        model: Input[Model],
+        shrunk: Output[Model],
+        *,
+        ratio: Annotated[float, Search(0.1, 0.7, spacing=0.05)] = 0.3,
+    ) -> None:
+        """Stand for a step with one parameter to vary."""
+
+    base = Recipe("base", (Link(shrink, shrink.parse_parameters({})),))
     # 13 ratios, one of which is the recipe's own.
-    assert len(draw(pruned, [(pruned, 0)], ["base"], 2000, 0)) <= 12
+    assert 6 < len(draw(base, [(base, 0)], ["base"], count=2000, seed=0)) <= 12

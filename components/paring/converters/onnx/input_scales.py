@@ -36,8 +36,8 @@ def nodes_in_float(
     from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
     graph = model.graph
-    constants = {one.name for one in graph.initializer}
-    inputs = [one.name for one in graph.input if one.name not in constants]
+    constants = {item.name for item in graph.initializer}
+    inputs = [item.name for item in graph.input if item.name not in constants]
     front = dict.fromkeys(inputs)
     # The nodes of a graph stand in the order in which they run.
     for number, node in enumerate(graph.node):
@@ -46,7 +46,7 @@ def nodes_in_float(
             front |= dict.fromkeys(name for name in node.output if name)
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    given = {one.name for one in graph.output}
+    given = {item.name for item in graph.output}
     made = [name for name in front if name not in inputs]
     watched.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in made if name not in given
@@ -65,4 +65,4 @@ def nodes_in_float(
             if name in scales and isinstance(values, np.ndarray) and values.dtype.kind == "f":
                 scales[name].add(values)
     unlike = {name for name, seen in scales.items() if seen.unlike()}
-    return [one.name for one in graph.node if unlike & {*one.input, *one.output}]
+    return [item.name for item in graph.node if unlike & {*item.input, *item.output}]

@@ -2,7 +2,6 @@
 
 import gzip
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -19,6 +18,7 @@ from paring.converters.onnx.onnx_export import check
 from paring.converters.onnx.onnx_precision import layers_in_float
 from paring.errors import UnsupportedError
 from paring.graphs.full_precision import precision_of
+from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 from paring.runtimes.onnx import OnnxRuntime
 from paring.runtimes.savedmodel import SavedModelRuntime
@@ -34,8 +34,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 def store(
     graph: onnx.ModelProto,
     exported: ONNXModel,
-    folder: Path,
+    model: SavedModel,
     batches: Sequence[Features],
+    *,
     precision: Precision,
     max_difference: float,
 ) -> None:
@@ -47,7 +48,7 @@ def store(
     Args:
         graph: The ONNX graph.
         exported: Gets the file and its facts.
-        folder: The SavedModel that it was made of.
+        model: The SavedModel that it was made of.
         batches: What both are run on.
         precision: Of the graph.
         max_difference: Largest `paring.converters.comparison.difference` of the outputs.
@@ -59,11 +60,11 @@ def store(
     exported.serving_dir.mkdir()
     onnx.save(graph, exported.file)
     made = run_all(OnnxRuntime(exported.file, optimized=False), batches)
-    source = run_all(SavedModelRuntime(folder), batches)
+    source = run_all(SavedModelRuntime(model), batches)
     numbers = same_outputs(source, made)
     same_types = {name: made[name].astype(array.dtype) for name, array in numbers.items()}
     error = largest_difference([numbers], [same_types])
-    largest = _LARGEST_HALF_ERROR if precision_of(folder) else _LARGEST_ERROR
+    largest = _LARGEST_HALF_ERROR if precision_of(model) else _LARGEST_ERROR
     if precision == "fp32" and error > largest:
         raise UnsupportedError(
             "the fp32 ONNX file does not compute what its source does",
@@ -75,16 +76,19 @@ def store(
             numbers,
             made,
             batches,
-            lambda nudged: run_all(SavedModelRuntime(folder), nudged),
+            run_source=lambda nudged: run_all(SavedModelRuntime(model), nudged),
             form="half" if precision == "fp16" else "integer",
             what=f"the {precision} ONNX file",
         )
     exported.difference = allowed_difference(
-        numbers, made, max_difference, f"the {precision} ONNX file differs from its source"
+        numbers,
+        made,
+        max_difference=max_difference,
+        what=f"the {precision} ONNX file differs from its source",
     )
     exported.precision = precision
     content = exported.file.read_bytes()
     exported.size_bytes = len(content)
     exported.gzip_bytes = len(gzip.compress(content, compresslevel=9, mtime=0))
     if precision == "int8":
-        exported.in_float = ",".join(layers_in_float(graph))
+        exported.float_layers = tuple(layers_in_float(graph))

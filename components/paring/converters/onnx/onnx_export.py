@@ -17,7 +17,9 @@ from google.protobuf.message import DecodeError
 from paring.converters.onnx.ordered_sets import ordered_sets
 from paring.errors import ModelError, UnsupportedError, first_line
 from paring.models.arguments import signature_arguments
+from paring.models.library_types import GraphDef
 from paring.models.quiet import quiet_tensorflow, silent_stderr
+from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
 from paring.system.memory import frequent_collection, release_memory
 
@@ -26,19 +28,21 @@ BATCH = "batch"
 
 # Protocol buffers, and so an ONNX file without others beside it, can't be larger.
 _LARGEST_BYTES = (1 << 31) - 1
+# Copies of a smaller graph may wait for Python's own collections. A requested one takes 40 ms,
+# and they were three quarters of the export of a few layers.
+_SMALL_BYTES = 4 << 20
 _LISTED = 5
 
 
-def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
-    """Return the ONNX graph of the SavedModel in `folder`, in float32.
+def to_onnx(saved: SavedModel, opset: int) -> onnx.ModelProto:
+    """Return the ONNX graph of a SavedModel, in float32.
 
     That is what it computes in where the SavedModel does so in half precision. Inputs and
-    outputs keep the signature's names, dtypes and shapes; a batch that varies is called
-    `batch`.
+    outputs keep the signature's names, dtypes and shapes, but for outputs in bfloat16, which
+    become float32; a batch that varies is called `batch`.
 
     Args:
-        folder: The folder of the SavedModel.
-        signature: Its signature.
+        saved: The SavedModel.
         opset: The version of ONNX's operators.
 
     Raises:
@@ -47,6 +51,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
             larger than 2 GiB.
     """
     quiet_tensorflow()
+    signature = saved.signature()
     shared = signature.inputs.keys() & signature.outputs.keys()
     if shared:
         raise UnsupportedError(
@@ -55,7 +60,7 @@ def to_onnx(folder: Path, signature: Signature, opset: int) -> onnx.ModelProto:
             remedy="export the model with another name for the output",
         )
     with _quiet_tf2onnx(), ordered_sets(), frequent_collection():
-        with loading_saved_model(folder) as plain:
+        with loading_saved_model(saved.folder) as plain:
             frozen = _freeze(plain)
         if frozen.graph_def.ByteSize() > _LARGEST_BYTES:
             raise UnsupportedError(
@@ -91,7 +96,7 @@ class _Frozen:
         renamed: The signature's names of these, by theirs.
     """
 
-    graph_def: Any
+    graph_def: GraphDef
     inputs: list[str]
     outputs: list[str]
     renamed: dict[str, str]
@@ -161,15 +166,17 @@ def _convert(frozen: _Frozen, opset: int) -> onnx.ModelProto:
     import tensorflow as tf
     from tf2onnx import optimizer, tfonnx
 
+    # Once more, since it finds more to fold behind what it has folded.
+    _optimize(frozen)
+    small = frozen.graph_def.ByteSize() < _SMALL_BYTES
+
     def collecting(factory: Callable[[], Any]) -> Callable[[], Any]:
         def make() -> Any:
             gc.collect()
             return factory()
 
-        return make
+        return factory if small else make
 
-    # Once more, since it finds more to fold behind what it has folded.
-    _optimize(frozen)
     with tf.device("/cpu:0"), tf.Graph().as_default() as graph:
         tf.import_graph_def(frozen.graph_def, name="")
         frozen.graph_def = None
@@ -197,8 +204,8 @@ def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     import numpy as np
 
     shapes, dtypes = node.output_shapes, node.output_dtypes
-    one = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
-    constant = graph.make_const(f"{name}/one", one)
+    item = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
+    constant = graph.make_const(f"{name}/one", item)
     graph.remove_node(name)
     erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
     inputs = [constant.output[0], erf.output[0]]
@@ -247,11 +254,11 @@ def read_onnx_signature(file: Path) -> Signature:
 
 def _specs(tensors: Any) -> dict[str, TensorSpec]:
     specs = {}
-    for one in sorted(tensors, key=lambda tensor: tensor.name):
-        tensor = one.type.tensor_type
+    for item in sorted(tensors, key=lambda tensor: tensor.name):
+        tensor = item.type.tensor_type
         shape = tuple(size.dim_value or None for size in tensor.shape.dim)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        specs[one.name] = TensorSpec(one.name, shape, dtype.name)
+        specs[item.name] = TensorSpec(item.name, shape, dtype.name)
     return specs
 
 
@@ -292,7 +299,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     makers = {name: node for node in graph.node for name in node.output if name}
     ordered: dict[str, onnx.NodeProto] = {}
     # Each node is met twice: before and after what it reads.
-    waiting = [(makers[one.name], False) for one in reversed(graph.output) if one.name in makers]
+    waiting = [(makers[item.name], False) for item in reversed(graph.output) if item.name in makers]
     while waiting:
         node, is_after = waiting.pop()
         key = node.output[0]
@@ -309,8 +316,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 def _reads(node: onnx.NodeProto) -> list[str]:
     """Return the names of all tensors that a node and its inner graphs read."""
     inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-    reads = [name for graph in inner for one in graph.node for name in _reads(one)]
-    return [*node.input, *reads, *(one.name for graph in inner for one in graph.output)]
+    reads = [name for graph in inner for item in graph.node for name in _reads(item)]
+    return [*node.input, *reads, *(item.name for graph in inner for item in graph.output)]
 
 
 class _Names:
@@ -321,14 +328,14 @@ class _Names:
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._new: dict[str, str] = {one.name: one.name for one in (*graph.input, *graph.output)}
+        self._new: dict[str, str] = {item.name: item.name for item in (*graph.input, *graph.output)}
         self._numbers: Counter[str] = Counter()
 
     def rename(self, graph: onnx.GraphProto) -> None:
         """Rename all that `graph`, and what it loops over, gives and reads."""
-        constants = {one.name for one in graph.initializer}
-        for one in graph.input:
-            one.name = self._given(one.name)
+        constants = {item.name for item in graph.initializer}
+        for item in graph.input:
+            item.name = self._given(item.name)
         for node in graph.node:
             node.output[:] = [self._given(name) for name in node.output]
             node.name = node.output[0].removesuffix(":0")
@@ -341,7 +348,7 @@ class _Names:
                     self.rename(attribute.g)
         for tensor in (*graph.output, *graph.initializer):
             tensor.name = self._new.get(tensor.name, tensor.name)
-        ordered = sorted(graph.initializer, key=lambda one: one.name)
+        ordered = sorted(graph.initializer, key=lambda item: item.name)
         del graph.initializer[:]
         graph.initializer.extend(ordered)
         # It has the old names, and none of the batch.
@@ -360,18 +367,18 @@ def _quiet_tf2onnx() -> Iterator[None]:
     """Silence the logging of tf2onnx, which raises its errors as well."""
     names = [name for name in logging.root.manager.loggerDict if re.match(r"tf2onnx(\.|$)", name)]
     loggers = [logging.getLogger(name) for name in {"tf2onnx", *names}]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.CRITICAL + 1)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings(), silent_stderr():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+        for item, level in zip(loggers, levels, strict=True):
+            item.setLevel(level)
 
 
 def weight_arrays(model: onnx.ModelProto) -> dict[str, Any]:
     """Return the graph's constants, as arrays by name."""
-    return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    return {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}

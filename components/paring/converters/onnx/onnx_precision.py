@@ -1,6 +1,7 @@
 """ONNX graphs in half precision and in int8."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -29,17 +30,24 @@ _STEPS = 127
 _ON_GRID = 1e-3
 
 
+# Of weights in float16, which ends at 65,504: of the masks that attention adds to its scores, as
+# -1e9, the sum of two stays finite.
+_LARGEST_HALF = 3e4
+
+
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph in float16, with float32 inputs and outputs.
 
     Operators that have no float16 kernel stay in float32, between casts. Weights too
-    small or too large for float16 are cut off at its limits.
+    small for float16, or above 30,000, are cut off there.
     """
     from onnxconverter_common import float16
 
-    made: onnx.ModelProto = float16.convert_float_to_float16(
-        model, keep_io_types=True, check_fp16_ready=False
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the float32 number .* will be truncated")
+        made: onnx.ModelProto = float16.convert_float_to_float16(
+            model, max_finite_val=_LARGEST_HALF, keep_io_types=True, check_fp16_ready=False
+        )
     _follow_types(made.graph)
     sort_nodes(made.graph)
     return made
@@ -50,7 +58,7 @@ def _follow_types(graph: onnx.GraphProto) -> None:
 
     The library changes the types of the results alone.
     """
-    types = {one.name: one.type.tensor_type.elem_type for one in graph.value_info}
+    types = {item.name: item.type.tensor_type.elem_type for item in graph.value_info}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -63,7 +71,7 @@ def _follow_types(graph: onnx.GraphProto) -> None:
                 attribute.i = onnx.TensorProto.FLOAT16
 
 
-def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.ModelProto:
+def quantize(model: onnx.ModelProto, calls: Calls, int8_runtime: Int8For) -> onnx.ModelProto:
     """Return the graph with int8 weights and activations, between Q and DQ nodes.
 
     Weights are symmetric, with a scale for each output channel. The ranges of the
@@ -73,7 +81,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
     Args:
         model: A float graph.
         calls: The calibration inputs.
-        int8_for: "tensorrt": symmetric int8 activations, rounded in front of
+        int8_runtime: "tensorrt": symmetric int8 activations, rounded in front of
             convolutions, products and additions alone, biases in float: what its parser
             takes. "onnxruntime": asymmetric uint8 activations, rounded between all
             operators that have an int8 kernel, so that it can join them.
@@ -84,7 +92,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if int8_for == "tensorrt":
+    if int8_runtime == "tensorrt":
         settings: dict[str, Any] = {
             "activation_type": QuantType.QInt8,
             "op_types_to_quantize": list(_COMPUTED),
@@ -105,10 +113,10 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
         onnx.save(model, whole)
         try:
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
-            in_float: list[str] = []
+            float_layers: list[str] = []
             if unlike_inputs(calls()):
                 graph = onnx.load(prepared)
-                in_float = nodes_in_float(graph, calls(), Path(scratch))
+                float_layers = nodes_in_float(graph, calls(), Path(scratch))
                 onnx.save(graph, prepared)
             quantize_static(
                 prepared,
@@ -117,7 +125,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=in_float,
+                nodes_to_exclude=float_layers,
                 **settings,
             )
         except Exception as error:
@@ -130,7 +138,7 @@ def quantize(model: onnx.ModelProto, calls: Calls, int8_for: Int8For) -> onnx.Mo
         return onnx.load(made)
 
 
-def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.ModelProto:
+def from_trained_ranges(model: onnx.ModelProto, int8_runtime: Int8For) -> onnx.ModelProto:
     """Return the graph of a model from quantization-aware training, with its own ranges.
 
     tf2onnx leaves such a model's activations between Q and DQ nodes of asymmetric
@@ -141,7 +149,7 @@ def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.Model
 
     Args:
         model: What tf2onnx made of it; changed in place.
-        int8_for: See `quantize`. For "tensorrt", an activation's range becomes
+        int8_runtime: See `quantize`. For "tensorrt", an activation's range becomes
             symmetric: that of the larger end, in 127 steps.
 
     Returns:
@@ -151,7 +159,7 @@ def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.Model
         UnsupportedError: No weight was rounded.
     """
     arrays = weight_arrays(model)
-    if int8_for == "tensorrt":
+    if int8_runtime == "tensorrt":
         _make_symmetric(model, arrays)
     if not _round_weights(model, arrays):
         raise UnsupportedError(
@@ -164,8 +172,10 @@ def from_trained_ranges(model: onnx.ModelProto, int8_for: Int8For) -> onnx.Model
 
 def layers_in_float(model: onnx.ModelProto) -> list[str]:
     """Return the names of convolutions and products of weights that are not in int8."""
-    dequantized = {one.output[0] for one in model.graph.node if one.op_type == "DequantizeLinear"}
-    weights = {one.name for one in model.graph.initializer} | dequantized
+    dequantized = {
+        item.output[0] for item in model.graph.node if item.op_type == "DequantizeLinear"
+    }
+    weights = {item.name for item in model.graph.initializer} | dequantized
     return [
         node.name
         for node in model.graph.node
@@ -223,7 +233,7 @@ def _round_weights(model: onnx.ModelProto, arrays: dict[str, Any]) -> int:
             continue
         if name not in rounded:
             rounded[name] = f"{name}_dequantized"
-            added.append(_dequantize(model, name, weights, axis, rounded[name]))
+            added.append(_dequantize(model, name, weights, axis=axis, output=rounded[name]))
         node.input[1] = rounded[name]
     model.graph.node.extend(added)
     _drop_unused(model)
@@ -233,7 +243,7 @@ def _round_weights(model: onnx.ModelProto, arrays: dict[str, Any]) -> int:
 def _channel_axis(node: onnx.NodeProto) -> int:
     if node.op_type == "Conv":
         return 0
-    transposed = any(one.name == "transB" and one.i for one in node.attribute)
+    transposed = any(item.name == "transB" and item.i for item in node.attribute)
     return 0 if transposed else 1
 
 
@@ -252,10 +262,10 @@ def _was_rounded(weights: NDArray[Any], axis: int) -> bool:
 
 
 def _dequantize(
-    model: onnx.ModelProto, name: str, weights: NDArray[Any], axis: int, output: str
+    model: onnx.ModelProto, name: str, weights: NDArray[Any], *, axis: int, output: str
 ) -> onnx.NodeProto:
     """Add the weights as int8, and their scales; the node that gives them back."""
-    others = tuple(one for one in range(weights.ndim) if one != axis)
+    others = tuple(item for item in range(weights.ndim) if item != axis)
     largest = np.abs(weights).max(axis=others)
     scales = np.where(largest > 0, largest / _STEPS, 1).astype(np.float32)
     shape = [1] * weights.ndim
@@ -278,6 +288,6 @@ def _add(model: onnx.ModelProto, name: str, array: NDArray[Any]) -> None:
 
 def _drop_unused(model: onnx.ModelProto) -> None:
     used = {name for node in model.graph.node for name in node.input}
-    kept = [one for one in model.graph.initializer if one.name in used]
+    kept = [item for item in model.graph.initializer if item.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)

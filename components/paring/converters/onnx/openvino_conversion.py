@@ -25,9 +25,9 @@ def store(
     file: Path,
     converted: OpenVINOModel,
     batches: Sequence[Features],
+    *,
     max_difference: float,
     precision: str,
-    *,
     trusted: bool = False,
 ) -> None:
     """Write OpenVINO's form of the ONNX file into `converted`.
@@ -68,12 +68,17 @@ def store(
         numbers,
         made,
         batches,
-        lambda nudged: run_all(OnnxRuntime(file, optimized=False, trusted=trusted), nudged),
+        run_source=lambda nudged: run_all(
+            OnnxRuntime(file, optimized=False, trusted=trusted), nudged
+        ),
         form=_FORMS.get(precision, "half"),
         what=f"OpenVINO's {precision or 'ONNX'} file",
     )
     converted.difference = allowed_difference(
-        numbers, made, max_difference, "OpenVINO's file differs from the ONNX file"
+        numbers,
+        made,
+        max_difference=max_difference,
+        what="OpenVINO's file differs from the ONNX file",
     )
     converted.size_bytes = content_bytes(converted.serving_dir)
 

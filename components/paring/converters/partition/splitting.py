@@ -10,12 +10,13 @@ from google.protobuf.message import Error
 from paring.converters.comparison import largest_difference
 from paring.converters.partition.stage_files import export_stages, place_stages, run_on_cpus
 from paring.converters.partition.stage_graph import StageGraph
-from paring.converters.savedmodel.serving_trials import in_short
+from paring.converters.savedmodel.serving_work import in_short
 from paring.converters.savedmodel.trial_inputs import TrialInputs
 from paring.errors import UnsupportedError
 from paring.graphs.graph import load_function
 from paring.graphs.inlined_graph import inlined_graph
 from paring.models.arguments import by_name, signature_specs
+from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 
 _CPU = "/device:CPU:0"
@@ -30,14 +31,14 @@ class Source:
         own_difference: How far they are from themselves, called again.
     """
 
-    def __init__(self, folder: Path, inputs: TrialInputs) -> None:
+    def __init__(self, model: SavedModel, inputs: TrialInputs) -> None:
         """Load it and run it.
 
         Raises:
             ModelError: TensorFlow can't load it.
         """
         with tf.device(_CPU):
-            self._function = load_function(folder)
+            self._function = load_function(model)
             self.outputs = self._run(inputs.compared)
             self.own_difference = largest_difference(self.outputs, self._run(inputs.compared))
 
@@ -52,12 +53,12 @@ class Source:
 
     def _run(self, calls: Sequence[Features]) -> list[Features]:
         specs, call_by_name = signature_specs(self._function), by_name(self._function)
-        found: list[Features] = []
+        result: list[Features] = []
         for call in calls:
             given = {name: tf.constant(array, specs[name].dtype) for name, array in call.items()}
             made = call_by_name(given)
-            found.append({name: tensor.numpy() for name, tensor in made.items()})
-        return found
+            result.append({name: tensor.numpy() for name, tensor in made.items()})
+        return result
 
 
 def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path) -> None:
@@ -76,7 +77,7 @@ def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path) -> None:
 
 
 def compare(
-    source: Source, folder: Path, devices: int, inputs: TrialInputs, max_difference: float
+    source: Source, folder: Path, *, devices: int, inputs: TrialInputs, max_difference: float
 ) -> float:
     """Compare a split model's outputs with the source's, its stages on CPU devices.
 
@@ -87,11 +88,11 @@ def compare(
         UnsupportedError: It is larger than allowed, or a stage runs elsewhere.
     """
     run = _or_refuse(lambda: run_on_cpus(folder, devices, inputs.compared))
-    for stage, found in sorted(run.devices.items()):
-        if found != {stage}:
+    for stage, result in sorted(run.devices.items()):
+        if result != {stage}:
             raise UnsupportedError(
                 f"TensorFlow does not keep stage {stage} on its device",
-                received=f"CPU devices {', '.join(map(str, sorted(found)))}",
+                received=f"CPU devices {', '.join(map(str, sorted(result)))}",
                 remedy="give another number of devices, which cuts the model elsewhere",
             )
     difference = largest_difference(source.outputs, run.outputs)

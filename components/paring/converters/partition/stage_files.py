@@ -57,17 +57,17 @@ def export_stages(staged: StagedGraph, graph: InlinedGraph, folder: Path) -> Non
             name = _free_name(f"{stage}/{source.name.partition(':')[0]}", taken)
             weights[placeholder] = tf.Variable(source.read_value(), trainable=False, name=name)
     # A checkpoint takes no slashes in a name.
-    module.weights = {one.name.replace("/", "."): one for one in weights.values()}
+    module.weights = {weight.name.replace("/", "."): weight for weight in weights.values()}
 
     def serve(*tensors: Any) -> dict[str, Any]:
         given = dict(zip(graph.inputs.values(), tensors, strict=True))
         given |= captured_handles(weights)
-        results = import_nodes(staged.graph_def, given, list(staged.outputs.values()), "")
+        results = import_nodes(staged.graph_def, given, list(staged.outputs.values()), name="")
         return dict(zip(staged.outputs, results, strict=True))
 
-    module.serve = tf.function(serve, autograph=False)
-    concrete = module.serve.get_concrete_function(*argument_specs(graph.specs))
-    save_signature(module, concrete, graph.specs, folder)
+    traced = tf.function(serve, autograph=False)
+    concrete = traced.get_concrete_function(*argument_specs(graph.specs))
+    save_signature(module, concrete, specs=graph.specs, folder=folder)
 
 
 def place_stages(folder: Path, device_type: DeviceType) -> None:
@@ -86,9 +86,11 @@ def place_stages(folder: Path, device_type: DeviceType) -> None:
         _place(meta_graph.graph_def.node, device_type)
         for function in functions:
             _place(function.node_def, device_type)
-        for one in meta_graph.object_graph_def.nodes:
-            if one.WhichOneof("kind") == "variable" and (found := STAGE.match(one.variable.name)):
-                one.variable.device = f"/device:{device_type}:{found[1]}"
+        for item in meta_graph.object_graph_def.nodes:
+            if item.WhichOneof("kind") == "variable" and (
+                result := STAGE.match(item.variable.name)
+            ):
+                item.variable.device = f"/device:{device_type}:{result[1]}"
     file.write_bytes(saved.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(folder))
 
@@ -112,7 +114,7 @@ def run_on_cpus(folder: Path, devices: int, calls: Sequence[Features]) -> Run:
     with v1.Graph().as_default(), v1.Session(config=config) as session:
         meta_graph = v1.saved_model.loader.load(session, ["serve"], str(plain_path(folder)))
         signature = meta_graph.signature_def[SERVING_KEY]
-        fetched = {name: one.name for name, one in signature.outputs.items()}
+        fetched = {name: item.name for name, item in signature.outputs.items()}
         for number, call in enumerate(calls):
             feed = {signature.inputs[name].name: array for name, array in call.items()}
             options = {} if number else {"options": traced, "run_metadata": about}
@@ -122,8 +124,8 @@ def run_on_cpus(folder: Path, devices: int, calls: Sequence[Features]) -> Run:
 
 def _place(nodes: Iterable[Any], device_type: DeviceType) -> None:
     for node in nodes:
-        if found := STAGE.match(node.name):
-            node.device = f"/device:{device_type}:{found[1]}"
+        if result := STAGE.match(node.name):
+            node.device = f"/device:{device_type}:{result[1]}"
 
 
 def _devices_of_stages(graphs: Iterable[Any]) -> dict[int, set[int]]:
@@ -132,11 +134,11 @@ def _devices_of_stages(graphs: Iterable[Any]) -> dict[int, set[int]]:
     for graph in graphs:
         received = {node.name for node in graph.node if node.op == "_Recv"}
         for node in graph.node:
-            found = STAGE.search(node.name)
+            result = STAGE.search(node.name)
             handed_on = node.op == "Identity" and node.input[0] in received
-            if found and node.op not in _TRANSFERS and not handed_on:
+            if result and node.op not in _TRANSFERS and not handed_on:
                 number = int(node.device.rpartition(":")[2])
-                devices.setdefault(int(found[1]), set()).add(number)
+                devices.setdefault(int(result[1]), set()).add(number)
     return devices
 
 

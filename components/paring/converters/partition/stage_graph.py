@@ -16,6 +16,7 @@ from paring.graphs.graph import ALIASES, tensor_bytes
 from paring.graphs.graph_editing import GraphEditor, node_name
 from paring.graphs.inlined_graph import CONTROL_FLOW, InlinedGraph, all_nodes, import_nodes
 from paring.graphs.names import place
+from paring.models.library_types import GraphDef, NodeDef
 from paring.runtimes import Features
 
 # They hand on what is stored of a weight.
@@ -56,7 +57,7 @@ class StagedGraph:
             stage that reads one has a placeholder of its own.
     """
 
-    graph_def: Any
+    graph_def: GraphDef
     outputs: Mapping[str, str]
     variables: Mapping[str, Any]
 
@@ -92,7 +93,7 @@ class StageGraph:
         """
         self.inlined = graph
         self._inputs = {placeholder: name for name, placeholder in graph.inputs.items()}
-        handles = {id(one.handle): one for one in graph.variables}
+        handles = {id(variable.handle): variable for variable in graph.variables}
         self._variables = {
             name: handles[id(tensor)]
             for name, tensor in graph.captured.items()
@@ -115,7 +116,7 @@ class StageGraph:
         self.places = [place(self._nodes[name]) for name in self.operations]
         self._types: dict[str, tuple[Any, int | None]] = {}
         sizes = self._run(features)
-        sizes |= {f"{one}:0": features[name].nbytes for one, name in self._inputs.items()}
+        sizes |= {f"{item}:0": features[name].nbytes for item, name in self._inputs.items()}
         self.work = self._workload(sizes)
 
     def cut(self, cuts: Sequence[int]) -> StagedGraph:
@@ -180,26 +181,26 @@ class StageGraph:
     def _find_free(self, editor: GraphEditor) -> dict[str, _Free]:
         """Return the nodes that no input changes, outputs excepted."""
         outputs = set(map(node_name, self.inlined.outputs.values()))
-        found: dict[str, _Free] = {}
+        result: dict[str, _Free] = {}
         for node in editor.in_order():
             if node.name in self._inputs or node.name in outputs:
                 continue
             if node.op in ("Const", "Placeholder"):
-                found[node.name] = _Free({node.name})
+                result[node.name] = _Free({node.name})
                 continue
             sources = [node_name(tensor) for tensor in node.input]
-            if sources and all(one in found for one in sources) and not _has_state(node.op):
+            if sources and all(source in result for source in sources) and not _has_state(node.op):
                 made = _Free()
-                for one in sources:
-                    made.add(found[one])
+                for source in sources:
+                    made.add(result[source])
                 if node.op not in _STORED:
                     made.computed.add(node.name)
-                found[node.name] = made
-        return found
+                result[node.name] = made
+        return result
 
     def _run(self, features: Features) -> dict[str, int]:
         """Return bytes of each tensor that is computed, by its full name; their types are noted."""
-        computed = {name for one in self._free.values() for name in one.computed}
+        computed = {name for item in self._free.values() for name in item.computed}
         names = [*self.operations, *sorted(computed)]
         sizes: dict[str, int] = {}
         measured: list[str] = []
@@ -207,8 +208,8 @@ class StageGraph:
         def run(*tensors: Any) -> Any:
             given = dict(zip(self.inlined.inputs.values(), tensors, strict=True))
             given |= captured_handles(self._variables)
-            found = []
-            nodes = import_nodes(self._prepared, given, names, "measured")
+            result = []
+            nodes = import_nodes(self._prepared, given, names, name="measured")
             for name, node in zip(names, nodes, strict=True):
                 for output in node.outputs:
                     full = f"{name}:{output.value_index}"
@@ -216,8 +217,8 @@ class StageGraph:
                     sizes[full] = 0
                     if output.dtype not in _NO_SIZE:
                         measured.append(full)
-                        found.append(tf.size(output, tf.int64) * output.dtype.size)
-            return tf.stack(found)
+                        result.append(tf.size(output, tf.int64) * output.dtype.size)
+            return tf.stack(result)
 
         specs = []
         for name, placeholder in self.inlined.inputs.items():
@@ -230,8 +231,8 @@ class StageGraph:
             for name, spec in zip(self.inlined.inputs, specs, strict=True)
         ]
         with _callable(function.graph):
-            found = function(*given).numpy()
-        return sizes | dict(zip(measured, map(int, found), strict=True))
+            result = function(*given).numpy()
+        return sizes | dict(zip(measured, map(int, result), strict=True))
 
     def _workload(self, sizes: Mapping[str, int]) -> Workload:
         made: dict[str, list[str]] = {}
@@ -250,7 +251,7 @@ class StageGraph:
                 else:
                     weights |= free.weights
                     computed = sorted(free.computed)
-                    read |= dict.fromkeys(one for node in computed for one in made[node])
+                    read |= dict.fromkeys(item for node in computed for item in made[node])
             makes = made.get(name, [])
             if self._hands_on(name):
                 first = _full_name(self._nodes[name].input[0])
@@ -260,9 +261,9 @@ class StageGraph:
         results = map(_full_name, self._outputs.values())
         return Workload(
             operations,
-            {tensor: size for tensor, size in sizes.items() if tensor not in buffers},
-            self._weight_bytes(),
-            [buffers.get(tensor, tensor) for tensor in results],
+            tensor_bytes={tensor: size for tensor, size in sizes.items() if tensor not in buffers},
+            weight_bytes=self._weight_bytes(),
+            results=[buffers.get(tensor, tensor) for tensor in results],
         )
 
     def _hands_on(self, name: str) -> bool:
@@ -273,13 +274,15 @@ class StageGraph:
         )
 
     def _weight_bytes(self) -> dict[str, int]:
-        found = {name: tensor_bytes(one.shape, one.dtype) for name, one in self._variables.items()}
+        result = {
+            name: tensor_bytes(item.shape, item.dtype) for name, item in self._variables.items()
+        }
         for node in self._prepared.node:
             if node.op == "Const":
                 value = node.attr["value"].tensor
                 shape = tf.TensorShape(value.tensor_shape)
-                found[node.name] = tensor_bytes(shape, tf.as_dtype(value.dtype))
-        return found
+                result[node.name] = tensor_bytes(shape, tf.as_dtype(value.dtype))
+        return result
 
 
 def captured_handles(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,7 +343,7 @@ def _behind_identities(tensor: str, editor: GraphEditor) -> str:
     return tensor
 
 
-def _hand_on(node: Any, dtype: Any, rank: int | None) -> None:
+def _hand_on(node: NodeDef, dtype: Any, rank: int | None) -> None:
     """Make the node one that hands its input on, and which TensorFlow leaves where it is.
 
     Without it a loop would run where its inputs are, and operators would be fused with

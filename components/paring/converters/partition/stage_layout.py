@@ -54,6 +54,7 @@ class Workload:
     def __init__(
         self,
         operations: Sequence[Operation],
+        *,
         tensor_bytes: Mapping[str, int],
         weight_bytes: Mapping[str, int],
         results: Iterable[str],
@@ -65,10 +66,12 @@ class Workload:
         self._sizes = np.array(list(tensor_bytes.values()), np.int64)
         self._weight_sizes = np.array(list(weight_bytes.values()), np.int64)
         self._made = np.full(len(tensors), _BEFORE, np.int64)
-        for place, one in enumerate(operations):
-            self._made[[tensors[name] for name in one.makes]] = place
-        self._reads = _Uses([tensors[name] for name in one.reads] for one in operations)
-        self._weight_reads = _Uses([weights[name] for name in one.weights] for one in operations)
+        for place, item in enumerate(operations):
+            self._made[[tensors[name] for name in item.makes]] = place
+        self._reads = _Uses([tensors[name] for name in operation.reads] for operation in operations)
+        self._weight_reads = _Uses(
+            [weights[name] for name in operation.weights] for operation in operations
+        )
         # The last operation that reads each; results are kept until after all of them.
         self._last = np.full(len(tensors), _BEFORE, np.int64)
         self._last[self._reads.what] = self._reads.places
@@ -109,7 +112,7 @@ class _Uses:
     """Numbered values that each operation reads, as two arrays in the operations' order."""
 
     def __init__(self, used: Iterable[Iterable[int]]) -> None:
-        pairs = [(place, one) for place, ones in enumerate(used) for one in ones]
+        pairs = [(place, item) for place, ones in enumerate(used) for item in ones]
         self.places, self.what = np.array(pairs, np.int64).reshape(-1, 2).T
 
     def between(self, start: int, end: int) -> tuple[Integers, Integers]:

@@ -1,20 +1,22 @@
-"""Forms of a serving graph to try, by precision and compilation by XLA."""
+"""Variants of a serving graph to try, by precision and compilation by XLA."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paring.errors import UnsupportedError
-from paring.graphs.half_precision import HalfPrecision, to_half_precision
-from paring.graphs.serving_graph import ServingGraph, Variables, export, inference_graph
+
+if TYPE_CHECKING:
+    from paring.graphs.half_precision import HalfPrecision
+    from paring.graphs.serving_graph import ServingGraph, Variables
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
-_HALVES: tuple[HalfPrecision, ...] = ("bfloat16", "float16")
+_HALVES: "tuple[HalfPrecision, ...]" = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Form:
+class GraphVariant:
     """Variant of a serving graph: its precision and compilation.
 
     Attributes:
@@ -25,20 +27,25 @@ class Form:
     precision: Precision = "float32"
     compiled: bool = False
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Changes to the source."""
+        half = [] if self.precision == "float32" else [self.precision]
+        return ("inference graph", *half, *(["xla"] if self.compiled else []))
+
     def __str__(self) -> str:
         """Return the changes to the source, separated by commas."""
-        half = [] if self.precision == "float32" else [self.precision]
-        return ", ".join(["inference graph", *half, *(["xla"] if self.compiled else [])])
+        return ", ".join(self.changes)
 
 
-class Forms:
+class GraphVariants:
     """Writer of one model in its forms.
 
     Attributes:
         graph: Its serving graph, None where it can't be frozen.
     """
 
-    def __init__(self, function: Any, *, variables: Variables, fixed_batch: int) -> None:
+    def __init__(self, function: Any, *, variables: "Variables", fixed_batch: int) -> None:
         """Freeze and fold a signature.
 
         Args:
@@ -46,6 +53,8 @@ class Forms:
             variables: As in `paring.graphs.serving_graph.export`.
             fixed_batch: As there.
         """
+        from paring.graphs.serving_graph import inference_graph
+
         self._variables = variables
         self._fixed_batch = fixed_batch
         self.graph: ServingGraph | None = None
@@ -58,24 +67,26 @@ class Forms:
     def changes(
         self, precision: Literal["auto", "float32", "float16", "bfloat16"], xla: bool
     ) -> dict[str, dict[str, Any]]:
-        """Return the changes to try one after another: fields of `Form`, by the change's name."""
-        found: dict[str, dict[str, Any]] = {"inference graph": {}}
+        """Return the changes to try in turn, as fields of `GraphVariant` by name."""
+        result: dict[str, dict[str, Any]] = {"inference graph": {}}
         if self.graph is None:
             # The others are made of it.
-            return found
+            return result
         for half in _HALVES:
             if precision in ("auto", half):
-                found[half] = {"precision": half}
+                result[half] = {"precision": half}
         if xla:
-            found["xla"] = {"compiled": True}
-        return found
+            result["xla"] = {"compiled": True}
+        return result
 
-    def write(self, form: Form) -> ServingGraph:
+    def write(self, form: GraphVariant) -> "ServingGraph":
         """Return the serving graph in a form.
 
         Raises:
             UnsupportedError: The model has no such form.
         """
+        from paring.graphs.half_precision import to_half_precision
+
         if self.graph is None:
             raise self._why_not or UnsupportedError("this model can't be frozen")
         if form.precision == "float32":
@@ -84,16 +95,20 @@ class Forms:
         halved = to_half_precision(self.graph.graph_def, outputs, form.precision)
         return replace(self.graph, graph_def=halved)
 
-    def build(self, form: Form, folder: Path) -> None:
-        """Write the SavedModel of a form.
+    def build(self, form: GraphVariant, folder: Path) -> "ServingGraph":
+        """Write the SavedModel of a form, and return its graph.
 
         Raises:
             UnsupportedError: The model has no such form.
         """
+        from paring.graphs.serving_graph import export
+
+        graph = self.write(form)
         export(
-            self.write(form),
+            graph,
             folder,
             compiled=form.compiled,
             variables=self._variables,
             fixed_batch=self._fixed_batch,
         )
+        return graph

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.artifacts import Examples
-from paring.converters.tflite.conversion import random_features
 from paring.data.examples import draw_rows, open_split
 from paring.errors import ParameterError, UnsupportedError
 from paring.models.signature import Signature
@@ -102,7 +101,7 @@ def check_repeatable(own_difference: float, max_difference: float) -> None:
 
 
 def draw_trial_inputs(
-    examples: Examples | None, signature: Signature, size: int, batch: int, seed: int
+    examples: Examples | None, signature: Signature, *, size: int, batch: int, seed: int
 ) -> TrialInputs:
     """Draw inputs for a trial.
 
@@ -120,6 +119,8 @@ def draw_trial_inputs(
     """
     own = fixed_batch_of(signature)
     if examples is None:
+        from paring.converters.tflite.conversion import random_features
+
         single = Signature(
             {
                 name: type(spec)(name, (None, *spec.shape[1:]), spec.dtype)
@@ -128,10 +129,10 @@ def draw_trial_inputs(
             signature.outputs,
         )
         drawn = [random_features(single, seed + index) for index in range(size)]
-        rows = {name: np.concatenate([one[name] for one in drawn]) for name in single.inputs}
+        rows = {name: np.concatenate([item[name] for item in drawn]) for name in single.inputs}
     else:
         split = open_split(examples, "train", signature)
-        chosen = draw_rows(split.labels, np.arange(split.count), size, seed)
+        chosen = draw_rows(split.labels, np.arange(split.count), limit=size, seed=seed)
         rows = split.take(chosen).features
     count = len(next(iter(rows.values())))
     compared_batch = own or min(_COMPARED_BATCH, count)

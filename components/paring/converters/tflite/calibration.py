@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from paring.converters.tflite.conversion import (
 )
 from paring.data.examples import Split, class_ids, draw_rows, open_split, stratified_split
 from paring.errors import UnsupportedError
+from paring.models.saved_model import SavedModel
 from paring.models.signature import Signature
 
 _HASHED_AT_ONCE = 256
 
 
-def calibration_calls(split: Split, signature: Signature, size: int, seed: int) -> Calls:
+def calibration_calls(split: Split, signature: Signature, *, size: int, seed: int) -> Calls:
     """Return a function that gives the inputs of one model call after another.
 
     Args:
@@ -35,7 +35,7 @@ def calibration_calls(split: Split, signature: Signature, size: int, seed: int) 
         size: How many examples to draw; all, if there are fewer.
         seed: Of the draw.
     """
-    rows = draw_rows(split.labels, np.arange(split.count), size, seed)
+    rows = draw_rows(split.labels, np.arange(split.count), limit=size, seed=seed)
     return calls_of(split.take(rows), signature)
 
 
@@ -52,7 +52,7 @@ def calls_of(chosen: Split, signature: Signature) -> Calls:
 
 
 def drawn_batches(
-    examples: Examples | None, signature: Signature, size: int, seed: int
+    examples: Examples | None, signature: Signature, *, size: int, seed: int
 ) -> list[dict[str, NDArray[Any]]]:
     """Return the inputs of each call on which two models are compared.
 
@@ -65,7 +65,7 @@ def drawn_batches(
     if examples is None:
         return [random_features(signature, seed)]
     split = open_split(examples, "train", signature)
-    return list(calibration_calls(split, signature, size, seed)())
+    return list(calibration_calls(split, signature, size=size, seed=seed)())
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Drawn:
     also_in_eval: int
 
 
-def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
+def draw(train: Split, held_out: Split, *, size: int, seed: int) -> Drawn:
     """Draw examples of `train`, each class in its share, disjoint from `held_out`.
 
     Args:
@@ -93,19 +93,19 @@ def draw(train: Split, held_out: Split, size: int, seed: int) -> Drawn:
         seed: Of the draw.
     """
     pool = np.arange(train.count)
-    rows = draw_rows(train.labels, pool, size, seed)
+    rows = draw_rows(train.labels, pool, limit=size, seed=seed)
     shared = 0
     if _shared(train, rows, held_out).any():
         others = pool[~_shared(train, pool, held_out)]
         if len(others):
-            rows = draw_rows(train.labels, others, size, seed)
+            rows = draw_rows(train.labels, others, limit=size, seed=seed)
         else:
             shared = len(rows)
     labels = class_ids(train.labels)
     if labels is None:
         return Drawn(rows, None, shared)
-    found, counts = np.unique(labels[rows], return_counts=True)
-    shares = {str(one): int(count) for one, count in zip(found, counts, strict=True)}
+    result, counts = np.unique(labels[rows], return_counts=True)
+    shares = {str(item): int(count) for item, count in zip(result, counts, strict=True)}
     return Drawn(rows, shares, shared)
 
 
@@ -113,8 +113,8 @@ def _shared(train: Split, rows: NDArray[np.int64], held_out: Split) -> NDArray[n
     """Return a mask of the rows of `train` that are in `held_out` too; bool [rows]."""
     wanted = list(_digests(train, rows))
     some = set(wanted)
-    found = some.intersection(_digests(held_out, np.arange(held_out.count)))
-    return np.array([one in found for one in wanted], dtype=bool)
+    result = some.intersection(_digests(held_out, np.arange(held_out.count)))
+    return np.array([item in result for item in wanted], dtype=bool)
 
 
 def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
@@ -128,15 +128,12 @@ def _digests(split: Split, rows: NDArray[np.int64]) -> Iterator[bytes]:
             yield digest.digest()
 
 
-def compare_halves(
-    folder: Path, chosen: Split, signature: Signature, seed: int
-) -> tuple[float | None, str]:
+def compare_halves(model: SavedModel, chosen: Split, seed: int) -> tuple[float | None, str]:
     """Compare the activation ranges of two disjoint halves of `chosen`.
 
     Args:
-        folder: The SavedModel that is quantized on each half.
+        model: The SavedModel that is quantized on each half.
         chosen: The calibration examples.
-        signature: The SavedModel's.
         seed: Of the halving, which gives each class its share.
 
     Returns:
@@ -148,11 +145,11 @@ def compare_halves(
     """
     if chosen.count < 2:
         return None, "there is one example only"
-    if has_fake_quantization(folder):
+    if has_fake_quantization(model):
         return None, "the model brings its ranges from quantization-aware training"
-    halves = stratified_split(chosen.labels, chosen.count, 0.5, seed)
+    halves = stratified_split(chosen.labels, chosen.count, eval_fraction=0.5, seed=seed)
     try:
-        first, second = (_ranges(folder, chosen.take(half), signature) for half in halves)
+        first, second = (_ranges(model, chosen.take(half)) for half in halves)
     except UnsupportedError as error:
         return None, str(error)
     # Whether an operator is quantized does not depend on the examples.
@@ -166,7 +163,7 @@ def compare_halves(
     return float(np.median(differences)), ""
 
 
-def _ranges(folder: Path, half: Split, signature: Signature) -> dict[str, float]:
+def _ranges(model: SavedModel, half: Split) -> dict[str, float]:
     """Return the range of each activation, in units of its 255 steps."""
-    content = convert(folder, "int8", calls_of(half, signature)).content
+    content = convert(model, "int8", calls_of(half, model.signature())).content
     return {name: scale for name, (scale, _) in activation_quantization(content).items()}

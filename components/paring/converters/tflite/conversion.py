@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from paring.artifacts import TFLiteModel
 from paring.converters.comparison import Form, compare
 from paring.converters.tflite.input_scales import nodes_in_float
+from paring.converters.tflite.loop_outputs import read_loop_outputs
 from paring.converters.tflite.loop_state import fix_state_shapes
 from paring.converters.tflite.tflite_weights import stored_constants, stored_weights
 from paring.data.scales import unlike_inputs
@@ -25,12 +26,11 @@ from paring.errors import ParingError, UnsupportedError, first_line
 from paring.graphs.graph import concrete_shape
 from paring.models.arguments import argument_specs, by_position, save_signatures, signature_specs
 from paring.models.quiet import quiet_tensorflow, silent_stderr
+from paring.models.saved_model import SavedModel
 from paring.models.signature import (
     SERVING_KEY,
     Signature,
     loading_saved_model,
-    read_meta_graph,
-    read_signature,
 )
 from paring.models.signature_loading import load_signatures
 from paring.models.state import refuse_state
@@ -41,6 +41,8 @@ from paring.runtimes.tflite import TFLiteRuntime
 Quantization = Literal["none", "fp16", "dynamic", "int8", "int16x8"]
 # The operator that the converter refuses in loops whose state has no fixed shape.
 _OPEN_STATE = "TensorListReserve"
+# The end of its message on tensors between a loop and its body, of which it has no ranges.
+_NO_RANGE = "should be recorded during calibration"
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ Calls = Callable[[], Iterator[Features]]
 """Gives the inputs of one call of a model after another, by signature name."""
 
 
-def has_fake_quantization(folder: Path) -> bool:
+def has_fake_quantization(model: SavedModel) -> bool:
     """Return whether the SavedModel has ranges from quantization-aware training."""
-    graph = read_meta_graph(folder).graph_def
+    graph = model.meta_graph.graph_def
     functions = (node for function in graph.library.function for node in function.node_def)
     return any(
         node.op.startswith("FakeQuantWithMinMaxVars")
@@ -97,20 +99,20 @@ class Converted:
 
 
 def convert(
-    folder: Path,
+    model: SavedModel,
     quantization: Quantization,
     representative: Calls | None,
     *,
     integer_io: bool = False,
 ) -> Converted:
-    """Return the TFLite file of the SavedModel in `folder`.
+    """Return the TFLite file of a SavedModel.
 
     Inputs and outputs keep the signature's names, and its dtypes unless
     `integer_io`. Where an operator has no quantized kernel, it stays in float.
     LSTM converts for one batch size alone, which then is 1.
 
     Args:
-        folder: The folder of the SavedModel.
+        model: The SavedModel.
         quantization: The kind; see the step convert_tflite.
         representative: Gives the calibration inputs by signature name, one call
             of the model at a time; None where ranges come with the model.
@@ -123,25 +125,25 @@ def convert(
             state from call to call.
     """
     settings = _Settings(quantization, representative, integer_io)
-    with convertible(folder) as (source, weights):
-        made = _convert_any_batch(source, settings)
-    check_weights(made.content, weights)
-    return made
+    with convertible(model) as (source, weights):
+        content, batch = convert_any_batch(source, lambda form: _convert(form, settings))
+    check_weights(content, weights)
+    return Converted(content, batch)
 
 
 @contextmanager
-def convertible(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield a copy of the SavedModel in `folder` whose variables the converter finds.
+def convertible(model: SavedModel) -> Iterator[tuple[SavedModel, int]]:
+    """Yield a copy of a SavedModel whose variables the converter finds.
 
     Yields:
-        The folder of that form, and how many weights it has; see
+        That form, and how many weights it has; see
         `paring.graphs.saving_again`.
 
     Raises:
         ModelError: TensorFlow can't load the SavedModel.
         UnsupportedError: It keeps state from call to call.
     """
-    refuse_state(folder)
+    refuse_state(model)
     quiet_tensorflow()
     from paring.graphs.saving_again import save_again
 
@@ -149,15 +151,15 @@ def convertible(folder: Path) -> Iterator[tuple[Path, int]]:
         out, weights = Path(scratch) / "model", 0
         try:
             with silent_stderr():
-                weights = save_again(folder, out)
+                weights = save_again(model, out)
         except ParingError:
             raise
         except Exception as error:
             # TensorFlow can't save again all that it loads. What the converter then loses is
             # found in its file.
-            _log.warning("%s can't be saved again: %s", folder, first_line(error))
+            _log.warning("%s can't be saved again: %s", model.folder, first_line(error))
             shutil.rmtree(out, ignore_errors=True)
-        yield (out if out.is_dir() else folder), weights
+        yield (SavedModel(out) if out.is_dir() else model), weights
 
 
 def check_weights(content: bytes, weights: int) -> None:
@@ -180,35 +182,52 @@ def check_weights(content: bytes, weights: int) -> None:
         )
 
 
-def _convert_any_batch(folder: Path, settings: _Settings) -> Converted:
+def convert_any_batch(
+    model: SavedModel, convert_one: Callable[[SavedModel], bytes]
+) -> tuple[bytes, int | None]:
+    """Convert a SavedModel, for one example a call where its loops need a known batch.
+
+    Args:
+        model: The SavedModel.
+        convert_one: Converts a SavedModel. Its UnsupportedError has that of TensorFlow's
+            converter as its cause.
+
+    Returns:
+        The file's bytes, and the only batch that it takes; None if it takes what the
+        SavedModel does.
+
+    Raises:
+        UnsupportedError: The converter can't take it in any form.
+    """
     try:
-        return Converted(_convert(folder, settings))
+        return convert_one(model), None
     except UnsupportedError as error:
         # Most forms of LSTM become an operator of their own if the batch is known.
-        if _OPEN_STATE not in str(error.__cause__) or not _has_open_batch(folder):
+        if _OPEN_STATE not in str(error.__cause__) or not _has_open_batch(model):
             raise
     with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
         of_one, of_known_state = Path(scratch) / "batch", Path(scratch) / "state"
-        _fix_batch(folder, of_one)
+        _fix_batch(model, of_one)
+        fixed = SavedModel(of_one)
         try:
-            return Converted(_convert(of_one, settings), 1)
+            return convert_one(fixed), 1
         except UnsupportedError as error:
             # Others, as GRU and what has a mask, stay loops.
             if _OPEN_STATE not in str(error.__cause__):
                 raise
-        fix_state_shapes(of_one, of_known_state)
-        return Converted(_convert(of_known_state, settings), 1)
+        fix_state_shapes(fixed, of_known_state)
+        return convert_one(SavedModel(of_known_state)), 1
 
 
-def _has_open_batch(folder: Path) -> bool:
-    inputs = read_signature(folder).inputs.values()
+def _has_open_batch(model: SavedModel) -> bool:
+    inputs = model.signature().inputs.values()
     return all(spec.shape and spec.shape[0] is None for spec in inputs)
 
 
-def _convert(folder: Path, settings: _Settings) -> bytes:
+def _convert(model: SavedModel, settings: _Settings) -> bytes:
     quiet_tensorflow()
     with quiet_converter():
-        converter = open_converter(folder)
+        converter = open_converter(model)
         _configure(converter, settings)
         calls = settings.representative
         try:
@@ -228,7 +247,7 @@ def _convert(folder: Path, settings: _Settings) -> bytes:
             raise UnsupportedError(
                 "this model can't be converted to TFLite with quantization"
                 f" {settings.quantization}",
-                received=reason(error, folder),
+                received=reason(error, model),
                 remedy=_remedy(error),
             ) from error
 
@@ -246,23 +265,28 @@ def quantize_but(calibrated: bytes, nodes: Sequence[str]) -> bytes:
 def quiet_converter() -> Iterator[None]:
     """Silence the converter and its calibration.
 
-    Nor does what it runs to calibrate hand on state from one example to the next.
+    Nor does what it runs to calibrate hand on state from one example to the next, or crash
+    on loops.
     """
-    with warnings.catch_warnings(), silent_stderr(), _independent_examples():
+    with warnings.catch_warnings(), silent_stderr(), _sound_calibration():
         # The converter uses its own deprecated interpreter to calibrate.
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def _independent_examples() -> Iterator[None]:
-    """Make TensorFlow's calibrator start each example without state.
+def _sound_calibration() -> Iterator[None]:
+    """Make TensorFlow's calibrator start each example without state, and take loops.
 
-    By itself it resets the variable tensors of recurrent layers once, before the first.
+    By itself it resets the variable tensors of recurrent layers once, before the first. On
+    loops see `paring.converters.tflite.loop_outputs`.
     """
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
-    feed = Calibrator._feed_tensors
+    start, feed = Calibrator.__init__, Calibrator._feed_tensors
+
+    def start_with_loops(self: Any, content: bytes, *others: Any, **named: Any) -> None:
+        start(self, read_loop_outputs(bytes(content)), *others, **named)
 
     def feed_each(self: Any, dataset: Calls, resize_input: bool) -> None:
         if not has_variable_tensors(self._model_content):
@@ -271,30 +295,30 @@ def _independent_examples() -> Iterator[None]:
         for example in dataset():
             feed(self, lambda example=example: iter([example]), resize_input)
 
-    Calibrator._feed_tensors = feed_each
+    Calibrator.__init__, Calibrator._feed_tensors = start_with_loops, feed_each
     try:
         yield
     finally:
-        Calibrator._feed_tensors = feed
+        Calibrator.__init__, Calibrator._feed_tensors = start, feed
 
 
-def open_converter(folder: Path) -> Any:
-    """Return TensorFlow's converter on the SavedModel in `folder`.
+def open_converter(model: SavedModel) -> Any:
+    """Return TensorFlow's converter on a SavedModel.
 
     Raises:
         ModelError: TensorFlow can't load the SavedModel.
     """
     import tensorflow as tf
 
-    with loading_saved_model(folder) as plain:
+    with loading_saved_model(model.folder) as plain:
         return tf.lite.TFLiteConverter.from_saved_model(str(plain), signature_keys=[SERVING_KEY])
 
 
-def _fix_batch(folder: Path, out: Path) -> None:
-    """Save the SavedModel in `folder` to `out` with a signature for one example."""
+def _fix_batch(model: SavedModel, out: Path) -> None:
+    """Save a SavedModel to `out` with a signature for one example."""
     import tensorflow as tf
 
-    loaded = load_signatures(folder)
+    loaded = load_signatures(model)
     call = loaded.signatures[SERVING_KEY]
     specs = {
         name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype)
@@ -303,15 +327,15 @@ def _fix_batch(folder: Path, out: Path) -> None:
     module = tf.Module()
     # Functions hold their variables weakly.
     module.loaded = loaded
-    module.serve = tf.function(by_position(call, specs), autograph=False)
-    signature = module.serve.get_concrete_function(*argument_specs(specs))
+    traced = tf.function(by_position(call, specs), autograph=False)
+    signature = traced.get_concrete_function(*argument_specs(specs))
     save_signatures(module, {SERVING_KEY: signature}, out, specs)
 
 
 def store(
     content: bytes,
     converted: TFLiteModel,
-    folder: Path,
+    source: SavedModel,
     batches: Sequence[Features],
     *,
     form: Form,
@@ -322,7 +346,7 @@ def store(
     Args:
         content: The file's bytes.
         converted: Gets the file, and the facts that are measured in it.
-        folder: The SavedModel that it was made of.
+        source: The SavedModel that it was made of.
         batches: What both are run on.
         form: What the file computes in.
         drawn: Whether the batches are examples, and not random numbers.
@@ -332,19 +356,19 @@ def store(
     """
     converted.serving_dir.mkdir()
     converted.file.write_bytes(content)
-    check_runs(converted.file, read_signature(folder), batches[0])
+    check_runs(converted.file, source.signature(), batches[0])
 
     def only_rounded() -> bool:
         # The same conversion without quantization computes what the source does, and no
         # weights are missing.
-        plain = convert(folder, "none", None).content
+        plain = convert(source, "none", None).content
         if stored_weights(content).count < stored_weights(plain).count:
             return False
         with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
             file = Path(scratch) / "model.tflite"
             file.write_bytes(plain)
             compare(
-                lambda: SavedModelRuntime(folder),
+                lambda: SavedModelRuntime(source),
                 lambda: TFLiteRuntime(file),
                 batches,
                 # Of a source with fake quantization, rounding tips steps.
@@ -355,7 +379,7 @@ def store(
         return True
 
     compared = compare(
-        lambda: SavedModelRuntime(folder),
+        lambda: SavedModelRuntime(source),
         lambda: TFLiteRuntime(converted.file),
         batches,
         form=form,
@@ -370,7 +394,7 @@ def store(
     converted.weight_count = weights.count
     converted.sparsity = weights.sparsity
     converted.distinct_weights = weights.distinct
-    converted.holds_state = int(has_variable_tensors(content))
+    converted.holds_state = has_variable_tensors(content)
 
 
 def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[Any]]) -> None:
@@ -411,11 +435,13 @@ def activation_quantization(content: bytes) -> dict[str, tuple[float, int]]:
 
     interpreter = Interpreter(model_content=content)
     # Only they, since weights have scales too, which no example changes.
-    computed = {int(index) for one in interpreter._get_ops_details() for index in one["outputs"]}
+    computed = {
+        int(index) for detail in interpreter._get_ops_details() for index in detail["outputs"]
+    }
     return {
-        one["name"]: one["quantization"]
-        for one in interpreter.get_tensor_details()
-        if one["index"] in computed and one["dtype"] in (np.int8, np.int16)
+        detail["name"]: detail["quantization"]
+        for detail in interpreter.get_tensor_details()
+        if detail["index"] in computed and detail["dtype"] in (np.int8, np.int16)
     }
 
 
@@ -452,12 +478,12 @@ def _configure(converter: Any, settings: _Settings) -> None:
         converter.representative_dataset = settings.representative
 
 
-def reason(error: Exception, folder: Path | None = None) -> str:
+def reason(error: Exception, model: SavedModel | None = None) -> str:
     """Return the operators that the converter names, else its first line.
 
     Args:
         error: What the converter raised.
-        folder: The SavedModel that it was given. If operators are lacking and it computes
+        model: The SavedModel that it was given. If operators are lacking and it computes
             in half precision, this is said too.
     """
     text = str(error)
@@ -470,7 +496,9 @@ def reason(error: Exception, folder: Path | None = None) -> str:
     if named:
         operators = sorted({op.strip() for group in named for op in group.split(",")})
         lacking = f"operators that TFLite lacks: {', '.join(operators)}"
-        return lacking + _half_precision(folder)
+        return lacking + _half_precision(model)
+    if _NO_RANGE in text:
+        return "a loop or a branch, in which calibration records no range of some tensors"
     return first_line(error)
 
 
@@ -480,8 +508,8 @@ def _remedy(error: Exception) -> str:
     return "replace these operators, or take another quantization or runtime"
 
 
-def _half_precision(folder: Path | None) -> str:
+def _half_precision(model: SavedModel | None) -> str:
     from paring.graphs.full_precision import precision_of
 
-    halved = precision_of(folder) if folder else ""
+    halved = precision_of(model) if model else ""
     return f"; the model computes in {halved}, and TFLite in float32" if halved else ""

@@ -75,12 +75,12 @@ def nodes_in_float(content: bytes, batches: Iterator[Mapping[str, NDArray[Any]]]
         experimental_preserve_all_tensors=True,
     )
     runner = interpreter.get_signature_runner(SERVING_KEY)
-    details = {one["index"]: one for one in interpreter.get_tensor_details()}
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     operators = interpreter._get_ops_details()
-    front = {int(one["index"]) for one in interpreter.get_input_details()}
-    for one in operators:
-        if one["op_name"] not in _HEAVY and front & set(map(int, one["inputs"])):
-            front |= set(map(int, one["outputs"]))
+    front = {int(detail["index"]) for detail in interpreter.get_input_details()}
+    for operator in operators:
+        if operator["op_name"] not in _HEAVY and front & set(map(int, operator["inputs"])):
+            front |= set(map(int, operator["outputs"]))
     scales = {index: Scales() for index in front if details[index]["dtype"] == np.float32}
     for features in islice(batches, MEASURED_CALLS):
         runner(**features)
@@ -89,7 +89,7 @@ def nodes_in_float(content: bytes, batches: Iterator[Mapping[str, NDArray[Any]]]
         interpreter.reset_all_variables()
     unlike = {index for index, seen in scales.items() if seen.unlike()}
     return [
-        str(details[int(one["outputs"][0])]["name"])
-        for one in operators
-        if unlike & {*map(int, one["inputs"]), *map(int, one["outputs"])}
+        str(details[int(operator["outputs"][0])]["name"])
+        for operator in operators
+        if unlike & {*map(int, operator["inputs"]), *map(int, operator["outputs"])}
     ]

@@ -16,6 +16,8 @@ from paring.graphs.graph import load_function
 from paring.graphs.graph_editing import node_name
 from paring.graphs.inlined_graph import import_nodes, traced_flat
 from paring.models.arguments import argument_specs, save_signatures, signature_specs
+from paring.models.library_types import GraphDef
+from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY
 
 # The place of the elements' shape among the operator's inputs.
@@ -28,20 +30,20 @@ _SHAPE_PLACES = {
 }
 
 
-def fix_state_shapes(folder: Path, out: Path) -> None:
+def fix_state_shapes(model: SavedModel, out: Path) -> None:
     """Save a SavedModel for one example again, with 1 for the open sizes of its loops' states.
 
     That is their size where they are of the batch. The caller compares what is converted
     from it with the source, since an open size may also be another's.
 
     Args:
-        folder: A SavedModel whose signature takes a batch of 1.
+        model: A SavedModel whose signature takes a batch of 1.
         out: Folder of the new SavedModel, with its variables as constants.
 
     Raises:
         ModelError: TensorFlow can't load it.
     """
-    function = load_function(folder)
+    function = load_function(model)
     specs = signature_specs(function)
     frozen = freeze(traced_flat(function, specs))
     graph_def = frozen.as_graph_def()
@@ -54,16 +56,17 @@ def fix_state_shapes(folder: Path, out: Path) -> None:
 
     def serve(*tensors: Any) -> dict[str, Any]:
         given = dict(zip(placeholders, tensors, strict=True))
-        results = import_nodes(graph_def, given, [one.name for one in frozen.outputs], "serve")
+        results = import_nodes(
+            graph_def, given, [output.name for output in frozen.outputs], name="serve"
+        )
         return dict(zip(names, results, strict=True))
 
-    module = tf.Module()
-    module.serve = tf.function(serve, autograph=False)
-    signature = module.serve.get_concrete_function(*argument_specs(specs))
-    save_signatures(module, {SERVING_KEY: signature}, out, specs)
+    traced = tf.function(serve, autograph=False)
+    signature = traced.get_concrete_function(*argument_specs(specs))
+    save_signatures(tf.Module(), {SERVING_KEY: signature}, out, specs)
 
 
-def _element_shapes(graph_def: Any) -> Iterator[Any]:
+def _element_shapes(graph_def: GraphDef) -> Iterator[Any]:
     """Yield the constants (NodeDef) that are shapes of the elements of tensor lists."""
     functions = (function.node_def for function in graph_def.library.function)
     for nodes in (graph_def.node, *functions):

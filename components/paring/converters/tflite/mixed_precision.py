@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from paring.converters.tflite.conversion import (
     Calls,
     activation_quantization,
     check_weights,
+    convert_any_batch,
     convertible,
     open_converter,
     quantize_but,
@@ -25,6 +25,7 @@ from paring.converters.tflite.input_scales import nodes_in_float
 from paring.data.scales import unlike_inputs
 from paring.errors import UnsupportedError
 from paring.models.quiet import silent_stderr
+from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY
 
 # Examples that layers' errors are measured on; each of them has many values.
@@ -57,13 +58,15 @@ class Quantizer:
 
     Attributes:
         layers: Those that can be quantized, the worst error first.
+        batch_size: The only batch that the files take; None if they take what the
+            SavedModel does.
     """
 
-    def __init__(self, folder: Path, calls: Calls) -> None:
-        """Calibrate the SavedModel in `folder`, and measure its layers.
+    def __init__(self, model: SavedModel, calls: Calls) -> None:
+        """Calibrate a SavedModel, and measure its layers.
 
         Args:
-            folder: The folder of the SavedModel.
+            model: The SavedModel.
             calls: Gives the calibration inputs, one call of the model at a time.
 
         Raises:
@@ -71,20 +74,10 @@ class Quantizer:
             UnsupportedError: The converter can't take it, or quantizes nothing, or it
                 keeps state from call to call.
         """
-        with convertible(folder) as (source, weights), quiet_converter():
-            converter = open_converter(source)
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = calls
-            converter._experimental_calibrate_only = True
-            try:
-                self._float = bytes(converter.convert())
-            except Exception as error:
-                # ConverterError, ValueError and RuntimeError, by the stage.
-                raise UnsupportedError(
-                    "this model can't be calibrated for int8",
-                    received=reason(error, source),
-                    remedy="use quantization none, fp16 or dynamic of convert_tflite",
-                ) from error
+        with convertible(model) as (source, weights), quiet_converter():
+            self._float, self.batch_size = convert_any_batch(
+                source, lambda form: _calibrated(form, calls)
+            )
         check_weights(self._float, weights)
         unlike = unlike_inputs(calls())
         self._in_float = nodes_in_float(self._float, calls()) if unlike else []
@@ -107,6 +100,23 @@ class Quantizer:
             # TensorFlow's debugger does the same, but refuses to where nothing is left that
             # it could measure.
             return quantize_but(self._float, names)
+
+
+def _calibrated(model: SavedModel, calls: Calls) -> bytes:
+    """Return the TFLite file in float, with the ranges of its tensors."""
+    converter = open_converter(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calls
+    converter._experimental_calibrate_only = True
+    try:
+        return bytes(converter.convert())
+    except Exception as error:
+        # ConverterError, ValueError and RuntimeError, by the stage.
+        raise UnsupportedError(
+            "this model can't be calibrated for int8",
+            received=reason(error, model),
+            remedy="use quantization none, fp16 or dynamic of convert_tflite",
+        ) from error
 
 
 def fewest(layers: int, passes: Callable[[int], bool]) -> int:
@@ -138,7 +148,7 @@ def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
             given.append(runner(**features))
             # The calls are independent; a recurrent layer's state is not handed on.
             interpreter.reset_all_variables()
-    return {name: np.concatenate([one[name] for one in given]) for name in given[0]}
+    return {name: np.concatenate([item[name] for item in given]) for name in given[0]}
 
 
 def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
@@ -150,16 +160,16 @@ def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
-    names = {one["index"]: one["name"] for one in interpreter.get_tensor_details()}
+    names = {detail["index"]: detail["name"] for detail in interpreter.get_tensor_details()}
     operators = interpreter._get_ops_details()
     readers: dict[int, list[str]] = {}
-    for one in operators:
-        for index in one["inputs"]:
-            readers.setdefault(int(index), []).append(names[int(one["outputs"][0])])
+    for item in operators:
+        for index in item["inputs"]:
+            readers.setdefault(int(index), []).append(names[int(item["outputs"][0])])
     made_by = {
-        int(one["outputs"][0]): one["op_name"]
-        for one in operators
-        if names[int(one["outputs"][0])] in scales
+        int(item["outputs"][0]): item["op_name"]
+        for item in operators
+        if names[int(item["outputs"][0])] in scales
     }
     sums = {index: _Rounding(*scales[names[index]]) for index in made_by}
     runner = interpreter.get_signature_runner(SERVING_KEY)
@@ -168,11 +178,11 @@ def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
         for index, rounding in sums.items():
             rounding.add(interpreter.get_tensor(index))
         interpreter.reset_all_variables()
-    found = [
+    result = [
         Layer(names[index], operator, sums[index].error(), (names[index], *readers.get(index, ())))
         for index, operator in made_by.items()
     ]
-    return sorted(found, key=lambda layer: -layer.error)
+    return sorted(result, key=lambda layer: -layer.error)
 
 
 class _Rounding:

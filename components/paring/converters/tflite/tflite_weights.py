@@ -70,11 +70,11 @@ class StoredWeights:
 def stored_weights(content: bytes) -> StoredWeights:
     """Measure the weights in the TFLite file `content`; see `weight_tensors`."""
     tensors = list(weight_tensors(content))
-    count = sum(one.values.size for one in tensors)
+    count = sum(tensor.values.size for tensor in tensors)
     if not count:
         return StoredWeights(0, None, None)
-    sparsity = sum(one.zeros for one in tensors) / count
-    figures = sorted((len(np.unique(one.values)), one.values.size) for one in tensors)
+    sparsity = sum(tensor.zeros for tensor in tensors) / count
+    figures = sorted((len(np.unique(tensor.values)), tensor.values.size) for tensor in tensors)
     # Small kernels that nothing was done to, such as depthwise ones, do not decide.
     half = int(np.searchsorted(np.cumsum([size for _, size in figures]), count / 2))
     return StoredWeights(count, sparsity, figures[half][0])
@@ -99,7 +99,7 @@ def stored_constants(content: bytes) -> tuple[int, int]:
                 constants[tensor.buffer] = int(np.prod(shape, dtype=np.int64))
         handles: dict[int, bytes] = {}
         for operator in graph.operators:
-            kind = _kind(model, operator)
+            kind = operator_kind(model, operator)
             if kind == schema.BuiltinOperator.VAR_HANDLE:
                 options = operator.builtinOptions
                 handles[operator.outputs[0]] = b"%s/%s" % (
@@ -126,10 +126,10 @@ def weight_tensors(content: bytes) -> Iterator[StoredTensor]:
         widened = {
             operator.outputs[0]: operator.inputs[0]
             for operator in graph.operators
-            if _kind(model, operator) == schema.BuiltinOperator.DEQUANTIZE
+            if operator_kind(model, operator) == schema.BuiltinOperator.DEQUANTIZE
         }
         for operator in graph.operators:
-            for position in _WEIGHT_OPERANDS.get(_kind(model, operator), ()):
+            for position in _WEIGHT_OPERANDS.get(operator_kind(model, operator), ()):
                 # An operand that is left out has the index -1.
                 index = operator.inputs[position] if position < len(operator.inputs) else -1
                 if index < 0:
@@ -143,7 +143,8 @@ def weight_tensors(content: bytes) -> Iterator[StoredTensor]:
                     yield _stored(tensor, data)
 
 
-def _kind(model: Any, operator: Any) -> int:
+def operator_kind(model: Any, operator: Any) -> int:
+    """Return the number of an operator's kind, as in `schema.BuiltinOperator`."""
     code = model.operatorCodes[operator.opcodeIndex]
     # Codes above 127 do not fit in the older of the two fields, and small ones
     # may be in that alone.

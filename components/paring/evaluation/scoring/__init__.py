@@ -63,6 +63,7 @@ class Plan:
 
 def make_plan(
     metric: str,
+    *,
     top_k: int,
     gated: str,
     outputs: Mapping[str, Array | None],
@@ -99,7 +100,9 @@ def make_plan(
         load_function(function)
     own = "auto" if function else metric
     scorings = {
-        name: Scoring.of(own if name == chosen else "auto", top_k, labels, thresholds.get(name))
+        name: Scoring.of(
+            own if name == chosen else "auto", top_k, labels=labels, threshold=thresholds.get(name)
+        )
         for name, labels in outputs.items()
     }
     return Plan(scorings, chosen, bool(gated), function if labelled else "")
@@ -122,12 +125,13 @@ class Tally:
     function: PairedMeans = field(default_factory=PairedMeans)
 
     def __post_init__(self) -> None:
-        self.outputs = {name: OutputTally(one) for name, one in self.plan.outputs.items()}
+        self.outputs = {name: OutputTally(item) for name, item in self.plan.outputs.items()}
 
     def add(
         self,
         source: Mapping[str, Array],
         candidate: Mapping[str, Array],
+        *,
         labels: Mapping[str, Array],
         function: Function | None = None,
         weights: Array | None = None,
@@ -150,13 +154,13 @@ class Tally:
             used = weights > 0
             weights = weights[used].astype(np.float64)
             source, candidate, labels = (
-                {name: array[used] for name, array in one.items()}
-                for one in (source, candidate, labels)
+                {name: array[used] for name, array in item.items()}
+                for item in (source, candidate, labels)
             )
             if not weights.size:
                 return
         for name, tally in self.outputs.items():
-            tally.add(source[name], candidate[name], labels.get(name), weights)
+            tally.add(source[name], candidate[name], labels=labels.get(name), weights=weights)
         count = len(next(iter(source.values())))
         self.count += count
         if function is not None:
@@ -165,11 +169,11 @@ class Tally:
                 call_function(
                     function,
                     self.plan.function,
-                    _alone(one) if len(one) == 1 else one,
-                    wanted,
-                    count,
+                    predictions=_alone(item) if len(item) == 1 else item,
+                    labels=wanted,
+                    count=count,
                 )
-                for one in (source, candidate)
+                for item in (source, candidate)
             ]
             self.function.add(said[0], said[1], weights)
 
@@ -189,15 +193,15 @@ class Tally:
         """
         first = self.outputs[self.plan.first]
         scored = self._scored_by_function() if self.plan.function else first.scored()
-        found: dict[str, Any] = {"count": self.count, "output": self.plan.first}
-        found["gated_outputs"] = self.plan.gated_outputs
-        found |= scored.summary() | dict.fromkeys(_ABSENT) | first.summary()
+        result: dict[str, Any] = {"count": self.count, "output": self.plan.first}
+        result["gated_outputs"] = self.plan.gated_outputs
+        result |= scored.summary() | dict.fromkeys(_ABSENT) | first.summary()
         others = {
             name: tally.scored().summary() | {"agreement": tally.summary()["agreement"]}
             for name, tally in self.outputs.items()
             if name != self.plan.first
         }
-        return found | {"other_outputs": others}
+        return result | {"other_outputs": others}
 
     def _scored_by_function(self) -> Scored:
         means = self.function

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from paring.errors import ExamplesError, ParameterError, UnsupportedError
 from paring.evaluation.scoring.means import Z_95, Interval
-from paring.evaluation.scoring.ranks import Ranks, score_keys
+from paring.evaluation.scoring.ranks import PairedRanks
 
 _MOST_CONFUSED = 20
 _CONFUSION_CLASSES = 1024
@@ -41,7 +41,7 @@ class ClassTally:
             label * classes + class; none above 1,024 classes, where it would
             outgrow memory.
         top_sums: As the first three of `sums`, float64 [3].
-        ranks: The source's scores and the candidate's.
+        ranks: Both models' scores.
         single: Whether there is one value for each row.
     """
 
@@ -58,7 +58,7 @@ class ClassTally:
     class_sums: Values = field(default_factory=lambda: np.zeros((3, 0)))
     confusion: dict[int, int] = field(default_factory=dict)
     top_sums: Values = field(default_factory=lambda: np.zeros(3))
-    ranks: tuple[Ranks, Ranks] = field(default_factory=lambda: (Ranks(), Ranks()))
+    ranks: PairedRanks = field(default_factory=PairedRanks)
     single: bool = False
 
     @property
@@ -70,9 +70,10 @@ class ClassTally:
         self,
         source: NDArray[Any],
         candidate: NDArray[Any],
+        *,
         labels: NDArray[np.int64] | None,
         weights: Values | None = None,
-    ) -> NDArray[np.int64] | None:
+    ) -> NDArray[np.int64]:
         """Count rows in.
 
         Args:
@@ -83,7 +84,8 @@ class ClassTally:
 
         Returns:
             What the candidate lost of each row, int64 [rows]: 1 where the source
-            alone is right, -1 where the candidate alone is. None without labels.
+            alone is right, -1 where the candidate alone is; without labels 1 where they
+            don't agree.
 
         Raises:
             ExamplesError: A label is not one of the classes.
@@ -101,10 +103,12 @@ class ClassTally:
         self.count += len(source)
         self.weight += float(weights.sum())
         top, other = self._top_1(source), self._top_1(candidate)
-        self.sums[3] += weights[(top == other) & (top >= 0)].sum()
+        agreeing = (top == other) & (top >= 0)
+        self.sums[3] += weights[agreeing].sum()
         self.broken += [np.count_nonzero(top < 0), np.count_nonzero(other < 0)]
         if labels is None:
-            return None
+            differing: NDArray[np.int64] = (~agreeing).astype(np.int64)
+            return differing
         self.labelled += len(labels)
         self.labelled_weight += [weights.sum(), weights @ weights]
         self._judge(top, other, labels, weights)
@@ -115,9 +119,8 @@ class ClassTally:
                 weights,
             )
         if self.ranked:
-            positive = labels == 1
-            for ranks, scores in zip(self.ranks, (source, candidate), strict=True):
-                ranks.add(score_keys(_score_of_class_1(scores), positive), positive, weights)
+            scores, others = _score_of_class_1(source), _score_of_class_1(candidate)
+            self.ranks.add(scores, others, positive=labels == 1, weights=weights)
         lost: NDArray[np.int64] = (top == labels).astype(int) - (other == labels)
         return lost
 
@@ -139,8 +142,7 @@ class ClassTally:
         self.top_sums += other.top_sums
         for pair, number in other.confusion.items():
             self.confusion[pair] = self.confusion.get(pair, 0) + number
-        for ranks, more in zip(self.ranks, other.ranks, strict=True):
-            ranks.merge(more)
+        self.ranks.merge(other.ranks)
 
     def _check(self, classes: int, labels: NDArray[np.int64] | None) -> None:
         if labels is not None and labels.size and int(labels.max()) >= classes:
@@ -203,32 +205,27 @@ class ClassTally:
             ExamplesError: All labels are of one class, and auc is requested.
         """
         if metric == "auc":
-            areas = [ranks.area() for ranks in self.ranks]
-            found = [area[0] for area in areas if area is not None]
-            if len(found) != 2:
+            areas = self.ranks.areas()
+            if areas is None:
                 raise ExamplesError(
                     "metric auc needs labels of both classes in the eval split",
                     received="labels of one class alone",
                     remedy="give examples of both, or use metric top_1",
                 )
-            return found[0], found[1], None
+            return *areas, self.ranks.drop_interval()
         sums = self.sums[:3] if metric == "top_1" else self.top_sums
         both, source_only, candidate_only = (float(value) for value in sums)
         weight, squares = (float(value) for value in self.labelled_weight)
         return (
             (both + source_only) / weight,
             (both + candidate_only) / weight,
-            accuracy_interval(source_only, candidate_only, weight, squares),
+            accuracy_interval(source_only, candidate_only, weight=weight, squares=squares),
         )
-
-    def area_error(self) -> float:
-        """Return the bound on the error of the areas; see `Ranks`."""
-        return max(area[1] for area in (ranks.area() for ranks in self.ranks) if area)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         source_nan, nan = (int(value) for value in self.broken)
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "agreement": float(self.sums[3]) / self.weight,
             "threshold": self.threshold if self.single else None,
             "nan_predictions": nan,
@@ -236,13 +233,13 @@ class ClassTally:
         }
         if self.labelled:
             source, candidate, interval = self.scores("top_1")
-            found |= {"accuracy": candidate, "source_accuracy": source}
-            found |= {
+            result |= {"accuracy": candidate, "source_accuracy": source}
+            result |= {
                 "accuracy_drop": self._accuracy_drop(),
                 **interval_ends("accuracy_drop", interval),
             }
-            found |= {"classes": self._classes(), "most_confused": self._most_confused()}
-        return found
+            result |= {"classes": self._classes(), "most_confused": self._most_confused()}
+        return result
 
     def _accuracy_drop(self) -> float:
         _, source_only, candidate_only, _ = (float(value) for value in self.sums)
@@ -295,8 +292,8 @@ def _in_top_k(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> NDArra
     own = scores[np.arange(len(scores)), labels][:, np.newaxis]
     earlier = np.arange(scores.shape[1]) < labels[:, np.newaxis]
     place = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
-    found: NDArray[np.bool_] = (place < k) & ~_broken(scores)
-    return found
+    result: NDArray[np.bool_] = (place < k) & ~_broken(scores)
+    return result
 
 
 def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -318,7 +315,7 @@ def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_], weights: Val
 
 
 def accuracy_interval(
-    source_only: float, candidate_only: float, weight: float, squares: float | None = None
+    source_only: float, candidate_only: float, *, weight: float, squares: float | None = None
 ) -> Interval:
     """Return the 95% confidence interval for the drop in accuracy, source less candidate.
 

@@ -1,51 +1,24 @@
 """Metrics by a user's function: import, calls, and checks of the results."""
 
-import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ParameterError
-from paring.system.user_modules import working_directory_first
+from paring.system.user_modules import import_function
 
 Function = Callable[[Any, Any], Any]
 
 
 def load_function(name: str) -> Function:
-    """Return the function that MODULE:FUNCTION names, which runs the user's module.
-
-    The module is looked for in the working directory first.
-
-    Raises:
-        ParameterError: There is no such module or function, or the module
-            fails as it is imported.
-    """
-    module_name, _, function_name = name.partition(":")
-    try:
-        with working_directory_first():
-            module = importlib.import_module(module_name)
-    except Exception as error:
-        # The module is the user's, and may raise anything.
-        raise ParameterError(
-            f"metric: module {module_name} can't be imported",
-            received=f"{type(error).__name__}: {error}",
-            remedy=f"give a module in {Path.cwd()} or one that is installed",
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = sorted(
-            one for one, value in vars(module).items() if callable(value) and one[0] != "_"
-        )
-        raise ParameterError(
-            f"metric: module {module_name} has no function {function_name}",
-            received=f"{module.__file__ or module_name} with {', '.join(names) or 'no functions'}",
-            remedy="give a function(predictions, labels) that returns a value for each example",
-        )
-    found: Function = function
-    return found
+    """Return the metric that MODULE:FUNCTION names; see `import_function`."""
+    return import_function(
+        "metric",
+        name,
+        remedy="write a function(predictions, labels) that returns a value for each example",
+    )
 
 
 def higher_is_better(function: Function) -> bool:
@@ -54,7 +27,7 @@ def higher_is_better(function: Function) -> bool:
 
 
 def call_function(
-    function: Function, name: str, predictions: Any, labels: Any, count: int
+    function: Function, name: str, *, predictions: Any, labels: Any, count: int
 ) -> NDArray[np.float64]:
     """Return the function's score of each of `count` examples, float64 [count].
 

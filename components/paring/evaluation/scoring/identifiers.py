@@ -56,20 +56,22 @@ class IdentifierTally:
         self,
         source: NDArray[Any],
         candidate: NDArray[Any],
+        *,
         labels: NDArray[Any] | None,
         weights: NDArray[np.float64],
-    ) -> NDArray[np.int64] | None:
+    ) -> NDArray[np.int64]:
         """Count predictions in; all [predictions], labels or None.
 
         Returns:
             1 where the source alone equals the label, -1 where the candidate alone does,
-            int64 [predictions]; None without labels.
+            int64 [predictions]; without labels 1 where they differ.
         """
         self.count += len(source)
         self.weight += float(weights.sum())
         self.agreeing += float(weights[source == candidate].sum())
         if labels is None:
-            return None
+            differing: NDArray[np.int64] = (source != candidate).astype(np.int64)
+            return differing
         self.labelled_weight += float(weights.sum())
         self.labelled_squares += float(weights @ weights)
         source_right, right = source == labels, candidate == labels
@@ -104,26 +106,26 @@ class IdentifierTally:
             accuracy_interval(
                 self.source_only,
                 self.candidate_only,
-                self.labelled_weight,
-                self.labelled_squares,
+                weight=self.labelled_weight,
+                squares=self.labelled_squares,
             ),
         )
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "agreement": self.agreeing / self.weight,
             "nan_predictions": 0,
             "source_nan_predictions": 0,
         }
         if self.labelled:
             source, candidate, interval = self.scores()
-            found |= {"accuracy": candidate, "source_accuracy": source}
+            result |= {"accuracy": candidate, "source_accuracy": source}
             drop = (self.source_only - self.candidate_only) / self.labelled_weight
-            found |= {"accuracy_drop": drop}
-            found |= interval_ends("accuracy_drop", interval)
+            result |= {"accuracy_drop": drop}
+            result |= interval_ends("accuracy_drop", interval)
         if self.labelled and self.is_bounded:
-            found["classes"] = [
+            result["classes"] = [
                 {
                     "class": label,
                     "count": int(count),
@@ -133,11 +135,11 @@ class IdentifierTally:
                 for label, (count, weight, source_right, right) in sorted(self.classes.items())
             ]
             order = sorted(self.confusion.items(), key=lambda item: (-item[1], item[0]))
-            found["most_confused"] = [
+            result["most_confused"] = [
                 {"label": label, "predicted": predicted, "count": count}
                 for (label, predicted), count in order[:_MOST_CONFUSED]
             ]
-        return found
+        return result
 
     def _count_classes(
         self,
@@ -148,15 +150,15 @@ class IdentifierTally:
     ) -> None:
         ids, places = np.unique(labels, return_inverse=True)
         columns = [
-            np.bincount(places, one, minlength=len(ids))
-            for one in (None, weights, weights * source_right, weights * right)
+            np.bincount(places, item, minlength=len(ids))
+            for item in (None, weights, weights * source_right, weights * right)
         ]
         for label, *counts in zip(ids, *columns, strict=True):
-            self._add_class(int(label), [float(one) for one in counts])
+            self._add_class(int(label), [float(count) for count in counts])
 
     def _add_class(self, label: int, counts: list[float]) -> None:
         known = self.classes.get(label, [0.0] * len(counts))
-        self.classes[label] = [one + more for one, more in zip(known, counts, strict=True)]
+        self.classes[label] = [item + more for item, more in zip(known, counts, strict=True)]
 
     def _add_confusion(self, pair: tuple[int, int], number: int) -> None:
         self.confusion[pair] = self.confusion.get(pair, 0) + number

@@ -48,14 +48,14 @@ class PairedMeans:
         self.count += len(source)
         self.weight += float(weights.sum())
         self.sums += [weights @ source, weights @ candidate]
-        one, other = weights * source, weights * candidate
+        item, other = weights * source, weights * candidate
         self.squares += [
             weights @ weights,
-            weights @ one,
+            weights @ item,
             weights @ other,
-            one @ one,
+            item @ item,
             other @ other,
-            one @ other,
+            item @ other,
         ]
 
     def merge(self, other: "PairedMeans") -> None:
@@ -149,8 +149,69 @@ class TokenSums:
         """Return the 95% interval of the drop in token accuracy; None of under two examples."""
         if self.count < 2:
             return None
-        lost, tokens, lost_squares, token_squares, products = (float(one) for one in self.sums)
+        lost, tokens, lost_squares, token_squares, products = (float(item) for item in self.sums)
         drop = lost / tokens
         residuals = max(0.0, lost_squares - 2 * drop * products + drop * drop * token_squares)
         half = Z_95 * math.sqrt(residuals * self.count / (self.count - 1)) / tokens
         return max(-1.0, drop - half), min(1.0, drop + half)
+
+
+@dataclass
+class ShareSums:
+    """Predictions of which each is of one kind or not, one or several in each example.
+
+    Attributes:
+        examples: In each example, the weight of predictions of that kind, and of all.
+        squares: The sum of the squares of the predictions' weights.
+    """
+
+    examples: TokenSums = field(default_factory=TokenSums)
+    squares: float = 0.0
+
+    def add(self, of_kind: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
+        """Count examples in.
+
+        Args:
+            of_kind: 1 of that kind and 0 else, [examples, predictions].
+            weights: How much each example counts, float64 [examples].
+        """
+        each = of_kind.shape[1]
+        self.examples.add(weights * of_kind.sum(axis=1), weights * each)
+        self.squares += float(weights @ weights) * each
+
+    def merge(self, other: "ShareSums") -> None:
+        """Count all of `other` in."""
+        self.examples.merge(other.examples)
+        self.squares += other.squares
+
+    def interval(self) -> Interval | None:
+        """Return the 95% interval of the share of that kind; None without predictions.
+
+        The score interval of E. B. Wilson, "Probable inference, the law of succession, and
+        statistical inference", Journal of the American Statistical Association 22(158),
+        1927, which is right for shares of 0 and near it too, for as many predictions as these
+        are worth: those of an independent sample whose share has the same variance, which
+        is that of a ratio over the examples (E. L. Korn and B. I. Graubard, "Confidence
+        intervals for proportions with small expected number of positive counts estimated
+        from survey data", Survey Methodology 24(2), 1998). At most they are worth what
+        independent predictions of these weights are (L. Kish, "Survey Sampling", 1965,
+        section 8.2). Where all are of one kind, their variance says nothing, and each
+        example counts as one prediction.
+        """
+        kind, total, kind_squares, squares, products = (float(item) for item in self.examples.sums)
+        if not total:
+            return None
+        share = kind / total
+        residuals = kind_squares - 2 * share * products + share * share * squares
+        spread = share * (1 - share)
+        worth = min(total * total / self.squares, spread * total * total / max(residuals, 1e-300))
+        # Rounding may leave more or less than nothing of either.
+        if min(kind, total - kind) <= 1e-12 * total:
+            worth = total * total / squares
+        above = Z_95 * Z_95 / worth
+        centre = (share + above / 2) / (1 + above)
+        half = Z_95 / (1 + above) * math.sqrt(max(0.0, spread) / worth + above / (4 * worth))
+        # Without a prediction of the kind, or of another one, the end is 0 or 1 but for rounding.
+        low = 0.0 if share <= 0 else max(0.0, centre - half)
+        high = 1.0 if share >= 1 else min(1.0, centre + half)
+        return low, high

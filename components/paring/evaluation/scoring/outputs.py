@@ -12,7 +12,7 @@ from paring.errors import ExamplesError, ParameterError, UnsupportedError
 from paring.evaluation.metrics import AGREEMENT, TOKEN_AGREEMENT, VALUE_AGREEMENT, Metric
 from paring.evaluation.scoring.classes import ClassTally, interval_ends
 from paring.evaluation.scoring.identifiers import IdentifierTally
-from paring.evaluation.scoring.means import Interval, TokenSums
+from paring.evaluation.scoring.means import Interval, ShareSums, TokenSums
 from paring.evaluation.scoring.values import ValueTally
 
 # The first one is what auto stands for.
@@ -21,6 +21,10 @@ _OF_TOKENS: tuple[str, ...] = ("token_accuracy",)
 _OF_VALUES: tuple[str, ...] = ("rmse", "mae")
 _ROUNDING = 1e-3
 """By how much the sum of one row of probabilities may differ from 1."""
+
+_NO_INTERVAL = (
+    "that of a share of variance takes the covariances of all values, which are not summed up"
+)
 
 Array = NDArray[Any]
 
@@ -69,6 +73,7 @@ class Scoring:
         cls,
         metric: str,
         top_k: int,
+        *,
         labels: Array | None,
         threshold: Threshold | None = None,
     ) -> "Scoring":
@@ -123,12 +128,14 @@ class Scored:
         metric: Metric of the scores.
         source, score: Score of the source, and of the candidate.
         interval: 95% interval of the drop; None where there is none.
+        no_interval: Reason why there is none.
     """
 
     metric: Metric
     source: float
     score: float
     interval: Interval | None = None
+    no_interval: str = "there are too few examples, or the score is 0"
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of the output in evaluation.json.
@@ -151,6 +158,7 @@ class Scored:
             "drop": self.metric.drop(self.source, self.score),
             "drop_low": low,
             "drop_high": high,
+            "no_interval": None if self.interval else self.no_interval,
         }
 
 
@@ -166,6 +174,7 @@ class OutputTally:
         probable: Whether all of the source's values so far are probabilities.
         classes, values, ids: One, or of "either" the first two, of these are counted.
         tokens: What each example lost, where it has several labelled predictions.
+        differing: Predictions that differ, where there are no labels.
     """
 
     scoring: Scoring
@@ -177,6 +186,7 @@ class OutputTally:
     values: ValueTally = field(default_factory=ValueTally)
     ids: IdentifierTally = field(default_factory=IdentifierTally)
     tokens: TokenSums = field(default_factory=TokenSums)
+    differing: ShareSums = field(default_factory=ShareSums)
 
     def __post_init__(self) -> None:
         self.classes.threshold = self.scoring.threshold.value
@@ -187,6 +197,7 @@ class OutputTally:
         self,
         source: Array,
         candidate: Array,
+        *,
         labels: Array | None,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
@@ -208,8 +219,8 @@ class OutputTally:
         """
         numbers = source.dtype.kind in "biuf" and candidate.dtype.kind in "biuf"
         if source.ndim == 0 or source.shape != candidate.shape or not numbers:
-            shapes = [f"{list(one.shape)}" + ("" if numbers else f" {one.dtype}")
-                      for one in (source, candidate)]  # fmt: skip
+            shapes = [f"{list(item.shape)}" + ("" if numbers else f" {item.dtype}")
+                      for item in (source, candidate)]  # fmt: skip
             raise UnsupportedError(
                 "the models' outputs can't be compared example by example",
                 received=f"source {shapes[0]}, candidate {shapes[1]}",
@@ -224,12 +235,12 @@ class OutputTally:
             weights = np.ones(len(source))
         self.of_ids = _are_ids(source, labels)
         if self.of_ids:
-            self._add_ids(source, candidate, labels, weights)
+            self._add_ids(source, candidate, labels=labels, weights=weights)
             return
         if self.scoring.reads != "classes":
-            self._add_values(source, candidate, labels, weights)
+            self._add_values(source, candidate, labels=labels, weights=weights)
         if self.scoring.reads != "values":
-            self._add_classes(source, candidate, labels, weights)
+            self._add_classes(source, candidate, labels=labels, weights=weights)
 
     def merge(self, other: "OutputTally") -> None:
         """Count all of `other` in."""
@@ -241,20 +252,21 @@ class OutputTally:
         self.values.merge(other.values)
         self.ids.merge(other.ids)
         self.tokens.merge(other.tokens)
+        self.differing.merge(other.differing)
 
     def _add_values(
-        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+        self, source: Array, candidate: Array, *, labels: Array | None, weights: Array
     ) -> None:
-        rows = [one.reshape(len(one), -1).astype(np.float64) for one in (source, candidate)]
+        rows = [item.reshape(len(item), -1).astype(np.float64) for item in (source, candidate)]
         wanted = None
         if labels is not None:
             if labels.size != source.size:
                 raise _other_shape(labels, source, list(source.shape))
             wanted = labels.reshape(len(labels), -1).astype(np.float64)
-        self.values.add(rows[0], rows[1], wanted, weights)
+        self.values.add(rows[0], rows[1], labels=wanted, weights=weights)
 
     def _add_classes(
-        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+        self, source: Array, candidate: Array, *, labels: Array | None, weights: Array
     ) -> None:
         if labels is not None:
             # A probability for each of several labels is two classes each time.
@@ -273,16 +285,20 @@ class OutputTally:
         if self.scoring.reads == "either":
             self.probable &= self._are_probabilities(rows)
         each = np.repeat(weights, len(rows) // max(1, len(source)))
-        if not self.of_tokens or labels is None:
-            self.classes.add(rows, others, labels, each)
+        if labels is None:
+            differing = self.classes.add(rows, others, labels=None, weights=each)
+            self.differing.add(differing.reshape(len(source), -1), weights)
+            return
+        if not self.of_tokens:
+            self.classes.add(rows, others, labels=labels, weights=each)
             return
         flat = labels.reshape(-1)
         real = flat >= 0
-        lost = self.classes.add(rows[real], others[real], flat[real], each[real])
+        lost = self.classes.add(rows[real], others[real], labels=flat[real], weights=each[real])
         self._add_tokens(real, lost, weights)
 
     def _add_ids(
-        self, source: Array, candidate: Array, labels: Array | None, weights: Array
+        self, source: Array, candidate: Array, *, labels: Array | None, weights: Array
     ) -> None:
         if self.scoring.top_k or self.scoring.metric == "auc":
             raise UnsupportedError(
@@ -293,18 +309,20 @@ class OutputTally:
         self.of_tokens = math.prod(source.shape[1:]) > 1
         rows, others = source.reshape(-1), candidate.reshape(-1)
         each = np.repeat(weights, len(rows) // max(1, len(source)))
-        if labels is None or not self.of_tokens:
-            self.ids.add(rows, others, None if labels is None else labels.reshape(-1), each)
+        if labels is None:
+            differing = self.ids.add(rows, others, labels=None, weights=each)
+            self.differing.add(differing.reshape(len(source), -1), weights)
+            return
+        if not self.of_tokens:
+            self.ids.add(rows, others, labels=labels.reshape(-1), weights=each)
             return
         flat = labels.reshape(-1)
         real = flat >= 0
-        lost = self.ids.add(rows[real], others[real], flat[real], each[real])
+        lost = self.ids.add(rows[real], others[real], labels=flat[real], weights=each[real])
         self._add_tokens(real, lost, weights)
 
-    def _add_tokens(self, real: Array, lost: Array | None, weights: Array) -> None:
+    def _add_tokens(self, real: Array, lost: Array, weights: Array) -> None:
         """Count what each example, of `weights` [batch], lost on its `real` tokens."""
-        if lost is None:
-            raise TypeError("rows with labels have no losses")
         spread = np.zeros(len(real))
         spread[real] = lost
         count = len(weights)
@@ -337,12 +355,13 @@ class OutputTally:
             self.values.check()
             if metric:
                 return Scored(Metric.named(metric), *self.values.scores(metric))
-            return Scored(Metric.named(VALUE_AGREEMENT), 1.0, self.values.agreement())
+            agreed = self.values.agreement()
+            return Scored(Metric.named(VALUE_AGREEMENT), 1.0, agreed, None, _NO_INTERVAL)
         predictions = self.ids if self.of_ids else self.classes
         if not metric:
             agreement = predictions.summary()["agreement"]
             name = TOKEN_AGREEMENT if self.of_tokens else AGREEMENT
-            return Scored(Metric.named(name), 1.0, agreement)
+            return Scored(Metric.named(name), 1.0, agreement, self.differing.interval())
         if not predictions.labelled:
             raise ExamplesError(
                 "all labels of the eval split are padding",
@@ -364,16 +383,16 @@ class OutputTally:
         if self._is_of_values:
             return self.values.summary()
         predictions = self.ids if self.of_ids else self.classes
-        found = predictions.summary()
-        if found.get("threshold") is not None:
-            found["threshold_origin"] = self.scoring.threshold.origin
+        result = predictions.summary()
+        if result.get("threshold") is not None:
+            result["threshold_origin"] = self.scoring.threshold.origin
         if self.of_tokens:
-            found["tokens"] = predictions.count
+            result["tokens"] = predictions.count
         if self.tokens.count:
-            found |= interval_ends("accuracy_drop", self.tokens.interval())
+            result |= interval_ends("accuracy_drop", self.tokens.interval())
         if self.scoring.metric == "auc":
-            found["score_error"] = self.classes.area_error()
-        return found
+            result["score_error"] = self.classes.ranks.area_error()
+        return result
 
 
 def are_distributions(scores: Array) -> bool:

@@ -36,10 +36,10 @@ class ValueTally:
     spread: Values = field(default_factory=lambda: np.zeros(0))
 
     def add(
-        self, source: Values, candidate: Values, labels: Values | None, weights: Values
+        self, source: Values, candidate: Values, *, labels: Values | None, weights: Values
     ) -> None:
         """Count examples in; all float64 [batch, values], labels or None, weights [batch]."""
-        whole = [np.isfinite(one).all(axis=1) for one in (source, candidate)]
+        whole = [np.isfinite(item).all(axis=1) for item in (source, candidate)]
         for model, finite in enumerate(whole):
             self.broken[model] += int(np.count_nonzero(~finite))
         both = whole[0] & whole[1]
@@ -52,15 +52,15 @@ class ValueTally:
         difference = float((weights @ np.square(candidate - source)).sum())
         self._count(weight, mean, spread, difference)
         if labels is not None:
-            errors = [one - labels[both] for one in (source, candidate)]
-            absolute = [np.abs(one).mean(axis=1) for one in errors]
-            squared = [np.square(one).mean(axis=1) for one in errors]
+            errors = [item - labels[both] for item in (source, candidate)]
+            absolute = [np.abs(error).mean(axis=1) for error in errors]
+            squared = [np.square(error).mean(axis=1) for error in errors]
             self.absolute.add(absolute[0], absolute[1], weights)
             self.squared.add(squared[0], squared[1], weights)
 
     def merge(self, other: "ValueTally") -> None:
         """Count all of `other` in."""
-        self.broken = [one + more for one, more in zip(self.broken, other.broken, strict=True)]
+        self.broken = [item + more for item, more in zip(self.broken, other.broken, strict=True)]
         if other.weight:
             self._count(other.weight, other.mean, other.spread, other.difference)
         self.absolute.merge(other.absolute)
@@ -118,7 +118,7 @@ class ValueTally:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of values; see the step `evaluate`."""
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "agreement": self.agreement(),
             "nan_predictions": self.broken[1],
             "source_nan_predictions": self.broken[0],
@@ -126,5 +126,5 @@ class ValueTally:
         if self.absolute.count:
             for metric in ("mae", "rmse"):
                 source, candidate, _ = self.scores(metric)
-                found |= {metric: candidate, f"source_{metric}": source}
-        return found
+                result |= {metric: candidate, f"source_{metric}": source}
+        return result

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from paring.training.channels.coupling import Channels, Coupling, Part, Role
+from paring.training.channels.channel_graph import ChannelGraph, Channels, Role, WeightAxis
 from paring.training.feeding import labelled_batches
 from paring.training.losses import total_loss
 from paring.training.training import Training
@@ -19,23 +19,23 @@ Scores = NDArray[np.float64]
 _EXAMPLES = 512
 
 
-def channel_scores(coupling: Coupling, importance: str, training: Training) -> Scores:
+def channel_scores(graph: ChannelGraph, importance: str, training: Training) -> Scores:
     """Return the scores by `filter_norms`, `normalization_scales` or `loss_changes`.
 
     Args:
-        coupling: What `trace` found of the model of `training`.
+        graph: What `trace` found of the model of `training`.
         importance: "l1", "batch_norm" or "taylor".
         training: See `loss_changes`.
     """
     match importance:
         case "l1":
-            return filter_norms(coupling)
+            return filter_norms(graph)
         case "batch_norm":
-            return normalization_scales(coupling)
-    return loss_changes(coupling, training)
+            return normalization_scales(graph)
+    return loss_changes(graph, training)
 
 
-def filter_norms(coupling: Coupling) -> Scores:
+def filter_norms(graph: ChannelGraph) -> Scores:
     """Return the L1 norms of the filters that make each channel.
 
     Li, Kadav, Durdanovic, Samet and Graf, "Pruning Filters for Efficient ConvNets",
@@ -47,14 +47,14 @@ def filter_norms(coupling: Coupling) -> Scores:
         float64 [channels], at the number that stands for all that are tied to it.
     """
 
-    def relative(part: Part) -> Scores:
+    def relative(part: WeightAxis) -> Scores:
         norms = part.totals(np.abs(part.weight.numpy()))
         return norms / max(float(norms.mean()), np.finfo(np.float64).tiny)
 
-    return _added_up(coupling, Role.MAKES, relative)
+    return _added_up(graph, Role.PRODUCER, relative)
 
 
-def normalization_scales(coupling: Coupling) -> Scores:
+def normalization_scales(graph: ChannelGraph) -> Scores:
     """Return the absolute scales (gamma) of the batch normalizations that a channel goes through.
 
     Liu, Li, Shen, Huang, Yan and Zhang, "Learning Efficient Convolutional Networks
@@ -64,12 +64,12 @@ def normalization_scales(coupling: Coupling) -> Scores:
     Returns:
         float64 [channels], as `filter_norms`; nan for a channel without a scale.
     """
-    scales = _added_up(coupling, Role.SCALES, lambda part: np.abs(part.weight.numpy()))
-    found = _added_up(coupling, Role.SCALES, lambda part: np.ones(len(part.channels)))
-    return np.where(found > 0, scales, np.nan)
+    scales = _added_up(graph, Role.SCALES, lambda part: np.abs(part.weight.numpy()))
+    result = _added_up(graph, Role.SCALES, lambda part: np.ones(len(part.channels)))
+    return np.where(result > 0, scales, np.nan)
 
 
-def loss_changes(coupling: Coupling, training: Training) -> Scores:
+def loss_changes(graph: ChannelGraph, training: Training) -> Scores:
     """Return the squared change of the loss without each channel, to first order.
 
     Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural
@@ -80,7 +80,7 @@ def loss_changes(coupling: Coupling, training: Training) -> Scores:
     multiply the losses.
 
     Args:
-        coupling: What `trace` found of the model.
+        graph: What `trace` found of the model.
         training: Holds the model, the loss, the rows and the seed that draws some.
 
     Returns:
@@ -89,29 +89,29 @@ def loss_changes(coupling: Coupling, training: Training) -> Scores:
     rows = training.portions.train
     if len(rows) > _EXAMPLES:
         rows = np.sort(np.random.default_rng(training.seed).choice(rows, _EXAMPLES, replace=False))
-    reading = [part for part in coupling.parts if part.role is Role.READS]
+    reading = [part for part in graph.parts if part.role is Role.CONSUMER]
     kernels = [part.weight for part in reading]
     squares: list[Scores] = []
-    batches = labelled_batches(training.model, training.split, rows, training.batch_size)
+    batches = labelled_batches(training.model, training.split, rows, batch_size=training.batch_size)
     for features, labels, *weights in batches:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             outputs = training.model(features, training=False)
             loss = total_loss(training.loss, labels, outputs, *weights)
-        found = tape.gradient(loss, kernels, unconnected_gradients="zero")
-        slopes = {id(part): one.numpy() for part, one in zip(reading, found, strict=True)}
-        squares.append(_added_up(coupling, Role.READS, partial(_gate_gradients, slopes)) ** 2)
+        result = tape.gradient(loss, kernels, unconnected_gradients="zero")
+        slopes = {id(part): item.numpy() for part, item in zip(reading, result, strict=True)}
+        squares.append(_added_up(graph, Role.CONSUMER, partial(_gate_gradients, slopes)) ** 2)
     return np.asarray(np.mean(squares, axis=0))
 
 
-def _gate_gradients(slopes: Mapping[int, NDArray[Any]], part: Part) -> Scores:
+def _gate_gradients(slopes: Mapping[int, NDArray[Any]], part: WeightAxis) -> Scores:
     return part.totals(part.weight.numpy() * slopes[id(part)])
 
 
-def _added_up(coupling: Coupling, role: Role, score: Callable[[Part], Scores]) -> Scores:
-    roots: Channels = coupling.roots()
+def _added_up(graph: ChannelGraph, role: Role, score: Callable[[WeightAxis], Scores]) -> Scores:
+    roots: Channels = graph.roots()
     total = np.zeros(len(roots))
-    for part in coupling.parts:
+    for part in graph.parts:
         if part.role is role:
             np.add.at(total, roots[part.channels], score(part))
     return total

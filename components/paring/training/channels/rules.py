@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from paring.training.channels.coupling import Channels, Coupling, Role
+from paring.training.channels.channel_graph import ChannelGraph, Channels, Role
 
 layers = tf_keras.layers
 
@@ -43,11 +43,11 @@ class NotFollowedError(Exception):
     """A layer whose channels can't be followed, with the reason as it follows the name."""
 
 
-Rule = Callable[[Coupling, Call], Channels]
+Rule = Callable[[ChannelGraph, Call], Channels]
 
 
-def follow(coupling: Coupling, call: Call) -> Channels:
-    """Return the channels of what `call` gives; notes the layer's weights in `coupling`.
+def follow(graph: ChannelGraph, call: Call) -> Channels:
+    """Return the channels of what `call` gives; notes the layer's weights in `graph`.
 
     Raises:
         NotFollowedError: There is no rule for this layer.
@@ -60,11 +60,11 @@ def follow(coupling: Coupling, call: Call) -> Channels:
         raise NotFollowedError("has its channels first")
     if any(not shape or shape[-1] is None for shape in call.shapes):
         raise NotFollowedError("takes a number of channels that is not fixed")
-    made = rule(coupling, call)
+    made = rule(graph, call)
     activation = getattr(layer, "activation", None)
     if activation is not None and not _is_elementwise(activation):
         name = getattr(activation, "__name__", type(activation).__name__)
-        coupling.keep_whole(made, f"{describe(layer)} has the activation {name} over them")
+        graph.keep_whole(made, f"{describe(layer)} has the activation {name} over them")
     return made
 
 
@@ -81,111 +81,111 @@ def _function(layer: Any) -> str:
 
 def _is_elementwise(activation: Any) -> bool:
     return type(activation) in _ELEMENTWISE_LAYERS or any(
-        activation is one for one in _ELEMENTWISE_ACTIVATIONS
+        activation is item for item in _ELEMENTWISE_ACTIVATIONS
     )
 
 
 # Layers that make channels.
 
 
-def _convolution(coupling: Coupling, call: Call) -> Channels:
+def _convolution(graph: ChannelGraph, call: Call) -> Channels:
     layer, given = call.layer, call.inputs[0]
     groups, read, kernel = layer.groups, len(given) // layer.groups, layer.kernel
     if groups > 1 and read == 1:
         # A depthwise convolution by another name.
         made = np.repeat(given, layer.filters // groups)
-        coupling.add_width(layer, "groups", given)
+        graph.add_count(layer, "groups", given)
     else:
-        made = coupling.new(layer.filters, layer)
+        made = graph.new(layer.filters, layer)
         if groups > 1:
             # All groups lose the same places, so that they stay equally wide.
-            _tie_blocks(coupling, given, groups)
-            _tie_blocks(coupling, made, groups)
-        coupling.add_part(layer, kernel, -2, given[:read], Role.READS)
-    coupling.add_part(layer, kernel, -1, made, Role.MAKES)
-    return _with_bias(coupling, layer, "filters", made)
+            _tie_blocks(graph, given, groups)
+            _tie_blocks(graph, made, groups)
+        graph.add_axis(layer, kernel, axis=-2, channels=given[:read], role=Role.CONSUMER)
+    graph.add_axis(layer, kernel, axis=-1, channels=made, role=Role.PRODUCER)
+    return _with_bias(graph, layer, "filters", made)
 
 
-def _tie_blocks(coupling: Coupling, channels: Channels, blocks: int) -> None:
+def _tie_blocks(graph: ChannelGraph, channels: Channels, blocks: int) -> None:
     first, *others = np.split(channels, blocks)
-    for one in others:
-        coupling.tie(first, one)
+    for item in others:
+        graph.tie(first, item)
 
 
-def _transposed_convolution(coupling: Coupling, call: Call) -> Channels:
+def _transposed_convolution(graph: ChannelGraph, call: Call) -> Channels:
     layer = call.layer
-    made = coupling.new(layer.filters, layer)
-    coupling.add_part(layer, layer.kernel, -1, call.inputs[0], Role.READS)
-    coupling.add_part(layer, layer.kernel, -2, made, Role.MAKES)
-    return _with_bias(coupling, layer, "filters", made)
+    made = graph.new(layer.filters, layer)
+    graph.add_axis(layer, layer.kernel, axis=-1, channels=call.inputs[0], role=Role.CONSUMER)
+    graph.add_axis(layer, layer.kernel, axis=-2, channels=made, role=Role.PRODUCER)
+    return _with_bias(graph, layer, "filters", made)
 
 
-def _separable_convolution(coupling: Coupling, call: Call) -> Channels:
+def _separable_convolution(graph: ChannelGraph, call: Call) -> Channels:
     layer, given = call.layer, call.inputs[0]
-    made = coupling.new(layer.filters, layer)
+    made = graph.new(layer.filters, layer)
     between = np.repeat(given, layer.depth_multiplier)
-    coupling.add_part(layer, layer.depthwise_kernel, -2, given, Role.READS)
-    coupling.add_part(layer, layer.pointwise_kernel, -2, between, Role.FOLLOWS)
-    coupling.add_part(layer, layer.pointwise_kernel, -1, made, Role.MAKES)
-    return _with_bias(coupling, layer, "filters", made)
+    graph.add_axis(layer, layer.depthwise_kernel, axis=-2, channels=given, role=Role.CONSUMER)
+    graph.add_axis(layer, layer.pointwise_kernel, axis=-2, channels=between, role=Role.PASSTHROUGH)
+    graph.add_axis(layer, layer.pointwise_kernel, axis=-1, channels=made, role=Role.PRODUCER)
+    return _with_bias(graph, layer, "filters", made)
 
 
-def _dense(coupling: Coupling, call: Call) -> Channels:
+def _dense(graph: ChannelGraph, call: Call) -> Channels:
     layer = call.layer
-    made = coupling.new(layer.units, layer)
-    coupling.add_part(layer, layer.kernel, -2, call.inputs[0], Role.READS)
-    coupling.add_part(layer, layer.kernel, -1, made, Role.MAKES)
-    return _with_bias(coupling, layer, "units", made)
+    made = graph.new(layer.units, layer)
+    graph.add_axis(layer, layer.kernel, axis=-2, channels=call.inputs[0], role=Role.CONSUMER)
+    graph.add_axis(layer, layer.kernel, axis=-1, channels=made, role=Role.PRODUCER)
+    return _with_bias(graph, layer, "units", made)
 
 
-def _with_bias(coupling: Coupling, layer: Any, key: str, made: Channels) -> Channels:
-    coupling.add_width(layer, key, made)
+def _with_bias(graph: ChannelGraph, layer: Any, key: str, made: Channels) -> Channels:
+    graph.add_count(layer, key, made)
     if layer.use_bias:
-        coupling.add_part(layer, layer.bias, -1, made, Role.FOLLOWS)
+        graph.add_axis(layer, layer.bias, axis=-1, channels=made, role=Role.PASSTHROUGH)
     return made
 
 
 # Layers that hand each channel on, changed by weights of its own or by none.
 
 
-def _depthwise_convolution(coupling: Coupling, call: Call) -> Channels:
+def _depthwise_convolution(graph: ChannelGraph, call: Call) -> Channels:
     layer, given = call.layer, call.inputs[0]
     made = np.repeat(given, layer.depth_multiplier)
-    coupling.add_part(layer, layer.depthwise_kernel, -2, given, Role.MAKES)
+    graph.add_axis(layer, layer.depthwise_kernel, axis=-2, channels=given, role=Role.PRODUCER)
     if layer.use_bias:
-        coupling.add_part(layer, layer.bias, -1, made, Role.FOLLOWS)
+        graph.add_axis(layer, layer.bias, axis=-1, channels=made, role=Role.PASSTHROUGH)
     return made
 
 
-def _batch_normalization(coupling: Coupling, call: Call) -> Channels:
+def _batch_normalization(graph: ChannelGraph, call: Call) -> Channels:
     layer, given = call.layer, call.inputs[0]
     if [axis % len(call.shapes[0]) for axis in layer.axis] != [len(call.shapes[0]) - 1]:
         raise NotFollowedError("normalizes another axis than the last")
     for weight in layer.weights:
-        role = Role.SCALES if weight is layer.gamma else Role.FOLLOWS
-        coupling.add_part(layer, weight, -1, given, role)
+        role = Role.SCALES if weight is layer.gamma else Role.PASSTHROUGH
+        graph.add_axis(layer, weight, axis=-1, channels=given, role=role)
     return given
 
 
-def _parametric_relu(coupling: Coupling, call: Call) -> Channels:
+def _parametric_relu(graph: ChannelGraph, call: Call) -> Channels:
     layer, given = call.layer, call.inputs[0]
     if layer.alpha.shape[-1] == len(given):
-        coupling.add_part(layer, layer.alpha, -1, given, Role.FOLLOWS)
+        graph.add_axis(layer, layer.alpha, axis=-1, channels=given, role=Role.PASSTHROUGH)
     return given
 
 
-def _unchanged(coupling: Coupling, call: Call) -> Channels:
+def _unchanged(graph: ChannelGraph, call: Call) -> Channels:
     return call.inputs[0]
 
 
-def _dropout(coupling: Coupling, call: Call) -> Channels:
+def _dropout(graph: ChannelGraph, call: Call) -> Channels:
     shape = call.layer.noise_shape
     if shape is not None and shape[-1] not in (None, 1):
         raise NotFollowedError("has a noise shape with the number of channels in it")
     return call.inputs[0]
 
 
-def _rescaling(coupling: Coupling, call: Call) -> Channels:
+def _rescaling(graph: ChannelGraph, call: Call) -> Channels:
     if np.size(call.layer.scale) > 1 or np.size(call.layer.offset) > 1:
         raise NotFollowedError("has numbers of its own for each channel")
     return call.inputs[0]
@@ -194,66 +194,70 @@ def _rescaling(coupling: Coupling, call: Call) -> Channels:
 # Layers that move channels, or bring those of several tensors together.
 
 
-def _permutation(coupling: Coupling, call: Call) -> Channels:
+def _permutation(graph: ChannelGraph, call: Call) -> Channels:
     if call.layer.dims[-1] != len(call.shapes[0]) - 1:
         raise NotFollowedError("moves the channels to another axis")
     return call.inputs[0]
 
 
-def _reshaping(coupling: Coupling, call: Call) -> Channels:
+def _reshaping(graph: ChannelGraph, call: Call) -> Channels:
     given, shape, last = call.inputs[0], call.shapes[0], call.output_shape[-1]
     # The last axis stays, or takes in whole axes before it, as Flatten does.
     for start in range(len(shape) - 1, 0, -1):
         merged = shape[start:]
-        if None not in merged and math.prod(one for one in merged if one is not None) == last:
+        if None not in merged and math.prod(item for item in merged if item is not None) == last:
             made = np.tile(given, last // len(given))
             if type(call.layer) is layers.Reshape:
-                coupling.add_width(call.layer, "target_shape", made)
+                graph.add_count(call.layer, "target_shape", made)
             return made
     raise NotFollowedError("splits the channels, or joins them with an axis of no fixed size")
 
 
-def _elementwise(coupling: Coupling, call: Call) -> Channels:
-    return _together(coupling, call.inputs)
+def _elementwise(graph: ChannelGraph, call: Call) -> Channels:
+    return _together(graph, call.inputs)
 
 
-def _together(coupling: Coupling, inputs: list[Channels]) -> Channels:
+def _together(graph: ChannelGraph, inputs: list[Channels]) -> Channels:
     widest = max(inputs, key=len)
-    for one in inputs:
+    for item in inputs:
         # A width of 1 is spread over the others' channels. It can't be cut anyway.
-        if len(one) == len(widest):
-            coupling.tie(widest, one)
-        elif len(one) != 1:
+        if len(item) == len(widest):
+            graph.tie(widest, item)
+        elif len(item) != 1:
             raise NotFollowedError("takes tensors of different widths")
     return widest
 
 
-def _concatenation(coupling: Coupling, call: Call) -> Channels:
-    return _concatenated(coupling, call, call.layer.axis)
+def _concatenation(graph: ChannelGraph, call: Call) -> Channels:
+    return _concatenated(graph, call, call.layer.axis)
 
 
-def _concatenated(coupling: Coupling, call: Call, axis: int) -> Channels:
+def _concatenated(graph: ChannelGraph, call: Call, axis: int) -> Channels:
     rank = len(call.shapes[0])
     if axis % rank == rank - 1:
         return np.concatenate(call.inputs)
-    return _together(coupling, call.inputs)
+    return _together(graph, call.inputs)
 
 
 # Calls of TensorFlow functions, which are layers in a functional model.
 
 
-def _function_call(coupling: Coupling, call: Call) -> Channels:
+def _function_call(graph: ChannelGraph, call: Call) -> Channels:
     name = _function(call.layer).removeprefix("tf.")
     if name in _ELEMENTWISE_FUNCTIONS:
-        if any(np.size(one) > 1 for one in call.constants.values() if not isinstance(one, str)):
+        if any(
+            np.size(constant) > 1
+            for constant in call.constants.values()
+            if not isinstance(constant, str)
+        ):
             raise NotFollowedError("has numbers of its own for each channel")
-        return _together(coupling, call.inputs)
+        return _together(graph, call.inputs)
     if name == "concat":
-        return _concatenated(coupling, call, int(call.constants["axis"]))
+        return _concatenated(graph, call, int(call.constants["axis"]))
     if name in _REDUCTIONS:
         rank = len(call.shapes[0])
         axes = call.constants.get("axis")
-        if axes is not None and (rank - 1) not in [one % rank for one in np.ravel(axes)]:
+        if axes is not None and (rank - 1) not in [item % rank for item in np.ravel(axes)]:
             return call.inputs[0]
     raise NotFollowedError("is a call of a function that is not known to keep channels apart")
 

@@ -8,8 +8,9 @@ import tf_keras
 from numpy.typing import NDArray
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 from paring.models.precision import finalize
-from paring.training.channels.coupling import Channels, Coupling
+from paring.training.channels.channel_graph import ChannelGraph, Channels
 from paring.training.channels.tracing import is_graph
 
 
@@ -18,19 +19,19 @@ class Cut:
     """Channels that are kept.
 
     Attributes:
-        coupling: Result of `trace` for the model.
+        graph: Result of `trace` for the model.
         kept: bool [channels].
-        left_whole: The groups of channels that lose none, each with the reason.
+        unprunable_groups: The groups of channels that lose none, each with the reason.
     """
 
-    coupling: Coupling
+    graph: ChannelGraph
     kept: NDArray[np.bool_]
-    left_whole: list[str]
+    unprunable_groups: list[str]
 
     @property
     def removed(self) -> int:
         """Number of filters and units that are removed."""
-        return int(np.count_nonzero(~self.kept[self.coupling.made()]))
+        return int(np.count_nonzero(~self.kept[self.graph.made()]))
 
     def stay(self, channels: Channels) -> Channels:
         """Return the places of these channels that stay."""
@@ -38,12 +39,12 @@ class Cut:
 
 
 def choose(
-    coupling: Coupling, scores: NDArray[np.float64], *, ratio: float, multiple_of: int
+    graph: ChannelGraph, scores: NDArray[np.float64], *, ratio: float, multiple_of: int
 ) -> Cut:
     """Choose the channels to remove: those with the lowest scores of each group.
 
     Args:
-        coupling: Result of `trace` for the model.
+        graph: Result of `trace` for the model.
         scores: As `importance` gives them; a group with nan among its scores is left
             whole.
         ratio: Share of each group that goes, rounded down.
@@ -53,27 +54,27 @@ def choose(
         UnsupportedError: No group can lose a channel.
     """
     kept = np.ones(len(scores), np.bool_)
-    left_whole: list[str] = []
-    for group in coupling.groups():
+    unprunable_groups: list[str] = []
+    for group in graph.groups():
         count = len(group.channels)
         going = _going(count, ratio, multiple_of)
         own = scores[group.channels]
         if group.whole:
-            left_whole.append(f"{group}: {group.whole}")
+            unprunable_groups.append(f"{group}: {group.whole}")
         elif np.isnan(own).any():
-            left_whole.append(f"{group}: no batch normalization with a scale comes after")
+            unprunable_groups.append(f"{group}: no batch normalization with a scale comes after")
         elif going == 0:
-            left_whole.append(f"{group}: only {count} that can go one by one")
+            unprunable_groups.append(f"{group}: only {count} that can go one by one")
         else:
             kept[group.channels[np.argsort(own, kind="stable")[:going]]] = False
     if kept.all():
         raise UnsupportedError(
             "no channels can be removed from the model",
-            received="; ".join(left_whole) or "no layer that makes channels",
+            received="; ".join(unprunable_groups) or "no layer that makes channels",
             remedy="use a recipe without prune_channels, or a higher ratio where a group is"
             " only too small for it",
         )
-    return Cut(coupling, kept[coupling.roots()], left_whole)
+    return Cut(graph, kept[graph.roots()], unprunable_groups)
 
 
 def _going(count: int, ratio: float, multiple_of: int) -> int:
@@ -82,7 +83,7 @@ def _going(count: int, ratio: float, multiple_of: int) -> int:
     return count - min(count, -(-staying // multiple_of) * multiple_of)
 
 
-def without_channels(model: Any, cut: Cut) -> Any:
+def without_channels(model: KerasModel, cut: Cut) -> KerasModel:
     """Return `model` without the removed channels, with fewer parameters and operations.
 
     The layers have the same names and are called in the same order; those that lose
@@ -100,14 +101,14 @@ class _Copies:
 
     def __init__(self, cut: Cut) -> None:
         self._widths: dict[int, dict[str, int]] = {}
-        for width in cut.coupling.widths:
+        for width in cut.graph.widths:
             staying = len(cut.stay(width.channels))
             if staying < len(width.channels):
                 self._widths.setdefault(id(width.layer), {})[width.key] = staying
         # What stays along the axes of each weight.
         self._places: dict[int, list[tuple[int, Channels]]] = {}
         self._losing = set(self._widths)
-        for part in cut.coupling.parts:
+        for part in cut.graph.parts:
             places = cut.stay(part.channels)
             if len(places) < len(part.channels):
                 self._places.setdefault(id(part.weight), []).append((part.axis, places))

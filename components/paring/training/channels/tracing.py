@@ -5,26 +5,27 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from paring.training.channels.coupling import Channels, Coupling
+from paring.models.library_types import KerasModel
+from paring.training.channels.channel_graph import ChannelGraph, Channels
 from paring.training.channels.rules import Call, NotFollowedError, describe, follow
 
 
-def trace(model: Any) -> Coupling:
+def trace(model: KerasModel) -> ChannelGraph:
     """Return the channels of `model`, a sequential or functional tf_keras model.
 
     Models inside it are followed as if their layers stood in it. What goes into the
     model and what it gives is kept whole.
     """
-    coupling = Coupling()
-    tracer = _Tracer(coupling)
-    inputs = [coupling.new(_width(tensor)) for tensor in model.inputs]
+    graph = ChannelGraph()
+    tracer = _Tracer(graph)
+    inputs = [graph.new(_width(tensor)) for tensor in model.inputs]
     for name, channels in zip(model.input_names, inputs, strict=True):
-        coupling.keep_whole(channels, f"added to {name}, the model's input")
+        graph.keep_whole(channels, f"added to {name}, the model's input")
     outputs = tracer.walk(model, inputs)
     for tensor, channels in zip(model.outputs, outputs, strict=True):
         by = describe(tensor._keras_history.layer)
-        coupling.keep_whole(channels, f"{by} gives the model's output")
-    return coupling
+        graph.keep_whole(channels, f"{by} gives the model's output")
+    return graph
 
 
 def is_graph(layer: Any) -> bool:
@@ -33,15 +34,15 @@ def is_graph(layer: Any) -> bool:
 
 
 class _Tracer:
-    def __init__(self, coupling: Coupling) -> None:
-        self._coupling = coupling
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._coupling = graph
         # What went in and came out at the first call of each layer with weights or
         # numbers of channels in its config: all its calls share them.
         self._first: dict[int, tuple[list[Channels], Channels]] = {}
 
-    def walk(self, model: Any, inputs: list[Channels]) -> list[Channels]:
+    def walk(self, model: KerasModel, inputs: list[Channels]) -> list[Channels]:
         """Return the channels of the model's outputs, from those of its inputs."""
-        known = {id(t): one for t, one in zip(model.inputs, inputs, strict=True)}
+        known = {id(t): item for t, item in zip(model.inputs, inputs, strict=True)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
@@ -62,7 +63,7 @@ class _Tracer:
             return [self._layer(node, given, results[0])]
         except NotFollowedError as error:
             # With a kernel it makes channels, which are to be named too.
-            maker = layer if any(one.shape.rank > 1 for one in layer.weights) else None
+            maker = layer if any(weight.shape.rank > 1 for weight in layer.weights) else None
             made = [self._coupling.new(_width(tensor), maker) for tensor in results]
             for channels in [*given, *made]:
                 self._coupling.keep_whole(channels, f"{describe(layer)} {error}")
@@ -70,12 +71,12 @@ class _Tracer:
 
     def _inner(self, node: Any, given: list[Channels]) -> list[Channels]:
         model = node.layer
-        if any(isinstance(one, dict) for one in node.call_args) or len(given) != len(model.inputs):
+        if any(isinstance(arg, dict) for arg in node.call_args) or len(given) != len(model.inputs):
             raise NotFollowedError("takes its inputs by name")
         for tensor, channels in zip(model.inputs, given, strict=True):
             layer = tensor._keras_history.layer
             if self._again(layer, [channels]) is None:
-                self._coupling.add_width(layer, "batch_input_shape", channels)
+                self._coupling.add_count(layer, "batch_input_shape", channels)
                 self._first[id(layer)] = [channels], channels
         return self.walk(model, given)
 
@@ -96,8 +97,8 @@ class _Tracer:
         if id(layer) not in self._first:
             return None
         before, made = self._first[id(layer)]
-        for one, other in zip(before, given, strict=True):
-            self._coupling.tie(one, other)
+        for item, other in zip(before, given, strict=True):
+            self._coupling.tie(item, other)
         return made
 
 
@@ -111,7 +112,7 @@ def _constants(node: Any) -> dict[str, Any]:
     given = {**dict(zip(names, node.call_args, strict=False)), **node.call_kwargs}
     constants: dict[str, Any] = {}
     for name, value in given.items():
-        own = [hasattr(one, "_keras_history") for one in tf.nest.flatten(value)]
+        own = [hasattr(item, "_keras_history") for item in tf.nest.flatten(value)]
         if any(own) and not all(own):
             raise NotFollowedError("takes numbers beside tensors of the model")
         if value is not None and not any(own):

@@ -22,9 +22,11 @@ from paring.data.examples import Split, class_ids
 from paring.errors import UnsupportedError
 from paring.graphs import graph
 from paring.models.arguments import by_name
-from paring.models.loading import keras_source, load_keras, saved_model_dir
-from paring.models.signature import Signature, TensorSpec, read_signature
-from paring.training.distillation.students import Wanted
+from paring.models.library_types import KerasModel
+from paring.models.loading import keras_source, load_keras
+from paring.models.saved_model import SavedModel
+from paring.models.signature import Signature, TensorSpec
+from paring.training.distillation.students import StudentSpec
 from paring.training.feeding import Rows, features_at
 from paring.training.losses import last_activation, loss_for
 from paring.training.training import seed_everything, signature_of
@@ -52,7 +54,7 @@ class Teacher:
 
     signature: Signature
     call: Callable[[Split, Rows], NDArray[np.float32]]
-    keras_model: Any | None
+    keras_model: KerasModel | None
     parameters: int
 
     @property
@@ -90,29 +92,29 @@ def open_teacher(model: Model, seed: int) -> Teacher:
 
         return Teacher(signature, ask_keras, network, network.count_params())
 
-    folder = saved_model_dir(model)
-    signature = read_signature(folder)
+    saved = SavedModel.open(model)
+    signature = saved.signature()
     _check_signature(signature)
-    function = graph.load_function(folder)
+    function = graph.load_function(saved)
     name, spec = next(iter(signature.inputs.items()))
 
     call = by_name(function)
 
     def ask(split: Split, rows: Rows) -> NDArray[np.float32]:
         values = tf.constant(np.asarray(split.features[name][rows]), dtype=spec.dtype)
-        (found,) = call({name: values}).values()
-        scores: NDArray[np.float32] = found.numpy()
+        (result,) = call({name: values}).values()
+        scores: NDArray[np.float32] = result.numpy()
         return scores
 
     weights = graph.weights(function, graph.frozen_graph(function, signature))
-    return Teacher(signature, ask, None, sum(one.count for one in weights))
+    return Teacher(signature, ask, None, sum(weight.count for weight in weights))
 
 
 def _check_signature(signature: Signature) -> None:
     (*_, output), inputs = signature.outputs.values(), signature.inputs
     classifies = len(output.shape) == 2 and output.shape[1] and output.dtype == "float32"
     if len(inputs) != 1 or len(signature.outputs) != 1 or not classifies:
-        given = ", ".join(f"{one.dtype} {list(one.shape)}" for one in signature.outputs.values())
+        given = ", ".join(f"{item.dtype} {list(item.shape)}" for item in signature.outputs.values())
         raise UnsupportedError(
             "distillation takes a source with one input and one output float32 [batch, classes]",
             received=f"inputs {', '.join(inputs)}; outputs {given}",
@@ -121,7 +123,7 @@ def _check_signature(signature: Signature) -> None:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherOutputs:
     """Teacher's outputs for every example of a split, and the labels.
 
     Attributes:
@@ -133,7 +135,7 @@ class Lessons:
     """
 
     table: NDArray[np.float32]
-    wanted: Wanted
+    wanted: StudentSpec
     features: int
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
@@ -141,7 +143,9 @@ class Lessons:
         return np.asarray(self.table[rows, 1 : 1 + self.wanted.units])
 
 
-def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bool) -> Lessons:
+def compute_teacher_outputs(
+    teacher: Teacher, split: Split, file: Path, *, with_features: bool
+) -> TeacherOutputs:
     """Have the teacher go through the whole split once.
 
     Args:
@@ -178,8 +182,8 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
         rows = np.minimum(np.arange(start, end), split.count - 1)
         part[:, 1 : 1 + units] = teacher.call(split, rows)[: len(part)]
         if hidden is not None:
-            found = hidden(features_at(hidden, split, rows), training=False)
-            part[:, 1 + units :] = found.numpy()[: len(part)]
+            result = hidden(features_at(hidden, split, rows), training=False)
+            part[:, 1 + units :] = result.numpy()[: len(part)]
         broken += int((~np.isfinite(part)).any(axis=1).sum())
     if broken:
         raise UnsupportedError(
@@ -196,7 +200,7 @@ def ask_teacher(teacher: Teacher, split: Split, file: Path, *, with_features: bo
         part[:] = logits_of(tf.constant(part), activation).numpy()
     if width:
         _standardize(table[:, 1 + units :], split.used_rows)
-    return Lessons(table, Wanted(teacher.input, units, activation), width)
+    return TeacherOutputs(table, StudentSpec(teacher.input, units, activation), width)
 
 
 def _activation_of(scores: NDArray[np.float32]) -> str:
@@ -232,7 +236,7 @@ def logits_of(scores: Any, activation: str) -> Any:
     return scores
 
 
-def penultimate(model: Any) -> Any:
+def penultimate(model: KerasModel) -> Any:
     """Return the features that the last layer with weights of a tf_keras model takes.
 
     Returns:
@@ -268,27 +272,27 @@ def _has_one_input(history: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Pupil:
+class StudentTrainer:
     """Student in the form in which it is trained.
 
     Attributes:
         model: Shares its weights with the student. It gives the student's scores, and
             behind them its features as the regressor renders the teacher's.
-        loss: Compares that with rows of `Lessons.table`, float32 [batch].
+        loss: Compares that with rows of `TeacherOutputs.table`, float32 [batch].
     """
 
-    model: Any
+    model: KerasModel
     loss: Callable[[Any, Any], Any]
 
 
 def pupil(
-    student: Any,
-    lessons: Lessons,
+    student: KerasModel,
+    lessons: TeacherOutputs,
     *,
     temperature: float,
     soft_weight: float,
     feature_weight: float,
-) -> Pupil:
+) -> StudentTrainer:
     """Put the loss of distillation on a student.
 
     It is soft_weight T^2 KL(teacher/T, student/T) + (1 - soft_weight) H(label, student)
@@ -328,7 +332,7 @@ def pupil(
             total += feature_weight * tf.reduce_mean(tf.square(away), axis=1)
         return total
 
-    return Pupil(tf_keras.Model(student.inputs, outputs), loss)
+    return StudentTrainer(tf_keras.Model(student.inputs, outputs), loss)
 
 
 # Keras feeds rows of unknown length, so the number of units has to be handed in.
@@ -351,7 +355,7 @@ def _cross_entropy(probabilities: Any, logits: Any, units: int) -> Any:
     return tf.nn.softmax_cross_entropy_with_logits(probabilities, logits)
 
 
-def agreement(student: Any, lessons: Lessons, split: Split, rows: Rows) -> float:
+def agreement(student: KerasModel, lessons: TeacherOutputs, *, split: Split, rows: Rows) -> float:
     """Share of the rows where the student has its teacher's class, from 0 to 1."""
     scores = [
         student(features_at(student, split, rows[start : start + _FORWARD_BATCH]), training=False)

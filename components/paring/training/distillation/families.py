@@ -64,11 +64,11 @@ class _Family:
         """
         stages = tuple(
             replace(
-                one,
-                channels=_in_eights(one.channels * width),
-                repeats=math.ceil(one.repeats * depth),
+                stage,
+                channels=_in_eights(stage.channels * width),
+                repeats=math.ceil(stage.repeats * depth),
             )
-            for one in self.stages
+            for stage in self.stages
         )
         return replace(
             self,

@@ -1,8 +1,6 @@
 """Building of students, of the mobile families or by a user's function."""
 
 import functools
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +9,10 @@ import tf_keras
 
 from paring.data.examples import Split
 from paring.errors import ParameterError, UnsupportedError, first_line, nearest
+from paring.models.library_types import KerasModel
 from paring.models.signature import TensorSpec
 from paring.models.trust import embedded_code
-from paring.system.user_modules import working_directory_first
+from paring.system.user_modules import import_function, working_directory_first
 from paring.training.distillation.families import FAMILIES, features
 from paring.training.feeding import Rows
 from paring.training.losses import last_activation
@@ -27,7 +26,7 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StudentSpec:
     """Input and output that a student must have.
 
     Attributes:
@@ -67,8 +66,8 @@ def check_student(student: str, *, width: float, compound: float) -> None:
 
 
 def build_student(
-    student: str, wanted: Wanted, split: Split, rows: Rows, *, width: float, compound: float
-) -> Any:
+    student: str, wanted: StudentSpec, *, split: Split, rows: Rows, width: float, compound: float
+) -> KerasModel:
     """Return the untrained student; call `seed_everything` before it.
 
     Args:
@@ -163,9 +162,11 @@ def _channel_statistics(images: Any, rows: Rows) -> tuple[Any, Any]:
     return mean, np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
 
 
-def _by_function(name: str, wanted: Wanted) -> Any:
+def _by_function(name: str, wanted: StudentSpec) -> KerasModel:
     """Return the checked model of the user's function, with the wanted activation at its end."""
-    function = _user_function(name)
+    function = import_function(
+        "student", name, remedy="write a function(shape, units) that returns a model"
+    )
     try:
         with working_directory_first():
             made = function(wanted.input.shape[1:], wanted.units)
@@ -201,30 +202,7 @@ def _by_function(name: str, wanted: Wanted) -> Any:
     return tf_keras.Model(made.input, ending, name=made.name)
 
 
-def _user_function(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    try:
-        with working_directory_first():
-            module = importlib.import_module(module_name)
-    except Exception as error:
-        # Importing runs the user's module, and anything may come out of that.
-        raise ParameterError(
-            f"student: module {module_name!r} of {name} can't be imported",
-            received=f"{type(error).__name__}: {error}",
-            remedy="start paring in the module's folder, or install it",
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [one for one, value in vars(module).items() if callable(value)]
-        raise ParameterError(
-            f"student: module {module_name} has no function {function_name!r}",
-            remedy=nearest(function_name, known),
-        )
-    found: Callable[..., Any] = function
-    return found
-
-
-def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
+def _check_tensors(name: str, made: KerasModel, wanted: StudentSpec) -> None:
     spec = wanted.input
     if len(made.inputs) != 1 or len(made.outputs) != 1:
         raise ParameterError(
@@ -248,7 +226,7 @@ def _check_tensors(name: str, made: Any, wanted: Wanted) -> None:
         )
 
 
-def _check_layers(name: str, made: Any) -> None:
+def _check_layers(name: str, made: KerasModel) -> None:
     try:
         own = embedded_code([made.get_config()])
     except (NotImplementedError, TypeError) as error:

@@ -15,6 +15,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 from paring.models.wrapper_masks import call_arguments, output_mask
 from paring.training.pruning.patterns import BlockPruning, Pattern, follows, misfit, zero_groups
 from paring.training.wrapping import share_of_zeros, wrap_layers
@@ -92,7 +93,7 @@ class Pruning:
     """
 
     def __init__(
-        self, model: Any, *, sparsities: Mapping[Any, float], steps: int, pattern: Pattern
+        self, model: KerasModel, *, sparsities: Mapping[Any, float], steps: int, pattern: Pattern
     ) -> None:
         """Wrap the layers of `model`.
 
@@ -148,7 +149,7 @@ class Pruning:
         short: list[str] = []
         least: list[bool] = []
         for wrapper, asked in zip(self._wrappers, self._asked, strict=True):
-            for kernel in (one.numpy() for one in wrapper.prunable_weights):
+            for kernel in (weight.numpy() for weight in wrapper.prunable_weights):
                 zeros, groups = zero_groups(kernel, self._pattern)
                 wanted = int(asked * groups)
                 if wanted:
@@ -174,8 +175,11 @@ class Pruning:
     def layer_sparsities(self) -> list[tuple[str, float]]:
         """Return the name of each layer, and the share of zeros in its kernels as they are now."""
         return [
-            (one.layer.name, share_of_zeros(kernel.numpy() for kernel in one.prunable_weights))
-            for one in self._wrappers
+            (
+                wrapper.layer.name,
+                share_of_zeros(kernel.numpy() for kernel in wrapper.prunable_weights),
+            )
+            for wrapper in self._wrappers
         ]
 
     def pattern(self) -> Pattern:
@@ -184,12 +188,12 @@ class Pruning:
             return self._pattern
         return "unstructured"
 
-    def strip(self) -> Any:
+    def strip(self) -> KerasModel:
         """Return the model without wrappers, as it was given; it shares the weights."""
         return tfmot.sparsity.keras.strip_pruning(self.model)
 
     def _kernels(self) -> list[NDArray[Any]]:
-        return [kernel.numpy() for one in self._wrappers for kernel in one.prunable_weights]
+        return [kernel.numpy() for wrapper in self._wrappers for kernel in wrapper.prunable_weights]
 
     def _is_due(self, step: int) -> bool:
         if self._pattern == "2:4":
@@ -227,15 +231,15 @@ def _reason(kernel: NDArray[Any]) -> str:
     return "since its mask was not made"
 
 
-def prunable_layers(model: Any, pattern: Pattern) -> list[Any]:
+def prunable_layers(model: KerasModel, pattern: Pattern) -> list[Any]:
     """Return the layers of `model`, and of models inside it, that can be pruned to the pattern."""
-    found: dict[Any, None] = {}
+    result: dict[Any, None] = {}
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
-            found |= dict.fromkeys(prunable_layers(layer, pattern))
+            result |= dict.fromkeys(prunable_layers(layer, pattern))
         elif (kernels := kernels_of(layer)) and misfit(layer, kernels[0], pattern) is None:
-            found[layer] = None
-    return list(found)
+            result[layer] = None
+    return list(result)
 
 
 def kernels_of(layer: Any) -> list[Any]:

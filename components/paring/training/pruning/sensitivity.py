@@ -42,7 +42,7 @@ class Sensitivity:
 
 
 def scan(
-    training: Training, layers: Sequence[Any], sparsity: float, pattern: Pattern
+    training: Training, layers: Sequence[Any], *, sparsity: float, pattern: Pattern
 ) -> list[Sensitivity]:
     """Prune each layer alone to several sparsities; the model is left as it was.
 
@@ -58,12 +58,14 @@ def scan(
     compile_loss(training.model, training.loss)
 
     def loss() -> float:
-        batches = labelled_batches(training.model, training.split, rows, training.batch_size)
+        batches = labelled_batches(
+            training.model, training.split, rows, batch_size=training.batch_size
+        )
         return float(training.model.evaluate(batches, verbose=0))
 
     levels = (*_LEVELS, max(_HIGHEST, (1 + sparsity) / 2))
     dense = loss()
-    found: list[Sensitivity] = []
+    result: list[Sensitivity] = []
     for layer in layers:
         before = [(variable, variable.numpy()) for variable in kernels_of(layer)]
         losses = [dense]
@@ -74,11 +76,11 @@ def scan(
         for variable, values in before:
             variable.assign(values)
         size = sum(values.size for _, values in before)
-        found.append(Sensitivity(layer.name, size, levels, tuple(losses)))
-    return found
+        result.append(Sensitivity(layer.name, size, levels, tuple(losses)))
+    return result
 
 
-def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
+def allocate(sensitivity: Sequence[Sensitivity], sparsity: float) -> list[float]:
     """Return the sparsity of each layer that gives all of them together the requested one.
 
     Between levels the loss is taken to be linear, and never to fall with more zeros; the
@@ -86,33 +88,36 @@ def allocate(found: Sequence[Sensitivity], sparsity: float) -> list[float]:
     flattest pieces first.
 
     Args:
-        found: The sensitivity of each layer.
+        sensitivity: The sensitivity of each layer.
         sparsity: The share of zeros among the weights of all layers, no more than the
             last of the levels.
     """
     pieces = sorted(
         (slope, index, start, end)
-        for index, one in enumerate(found)
-        for slope, start, end in _pieces(one)
+        for index, item in enumerate(sensitivity)
+        for slope, start, end in _pieces(item)
     )
-    left = sparsity * sum(one.weights for one in found)
-    shares = [0.0] * len(found)
+    left = sparsity * sum(item.weights for item in sensitivity)
+    shares = [0.0] * len(sensitivity)
     for _, index, start, end in pieces:
-        zeros = min(left, (end - start) * found[index].weights)
-        shares[index] += zeros / found[index].weights
+        zeros = min(left, (end - start) * sensitivity[index].weights)
+        shares[index] += zeros / sensitivity[index].weights
         left -= zeros
     return shares
 
 
-def _pieces(one: Sensitivity) -> list[tuple[float, float, float]]:
+def _pieces(sensitivity: Sensitivity) -> list[tuple[float, float, float]]:
     """Return the pieces of the hull: loss for a weight, and the sparsities between which."""
-    losses = np.maximum.accumulate(one.losses).tolist()
+    losses = np.maximum.accumulate(sensitivity.losses).tolist()
     hull: list[tuple[float, float]] = []
-    for point in zip(one.levels, losses, strict=True):
+    for point in zip(sensitivity.levels, losses, strict=True):
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
             hull.pop()
         hull.append(point)
-    return [(_slope(start, end) / one.weights, start[0], end[0]) for start, end in pairwise(hull)]
+    return [
+        (_slope(start, end) / sensitivity.weights, start[0], end[0])
+        for start, end in pairwise(hull)
+    ]
 
 
 def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:

@@ -12,6 +12,7 @@ from tensorflow_model_optimization.python.core.clustering.keras.clustering_regis
 )
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 from paring.models.wrapper_masks import call_arguments, output_mask
 from paring.training.wrapping import wrap_layers
 
@@ -37,7 +38,7 @@ class Clustering:
         left_out: Names of layers with kernels that can't be clustered.
     """
 
-    def __init__(self, model: Any, *, clusters: int, preserve_sparsity: bool) -> None:
+    def __init__(self, model: KerasModel, *, clusters: int, preserve_sparsity: bool) -> None:
         """Wrap the layers of `model`.
 
         Args:
@@ -54,7 +55,7 @@ class Clustering:
         self.model, self.left_out = wrapped.model, wrapped.left_out
         self._wrappers = wrapped.wrappers
 
-    def strip(self) -> Any:
+    def strip(self) -> KerasModel:
         """Return the model without wrappers, its kernels on their centroids."""
         return tfmot.clustering.keras.strip_clustering(self.model)
 
@@ -93,7 +94,7 @@ class Clustering:
         return short
 
     def _wrap(self, layer: Any) -> Any | None:
-        kernels = [one.numpy() for one in _kernels(layer)]
+        kernels = [item.numpy() for item in _kernels(layer)]
         if not kernels:
             return None
         if not layer.trainable:

@@ -18,6 +18,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 )
 
 from paring.errors import UnsupportedError
+from paring.models.library_types import KerasModel
 from paring.training.wrapping import share_of_zeros
 
 # As many as the step `cluster` makes, and as int8 can tell apart.
@@ -58,7 +59,7 @@ class Preserving:
             requested, each with the reason.
     """
 
-    def __init__(self, model: Any, *, sparsity: bool, clusters: bool) -> None:
+    def __init__(self, model: KerasModel, *, sparsity: bool, clusters: bool) -> None:
         """Make the training of `model` preserve its kernels, in place.
 
         The int8 scale of a kernel with clusters is one for all of its channels, so
@@ -78,11 +79,11 @@ class Preserving:
         for layer in model.layers:
             if isinstance(layer, QuantizeWrapper) and layer._weight_vars:
                 self._preserve(layer, sparsity, clusters)
-            elif any(len(one.shape) > 1 for one in layer.trainable_weights):
+            elif any(len(weight.shape) > 1 for weight in layer.trainable_weights):
                 self.not_preserved.append(f"{layer.name} (in float)")
-        if sparsity and all(one.zeros is None for one in self._kernels):
+        if sparsity and all(kernel.zeros is None for kernel in self._kernels):
             raise self._nothing_to_keep(model, "zeros", "prune")
-        if clusters and all(one.clusters is None for one in self._kernels):
+        if clusters and all(kernel.clusters is None for kernel in self._kernels):
             raise self._nothing_to_keep(model, "clusters", "cluster")
 
     def settle(self) -> None:
@@ -92,12 +93,12 @@ class Preserving:
 
     def sparsity(self) -> float | None:
         """Return the share of zeros among the kernels whose zeros are kept, as they are now."""
-        kept = [one.variable.numpy() for one in self._kernels if one.zeros is not None]
+        kept = [kernel.variable.numpy() for kernel in self._kernels if kernel.zeros is not None]
         return share_of_zeros(kept) if kept else None
 
     def distinct_weights(self) -> int | None:
         """Return the most distinct values in any kernel whose clusters are kept."""
-        kept = [one.variable.numpy() for one in self._kernels if one.clusters is not None]
+        kept = [item.variable.numpy() for item in self._kernels if item.clusters is not None]
         return max((len(np.unique(kernel)) for kernel in kept), default=None)
 
     def _preserve(self, wrapper: Any, sparsity: bool, clusters: bool) -> None:
@@ -120,7 +121,7 @@ class Preserving:
         if missing:
             self.not_preserved.append(f"{wrapper.name} ({', '.join(dict.fromkeys(missing))})")
 
-    def _nothing_to_keep(self, model: Any, what: str, step: str) -> UnsupportedError:
+    def _nothing_to_keep(self, model: KerasModel, what: str, step: str) -> UnsupportedError:
         return UnsupportedError(
             f"model {model.name} has no {what} to preserve in any kernel that is quantized",
             received=", ".join(self.not_preserved[:5]),

@@ -6,6 +6,7 @@ of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018
 (arXiv:1712.05877).
 """
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,25 +30,25 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 
 from paring.data.examples import Split
 from paring.data.scales import unlike_inputs
-from paring.errors import UnsupportedError
+from paring.errors import UnsupportedError, first_line
+from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes
 from paring.models.precision import finalize
 from paring.training.feeding import Rows, feature_batches, features_at
-
-# The transformations take these apart into layers that have a quantized form. Those of
-# SeparableConv1D put Lambda layers of their own around it, which Keras loads unsafely alone.
-_TAKEN_APART = (tf_keras.layers.SeparableConv2D,)
 
 # Layers that a batch normalization after them is folded into.
 _FOLDING = (
     tf_keras.layers.Conv2D,
     tf_keras.layers.DepthwiseConv2D,
     tf_keras.layers.Dense,
-    *_TAKEN_APART,
 )
 
 # The kernels that may end in an activation.
-_KERNELS = (*_FOLDING, tf_keras.layers.Conv2DTranspose)
+_KERNELS = (
+    *_FOLDING,
+    tf_keras.layers.Conv2DTranspose,
+    tf_keras.layers.SeparableConv2D,
+)
 
 _ACTIVATIONS = frozenset({"linear", "relu", "swish", "silu", "softmax", "sigmoid", "tanh", "gelu"})
 
@@ -85,17 +86,18 @@ class FakeQuantized:
     Attributes:
         model: A copy of the model that was given, with the same weights and names
             of layers; what ends in a swish is followed by a layer NAME_swish in its
-            place. Weights are int8, symmetric, per channel in convolutions;
-            activations are int8, asymmetric, per tensor.
-        in_float: The layers that have no quantized form and compute as before,
+            place, and a SeparableConv2D becomes NAME_depthwise and NAME_pointwise.
+            Weights are int8, symmetric, per channel in convolutions; activations are
+            int8, asymmetric, per tensor.
+        float_layers: The layers that have no quantized form and compute as before,
             each with the reason.
     """
 
-    model: Any
-    in_float: Mapping[str, str]
+    model: KerasModel
+    float_layers: Mapping[str, str]
 
 
-def fake_quantized(model: Any, unlike: Collection[str] = ()) -> FakeQuantized:
+def fake_quantized(model: KerasModel, unlike: Collection[str] = ()) -> FakeQuantized:
     """Put fake-quantization nodes into a copy of `model`, wherever they can go.
 
     Args:
@@ -112,16 +114,18 @@ def fake_quantized(model: Any, unlike: Collection[str] = ()) -> FakeQuantized:
     # converted files; it must not depend on what this process made before.
     tf_keras.backend.reset_uids()
     registry = _registry()
-    if any(map(_ends_in_swish, model.layers)):
+    names = {item.name for item in model.layers}
+    apart = [_SwishApart(names), _SeparableApart(names)]
+    if any(_ends_in_swish(item) or _is_separable(item) for item in model.layers):
         with optimization_classes(), _refusing(model):
-            model, _ = model_transformer.ModelTransformer(model, [_SwishApart()]).transform()
-    in_float = _in_float(model, registry)
-    kept = [one for one in model.layers if one.weights and one.name not in in_float]
+            model, _ = model_transformer.ModelTransformer(model, apart).transform()
+    float_layers = _in_float(model, registry)
+    kept = [item for item in model.layers if item.weights and item.name not in float_layers]
     if not kept:
-        raise _refused(model, "; ".join(list(in_float.values())[:3]) or "no layer with weights")
+        raise _refused(model, "; ".join(list(float_layers.values())[:3]) or "no layer with weights")
 
     exact = set(unlike) | {
-        one._keras_history.layer.name for one in model.inputs if not one.dtype.is_floating
+        item._keras_history.layer.name for item in model.inputs if not item.dtype.is_floating
     }
     inner = _preparing(model, unlike)
     output_only = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig()
@@ -129,7 +133,7 @@ def fake_quantized(model: Any, unlike: Collection[str] = ()) -> FakeQuantized:
     def annotate(layer: Any) -> Any:
         if layer.name in inner:
             return layer
-        if layer.name not in in_float:
+        if layer.name not in float_layers:
             return tfmot.quantization.keras.quantize_annotate_layer(layer)
         if not (isinstance(layer, _ELEMENTWISE) or registry.supports(layer)):
             return layer
@@ -142,10 +146,10 @@ def fake_quantized(model: Any, unlike: Collection[str] = ()) -> FakeQuantized:
             annotated, quantized_layer_name_prefix=""
         )
     finalize(quantized)
-    return FakeQuantized(quantized, in_float)
+    return FakeQuantized(quantized, float_layers)
 
 
-def unlike_layers(model: Any, split: Split, rows: Rows) -> list[str]:
+def unlike_layers(model: KerasModel, split: Split, rows: Rows) -> list[str]:
     """Return the names of the model's inputs whose channels have unlike scales.
 
     Args:
@@ -159,26 +163,26 @@ def unlike_layers(model: Any, split: Split, rows: Rows) -> list[str]:
     return unlike_inputs([features])
 
 
-def _preparing(model: Any, unlike: Collection[str]) -> set[str]:
+def _preparing(model: KerasModel, unlike: Collection[str]) -> set[str]:
     """Return the layers between inputs of unlike scales and the first layers with a kernel.
 
     Without those whose output such a layer, or any other, reads: that has scales that are
     alike, and is rounded.
     """
-    found: set[str] = set(unlike)
+    result: set[str] = set(unlike)
     for layer in model.layers:
-        before = {one.name for one in _before(layer)}
-        if isinstance(layer, _PREPARING) and before and before <= found:
-            found.add(layer.name)
-    readers: dict[str, set[str]] = {name: set() for name in found}
+        before = {item.name for item in _before(layer)}
+        if isinstance(layer, _PREPARING) and before and before <= result:
+            result.add(layer.name)
+    readers: dict[str, set[str]] = {name: set() for name in result}
     for layer in model.layers:
-        for one in _before(layer):
-            readers.setdefault(one.name, set()).add(layer.name)
-    return {name for name in found if readers[name] and readers[name] <= found} - set(unlike)
+        for item in _before(layer):
+            readers.setdefault(item.name, set()).add(layer.name)
+    return {name for name in result if readers[name] and readers[name] <= result} - set(unlike)
 
 
 def _before(layer: Any) -> list[Any]:
-    return [one for node in layer.inbound_nodes for one in tf.nest.flatten(node.inbound_layers)]
+    return [item for node in layer.inbound_nodes for item in tf.nest.flatten(node.inbound_layers)]
 
 
 @contextmanager
@@ -203,21 +207,66 @@ class _SwishApart(transforms.Transform):  # type: ignore[misc]
 
     The library would quantize what comes after the swish, and not what goes into it. Since
     swish is an operator of its own in TFLite, the one before it would compute in float.
+
+    Args:
+        names: Names of the model's layers; gets those of the new ones.
     """
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
 
     def pattern(self) -> Any:
         """Return the pattern of layers with a kernel that end in a swish."""
-        kinds = "|".join(one.__name__ for one in _KERNELS)
+        kinds = "|".join(kernel.__name__ for kernel in _KERNELS)
         return transforms.LayerPattern(kinds, {"activation": "swish"})
 
     def replacement(self, match_layer: Any) -> Any:
         """Return the layer without the swish, and a layer for that."""
         config = match_layer.layer["config"]
-        swish = tf_keras.layers.Activation(config["activation"], name=f"{config['name']}_swish")
+        swish = tf_keras.layers.Activation(
+            config["activation"], name=_free(f"{config['name']}_swish", self._names)
+        )
         config["activation"] = "linear"
         written = tf_keras.layers.serialize(swish, use_legacy_format=True)
         written["name"] = swish.name
         return transforms.LayerNode(written, input_layers=[match_layer])
+
+
+class _SeparableApart(default_8bit_transforms.SeparableConvQuantize):  # type: ignore[misc]
+    """Transform that takes a separable convolution apart into layers with a quantized form.
+
+    The library's own transform gives the two layers Keras's next free names, which the model's
+    layers may have already: it then never ended, or failed on the shapes. That of
+    SeparableConv1D puts Lambda layers around it, which Keras loads unsafely alone, and isn't used.
+
+    Args:
+        names: Names of the model's layers; gets those of the new ones.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
+
+    def replacement(self, match_layer: Any) -> Any:
+        """Return the depthwise convolution and the pointwise one after it."""
+        name = match_layer.layer["config"]["name"]
+        pointwise = super().replacement(match_layer)
+        (depthwise,) = pointwise.input_layers
+        for node, part in ((depthwise, "depthwise"), (pointwise, "pointwise")):
+            node.layer["name"] = _free(f"{name}_{part}", self._names)
+            node.layer["config"]["name"] = node.layer["name"]
+        return pointwise
+
+
+def _free(name: str, names: set[str]) -> str:
+    """Return `name`, numbered where it is among `names`, and add it to them."""
+    numbered = (name if count == 1 else f"{name}_{count}" for count in itertools.count(1))
+    free = next(item for item in numbered if item not in names)
+    names.add(free)
+    return free
+
+
+def _is_separable(layer: Any) -> bool:
+    return isinstance(layer, tf_keras.layers.SeparableConv2D)
 
 
 def _ends_in_swish(layer: Any) -> bool:
@@ -225,15 +274,15 @@ def _ends_in_swish(layer: Any) -> bool:
 
 
 @contextmanager
-def _refusing(model: Any) -> Iterator[None]:
+def _refusing(model: KerasModel) -> Iterator[None]:
     """Raise an error that names the model if the library fails."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise _refused(model, f"{type(error).__name__}: {error}"[:300]) from error
+        raise _refused(model, first_line(error)) from error
 
 
-def _refused(model: Any, why: str) -> UnsupportedError:
+def _refused(model: KerasModel, why: str) -> UnsupportedError:
     return UnsupportedError(
         f"model {model.name} can't be trained with fake quantization",
         received=why,
@@ -242,7 +291,7 @@ def _refused(model: Any, why: str) -> UnsupportedError:
     )
 
 
-def stale_ranges(model: Any) -> list[str]:
+def stale_ranges(model: KerasModel) -> list[str]:
     """Return the layers whose kernels are not rounded to their own range, after training.
 
     Args:
@@ -251,7 +300,7 @@ def stale_ranges(model: Any) -> list[str]:
     Returns:
         Their names, each with its range and its largest weight.
     """
-    found: list[str] = []
+    result: list[str] = []
     for layer in model.layers:
         if not isinstance(layer, QuantizeWrapper):
             continue
@@ -265,14 +314,16 @@ def stale_ranges(model: Any) -> list[str]:
             largest = largest.max(axis=0) if per_channel else largest.max()
             shares = (np.asarray(largest) / np.maximum(limits, 1e-30))[np.asarray(largest) > 0]
             if shares.size and not 1 / _STALE < float(np.median(shares)) < _STALE:
-                found.append(
+                result.append(
                     f"{layer.name}: a range of {limits.max():.3g} for weights up to"
                     f" {weights.max():.3g}"
                 )
-    return found
+    return result
 
 
-def calibrate_ranges(model: Any, split: Split, rows: Rows, batch_size: int, seed: int) -> None:
+def calibrate_ranges(
+    model: KerasModel, split: Split, rows: Rows, *, batch_size: int, seed: int
+) -> None:
     """Set each activation's range to what is seen on some of the rows.
 
     The library starts all of them at [-6, 6] and moves them by a thousandth a
@@ -288,12 +339,12 @@ def calibrate_ranges(model: Any, split: Split, rows: Rows, batch_size: int, seed
     draw = np.random.default_rng(seed)
     some = np.sort(draw.choice(rows, min(len(rows), _RANGE_EXAMPLES), replace=False))
     with _observed() as seen:
-        for batch in feature_batches(model, split, some, batch_size):
+        for batch in feature_batches(model, split, some, batch_size=batch_size):
             model(batch, training=False)
-    for found in seen.values():
+    for result in seen.values():
         # Zero stays in the range, so that padding is exact.
-        found.weights["min_var"].assign(min(np.mean(found.lows), 0.0))
-        found.weights["max_var"].assign(max(np.mean(found.highs), 0.0))
+        result.weights["min_var"].assign(min(np.mean(result.lows), 0.0))
+        result.weights["max_var"].assign(max(np.mean(result.highs), 0.0))
 
 
 @dataclass
@@ -314,9 +365,9 @@ def _observed() -> Iterator[dict[Any, _Range]]:
 
     def observe(self: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         if isinstance(self, activations):
-            found = seen.setdefault(weights["min_var"].ref(), _Range(weights))
-            found.lows.append(float(tf.reduce_min(inputs)))
-            found.highs.append(float(tf.reduce_max(inputs)))
+            result = seen.setdefault(weights["min_var"].ref(), _Range(weights))
+            result.lows.append(float(tf.reduce_min(inputs)))
+            result.highs.append(float(tf.reduce_max(inputs)))
         return inputs
 
     kinds = (activations, quantizers.LastValueQuantizer, quantizers.AllValuesQuantizer)
@@ -330,30 +381,30 @@ def _observed() -> Iterator[dict[Any, _Range]]:
             kind.__call__ = call
 
 
-def _in_float(model: Any, registry: Any) -> dict[str, str]:
+def _in_float(model: KerasModel, registry: Any) -> dict[str, str]:
     """Return the layers that the library can't quantize, each with the reason."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for layer in model.layers:
-        if isinstance(layer, (tf_keras.layers.InputLayer, *_TAKEN_APART)):
+        if isinstance(layer, tf_keras.layers.InputLayer):
             continue
         if _is_folded(layer, model):
             continue
         activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if not registry.supports(layer):
-            found[layer.name] = (
+            result[layer.name] = (
                 f"layer {layer.name} is a {_kind(layer)}, which has no quantized form"
             )
         elif activation not in _ACTIVATIONS:
-            found[layer.name] = (
+            result[layer.name] = (
                 f"layer {layer.name} has the activation {activation}, and none of that"
                 " kind is quantized"
             )
         elif _ends_in_swish(layer):
-            found[layer.name] = (
+            result[layer.name] = (
                 f"layer {layer.name} is called several times, so that its swish can't be"
                 " quantized apart from it"
             )
-    return found
+    return result
 
 
 def _registry() -> Any:
@@ -362,7 +413,7 @@ def _registry() -> Any:
     return scheme.get_quantize_registry()
 
 
-def _is_folded(layer: Any, model: Any) -> bool:
+def _is_folded(layer: Any, model: KerasModel) -> bool:
     """Return whether `layer` is a batch normalization that is folded into the layer before it.
 
     Nothing else may read the output of that layer.
@@ -372,11 +423,11 @@ def _is_folded(layer: Any, model: Any) -> bool:
     before = _before(layer)
     outputs = {id(tensor) for tensor in model.outputs}
     return any(
-        isinstance(one, _FOLDING)
-        and one.activation is tf_keras.activations.linear
-        and len(one.inbound_nodes) == len(one.outbound_nodes) == 1
-        and id(one.output) not in outputs
-        for one in before
+        isinstance(item, _FOLDING)
+        and item.activation is tf_keras.activations.linear
+        and len(item.inbound_nodes) == len(item.outbound_nodes) == 1
+        and id(item.output) not in outputs
+        for item in before
     )
 
 

@@ -56,13 +56,13 @@ def test_only_what_unlike_columns_pass_stays_in_float(tmp_path: Path) -> None:
     assert nodes_in_float(graph(normalized=False), calls(UNIT)(), tmp_path) == []
 
 
-@pytest.mark.parametrize("int8_for", ["onnxruntime", "tensorrt"])
-def test_int8_keeps_what_the_columns_say(int8_for: Any) -> None:
+@pytest.mark.parametrize("int8_runtime", ["onnxruntime", "tensorrt"])
+def test_int8_keeps_what_the_columns_say(int8_runtime: Any) -> None:
     table = UNIT * SCALES
-    made = quantize(graph(), calls(table), int8_for)
+    made = quantize(graph(), calls(table), int8_runtime)
     kinds = [node.op_type for node in made.graph.node]
     assert "QuantizeLinear" in kinds
     session = InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"table": table})[0]
+    result = session.run(None, {"table": table})[0]
     wanted = np.maximum(UNIT @ FIRST, 0) @ LAST
-    assert np.sqrt(np.mean(np.square(found - wanted))) < 0.05 * wanted.std()
+    assert np.sqrt(np.mean(np.square(result - wanted))) < 0.05 * wanted.std()

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.converters.onnx.onnx_export import sort_nodes, to_onnx
 from paring.converters.onnx.ordered_sets import ordered_sets
-from paring.models.signature import SERVING_KEY, read_signature
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY
 
 _OPSET = 18
 
@@ -22,15 +24,15 @@ from paring.models.quiet import quiet_tensorflow
 quiet_tensorflow()
 import tf2onnx
 from paring.converters.onnx.onnx_export import to_onnx
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
+
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 before = peak()
-folder = Path(sys.argv[1])
-to_onnx(folder, read_signature(folder), 18)
+to_onnx(SavedModel(Path(sys.argv[1])), 18)
 print(peak() - before)
 """
 
@@ -58,12 +60,12 @@ def _in_one_call(folder: Path) -> onnx.ModelProto:
 def _content(model: onnx.ModelProto) -> list[tuple[Any, ...]]:
     """Each node with its attributes and its constants; without names, which are numbered."""
     constants = {
-        one.name: onnx.numpy_helper.to_array(one).tobytes() for one in model.graph.initializer
+        item.name: onnx.numpy_helper.to_array(item).tobytes() for item in model.graph.initializer
     }
     return [
         (
             node.op_type,
-            sorted(one.SerializeToString() for one in node.attribute),
+            sorted(item.SerializeToString() for item in node.attribute),
             [constants.get(name) for name in node.input],
         )
         for node in model.graph.node
@@ -78,7 +80,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("network") / "model"
     tf_keras.utils.set_random_seed(0)
     made = tf_keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10)
-    made.save(folder, save_format="tf", include_optimizer=False)
+    save_signature(made, folder)
     return folder
 
 
@@ -88,7 +90,7 @@ def test_the_graph_is_the_one_that_tf2onnx_makes_in_one_call(
     model: str, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(model)
-    made = to_onnx(folder, read_signature(folder), _OPSET)
+    made = to_onnx(SavedModel(folder), _OPSET)
     with ordered_sets():
         expected = _in_one_call(folder)
     assert _content(made) == _content(expected)
@@ -107,8 +109,8 @@ def test_copies_of_the_weights_are_freed_on_the_way(tmp_path: Path) -> None:
 
     @tf.function(input_signature=[tf.TensorSpec([None, shape[0]], tf.float32, "rows")])
     def serve(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        for one in module.weights:
-            rows = tf.nn.relu(tf.matmul(rows, one))
+        for weight in module.weights:
+            rows = tf.nn.relu(tf.matmul(rows, weight))
         return {"made": rows}
 
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={SERVING_KEY: serve})

@@ -16,8 +16,8 @@ def test_items_come_in_the_order_in_which_they_were_added() -> None:
 
 
 def test_operations_give_what_those_of_a_set_give() -> None:
-    one, other = "tensor", "neural"
-    made, items = OrderedSet(one), set(one)
+    item, other = "tensor", "neural"
+    made, items = OrderedSet(item), set(item)
     assert set(made.union(other)) == items | set(other)
     assert set(made.intersection(other)) == items & set(other)
     assert set(made - OrderedSet(other)) == items - set(other)

@@ -23,7 +23,12 @@ def chain() -> Workload:
         Operation(["c", "a"], ["d"], ["shared", "last"]),
     ]
     sizes = {"x": 1, "a": 10, "b": 100, "c": 1000, "d": 10000}
-    return Workload(operations, sizes, {"first": 3, "shared": 5, "last": 7}, ["d"])
+    return Workload(
+        operations,
+        tensor_bytes=sizes,
+        weight_bytes={"first": 3, "shared": 5, "last": 7},
+        results=["d"],
+    )
 
 
 def test_weights_are_counted_once_in_each_stage_that_reads_them() -> None:
@@ -62,11 +67,13 @@ def random_work(seed: int, count: int = 9) -> Workload:
     for place in range(count):
         known = list(sizes)
         read = generator.choice(known, min(len(known), int(generator.integers(1, 4))), False)
-        made = [f"{place}.{one}" for one in range(generator.integers(1, 3))]
+        made = [f"{place}.{item}" for item in range(generator.integers(1, 3))]
         chosen = generator.choice(list(weights), int(generator.integers(0, 3)), False)
-        operations.append(Operation([str(one) for one in read], made, [str(w) for w in chosen]))
+        operations.append(Operation([str(item) for item in read], made, [str(w) for w in chosen]))
         sizes |= {name: int(generator.integers(0, 40)) for name in made}
-    return Workload(operations, sizes, weights, [f"{count - 1}.0", "3.0"])
+    return Workload(
+        operations, tensor_bytes=sizes, weight_bytes=weights, results=[f"{count - 1}.0", "3.0"]
+    )
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 5, 9])
@@ -78,13 +85,13 @@ def test_no_other_layout_has_a_smaller_largest_stage_or_fewer_bytes_across(stage
             for inner in itertools.combinations(range(1, work.count), stages - 1)
         ]
         expected = min(
-            (largest_stage(work, one), sum(work.crossing_bytes(cut) for cut in one[1:-1]))
-            for one in layouts
+            (largest_stage(work, layout), sum(work.crossing_bytes(cut) for cut in layout[1:-1]))
+            for layout in layouts
         )
-        found = best_cuts(work, stages)
-        assert found in layouts
-        crossing = sum(work.crossing_bytes(cut) for cut in found[1:-1])
-        assert (largest_stage(work, found), crossing) == expected
+        result = best_cuts(work, stages)
+        assert result in layouts
+        crossing = sum(work.crossing_bytes(cut) for cut in result[1:-1])
+        assert (largest_stage(work, result), crossing) == expected
 
 
 def test_a_stage_never_needs_less_with_an_operation_more() -> None:
@@ -113,6 +120,6 @@ def test_a_thousand_operations_are_cut() -> None:
     operations = [Operation([f"{n}"], [f"{n + 1}"], [f"w{n}"]) for n in range(1000)]
     sizes = {f"{number}": 1 for number in range(1001)}
     weights = {f"w{number}": 10 for number in range(1000)}
-    work = Workload(operations, sizes, weights, ["1000"])
+    work = Workload(operations, tensor_bytes=sizes, weight_bytes=weights, results=["1000"])
     cuts = best_cuts(work, 4)
     assert cuts == [0, 250, 500, 750, 1000]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.converters.savedmodel.serving_forms import Form, Forms, Precision
+from paring.converters.savedmodel.serving_forms import GraphVariant, GraphVariants, Precision
 from paring.errors import UnsupportedError
 from paring.graphs.graph import load_function
 from paring.graphs.serving_graph import Variables
-from paring.models.signature import read_signature
+from paring.models.saved_model import SavedModel
 from paring.runtimes.savedmodel import SavedModelRuntime
 
 
@@ -26,18 +26,20 @@ def test_half_precision_keeps_the_signature_and_the_classes(
     variables: Variables,
     compiled: bool,
 ) -> None:
-    forms = Forms(load_function(digits_model), variables=variables, fixed_batch=0)
-    forms.build(Form(precision, compiled), tmp_path / "half")
-    forms.build(Form(), tmp_path / "float")
-    assert read_signature(tmp_path / "half") == read_signature(digits_model)
+    forms = GraphVariants(
+        load_function(SavedModel(digits_model)), variables=variables, fixed_batch=0
+    )
+    forms.build(GraphVariant(precision, compiled), tmp_path / "half")
+    forms.build(GraphVariant(), tmp_path / "float")
+    assert SavedModel(tmp_path / "half").signature() == SavedModel(digits_model).signature()
     features = {"image": digits.x_eval[:50]}
-    expected, found = (
-        SavedModelRuntime(folder).run(features)["digit"]
+    expected, result = (
+        SavedModelRuntime(SavedModel(folder)).run(features)["digit"]
         for folder in (digits_model, tmp_path / "half")
     )
-    assert np.mean(expected.argmax(1) == found.argmax(1)) > 0.95
-    np.testing.assert_allclose(found, expected, atol=0.05)
-    assert not np.array_equal(found, expected)
+    assert np.mean(expected.argmax(1) == result.argmax(1)) > 0.95
+    np.testing.assert_allclose(result, expected, atol=0.05)
+    assert not np.array_equal(result, expected)
     size = {
         name: sum(file.stat().st_size for file in (tmp_path / name).rglob("*") if file.is_file())
         for name in ("half", "float")
@@ -46,7 +48,9 @@ def test_half_precision_keeps_the_signature_and_the_classes(
 
 
 def test_what_is_tried_hangs_on_the_parameters(digits_model: Path) -> None:
-    forms = Forms(load_function(digits_model), variables="frozen", fixed_batch=0)
+    forms = GraphVariants(
+        load_function(SavedModel(digits_model)), variables="frozen", fixed_batch=0
+    )
     assert list(forms.changes("auto", True)) == ["inference graph", "bfloat16", "float16", "xla"]
     assert forms.changes("bfloat16", False) == {
         "inference graph": {},
@@ -56,13 +60,13 @@ def test_what_is_tried_hangs_on_the_parameters(digits_model: Path) -> None:
 
 
 def test_without_a_frozen_graph_there_is_no_form(lookup: Path, tmp_path: Path) -> None:
-    forms = Forms(load_function(lookup), variables="frozen", fixed_batch=0)
+    forms = GraphVariants(load_function(SavedModel(lookup)), variables="frozen", fixed_batch=0)
     assert forms.graph is None
     assert list(forms.changes("auto", True)) == ["inference graph"]
     with pytest.raises(UnsupportedError, match="lookup table"):
-        forms.build(Form(), tmp_path / "made")
+        forms.build(GraphVariant(), tmp_path / "made")
 
 
 def test_a_form_is_named_for_what_was_done() -> None:
-    assert str(Form()) == "inference graph"
-    assert str(Form("bfloat16", True)) == "inference graph, bfloat16, xla"
+    assert str(GraphVariant()) == "inference graph"
+    assert str(GraphVariant("bfloat16", True)) == "inference graph, bfloat16, xla"

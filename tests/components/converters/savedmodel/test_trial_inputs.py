@@ -9,7 +9,8 @@ import pytest
 from paring.artifacts import Examples
 from paring.converters.savedmodel.trial_inputs import draw_trial_inputs, fixed_batch_of
 from paring.errors import ExamplesError, UnsupportedError
-from paring.models.signature import Signature, TensorSpec, read_signature
+from paring.models.saved_model import SavedModel
+from paring.models.signature import Signature, TensorSpec
 
 
 def signature(**inputs: tuple[tuple[int | None, ...], str]) -> Signature:
@@ -20,7 +21,9 @@ def signature(**inputs: tuple[tuple[int | None, ...], str]) -> Signature:
 def test_examples_are_drawn_from_the_train_split(
     digits: Any, digits_model: Path, digits_npz: Path
 ) -> None:
-    inputs = draw_trial_inputs(Examples(digits_npz), read_signature(digits_model), 40, 3, seed=1)
+    inputs = draw_trial_inputs(
+        Examples(digits_npz), SavedModel(digits_model).signature(), size=40, batch=3, seed=1
+    )
     assert inputs.drawn_from == "examples"
     # Calls of one size; the first examples fill up the last.
     assert [len(call["image"]) for call in inputs.compared] == [16, 16, 16]
@@ -35,7 +38,7 @@ def test_examples_are_drawn_from_the_train_split(
 
 def test_random_inputs_fit_the_signature() -> None:
     taken = signature(x=((None, None, 2), "float32"), ids=((None, 5), "int64"))
-    inputs = draw_trial_inputs(None, taken, 20, 1, seed=0)
+    inputs = draw_trial_inputs(None, taken, size=20, batch=1, seed=0)
     assert inputs.drawn_from == "random inputs"
     (first, *_) = inputs.compared
     assert (first["x"].shape, first["x"].dtype) == ((16, 32, 2), np.float32)
@@ -46,7 +49,7 @@ def test_random_inputs_fit_the_signature() -> None:
 
 def test_a_fixed_batch_is_filled() -> None:
     taken = signature(x=((7, 2), "float32"))
-    inputs = draw_trial_inputs(None, taken, 10, 7, seed=0)
+    inputs = draw_trial_inputs(None, taken, size=10, batch=7, seed=0)
     assert [call["x"].shape for call in inputs.compared] == [(7, 2)] * 2
     assert {call["x"].shape for call in inputs.timed} == {(7, 2)}
     assert inputs.batch_of(3)["x"].shape == (3, 2)
@@ -65,5 +68,5 @@ def test_the_fixed_batch_is_read_from_the_signature() -> None:
 def test_examples_of_another_model_are_refused(digits_npz: Path) -> None:
     with pytest.raises(ExamplesError):
         draw_trial_inputs(
-            Examples(digits_npz), signature(other=((None, 3), "float32")), 10, 1, seed=0
+            Examples(digits_npz), signature(other=((None, 3), "float32")), size=10, batch=1, seed=0
         )

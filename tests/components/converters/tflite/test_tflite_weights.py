@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.converters.tflite.conversion import Quantization, convert
 from paring.converters.tflite.tflite_weights import (
@@ -14,6 +15,7 @@ from paring.converters.tflite.tflite_weights import (
     stored_weights,
     weight_tensors,
 )
+from paring.models.saved_model import SavedModel
 
 _VALUES = np.array([-0.7, -0.2, 0, 0, 0, 0.1, 0.4, 0.9], np.float32)
 
@@ -43,7 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     normal = network.get_layer("normal")
     normal.moving_variance.assign(np.linspace(0.1, 9, 24))
     folder = tmp_path_factory.mktemp("saved") / "model"
-    network.save(folder, include_optimizer=False)
+    save_signature(network, folder)
     return folder
 
 
@@ -56,12 +58,14 @@ def _converted(folder: Path, quantization: Quantization) -> bytes:
         for _ in range(4):
             yield {"image": generator.random((1, 8, 8, 2), np.float32)}
 
-    return convert(folder, quantization, images if quantization == "int8" else None).content
+    return convert(
+        SavedModel(folder), quantization, images if quantization == "int8" else None
+    ).content
 
 
 def _by_layer(content: bytes) -> dict[str, StoredTensor]:
     sizes = {size: name for name, size in _SIZES.items()}
-    return {sizes[one.values.size]: one for one in weight_tensors(content)}
+    return {sizes[tensor.values.size]: tensor for tensor in weight_tensors(content)}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_kernels_are_found_in_the_form_that_they_are_stored_in(
     assert tensors["scores"].zeros == 0.375 * _SIZES["scores"]
     measured = stored_weights(content)
     assert measured.count == sum(_SIZES.values())
-    zeros = sum(one.zeros for one in tensors.values())
+    zeros = sum(tensor.zeros for tensor in tensors.values())
     assert measured.sparsity == zeros / measured.count
     assert measured.sparsity >= 0.375 * (1 - _SIZES["depthwise"] / measured.count)
 
@@ -101,7 +105,7 @@ def test_the_count_of_values_is_that_of_the_tensor_with_the_median_weight(tmp_pa
     network = tf_keras.Model(values, tf_keras.layers.Dense(50, name="few")(hidden))
     few = network.get_layer("few").kernel
     few.assign(_shared(few.shape))
-    network.save(tmp_path / "model", include_optimizer=False)
+    save_signature(network, tmp_path / "model")
     assert stored_weights(_converted(tmp_path / "model", "none")).distinct == 6
 
 
@@ -111,7 +115,7 @@ def test_embeddings_and_recurrent_kernels_are_weights(tmp_path: Path) -> None:
     layers = tf_keras.layers
     tokens = tf_keras.Input((6,), batch_size=1, dtype="int32", name="tokens")
     values = layers.LSTM(4)(layers.Embedding(20, 8)(tokens))
-    tf_keras.Model(tokens, layers.Dense(3)(values)).save(tmp_path / "model")
+    save_signature(tf_keras.Model(tokens, layers.Dense(3)(values)), tmp_path / "model")
     measured = stored_weights(_converted(tmp_path / "model", "none"))
     assert measured.count == 20 * 8 + (8 + 4) * 4 * 4 + 4 * 3
 
@@ -120,6 +124,7 @@ def test_a_model_without_weights_has_none(tmp_path: Path) -> None:
     import tf_keras
 
     values = tf_keras.Input((4,))
-    tf_keras.Model(values, tf_keras.layers.ReLU()(values)).save(tmp_path / "model")
+    network = tf_keras.Model(values, tf_keras.layers.ReLU()(values))
+    save_signature(network, tmp_path / "model")
     content = _converted(tmp_path / "model", "none")
     assert stored_weights(content) == StoredWeights(0, None, None)

@@ -11,6 +11,7 @@ from paring.artifacts import TFLiteModel
 from paring.converters.tflite.conversion import check_weights
 from paring.errors import UnsupportedError
 from paring.execution import Call, execute
+from paring.models.saved_model import SavedModel
 from paring.runtimes import open_runtime
 from paring.steps.convert_tflite import convert_tflite
 
@@ -139,8 +140,8 @@ def test_weights_are_in_the_file(
     with np.load(examples) as arrays:
         x = arrays["x"]
     expected = outputs(kernels, x)
-    (found,) = open_runtime(made).run({"x": x}).values()
-    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    (result,) = open_runtime(made).run({"x": x}).values()
+    np.testing.assert_allclose(result, expected, atol=tolerance * np.abs(expected).max())
 
 
 def test_a_file_that_reads_what_nobody_wrote_is_refused(
@@ -168,8 +169,8 @@ def test_a_file_that_computes_something_else_is_refused(
     _captured(tmp_path / "other", [*kernels[:2], *(-kernel for kernel in kernels[2:])])
     own = conversion.convert
 
-    def convert_another(folder: Path, *parameters: Any, **more: Any) -> Any:
-        return own(tmp_path / "other", *parameters, **more)
+    def convert_another(model: SavedModel, *parameters: Any, **more: Any) -> Any:
+        return own(SavedModel(tmp_path / "other"), *parameters, **more)
 
     # A converter that takes the wrong weights.
     monkeypatch.setattr(conversion, "convert", convert_another)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score, top_k_accuracy_score
 from paring.errors import ExamplesError, ParameterError, UnsupportedError
 from paring.evaluation.scoring import Tally, Threshold, make_plan
 from paring.evaluation.scoring.classes import ClassTally, accuracy_interval
-from paring.evaluation.scoring.ranks import Ranks, score_keys
+from paring.evaluation.scoring.ranks import PairedRanks
 
 RANDOM = np.random.default_rng(0)
 
@@ -25,9 +25,13 @@ def tally_of(
     threshold: float = 0.5,
 ) -> Tally:
     thresholds = {"scores": Threshold(threshold, "the test")}
-    tally = Tally(make_plan(metric, top_k, "", {"scores": labels}, thresholds))
+    tally = Tally(
+        make_plan(metric, top_k=top_k, gated="", outputs={"scores": labels}, thresholds=thresholds)
+    )
     tally.add(
-        {"scores": source}, {"scores": candidate}, {} if labels is None else {"scores": labels}
+        {"scores": source},
+        {"scores": candidate},
+        labels={} if labels is None else {"scores": labels},
     )
     return tally
 
@@ -44,33 +48,33 @@ def test_the_sums_do_not_depend_on_how_the_examples_are_batched(metric: str) -> 
         part.merge(tally_of(source[rows], candidate[rows], labels[rows], metric=metric, top_k=2))
     for part in (left, Tally(whole.plan), right):
         merged.merge(part)
-    found = merged.summary()
-    assert found == whole.summary()
+    result = merged.summary()
+    assert result == whole.summary()
     top, source_top = candidate.argmax(1), source.argmax(1)
-    assert found["accuracy"] == np.mean(top == labels)
-    assert found["source_accuracy"] == np.mean(source_top == labels)
-    assert found["agreement"] == np.mean(top == source_top)
-    assert found["accuracy_drop"] == pytest.approx(
-        found["source_accuracy"] - found["accuracy"], abs=1e-12
+    assert result["accuracy"] == np.mean(top == labels)
+    assert result["source_accuracy"] == np.mean(source_top == labels)
+    assert result["agreement"] == np.mean(top == source_top)
+    assert result["accuracy_drop"] == pytest.approx(
+        result["source_accuracy"] - result["accuracy"], abs=1e-12
     )
-    for row in found["classes"]:
+    for row in result["classes"]:
         chosen = labels == row["class"]
         assert row["count"] == chosen.sum()
         assert row["accuracy"] == np.mean(top[chosen] == labels[chosen])
         assert row["source_accuracy"] == np.mean(source_top[chosen] == labels[chosen])
-    assert sum(row["count"] for row in found["most_confused"]) == np.sum(top != labels)
-    worst = found["most_confused"][0]
+    assert sum(row["count"] for row in result["most_confused"]) == np.sum(top != labels)
+    worst = result["most_confused"][0]
     assert worst["count"] == np.sum((labels == worst["label"]) & (top == worst["predicted"]))
 
 
 def test_auto_is_top_1_of_integers_and_its_drop_is_in_points() -> None:
     source, candidate = RANDOM.random((2, 100, 4))
     labels = source.argmax(1)
-    found = tally_of(source, candidate, labels).summary()
-    assert (found["metric"], found["higher_is_better"]) == ("top_1", True)
-    assert (found["score"], found["source_score"]) == (found["accuracy"], 1)
-    assert found["drop"] == pytest.approx(1 - found["accuracy"])
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
+    result = tally_of(source, candidate, labels).summary()
+    assert (result["metric"], result["higher_is_better"]) == ("top_1", True)
+    assert (result["score"], result["source_score"]) == (result["accuracy"], 1)
+    assert result["drop"] == pytest.approx(1 - result["accuracy"])
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
 
 
 @pytest.mark.parametrize(
@@ -81,21 +85,21 @@ def test_one_value_is_class_1_over_the_threshold_in_both_models(
 ) -> None:
     source, candidate = np.array([[0.4], [0.6], [0.9]]), np.array([[0.6], [0.2], [0.8]])
     tally = tally_of(source, candidate, np.array([0, 1, 1]), threshold=threshold)
-    found = tally.summary()
-    assert (found["threshold"], found["threshold_origin"]) == (threshold, "the test")
-    assert found["source_accuracy"] == pytest.approx(source_accuracy)
-    assert found["accuracy"] == pytest.approx(accuracy)
-    assert found["drop"] == pytest.approx(source_accuracy - accuracy)
+    result = tally.summary()
+    assert (result["threshold"], result["threshold_origin"]) == (threshold, "the test")
+    assert result["source_accuracy"] == pytest.approx(source_accuracy)
+    assert result["accuracy"] == pytest.approx(accuracy)
+    assert result["drop"] == pytest.approx(source_accuracy - accuracy)
 
 
 def test_nan_is_wrong_and_agrees_with_nothing() -> None:
     scores = np.array([[0.9, 0.1], [np.nan, 0.1], [0.2, 0.8]])
     for metric in ("top_1", "auc"):
-        found = tally_of(scores, scores, np.array([0, 0, 1]), metric=metric).summary()
-        assert found["nan_predictions"] == found["source_nan_predictions"] == 1
-        assert found["accuracy"] == found["agreement"] == pytest.approx(2 / 3)
+        result = tally_of(scores, scores, np.array([0, 0, 1]), metric=metric).summary()
+        assert result["nan_predictions"] == result["source_nan_predictions"] == 1
+        assert result["accuracy"] == result["agreement"] == pytest.approx(2 / 3)
     # It ranks above the only one of class 1.
-    assert found["score"] == pytest.approx(1 / 2)
+    assert result["score"] == pytest.approx(1 / 2)
 
 
 def test_other_shapes_and_labels_beyond_the_classes_are_refused() -> None:
@@ -111,19 +115,19 @@ def test_other_shapes_and_labels_beyond_the_classes_are_refused() -> None:
 
 def test_many_classes_are_counted_without_their_confusion() -> None:
     scores = RANDOM.random((8, 1025))
-    found = tally_of(scores, scores, scores.argmax(1)).summary()
-    assert (found["accuracy"], found["most_confused"]) == (1, None)
+    result = tally_of(scores, scores, scores.argmax(1)).summary()
+    assert (result["accuracy"], result["most_confused"]) == (1, None)
 
 
 def test_top_k_is_that_of_scikit_learn() -> None:
     source, candidate = RANDOM.random((2, 200, 6))
     labels = RANDOM.integers(0, 6, 200)
-    found = tally_of(source, candidate, labels, metric="top_k", top_k=3).summary()
-    assert found["metric"] == "top_3"
-    assert found["score"] == pytest.approx(top_k_accuracy_score(labels, candidate, k=3))
-    assert found["source_score"] == pytest.approx(top_k_accuracy_score(labels, source, k=3))
-    assert found["accuracy"] == np.mean(candidate.argmax(1) == labels)
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
+    result = tally_of(source, candidate, labels, metric="top_k", top_k=3).summary()
+    assert result["metric"] == "top_3"
+    assert result["score"] == pytest.approx(top_k_accuracy_score(labels, candidate, k=3))
+    assert result["source_score"] == pytest.approx(top_k_accuracy_score(labels, source, k=3))
+    assert result["accuracy"] == np.mean(candidate.argmax(1) == labels)
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
 
 
 def test_of_equal_scores_the_first_come_first_as_for_the_class_chosen() -> None:
@@ -151,37 +155,40 @@ def test_auc_is_that_of_scikit_learn(shape: str) -> None:
         "probabilities": np.exp(columns) / np.exp(columns).sum(axis=2, keepdims=True),
         "logits": columns,
     }[shape]
-    found = tally_of(scores[0], scores[1], labels, metric="auc").summary()
-    assert found["source_score"] == pytest.approx(roc_auc_score(labels, logits[0]), abs=1e-12)
-    assert found["score"] == pytest.approx(roc_auc_score(labels, logits[1]), abs=1e-12)
-    assert found["score_error"] == 0
-    assert found["drop"] == pytest.approx(found["source_score"] - found["score"])
-    assert found["drop_low"] is None
+    result = tally_of(scores[0], scores[1], labels, metric="auc").summary()
+    assert result["source_score"] == pytest.approx(roc_auc_score(labels, logits[0]), abs=1e-12)
+    assert result["score"] == pytest.approx(roc_auc_score(labels, logits[1]), abs=1e-12)
+    assert result["score_error"] == 0
+    assert result["drop"] == pytest.approx(result["source_score"] - result["score"])
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
 
 
 def test_auc_of_more_scores_than_are_kept_is_off_by_no_more_than_it_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("paring.evaluation.scoring.ranks._MOST_KEYS", 64)
+    monkeypatch.setattr("paring.evaluation.scoring.ranks._MOST_PAIRS", 64)
     labels = RANDOM.integers(0, 2, 4000)
-    scores = labels + RANDOM.normal(size=4000)
-    keys, positive = score_keys(scores, labels == 1), labels == 1
+    scores = labels + RANDOM.normal(size=(2, 4000))
+    scores[1] = scores[0].round()
+    positive = labels == 1
     orders = []
     for size in (4000, 130, 17):
-        parts = [Ranks() for _ in range(3)]
+        parts = [PairedRanks() for _ in range(3)]
         for number, start in enumerate(range(0, 4000, size)):
             rows = slice(start, start + size)
-            parts[number % 3].add(keys[rows], positive[rows])
-        total = Ranks()
+            parts[number % 3].add(scores[0, rows], scores[1, rows], positive=positive[rows])
+        total = PairedRanks()
         for part in parts:
             total.merge(part)
-        orders.append(total.area())
+        orders.append((total.areas(), total.area_error(), total.drop_interval()))
         assert len(total.keys) <= 64
     assert orders[0] == orders[1] == orders[2]
-    assert orders[0] is not None
-    area, error = orders[0]
-    assert 0 < error < 0.1
-    assert abs(area - roc_auc_score(labels, scores)) <= error
+    areas, error, interval = orders[0]
+    assert areas is not None
+    assert interval is not None
+    assert 0 < error < 0.2
+    for area, own in zip(areas, scores, strict=True):
+        assert abs(area - roc_auc_score(labels, own)) <= error
 
 
 def test_auc_needs_two_classes_and_labels_of_both() -> None:
@@ -193,13 +200,13 @@ def test_auc_needs_two_classes_and_labels_of_both() -> None:
 
 
 def test_the_interval_is_that_of_the_formula() -> None:
-    low, high = accuracy_interval(8, 2, 98)
+    low, high = accuracy_interval(8, 2, weight=98)
     half = 1.959963984540054 * math.sqrt((0.09 + 0.03 - 0.06**2) / 100)
     assert (low, high) == (pytest.approx(0.06 - half), pytest.approx(0.06 + half))
 
 
 def test_the_interval_of_equal_models_holds_0_and_has_a_width() -> None:
-    low, high = accuracy_interval(0, 0, 360)
+    low, high = accuracy_interval(0, 0, weight=360)
     assert low == -high
     assert high > 0
 
@@ -209,7 +216,7 @@ def test_the_interval_covers_the_true_drop_as_often_as_it_says(lost: float, won:
     draws = np.random.default_rng(1).multinomial(360, [lost, won, 1 - lost - won], 4000)
     covered = [
         low <= lost - won <= high
-        for low, high in (accuracy_interval(int(b), int(c), 360) for b, c, _ in draws)
+        for low, high in (accuracy_interval(int(b), int(c), weight=360) for b, c, _ in draws)
     ]
     assert 0.93 < np.mean(covered) <= 1
 

@@ -26,14 +26,18 @@ def batched(
 ) -> dict[str, Any]:
     """The summary of one output, counted in batches that are merged."""
     thresholds = {"output": Threshold(threshold, "the test")}
-    total = Tally(make_plan(metric, 5, "", {"output": labels}, thresholds))
+    total = Tally(
+        make_plan(metric, top_k=5, gated="", outputs={"output": labels}, thresholds=thresholds)
+    )
     for start in range(0, len(source), size):
         rows = slice(start, start + size)
         part = Tally(total.plan)
         wanted = {} if labels is None else {"output": labels[rows]}
         name = total.plan.function
         function = load_function(name) if name else None
-        part.add({"output": source[rows]}, {"output": candidate[rows]}, wanted, function)
+        part.add(
+            {"output": source[rows]}, {"output": candidate[rows]}, labels=wanted, function=function
+        )
         total.merge(part)
     return total.summary()
 
@@ -48,20 +52,20 @@ def regression(count: int = 60, values: int = 3) -> tuple[Any, Any, Any]:
 
 def test_floats_are_judged_by_their_rmse_whose_growth_is_relative() -> None:
     labels, source, candidate = regression()
-    found = batched(source, candidate, labels)
+    result = batched(source, candidate, labels)
     rmse, source_rmse = (
-        float(np.sqrt(np.square(one - labels).mean())) for one in (candidate, source)
+        float(np.sqrt(np.square(item - labels).mean())) for item in (candidate, source)
     )
-    assert (found["metric"], found["higher_is_better"]) == ("rmse", False)
-    assert found["score"] == pytest.approx(rmse, rel=1e-6)
-    assert found["source_score"] == pytest.approx(source_rmse, rel=1e-6)
-    assert found["drop"] == pytest.approx(rmse / source_rmse - 1, rel=1e-5)
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
-    assert found["accuracy"] is found["accuracy_drop"] is found["classes"] is None
+    assert (result["metric"], result["higher_is_better"]) == ("rmse", False)
+    assert result["score"] == pytest.approx(rmse, rel=1e-6)
+    assert result["source_score"] == pytest.approx(source_rmse, rel=1e-6)
+    assert result["drop"] == pytest.approx(rmse / source_rmse - 1, rel=1e-5)
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
+    assert result["accuracy"] is result["accuracy_drop"] is result["classes"] is None
     mae = batched(source, candidate, labels, metric="mae")
     assert mae["score"] == pytest.approx(float(np.abs(candidate - labels).mean()), rel=1e-6)
     assert mae["drop_low"] < mae["drop"] < mae["drop_high"]
-    assert mae["rmse"] == found["score"]
+    assert mae["rmse"] == result["score"]
 
 
 def test_one_value_may_have_labels_of_one_axis() -> None:
@@ -77,11 +81,11 @@ def test_the_agreement_of_values_is_their_coefficient_of_determination() -> None
     # Far from 0, where naive sums of squares would have lost the spread.
     _, source, candidate = regression()
     source, candidate = source.astype(np.float64) + 1e8, candidate.astype(np.float64) + 1e8
-    found = batched(source, candidate)
+    result = batched(source, candidate)
     wanted = r2_score(source, candidate, multioutput="variance_weighted")
-    assert found["metric"] == "value_agreement"
-    assert found["score"] == found["agreement"] == pytest.approx(wanted, rel=1e-6)
-    assert found["drop"] == pytest.approx(1 - wanted, rel=1e-6)
+    assert result["metric"] == "value_agreement"
+    assert result["score"] == result["agreement"] == pytest.approx(wanted, rel=1e-6)
+    assert result["drop"] == pytest.approx(1 - wanted, rel=1e-6)
     assert batched(source, source)["score"] == 1
     assert batched(source, source[::-1])["score"] == 0
 
@@ -120,16 +124,16 @@ def test_tokens_are_counted_without_their_padding() -> None:
     labels = RANDOM.integers(0, 5, (40, 6))
     labels[RANDOM.random((40, 6)) < 0.3] = -1
     labels[3] = -1
-    found = batched(source, candidate, labels)
+    result = batched(source, candidate, labels)
     real = labels >= 0
-    right, source_right = (one.argmax(-1)[real] == labels[real] for one in (candidate, source))
-    assert found["metric"] == "token_accuracy"
-    assert (found["count"], found["tokens"]) == (40, real.sum())
-    assert found["score"] == found["accuracy"] == np.mean(right)
-    assert found["source_score"] == np.mean(source_right)
-    assert found["agreement"] == np.mean(candidate.argmax(-1)[real] == source.argmax(-1)[real])
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
-    assert found["accuracy_drop_low"] == found["drop_low"]
+    right, source_right = (item.argmax(-1)[real] == labels[real] for item in (candidate, source))
+    assert result["metric"] == "token_accuracy"
+    assert (result["count"], result["tokens"]) == (40, real.sum())
+    assert result["score"] == result["accuracy"] == np.mean(right)
+    assert result["source_score"] == np.mean(source_right)
+    assert result["agreement"] == np.mean(candidate.argmax(-1)[real] == source.argmax(-1)[real])
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
+    assert result["accuracy_drop_low"] == result["drop_low"]
 
 
 def test_labels_that_are_all_padding_are_refused() -> None:
@@ -142,9 +146,9 @@ def test_pixels_are_tokens_too_and_one_value_is_two_classes() -> None:
     scores = RANDOM.random((4, 6, 6, 1))
     labels = (scores[..., 0] > 0.5).astype(int)
     for wanted in (labels, labels[..., np.newaxis]):
-        found = batched(scores, 1 - scores, wanted)
-        assert (found["source_score"], found["score"]) == (1, 0)
-        assert (found["threshold"], found["threshold_origin"]) == (0.5, "the test")
+        result = batched(scores, 1 - scores, wanted)
+        assert (result["source_score"], result["score"]) == (1, 0)
+        assert (result["threshold"], result["threshold_origin"]) == (0.5, "the test")
 
 
 def test_class_ids_are_compared_by_equality() -> None:
@@ -154,20 +158,20 @@ def test_class_ids_are_compared_by_equality() -> None:
         for wrong in (0.1, 0.3)
     )
     for shape, dtype in (((60,), np.int64), ((60, 1), np.int32), ((60,), np.uint8)):
-        one, other = (array.reshape(shape).astype(dtype) for array in (source, candidate))
-        found = batched(one, other, labels)
-        assert (found["metric"], found["threshold"]) == ("top_1", None)
-        assert found["source_accuracy"] == np.mean(source == labels)
-        assert found["accuracy"] == np.mean(candidate == labels)
-        assert found["drop"] == pytest.approx(found["source_accuracy"] - found["accuracy"])
-        assert found["drop_low"] < found["drop"] < found["drop_high"]
-        assert found["agreement"] == np.mean(source == candidate)
-        for row in found["classes"]:
+        item, other = (array.reshape(shape).astype(dtype) for array in (source, candidate))
+        result = batched(item, other, labels)
+        assert (result["metric"], result["threshold"]) == ("top_1", None)
+        assert result["source_accuracy"] == np.mean(source == labels)
+        assert result["accuracy"] == np.mean(candidate == labels)
+        assert result["drop"] == pytest.approx(result["source_accuracy"] - result["accuracy"])
+        assert result["drop_low"] < result["drop"] < result["drop_high"]
+        assert result["agreement"] == np.mean(source == candidate)
+        for row in result["classes"]:
             chosen = labels == row["class"]
             assert row["count"] == chosen.sum()
             assert row["accuracy"] == np.mean(candidate[chosen] == row["class"])
             assert row["source_accuracy"] == np.mean(source[chosen] == row["class"])
-        worst = found["most_confused"][0]
+        worst = result["most_confused"][0]
         mistaken = (labels == worst["label"]) & (candidate == worst["predicted"])
         assert worst["count"] == mistaken.sum()
 
@@ -176,9 +180,9 @@ def test_integers_without_labels_agree_where_they_are_equal() -> None:
     source = RANDOM.integers(0, 10**9, 60)
     candidate = source + (RANDOM.random(60) < 0.2)
     for metric in ("auto", "top_1", "rmse"):
-        found = batched(source, candidate, metric=metric)
-        assert found["metric"] == "agreement"
-        assert found["score"] == np.mean(source == candidate)
+        result = batched(source, candidate, metric=metric)
+        assert result["metric"] == "agreement"
+        assert result["score"] == np.mean(source == candidate)
     flags = batched(source > 5e8, candidate > 5e8)
     assert flags["agreement"] == np.mean((source > 5e8) == (candidate > 5e8))
 
@@ -188,24 +192,24 @@ def test_class_ids_of_tokens_leave_padding_out() -> None:
     labels[RANDOM.random((40, 6)) < 0.3] = -1
     source = np.maximum(labels, 0)
     candidate = np.where(RANDOM.random((40, 6)) < 0.2, 4, source).astype(np.int32)
-    found = batched(source, candidate, labels)
+    result = batched(source, candidate, labels)
     real = labels >= 0
-    assert (found["metric"], found["tokens"]) == ("token_accuracy", real.sum())
-    assert (found["source_score"], found["score"]) == (1, np.mean((candidate == labels)[real]))
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
+    assert (result["metric"], result["tokens"]) == ("token_accuracy", real.sum())
+    assert (result["source_score"], result["score"]) == (1, np.mean((candidate == labels)[real]))
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
     assert batched(source, candidate)["metric"] == "token_agreement"
 
 
 def test_integers_with_a_label_for_each_row_of_them_are_scores() -> None:
     scores = RANDOM.integers(0, 255, (60, 4)).astype(np.uint8)
-    found = batched(scores, scores, scores.argmax(axis=1))
-    assert (found["accuracy"], found["agreement"]) == (1, 1)
+    result = batched(scores, scores, scores.argmax(axis=1))
+    assert (result["accuracy"], result["agreement"]) == (1, 1)
 
 
 def test_counts_with_labels_of_floats_are_values() -> None:
     counts = RANDOM.integers(0, 9, (60, 1))
-    found = batched(counts, counts + 1, counts.astype(np.float32) + 2)
-    assert (found["metric"], found["source_score"], found["score"]) == ("rmse", 2, 1)
+    result = batched(counts, counts + 1, counts.astype(np.float32) + 2)
+    assert (result["metric"], result["source_score"], result["score"]) == ("rmse", 2, 1)
 
 
 @pytest.mark.parametrize("metric", ["top_k", "auc"])
@@ -217,9 +221,9 @@ def test_class_ids_have_no_ranks(metric: str) -> None:
 
 def test_more_ids_than_can_be_kept_are_scored_all_the_same() -> None:
     labels = np.arange(3000)
-    found = batched(labels, labels + 1, labels, size=1500)
-    assert (found["source_score"], found["score"]) == (1, 0)
-    assert (found["classes"], found["most_confused"]) == (None, None)
+    result = batched(labels, labels + 1, labels, size=1500)
+    assert (result["source_score"], result["score"]) == (1, 0)
+    assert (result["classes"], result["most_confused"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -233,16 +237,16 @@ def test_more_ids_than_can_be_kept_are_scored_all_the_same() -> None:
 )
 def test_a_metric_of_other_labels_is_refused(labels: Any, metric: str, fitting: str) -> None:
     with pytest.raises(ParameterError, match=f"{metric} does not go with[\\s\\S]*{fitting}"):
-        make_plan(metric, 5, "", {"output": labels})
+        make_plan(metric, top_k=5, gated="", outputs={"output": labels})
 
 
 def test_an_unknown_metric_or_output_gets_the_nearest_one() -> None:
     with pytest.raises(ParameterError, match="did you mean 'rmse'"):
-        make_plan("rsme", 5, "", {"output": None})
+        make_plan("rsme", top_k=5, gated="", outputs={"output": None})
     with pytest.raises(ParameterError, match="MODULE:FUNCTION"):
-        make_plan("my metrics:dice", 5, "", {"output": None})
+        make_plan("my metrics:dice", top_k=5, gated="", outputs={"output": None})
     with pytest.raises(ParameterError, match="did you mean 'boxes'"):
-        make_plan("auto", 5, "box", {"boxes": None, "classes": None})
+        make_plan("auto", top_k=5, gated="box", outputs={"boxes": None, "classes": None})
 
 
 FUNCTIONS = """
@@ -288,23 +292,23 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
 
 def test_the_users_function_is_averaged_over_the_examples(functions: Any) -> None:
     labels, source, candidate = regression()
-    found = batched(source, candidate, labels, metric=functions("near"))
-    shares = [(np.abs(one - labels) < 2).mean(axis=1) for one in (source, candidate)]
-    assert (found["metric"], found["higher_is_better"]) == (functions("near"), True)
-    assert found["source_score"] == pytest.approx(shares[0].mean())
-    assert found["score"] == pytest.approx(shares[1].mean())
-    assert found["drop"] == pytest.approx((shares[0] - shares[1]).mean())
+    result = batched(source, candidate, labels, metric=functions("near"))
+    shares = [(np.abs(item - labels) < 2).mean(axis=1) for item in (source, candidate)]
+    assert (result["metric"], result["higher_is_better"]) == (functions("near"), True)
+    assert result["source_score"] == pytest.approx(shares[0].mean())
+    assert result["score"] == pytest.approx(shares[1].mean())
+    assert result["drop"] == pytest.approx((shares[0] - shares[1]).mean())
     half = 1.959963984540054 * (shares[0] - shares[1]).std(ddof=1) / np.sqrt(len(labels))
-    assert found["drop_high"] == pytest.approx(found["drop"] + half)
+    assert result["drop_high"] == pytest.approx(result["drop"] + half)
 
 
 def test_less_is_better_where_the_function_says_so(functions: Any) -> None:
     labels, source, candidate = regression()
-    found = batched(source, candidate, labels, metric=functions("worst"))
-    errors = [np.abs(one - labels).max(axis=1).mean() for one in (source, candidate)]
-    assert found["higher_is_better"] is False
-    assert found["drop"] == pytest.approx(errors[1] / errors[0] - 1)
-    assert found["drop_low"] < found["drop"] < found["drop_high"]
+    result = batched(source, candidate, labels, metric=functions("worst"))
+    errors = [np.abs(item - labels).max(axis=1).mean() for item in (source, candidate)]
+    assert result["higher_is_better"] is False
+    assert result["drop"] == pytest.approx(errors[1] / errors[0] - 1)
+    assert result["drop_low"] < result["drop"] < result["drop_high"]
 
 
 def test_without_labels_the_users_function_gives_way_to_agreement(functions: Any) -> None:
@@ -319,8 +323,8 @@ def test_without_labels_the_users_function_gives_way_to_agreement(functions: Any
         ("nan", "NaN or infinity"),
         ("text", "received: list"),
         ("broken", r"broken failed on a batch[\s\S]*KeyError: 'boxes'"),
-        ("constant", "no function constant[\\s\\S]*broken, mean"),
-        ("absent", "no function absent"),
+        ("constant", "no function 'constant'[\\s\\S]*broken, mean"),
+        ("absent", "no function 'absent'"),
         ("_broken:near", "can't be imported[\\s\\S]*missing_library"),
         ("_absent:near", "can't be imported[\\s\\S]*No module"),
     ],
@@ -342,38 +346,40 @@ def two_outputs() -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize(("gated", "metric"), [("", "rmse"), ("box", "rmse"), ("kind", "top_1")])
 def test_the_first_output_is_told_before_the_others(gated: str, metric: str) -> None:
     labels, source, candidate = two_outputs()
-    tally = Tally(make_plan("auto", 5, gated, labels))
-    tally.add(source, candidate, labels)
-    found = tally.summary()
+    tally = Tally(make_plan("auto", top_k=5, gated=gated, outputs=labels))
+    tally.add(source, candidate, labels=labels)
+    result = tally.summary()
     other = "kind" if metric == "rmse" else "box"
-    assert (found["output"], found["metric"]) == ("box" if other == "kind" else "kind", metric)
-    (told,) = found["other_outputs"].values()
-    assert set(found["other_outputs"]) == {other}
-    assert {"rmse", "top_1"} == {found["metric"], told["metric"]}
+    assert (result["output"], result["metric"]) == ("box" if other == "kind" else "kind", metric)
+    (answer,) = result["other_outputs"].values()
+    assert set(result["other_outputs"]) == {other}
+    assert {"rmse", "top_1"} == {result["metric"], answer["metric"]}
     # Of each, unless one is named.
-    assert found["gated_outputs"] == (1 if gated else 2)
+    assert result["gated_outputs"] == (1 if gated else 2)
     alone = batched(source[other], candidate[other], labels[other])
-    assert told["drop"] == pytest.approx(alone["drop"])
+    assert answer["drop"] == pytest.approx(alone["drop"])
 
 
 def test_the_first_output_with_labels_comes_first() -> None:
     labels, source, candidate = two_outputs()
-    tally = Tally(make_plan("auto", 5, "", {"box": None, "kind": labels["kind"]}))
-    tally.add(source, candidate, {"kind": labels["kind"]})
-    found = tally.summary()
-    assert (found["output"], found["metric"]) == ("kind", "top_1")
-    assert found["other_outputs"]["box"]["metric"] == "value_agreement"
+    tally = Tally(
+        make_plan("auto", top_k=5, gated="", outputs={"box": None, "kind": labels["kind"]})
+    )
+    tally.add(source, candidate, labels={"kind": labels["kind"]})
+    result = tally.summary()
+    assert (result["output"], result["metric"]) == ("kind", "top_1")
+    assert result["other_outputs"]["box"]["metric"] == "value_agreement"
 
 
 def test_a_function_of_several_outputs_gets_all_of_them(functions: Any) -> None:
     labels, source, candidate = two_outputs()
-    tally = Tally(make_plan(functions("both"), 5, "", labels))
-    tally.add(source, candidate, labels, load_function(functions("both")))
-    found = tally.summary()
+    tally = Tally(make_plan(functions("both"), top_k=5, gated="", outputs=labels))
+    tally.add(source, candidate, labels=labels, function=load_function(functions("both")))
+    result = tally.summary()
     near = np.abs(source["box"] - labels["box"]).max(axis=1) < 2
-    assert found["source_score"] == pytest.approx(near.mean())
-    assert found["score"] < found["source_score"]
-    assert found["gated_outputs"] == 1
+    assert result["source_score"] == pytest.approx(near.mean())
+    assert result["score"] < result["source_score"]
+    assert result["gated_outputs"] == 1
 
 
 def test_the_intervals_cover_the_true_drop_as_often_as_they_say() -> None:
@@ -410,18 +416,18 @@ def test_one_example_has_no_interval() -> None:
 def test_labels_of_which_several_apply_are_each_held_to_the_threshold(dtype: Any) -> None:
     source, candidate = RANDOM.random((2, 60, 4))
     labels = (source > 0.4).astype(dtype)
-    found = batched(source, candidate, labels)
-    assert (found["metric"], found["tokens"]) == ("token_accuracy", 240)
-    assert found["source_score"] == np.mean((source > 0.5) == labels)
-    assert found["score"] == np.mean((candidate > 0.5) == labels)
+    result = batched(source, candidate, labels)
+    assert (result["metric"], result["tokens"]) == ("token_accuracy", 240)
+    assert result["source_score"] == np.mean((source > 0.5) == labels)
+    assert result["score"] == np.mean((candidate > 0.5) == labels)
 
 
 def test_floats_of_zeros_and_ones_are_classes_of_probabilities_alone() -> None:
     source, candidate = RANDOM.random((2, 60, 1))
     labels = (source[:, 0] > 0.4).astype(np.float32)
-    found = batched(source, candidate, labels)
-    assert (found["metric"], found["threshold"]) == ("top_1", 0.5)
-    assert found["score"] == np.mean((candidate[:, 0] > 0.5) == labels)
+    result = batched(source, candidate, labels)
+    assert (result["metric"], result["threshold"]) == ("top_1", 0.5)
+    assert result["score"] == np.mean((candidate[:, 0] > 0.5) == labels)
     assert batched(source, candidate, labels, threshold=0)["metric"] == "rmse"
     assert batched(source, candidate, labels, metric="rmse")["metric"] == "rmse"
     assert batched(source, candidate, labels / 2)["metric"] == "rmse"
@@ -429,10 +435,12 @@ def test_floats_of_zeros_and_ones_are_classes_of_probabilities_alone() -> None:
 
 def _one_hot_batches(source: Any, candidate: Any, labels: Any, metric: str = "auto") -> Any:
     """As `batched`, for an output without a threshold."""
-    total = Tally(make_plan(metric, 2, "", {"output": labels}))
+    total = Tally(make_plan(metric, top_k=2, gated="", outputs={"output": labels}))
     for start in range(0, len(source), 7):
         part, rows = Tally(total.plan), slice(start, start + 7)
-        part.add({"output": source[rows]}, {"output": candidate[rows]}, {"output": labels[rows]})
+        part.add(
+            {"output": source[rows]}, {"output": candidate[rows]}, labels={"output": labels[rows]}
+        )
         total.merge(part)
     return total.summary()
 
@@ -442,21 +450,21 @@ def test_one_hot_rows_are_scored_as_their_class_ids(metric: str) -> None:
     ids = RANDOM.integers(0, 5, 40)
     source, candidate = RANDOM.normal(size=(2, 40, 5)).astype(np.float32)
     rows = np.eye(5, dtype=np.float32)[ids]
-    found = _one_hot_batches(source, candidate, rows, metric)
-    assert found == _one_hot_batches(source, candidate, ids, metric)
+    result = _one_hot_batches(source, candidate, rows, metric)
+    assert result == _one_hot_batches(source, candidate, ids, metric)
     if metric == "auto":
-        assert found["score"] == np.mean(candidate.argmax(axis=1) == ids)
-        assert found["metric"] == "top_1"
+        assert result["score"] == np.mean(candidate.argmax(axis=1) == ids)
+        assert result["metric"] == "top_1"
 
 
 def test_one_hot_tokens_are_scored_as_their_class_ids_and_rows_of_zeros_are_padding() -> None:
     ids = RANDOM.integers(-1, 4, (20, 6))
     source, candidate = RANDOM.normal(size=(2, 20, 6, 4)).astype(np.float32)
     rows = np.where(ids[..., None] < 0, 0, np.eye(4)[ids]).astype(np.float32)
-    found = _one_hot_batches(source, candidate, rows)
-    assert found == _one_hot_batches(source, candidate, ids)
-    assert found["score"] == np.mean((candidate.argmax(axis=-1) == ids)[ids >= 0])
-    assert (found["metric"], found["tokens"]) == ("token_accuracy", np.count_nonzero(ids >= 0))
+    result = _one_hot_batches(source, candidate, rows)
+    assert result == _one_hot_batches(source, candidate, ids)
+    assert result["score"] == np.mean((candidate.argmax(axis=-1) == ids)[ids >= 0])
+    assert (result["metric"], result["tokens"]) == ("token_accuracy", np.count_nonzero(ids >= 0))
 
 
 def test_one_hot_rows_are_flags_of_probabilities_and_values_where_the_metric_says_so() -> None:

@@ -22,7 +22,7 @@ def scored(
     source: Array, candidate: Array, labels: Array | None, weights: Array | None, metric: str
 ) -> dict[str, Any]:
     """The summary of merged batches of 20."""
-    plan = make_plan(metric, 2, "", {"y": labels})
+    plan = make_plan(metric, top_k=2, gated="", outputs={"y": labels})
     function = load_function(plan.function) if plan.function else None
     total = Tally(plan)
     for start in range(0, len(source), 20):
@@ -32,9 +32,9 @@ def scored(
         tally.add(
             {"y": source[rows]},
             {"y": candidate[rows]},
-            given,
-            function,
-            None if weights is None else weights[rows],
+            labels=given,
+            function=function,
+            weights=None if weights is None else weights[rows],
         )
         total.merge(tally)
     return total.summary()
@@ -42,13 +42,13 @@ def scored(
 
 def softmax(shape: Sequence[int]) -> Array:
     raised = np.exp(RANDOM.normal(size=shape))
-    found: Array = raised / raised.sum(axis=-1, keepdims=True)
-    return found
+    result: Array = raised / raised.sum(axis=-1, keepdims=True)
+    return result
 
 
 def lower_share(predictions: Array, labels: Array) -> Array:
-    found: Array = np.abs(predictions - labels)
-    return found
+    result: Array = np.abs(predictions - labels)
+    return result
 
 
 CASES: dict[str, tuple[Any, Any, Any, str]] = {
@@ -101,49 +101,49 @@ CASES: dict[str, tuple[Any, Any, Any, str]] = {
 }
 
 
-def _equal(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one == pytest.approx(other, rel=1e-9, abs=1e-12)
+def _equal(item: float | None, other: float | None) -> bool:
+    if item is None or other is None:
+        return item is other
+    return item == pytest.approx(other, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_integer_weights_equal_repeated_examples(case: str) -> None:
     source, candidate, labels, metric = CASES[case]
-    found = scored(source, candidate, labels, WEIGHTS, metric)
-    several = [None if one is None else np.repeat(one, WEIGHTS, axis=0)
-               for one in (source, candidate, labels)]  # fmt: skip
+    result = scored(source, candidate, labels, WEIGHTS, metric)
+    several = [None if item is None else np.repeat(item, WEIGHTS, axis=0)
+               for item in (source, candidate, labels)]  # fmt: skip
     repeated = scored(several[0], several[1], several[2], None, metric)
     for figure in FIGURES:
-        assert _equal(found[figure], repeated[figure]), figure
-    assert found["count"] == np.count_nonzero(WEIGHTS)
-    for one, other in zip(found["classes"] or [], repeated["classes"] or [], strict=True):
-        assert one["accuracy"] == pytest.approx(other["accuracy"])
-        assert one["count"] <= other["count"]
+        assert _equal(result[figure], repeated[figure]), figure
+    assert result["count"] == np.count_nonzero(WEIGHTS)
+    for item, other in zip(result["classes"] or [], repeated["classes"] or [], strict=True):
+        assert item["accuracy"] == pytest.approx(other["accuracy"])
+        assert item["count"] <= other["count"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equal_weights_of_any_size_change_nothing(case: str) -> None:
     source, candidate, labels, metric = CASES[case]
-    found = scored(source, candidate, labels, np.full(COUNT, 0.37), metric)
+    result = scored(source, candidate, labels, np.full(COUNT, 0.37), metric)
     plain = scored(source, candidate, labels, None, metric)
     for figure in (*FIGURES, "drop_low", "drop_high", "accuracy_drop_low", "accuracy_drop_high"):
-        assert _equal(found[figure], plain[figure]), figure
-    assert found["count"] == plain["count"]
+        assert _equal(result[figure], plain[figure]), figure
+    assert result["count"] == plain["count"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_of_zero_equal_examples_left_out(case: str) -> None:
     source, candidate, labels, metric = CASES[case]
     kept = np.arange(COUNT) % 3 > 0
-    found = scored(source, candidate, labels, kept.astype(float), metric)
+    result = scored(source, candidate, labels, kept.astype(float), metric)
     labels = None if labels is None else labels[kept]
     left_out = scored(source[kept], candidate[kept], labels, None, metric)
     for name, value in left_out.items():
         if isinstance(value, float):
-            assert _equal(found[name], value), name
+            assert _equal(result[name], value), name
         else:
-            assert found[name] == value or isinstance(value, list), name
+            assert result[name] == value or isinstance(value, list), name
 
 
 def test_the_interval_of_a_weighted_mean_covers_as_often_as_it_says() -> None:

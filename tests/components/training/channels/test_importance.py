@@ -10,14 +10,14 @@ import tf_keras
 from tf_keras import layers
 
 from paring.artifacts import Examples, Model
-from paring.training.channels.coupling import Coupling
+from paring.training.channels.channel_graph import ChannelGraph
 from paring.training.channels.importance import channel_scores, filter_norms, normalization_scales
 from paring.training.channels.tracing import trace
 from paring.training.training import Training, open_training
 
 
-def _scores_of(coupling: Coupling, scores: Any, makers: str) -> Any:
-    (group,) = (one for one in coupling.groups() if str(one) == makers)
+def _scores_of(graph: ChannelGraph, scores: Any, makers: str) -> Any:
+    (group,) = (item for item in graph.groups() if str(item) == makers)
     return scores[group.channels]
 
 
@@ -26,10 +26,8 @@ def test_the_norm_of_a_filter_is_its_share_of_the_layers_weights() -> None:
     dense = layers.Dense(3, name="inner")
     model = tf_keras.Sequential([tf_keras.Input((2,)), dense, layers.Dense(2)])
     dense.set_weights([kernel, np.ones(3)])
-    coupling = trace(model)
-    np.testing.assert_allclose(
-        _scores_of(coupling, filter_norms(coupling), "inner"), [1, 5 / 3, 1 / 3]
-    )
+    graph = trace(model)
+    np.testing.assert_allclose(_scores_of(graph, filter_norms(graph), "inner"), [1, 5 / 3, 1 / 3])
 
 
 def test_layers_whose_channels_are_tied_have_an_equal_say() -> None:
@@ -38,9 +36,9 @@ def test_layers_whose_channels_are_tied_have_an_equal_say() -> None:
     model = tf_keras.Model(values, layers.Dense(2)(layers.Add()([large(values), small(values)])))
     large.set_weights([100 * np.array([[1, 3], [0, 0]], np.float32), np.zeros(2)])
     small.set_weights([np.array([[2, 0], [0, 0]], np.float32), np.zeros(2)])
-    coupling = trace(model)
+    graph = trace(model)
     np.testing.assert_allclose(
-        _scores_of(coupling, filter_norms(coupling), "large, small"), [0.5 + 2, 1.5 + 0]
+        _scores_of(graph, filter_norms(graph), "large, small"), [0.5 + 2, 1.5 + 0]
     )
 
 
@@ -53,10 +51,10 @@ def test_a_channels_scales_are_added_up_without_their_signs() -> None:
     model = tf_keras.Model(image, layers.Dense(2)(values))
     normal[0].gamma.assign([1.0, -2.0, 0.5])
     normal[1].gamma.assign([0.25, 0.0, -1.0])
-    coupling = trace(model)
-    scales = normalization_scales(coupling)
-    np.testing.assert_allclose(_scores_of(coupling, scales, "inner"), [1.25, 2.0, 1.5])
-    assert np.isnan(_scores_of(coupling, scales, "plain")).all()
+    graph = trace(model)
+    scales = normalization_scales(graph)
+    np.testing.assert_allclose(_scores_of(graph, scales, "inner"), [1.25, 2.0, 1.5])
+    assert np.isnan(_scores_of(graph, scales, "plain")).all()
 
 
 @pytest.fixture
@@ -86,12 +84,12 @@ def test_the_taylor_score_is_the_squared_slope_of_the_loss(
     values = layers.Conv2D(5, 3, activation="tanh", padding="same", name="inner")(image)
     values = layers.DepthwiseConv2D(3, name="depthwise")(values)
     # Two layers read the same channels, one of them each channel at four places.
-    one = layers.Dense(4, activation="tanh")(layers.Flatten()(values))
+    item = layers.Dense(4, activation="tanh")(layers.Flatten()(values))
     two = layers.Dense(4)(layers.GlobalMaxPooling2D()(values))
-    scores = layers.Dense(3, activation="softmax")(layers.Add()([one, two]))
+    scores = layers.Dense(3, activation="softmax")(layers.Add()([item, two]))
     opened = training(tf_keras.Model(image, scores))
-    coupling = trace(opened.model)
-    found = _scores_of(coupling, channel_scores(coupling, "taylor", opened), "inner")
+    graph = trace(opened.model)
+    result = _scores_of(graph, channel_scores(graph, "taylor", opened), "inner")
 
     # What the loss does when all that the depthwise layer gives of a channel is
     # multiplied by 1 + h and by 1 - h.
@@ -107,8 +105,8 @@ def test_the_taylor_score_is_the_squared_slope_of_the_loss(
         return float(opened.loss(labels, opened.model(features, training=False)))
 
     h = 1e-2
-    slopes = [(loss(one, 1 + h) - loss(one, 1 - h)) / (2 * h) for one in range(5)]
-    np.testing.assert_allclose(found, np.square(slopes), rtol=0.02, atol=1e-9)
+    slopes = [(loss(item, 1 + h) - loss(item, 1 - h)) / (2 * h) for item in range(5)]
+    np.testing.assert_allclose(result, np.square(slopes), rtol=0.02, atol=1e-9)
 
 
 def _crossentropy(labels: Any, scores: Any) -> Any:
@@ -165,8 +163,8 @@ def test_the_taylor_score_takes_the_loss_that_training_takes(
     opened = open_training(
         Model(tmp_path / "model.keras"), Examples(tmp_path / "few.npz"), batch_size=64, seed=0
     )
-    coupling = trace(opened.model)
-    found = _scores_of(coupling, channel_scores(coupling, "taylor", opened), "inner")
+    graph = trace(opened.model)
+    result = _scores_of(graph, channel_scores(graph, "taylor", opened), "inner")
 
     rows = opened.portions.train
     depthwise = opened.model.get_layer("depthwise")
@@ -185,8 +183,8 @@ def test_the_taylor_score_takes_the_loss_that_training_takes(
         )
 
     h = 1e-2
-    slopes = [(loss(one, 1 + h) - loss(one, 1 - h)) / (2 * h) for one in range(5)]
-    np.testing.assert_allclose(found, np.square(slopes), rtol=0.02, atol=1e-8)
+    slopes = [(loss(item, 1 + h) - loss(item, 1 - h)) / (2 * h) for item in range(5)]
+    np.testing.assert_allclose(result, np.square(slopes), rtol=0.02, atol=1e-8)
 
 
 def test_the_measures_do_not_agree_on_what_goes_first(
@@ -198,9 +196,9 @@ def test_the_measures_do_not_agree_on_what_goes_first(
     values = normal(layers.Conv2D(12, 3, name="inner")(image))
     scores = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(values))
     opened = training(tf_keras.Model(image, scores))
-    coupling = trace(opened.model)
+    graph = trace(opened.model)
     orders = {
-        tuple(np.argsort(_scores_of(coupling, channel_scores(coupling, one, opened), "inner")))
-        for one in ("l1", "batch_norm", "taylor")
+        tuple(np.argsort(_scores_of(graph, channel_scores(graph, item, opened), "inner")))
+        for item in ("l1", "batch_norm", "taylor")
     }
     assert len(orders) == 3

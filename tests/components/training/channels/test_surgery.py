@@ -11,7 +11,7 @@ import tf_keras
 from tf_keras import layers
 
 from paring.errors import UnsupportedError
-from paring.training.channels.coupling import Role
+from paring.training.channels.channel_graph import Role
 from paring.training.channels.importance import filter_norms
 from paring.training.channels.surgery import Cut, choose, without_channels
 from paring.training.channels.tracing import trace
@@ -73,9 +73,9 @@ def cnn_1d() -> Any:
 
 def concatenations() -> Any:
     image = tf_keras.Input((8, 8, 3))
-    one = layers.Conv2D(6, 1, activation="hard_sigmoid")(image)
+    item = layers.Conv2D(6, 1, activation="hard_sigmoid")(image)
     two = layers.Conv2D(10, 3, padding="same", activation="relu")(image)
-    both = layers.BatchNormalization()(layers.Concatenate()([one, two, image]))
+    both = layers.BatchNormalization()(layers.Concatenate()([item, two, image]))
     # Ties the first part of a wide layer to one, the rest to two and to the input.
     wide = layers.Add()([both, layers.Conv2D(19, 1)(both)])
     below = layers.Concatenate(axis=1)([wide, both])
@@ -117,9 +117,9 @@ def encoder_and_decoder() -> Any:
 def shared_layers() -> Any:
     image = tf_keras.Input((8, 8, 3))
     shared, normal = layers.Conv2D(8, 1), layers.BatchNormalization()
-    one = normal(shared(layers.Conv2D(20, 1, activation="relu")(image)))
+    item = normal(shared(layers.Conv2D(20, 1, activation="relu")(image)))
     two = normal(shared(layers.Conv2D(20, 3, activation="relu", padding="same")(image)))
-    pooled = layers.GlobalAveragePooling2D()(layers.Subtract()([one, two]))
+    pooled = layers.GlobalAveragePooling2D()(layers.Subtract()([item, two]))
     return tf_keras.Model(image, layers.Dense(5)(pooled))
 
 
@@ -194,8 +194,8 @@ def randomize(model: Any) -> None:
 
 def cut(model: Any, ratio: float, multiple_of: int = 1) -> Cut:
     """The channels with the smallest filters taken out."""
-    coupling = trace(model)
-    return choose(coupling, filter_norms(coupling), ratio=ratio, multiple_of=multiple_of)
+    graph = trace(model)
+    return choose(graph, filter_norms(graph), ratio=ratio, multiple_of=multiple_of)
 
 
 def _mixes(layer: Any) -> bool:
@@ -207,7 +207,7 @@ def _mixes(layer: Any) -> bool:
 def unread(model: Any, chosen: Cut, features: Any) -> Any:
     """Return the outputs of `model` if nothing reads the filters and units to be removed.
 
-    It knows of no coupling: what these give is nan, nan spreads with all that depends
+    It knows of no graph: what these give is nan, nan spreads with all that depends
     on it, and the next layer that mixes channels reads 0 in its place.
     """
     own_calls = []
@@ -219,8 +219,8 @@ def unread(model: Any, chosen: Cut, features: Any) -> Any:
     def mixing(layer: Any, own: Any) -> Callable[..., Any]:
         going = next(
             ~chosen.kept[part.channels]
-            for part in chosen.coupling.parts
-            if part.layer is layer and part.role is Role.MAKES
+            for part in chosen.graph.parts
+            if part.layer is layer and part.role is Role.PRODUCER
         )
         return lambda values: tf.where(
             going, np.nan, own(tf.where(tf.math.is_nan(values), 0.0, values))
@@ -255,10 +255,10 @@ def assert_is_the_model_with_channels_unread(model: Any, ratio: float) -> None:
     whole = model(features, training=False).numpy()
     smaller = without_channels(model, chosen)
 
-    found = smaller(features, training=False).numpy()
+    result = smaller(features, training=False).numpy()
     expected = unread(model, chosen, features)
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * largest)
     # The channels that went did matter, so the comparison above says something.
     assert np.abs(whole - expected).max() > 1e-3 * largest
     assert smaller.count_params() < model.count_params()
@@ -289,7 +289,7 @@ def test_a_smaller_network_is_loaded_again_as_it_was_saved(
     smaller = without_channels(model, cut(model, 0.5))
     smaller.save(tmp_path / "smaller.keras")
     again = tf_keras.models.load_model(tmp_path / "smaller.keras", compile=False)
-    assert [one.name for one in again.layers] == [one.name for one in model.layers]
+    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
     features = np.ones([2, *model.inputs[0].shape[1:]], np.float32)
     np.testing.assert_allclose(
         again(features, training=False), smaller(features, training=False), atol=1e-6
@@ -297,7 +297,7 @@ def test_a_smaller_network_is_loaded_again_as_it_was_saved(
 
 
 def _filters(model: Any) -> dict[str, int]:
-    return {one.name: one.filters for one in model.layers if hasattr(one, "filters")}
+    return {layer.name: layer.filters for layer in model.layers if hasattr(layer, "filters")}
 
 
 def test_inner_layers_shrink_by_the_square_of_what_stays() -> None:
@@ -310,7 +310,7 @@ def test_inner_layers_shrink_by_the_square_of_what_stays() -> None:
         ]
     )
     smaller = without_channels(model, cut(model, 0.3))
-    before, after = (one.get_layer("inner").count_params() for one in (model, smaller))
+    before, after = (item.get_layer("inner").count_params() for item in (model, smaller))
     assert after / before == pytest.approx(0.7**2)
 
 
@@ -332,7 +332,7 @@ def test_a_group_is_left_whole_where_the_ratio_takes_less_than_one() -> None:
     )
     chosen = cut(model, 0.3)
     assert chosen.removed == 3
-    assert chosen.left_whole == [
+    assert chosen.unprunable_groups == [
         "narrow: only 3 that can go one by one",
         "scores: scores (Dense) gives the model's output",
     ]

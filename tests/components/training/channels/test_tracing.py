@@ -13,11 +13,11 @@ from paring.training.channels.tracing import trace
 
 def _widths(model: Any) -> dict[str, int]:
     """Count the channels that can be removed one by one, by the layers that make them."""
-    return {str(one): len(one.channels) for one in trace(model).groups() if not one.whole}
+    return {str(group): len(group.channels) for group in trace(model).groups() if not group.whole}
 
 
 def _whole(model: Any) -> dict[str, str]:
-    return {str(one): one.whole for one in trace(model).groups() if one.whole}
+    return {str(group): group.whole for group in trace(model).groups() if group.whole}
 
 
 def _network(

@@ -14,15 +14,15 @@ from paring.data.examples import Split
 from paring.errors import UnsupportedError
 from paring.models.signature import TensorSpec
 from paring.training.distillation.distillation import (
-    Lessons,
+    TeacherOutputs,
     agreement,
-    ask_teacher,
+    compute_teacher_outputs,
     logits_of,
     open_teacher,
     penultimate,
     pupil,
 )
-from paring.training.distillation.students import Wanted
+from paring.training.distillation.students import StudentSpec
 
 layers = tf_keras.layers
 
@@ -67,17 +67,17 @@ def test_a_keras_teachers_scores_are_kept_as_logits(
 ) -> None:
     model = _classifier(units, activation)
     teacher = open_teacher(_save(model, tmp_path), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=True)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=True)
 
     assert lessons.wanted.activation == (activation or "linear")
     logits = tf_keras.Model(model.input, model.layers[-1].output)(VALUES).numpy()
-    found = lessons.logits(np.arange(10))
+    result = lessons.logits(np.arange(10))
     if activation == "softmax":
-        np.testing.assert_allclose(softmax(found, axis=1), logits, rtol=1e-4)
+        np.testing.assert_allclose(softmax(result, axis=1), logits, rtol=1e-4)
     elif activation == "sigmoid":
-        np.testing.assert_allclose(expit(found), logits, rtol=1e-4)
+        np.testing.assert_allclose(expit(result), logits, rtol=1e-4)
     else:
-        np.testing.assert_allclose(found, logits, rtol=1e-5)
+        np.testing.assert_allclose(result, logits, rtol=1e-5)
     assert teacher.parameters == model.count_params()
     np.testing.assert_array_equal(lessons.table[:, 0], split.labels)
 
@@ -87,7 +87,7 @@ def test_features_are_those_before_the_last_layer_in_units_of_their_deviation(
 ) -> None:
     model = _classifier()
     teacher = open_teacher(_save(model, tmp_path), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=True)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=True)
     features = lessons.table[:, 4:]
     assert features.shape == (10, lessons.features) == (10, 5)
     hidden = tf_keras.Model(model.input, model.get_layer("hidden").output)(VALUES).numpy()
@@ -100,7 +100,7 @@ def test_a_bare_saved_model_can_teach_whatever_its_batch_size(
     tmp_path: Path, split: Split, batch: int | None
 ) -> None:
     teacher = open_teacher(_save_bare(tf.nn.softmax, tmp_path / "model", batch), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=False)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=False)
     assert (lessons.wanted.activation, lessons.wanted.units, teacher.parameters) == (
         "softmax",
         6,
@@ -115,7 +115,7 @@ def test_logits_of_a_bare_saved_model_are_told_from_probabilities(
     tmp_path: Path, split: Split
 ) -> None:
     teacher = open_teacher(_save_bare(lambda values: 3 * values, tmp_path / "model"), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=False)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=False)
     assert lessons.wanted.activation == "linear"
     np.testing.assert_allclose(lessons.logits(np.arange(10)), 3 * VALUES, rtol=1e-5)
 
@@ -123,7 +123,7 @@ def test_logits_of_a_bare_saved_model_are_told_from_probabilities(
 def test_features_of_a_bare_saved_model_are_refused(tmp_path: Path, split: Split) -> None:
     teacher = open_teacher(_save_bare(tf.nn.softmax, tmp_path / "model"), seed=0)
     with pytest.raises(UnsupportedError, match="feature_weight = 0"):
-        ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=True)
+        compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=True)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_scores_that_teach_nothing_are_refused(
 ) -> None:
     teacher = open_teacher(_save_bare(call, tmp_path / "model"), seed=0)
     with pytest.raises(UnsupportedError, match=words):
-        ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=False)
+        compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=False)
 
 
 def test_a_teacher_with_two_inputs_or_without_classes_is_refused(tmp_path: Path) -> None:
-    one, two = tf_keras.Input((6,)), tf_keras.Input((6,))
-    both = layers.Add()([one, two])
+    item, two = tf_keras.Input((6,)), tf_keras.Input((6,))
+    both = layers.Add()([item, two])
     with pytest.raises(UnsupportedError, match="one input and one output"):
-        open_teacher(_save(tf_keras.Model([one, two], layers.Dense(3)(both)), tmp_path), seed=0)
+        open_teacher(_save(tf_keras.Model([item, two], layers.Dense(3)(both)), tmp_path), seed=0)
     image = tf_keras.Input((4, 4, 3))
     with pytest.raises(UnsupportedError, match="one input and one output"):
         open_teacher(_save(tf_keras.Model(image, layers.Conv2D(3, 1)(image)), tmp_path), seed=0)
@@ -154,10 +154,10 @@ def test_a_teacher_with_two_inputs_or_without_classes_is_refused(tmp_path: Path)
 def _loss(units: int, activation: str, labels: Any, taught: Any, given: Any, **changes: Any) -> Any:
     """The loss of rows, traced as Keras does it: without knowing how long they are."""
     table = np.concatenate([np.reshape(labels, (-1, 1)), taught], axis=1).astype(np.float32)
-    wanted = Wanted(TensorSpec("values", (None, 6), "float32"), units, activation)
+    wanted = StudentSpec(TensorSpec("values", (None, 6), "float32"), units, activation)
     student = tf_keras.Sequential([tf_keras.Input((6,)), layers.Dense(units)])
     settings = {"temperature": 1.0, "soft_weight": 1.0, "feature_weight": 0.0, **changes}
-    taught_student = pupil(student, Lessons(table, wanted, 0), **settings)
+    taught_student = pupil(student, TeacherOutputs(table, wanted, 0), **settings)
     traced = tf.function(
         taught_student.loss,
         input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None, units])],
@@ -207,7 +207,7 @@ def test_probabilities_of_zero_and_one_have_finite_logits() -> None:
 
 def test_the_regressor_is_no_part_of_the_student(split: Split, tmp_path: Path) -> None:
     teacher = open_teacher(_save(_classifier(), tmp_path), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=True)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=True)
     student = tf_keras.Sequential(
         [tf_keras.Input((6,)), layers.Dense(2), layers.Dense(3, activation="softmax")]
     )
@@ -221,9 +221,9 @@ def test_the_regressor_is_no_part_of_the_student(split: Split, tmp_path: Path) -
 def test_the_features_of_a_convolution_are_averaged_over_the_image() -> None:
     image = tf_keras.Input((4, 4, 2))
     scores = layers.Flatten()(layers.GlobalAveragePooling2D()(layers.Conv2D(3, 1)(image)))
-    found = tf_keras.Model(image, penultimate(tf_keras.Model(image, scores)))
+    result = tf_keras.Model(image, penultimate(tf_keras.Model(image, scores)))
     pixels = GENERATOR.random((2, 4, 4, 2)).astype(np.float32)
-    np.testing.assert_allclose(found(pixels), pixels.mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(result(pixels), pixels.mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_features_inside_a_model_in_the_model_are_refused() -> None:
@@ -236,9 +236,9 @@ def test_features_inside_a_model_in_the_model_are_refused() -> None:
 def test_agreement_is_the_share_of_equal_classes(split: Split, tmp_path: Path) -> None:
     model = _classifier()
     teacher = open_teacher(_save(model, tmp_path), seed=0)
-    lessons = ask_teacher(teacher, split, tmp_path / "lessons.npy", with_features=False)
+    lessons = compute_teacher_outputs(teacher, split, tmp_path / "lessons.npy", with_features=False)
     rows = np.arange(10)
-    assert agreement(model, lessons, split, rows) == 1.0
+    assert agreement(model, lessons, split=split, rows=rows) == 1.0
     other = _classifier()
     both = [network(VALUES).numpy().argmax(axis=1) for network in (model, other)]
-    assert agreement(other, lessons, split, rows) == np.mean(both[0] == both[1])
+    assert agreement(other, lessons, split=split, rows=rows) == np.mean(both[0] == both[1])

@@ -34,8 +34,10 @@ def test_at_scale_1_they_have_the_parameters_and_layers_of_kerass_own(
 ) -> None:
     own = build(input_shape=(32, 32, 3), weights=None, classes=1000)
     # EfficientNet's standardizes its images by weights that are not trained.
-    standardizing = [one for one in own.layers if isinstance(one, tf_keras.layers.Normalization)]
-    wanted = own.count_params() - sum(one.count_params() for one in standardizing)
+    standardizing = [
+        layer for layer in own.layers if isinstance(layer, tf_keras.layers.Normalization)
+    ]
+    wanted = own.count_params() - sum(item.count_params() for item in standardizing)
     made = _network(name, classes=1000)
     assert made.count_params() == wanted
     for kind in (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.BatchNormalization):
@@ -45,10 +47,10 @@ def test_at_scale_1_they_have_the_parameters_and_layers_of_kerass_own(
 def test_the_width_scales_every_convolution_in_multiples_of_8() -> None:
     def channels(width: float) -> list[int]:
         model = _network("mobilenet_v2", width=width)
-        return [one.filters for one in model.layers if type(one) is tf_keras.layers.Conv2D]
+        return [layer.filters for layer in model.layers if type(layer) is tf_keras.layers.Conv2D]
 
     whole, half = channels(1.0), channels(0.5)
-    assert all(one % 8 == 0 for one in half)
+    assert all(item % 8 == 0 for item in half)
     assert (half[0], half[-1]) == (whole[0] // 2, whole[-1] // 2)
     assert all(small < large for small, large in zip(half, whole, strict=True) if large > 16)
 

@@ -11,7 +11,7 @@ from paring.data.examples import Split
 from paring.errors import ParameterError, UnsupportedError
 from paring.models.signature import TensorSpec
 from paring.training.distillation.students import (
-    Wanted,
+    StudentSpec,
     build_student,
     check_student,
     count_parameters,
@@ -36,9 +36,9 @@ def _build(
 ) -> Any:
     images = split.features["image"]
     spec = TensorSpec("image", shape or (None, *images.shape[1:]), images.dtype.name)
-    wanted = Wanted(spec, units, activation)
+    wanted = StudentSpec(spec, units, activation)
     rows = np.arange(split.count)
-    return build_student(student, wanted, split, rows, width=width, compound=compound)
+    return build_student(student, wanted, split=split, rows=rows, width=width, compound=compound)
 
 
 def _seen(model: Any, layer: str, split: Split) -> Any:
@@ -85,8 +85,8 @@ def test_the_resolution_is_scaled_and_never_below_what_the_network_halves(
 ) -> None:
     model = _build("efficientnet", _split(shape), compound=compound)
     assert model.input_shape == (None, *shape)
-    resizing = [one for one in model.layers if isinstance(one, tf_keras.layers.Resizing)]
-    assert [(one.height, one.width) for one in resizing] == ([] if size is None else [size])
+    resizing = [layer for layer in model.layers if isinstance(layer, tf_keras.layers.Resizing)]
+    assert [(item.height, item.width) for item in resizing] == ([] if size is None else [size])
 
 
 def test_images_of_any_size_are_brought_to_that_of_the_examples() -> None:

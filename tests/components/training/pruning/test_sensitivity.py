@@ -18,42 +18,42 @@ def _layer(weights: int, *losses: float) -> Sensitivity:
     return Sensitivity("layer", weights, _LEVELS, losses)
 
 
-def _total(found: list[Sensitivity], shares: list[float]) -> float:
-    zeros = sum(share * one.weights for one, share in zip(found, shares, strict=True))
-    return zeros / sum(one.weights for one in found)
+def _total(sensitivity: list[Sensitivity], shares: list[float]) -> float:
+    zeros = sum(share * item.weights for item, share in zip(sensitivity, shares, strict=True))
+    return zeros / sum(item.weights for item in sensitivity)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.6, 0.9, 0.95])
 def test_all_layers_together_have_the_sparsity_asked_for(sparsity: float) -> None:
-    found = [_layer(100, 1, 1.2, 2, 9), _layer(4000, 1, 1.1, 1.3, 3), _layer(7, 1, 5, 6, 7)]
-    shares = allocate(found, sparsity)
-    assert _total(found, shares) == pytest.approx(sparsity)
+    result = [_layer(100, 1, 1.2, 2, 9), _layer(4000, 1, 1.1, 1.3, 3), _layer(7, 1, 5, 6, 7)]
+    shares = allocate(result, sparsity)
+    assert _total(result, shares) == pytest.approx(sparsity)
     assert all(0 <= share <= 0.95 + 1e-9 for share in shares)
 
 
 def test_zeros_that_cost_nothing_are_taken_first() -> None:
-    found = [_layer(100, 1, 2, 3, 4), _layer(100, 1, 1, 1, 1)]
-    assert allocate(found, 0.475) == pytest.approx([0, 0.95])
-    assert allocate(found, 0.6) == pytest.approx([0.25, 0.95])
+    result = [_layer(100, 1, 2, 3, 4), _layer(100, 1, 1, 1, 1)]
+    assert allocate(result, 0.475) == pytest.approx([0, 0.95])
+    assert allocate(result, 0.6) == pytest.approx([0.25, 0.95])
 
 
 def test_cost_is_counted_for_each_weight() -> None:
     # The same loss at the same sparsity buys ten times the zeros in the second.
-    found = [_layer(100, 1, 2, 3, 4), _layer(1000, 1, 2, 3, 4)]
-    small, large = allocate(found, 0.5)
+    result = [_layer(100, 1, 2, 3, 4), _layer(1000, 1, 2, 3, 4)]
+    small, large = allocate(result, 0.5)
     assert small == 0
     assert large == pytest.approx(0.55)
 
 
 def test_a_loss_that_falls_counts_as_level() -> None:
-    found = [_layer(100, 1, 0.5, 1, 9), _layer(100, 1, 1.1, 1.2, 1.3)]
-    assert allocate(found, 0.375) == pytest.approx([0.75, 0])
+    result = [_layer(100, 1, 0.5, 1, 9), _layer(100, 1, 1.1, 1.2, 1.3)]
+    assert allocate(result, 0.375) == pytest.approx([0.75, 0])
 
 
 def test_a_cheap_end_behind_a_dear_beginning_is_reached_through_it() -> None:
     # To 0.5 it costs more than from there on: the hull is a straight line.
-    found = [_layer(100, 1, 4, 4, 4), _layer(100, 1, 2, 3, 9)]
-    first, second = allocate(found, 0.5)
+    result = [_layer(100, 1, 4, 4, 4), _layer(100, 1, 2, 3, 9)]
+    first, second = allocate(result, 0.5)
     assert second == pytest.approx(0.5)
     assert first == pytest.approx(0.5)
 
@@ -81,12 +81,14 @@ def test_the_scan_prunes_one_layer_at_a_time_and_leaves_the_model_as_it_was() ->
     )
     before = [variable.numpy() for variable in model.variables]
 
-    found = scan(training, prunable_layers(model, "unstructured"), 0.5, "unstructured")
+    result = scan(
+        training, prunable_layers(model, "unstructured"), sparsity=0.5, pattern="unstructured"
+    )
 
-    assert [(one.layer, one.weights) for one in found] == [("inside", 48), ("scores", 24)]
+    assert [(item.layer, item.weights) for item in result] == [("inside", 48), ("scores", 24)]
     for variable, values in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), values)
-    first, second = found
+    first, second = result
     assert first.levels[0] == 0
     assert first.levels[-1] == 0.95
     model.compile(loss=loss)

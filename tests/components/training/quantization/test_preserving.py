@@ -65,7 +65,7 @@ def _trained(prepare: Any, **asked: bool) -> tuple[Preserving, dict[str, Any]]:
 
 def _variables(layer: Any) -> dict[str, Any]:
     """A wrapped layer's variables, by the last part of their names."""
-    return {one.name.split(":")[0].split("/")[-1]: one for one in layer.weights}
+    return {weight.name.split(":")[0].split("/")[-1]: weight for weight in layer.weights}
 
 
 def _kernel(wrapped: Any, name: str) -> Any:
@@ -113,11 +113,11 @@ def test_a_kernel_with_clusters_has_one_scale_for_all_channels() -> None:
     wrapped = fake_quantized(_network(_clustered)).model
     Preserving(wrapped, sparsity=False, clusters=True)
     _train(wrapped)
-    found = _variables(wrapped.get_layer("convolution"))
-    highest = found["kernel_max"].numpy()
+    result = _variables(wrapped.get_layer("convolution"))
+    highest = result["kernel_max"].numpy()
     assert highest.shape == (8,)
     assert len(set(highest)) == 1
-    np.testing.assert_array_equal(found["kernel_min"].numpy(), -highest)
+    np.testing.assert_array_equal(result["kernel_min"].numpy(), -highest)
 
 
 def test_a_channel_of_zeros_has_a_scale_that_its_bias_fits() -> None:
@@ -129,10 +129,10 @@ def test_a_channel_of_zeros_has_a_scale_that_its_bias_fits() -> None:
     wrapped = fake_quantized(_network(prepare)).model
     Preserving(wrapped, sparsity=True, clusters=False)
     _train(wrapped)
-    found = _variables(wrapped.get_layer("convolution"))
-    highest = found["kernel_max"].numpy()
+    result = _variables(wrapped.get_layer("convolution"))
+    highest = result["kernel_max"].numpy()
     assert highest[1] == 1
-    others = np.abs(found["kernel"].numpy()).max(axis=(0, 1, 2))
+    others = np.abs(result["kernel"].numpy()).max(axis=(0, 1, 2))
     # The range is from before the last update of the weights.
     np.testing.assert_allclose(np.delete(highest, 1), np.delete(others, 1), atol=0.05)
 
@@ -158,7 +158,7 @@ def test_ranges_of_activations_can_be_calibrated_with_it() -> None:
     wrapped = fake_quantized(_network(_pruned)).model
     Preserving(wrapped, sparsity=True, clusters=False)
     images = np.full((4, 6, 6, 2), 3, np.float32)
-    calibrate_ranges(wrapped, Split({"image": images}, None, 4), np.arange(4), 4, seed=0)
+    calibrate_ranges(wrapped, Split({"image": images}, None, 4), np.arange(4), batch_size=4, seed=0)
     # Where the library starts every range.
     assert abs(_variables(wrapped.get_layer("depthwise"))["post_activation_max"].numpy()) != 6
 

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.saved_models import save_signature
 
 from paring.artifacts import QuantizedModel, TFLiteModel
+from paring.data.examples import Split
 from paring.execution import Call, execute
 from paring.runtimes import open_runtime
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.quantize import quantize
+from paring.training.quantization.qat import calibrate_ranges, fake_quantized
 
 generator = np.random.default_rng(0)
 LABELS = np.arange(240) % 2
@@ -24,7 +27,7 @@ def trained(inputs: Any, hidden: Any, values: np.ndarray, folder: Path) -> tuple
     network = tf_keras.Model(inputs, scores)
     network.compile(tf_keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
     network.fit(values, LABELS, epochs=15, verbose=0)
-    network.save(folder / "model", save_format="tf", include_optimizer=False)
+    save_signature(network, folder / "model")
     np.savez(folder / "examples.npz", x_train=values, y_train=LABELS)
     return folder / "model", folder / "examples.npz"
 
@@ -63,7 +66,7 @@ def test_convolutions_over_one_dimension_stay_in_float(kind: str, tmp_path: Path
     hidden = layers.GlobalAveragePooling1D()(hidden)
     model, examples = trained(inputs, hidden, values, tmp_path)
     artifact, accuracy = as_integers(model, examples, values, tmp_path)
-    assert f"is a {kind}, which has no quantized form" in artifact.in_float
+    assert f"is a {kind}, which has no quantized form" in "; ".join(artifact.float_layers)
     assert artifact.quantized_tensors >= 3
     assert accuracy > 0.9
 
@@ -85,3 +88,53 @@ def test_integer_inputs_are_not_rounded(rescaled: bool, tmp_path: Path) -> None:
     artifact, accuracy = as_integers(model, examples, values, tmp_path)
     assert artifact.quantized_tensors >= 4
     assert accuracy > 0.9
+
+
+def test_separable_convolutions_keep_their_weights_beside_layers_that_keras_named() -> None:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    layers = tf_keras.layers
+    # The names that Keras gives to the first layers of their kinds, and one that is taken.
+    hidden = inputs = tf_keras.Input((8, 8, 4), name="x")
+    hidden = layers.Conv2D(4, 1, name="conv2d")(hidden)
+    hidden = layers.SeparableConv2D(4, 3, activation="swish", name="first")(hidden)
+    hidden = layers.DepthwiseConv2D(1, name="depthwise_conv2d")(hidden)
+    hidden = layers.SeparableConv2D(4, 3, name="second")(hidden)
+    hidden = layers.Conv2D(4, 1, name="conv2d_1")(hidden)
+    scores = layers.GlobalAveragePooling2D(name="first_depthwise")(hidden)
+    network = tf_keras.Model(inputs, scores)
+    made = fake_quantized(network)
+
+    assert not made.float_layers
+    names = [layer.name for layer in made.model.layers]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if "_pointwise" in name] == [
+        "first_pointwise",
+        "second_pointwise",
+    ]
+    expected = [weights.numpy() for weights in network.trainable_weights]
+    result = [weights.numpy() for weights in made.model.trainable_weights]
+    assert len(result) == len(expected)
+    for item, other in zip(expected, result, strict=True):
+        np.testing.assert_array_equal(item, other)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_separable_convolution_beside_a_plain_one_computes_the_same(first: bool) -> None:
+    import tf_keras
+
+    tf_keras.backend.reset_uids()
+    tf_keras.utils.set_random_seed(0)
+    values = generator.uniform(-1, 1, (16, 8, 8, 4)).astype(np.float32)
+    layers = tf_keras.layers
+    plain, separable = layers.Conv2D(4, 1), layers.SeparableConv2D(4, 3, padding="same")
+    inputs = tf_keras.Input((8, 8, 4), name="x")
+    hidden = separable(plain(inputs)) if first else plain(separable(inputs))
+    network = tf_keras.Model(inputs, hidden)
+    made = fake_quantized(network).model
+    split, rows = Split({"x": values}, None, 16), np.arange(16)
+    calibrate_ranges(made, split, rows, batch_size=16, seed=0)
+    made(values, training=True)  # takes the ranges of weights and inputs
+    expected, result = (model(values, training=False).numpy() for model in (network, made))
+    assert np.corrcoef(expected.ravel(), result.ravel())[0, 1] > 0.999

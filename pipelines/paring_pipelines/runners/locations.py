@@ -38,9 +38,9 @@ class Destination:
         """
         if not self.uri:
             return
-        found = [one.uri.removeprefix(f"{self.uri}/") for one in storage.list_below(self.uri)]
-        taken = [name for name in RESULTS if any(one.split("/")[0] == name for one in found)]
-        if taken and f"selected/{RECORD}" not in found:
+        result = [item.uri.removeprefix(f"{self.uri}/") for item in storage.list_below(self.uri)]
+        taken = [name for name in RESULTS if any(item.split("/")[0] == name for item in result)]
+        if taken and f"selected/{RECORD}" not in result:
             raise OutputError(
                 "--out: this place holds files that Paring did not write",
                 received=f"{self.uri} ({', '.join(taken)})",
@@ -104,7 +104,7 @@ def _fetched(
 ) -> Path:
     if not storage.is_remote(uri):
         return storage.local_path(uri)
-    entries = [list(astuple(one)) for one in storage.list_below(uri)]
+    entries = [list(astuple(item)) for item in storage.list_below(uri)]
     if not entries:
         raise error(
             f"{option}: there is nothing at this place",

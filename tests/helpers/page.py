@@ -39,7 +39,7 @@ class Page(HTMLParser):
                 self.references.append(value or "")
             if name in ("aria-labelledby", "clip-path"):
                 self.references += [
-                    f"#{one}" for one in re.sub(r"url\(#(.*)\)", r"\1", value or "").split()
+                    f"#{part}" for part in re.sub(r"url\(#(.*)\)", r"\1", value or "").split()
                 ]
 
     def handle_endtag(self, tag: str) -> None:

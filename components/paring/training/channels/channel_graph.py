@@ -18,20 +18,20 @@ Channels = NDArray[np.int64]
 class Role(Enum):
     """Relation of an axis of a weight to the channels along it.
 
-    MAKES: slices are the filters that make the channels.
-    READS: slices are what the layer multiplies the channels by to mix them.
+    PRODUCER: slices are the filters that make the channels.
+    CONSUMER: slices are what the layer multiplies the channels by to mix them.
     SCALES: entries are the scales of a batch normalization.
-    FOLLOWS: entries go when the channels go, and say nothing about them.
+    PASSTHROUGH: entries go when the channels go, and say nothing about them.
     """
 
-    MAKES = auto()
-    READS = auto()
+    PRODUCER = auto()
+    CONSUMER = auto()
     SCALES = auto()
-    FOLLOWS = auto()
+    PASSTHROUGH = auto()
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightAxis:
     """An axis of a layer's weight, and the channel of each place along it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Width:
+class ChannelCount:
     """A number in a layer's config that counts channels.
 
     Attributes:
@@ -89,7 +89,7 @@ class Group:
         return ", ".join(self.makers[:3]) + (f" and {more} more" if more > 0 else "")
 
 
-class Coupling:
+class ChannelGraph:
     """All channels of a model, their ties, and the weights along them.
 
     Attributes:
@@ -98,8 +98,8 @@ class Coupling:
     """
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self.widths: list[Width] = []
+        self.parts: list[WeightAxis] = []
+        self.widths: list[ChannelCount] = []
         self._parent: list[int] = []
         self._makers: dict[int, str] = {}
         self._whole: list[tuple[Channels, str]] = []
@@ -112,9 +112,9 @@ class Coupling:
             self._makers.update(dict.fromkeys(made.tolist(), maker.name))
         return made
 
-    def tie(self, one: Channels, other: Channels) -> None:
-        """Tie each channel of `one` to that of `other`: they can only be removed together."""
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+    def tie(self, item: Channels, other: Channels) -> None:
+        """Tie each channel of `item` to that of `other`: they can only be removed together."""
+        for a, b in zip(item.tolist(), other.tolist(), strict=True):
             first, second = sorted((self._root(a), self._root(b)))
             self._parent[second] = first
 
@@ -122,17 +122,19 @@ class Coupling:
         """Mark these channels as not removable."""
         self._whole.append((channels, reason))
 
-    def add_part(self, layer: Any, weight: Any, axis: int, channels: Channels, role: Role) -> None:
-        """Note a `Part`."""
-        self.parts.append(Part(layer, weight, axis, channels, role))
+    def add_axis(
+        self, layer: Any, weight: Any, *, axis: int, channels: Channels, role: Role
+    ) -> None:
+        """Note a `WeightAxis`."""
+        self.parts.append(WeightAxis(layer, weight, axis, channels, role))
 
-    def add_width(self, layer: Any, key: str, channels: Channels) -> None:
-        """Note a `Width`."""
-        self.widths.append(Width(layer, key, channels))
+    def add_count(self, layer: Any, key: str, channels: Channels) -> None:
+        """Note a `ChannelCount`."""
+        self.widths.append(ChannelCount(layer, key, channels))
 
     def roots(self) -> Channels:
         """Return for each channel the representative of all channels that are tied to it."""
-        return np.array([self._root(one) for one in range(len(self._parent))], np.int64)
+        return np.array([self._root(item) for item in range(len(self._parent))], np.int64)
 
     def made(self) -> Channels:
         """Return the channels that layers of the model make: its filters and units."""
@@ -142,10 +144,10 @@ class Coupling:
         """Return the channels that layers make, by those layers and by whether they can go."""
         reasons: dict[int, str] = {}
         for channels, reason in self._whole:
-            reasons.update((self._root(one), reason) for one in channels.tolist())
+            reasons.update((self._root(item), reason) for item in channels.tolist())
         makers: dict[int, dict[str, None]] = {}
-        for one, name in sorted(self._makers.items()):
-            makers.setdefault(self._root(one), {})[name] = None
+        for item, name in sorted(self._makers.items()):
+            makers.setdefault(self._root(item), {})[name] = None
         members: dict[tuple[tuple[str, ...], str], list[int]] = {}
         for root, names in makers.items():
             members.setdefault((tuple(names), reasons.get(root, "")), []).append(root)

@@ -11,8 +11,8 @@ from paring.artifacts import SelectedModel, content_digest, read_record
 from paring.errors import ExamplesError, ModelError, OutputError, ParameterError
 from paring.serving.versions import versions
 from paring.storage import delete, exists, fetch, list_below, put, read_text, write_text
-from paring_pipelines.runners.places import Destination, destination, fetched, fetched_for_now
-from paring_pipelines.runners.session import claimed
+from paring_pipelines.runners.locations import Destination, destination, fetched, fetched_for_now
+from paring_pipelines.runners.session import lock_workspace
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_results_in_a_store_are_worked_for_in_a_folder_here(tmp_path: Path) -> N
 
 
 def test_sources_on_this_machine_stay_where_they_are(tmp_path: Path) -> None:
-    found = fetched("model", (tmp_path / "few.npz").as_uri(), tmp_path / "folder")
-    assert found == (Path("model"), tmp_path / "few.npz")
+    result = fetched("model", (tmp_path / "few.npz").as_uri(), tmp_path / "folder")
+    assert result == (Path("model"), tmp_path / "few.npz")
     assert not (tmp_path / "folder").exists()
 
 
@@ -98,12 +98,12 @@ def test_a_place_in_a_store_that_is_somebody_elses_is_refused(bucket: str, tmp_p
 
 def test_results_from_which_the_pipeline_was_removed_are_still_ours(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(OutputError, match="did not write"), claimed(tmp_path):
+    with pytest.raises(OutputError, match="did not write"), lock_workspace(tmp_path):
         pass
     (tmp_path / "selection.json").write_text('{"selected": "source"}')
     (tmp_path / "selected" / "Format-Serving").mkdir(parents=True)
     SelectedModel(tmp_path / "selected", candidate="source").save()
-    with claimed(tmp_path):
+    with lock_workspace(tmp_path):
         assert (tmp_path / "pipeline" / "lock").is_file()
 
 
@@ -122,14 +122,14 @@ def test_a_run_from_a_store_into_a_store(
     assert code == 0, error
     assert uri in shown
     assert f"pushed    {serving}/1\n" in shown
-    assert {one.uri.removeprefix(f"{uri}/").split("/")[0] for one in list_below(uri)} == {
+    assert {item.uri.removeprefix(f"{uri}/").split("/")[0] for item in list_below(uri)} == {
         *("report.html", "selection.json", "selected")
     }
     assert read_text(f"{uri}/selection.json") == (work / "selection.json").read_text()
     fetched_to = fetch(f"{uri}/selected", tmp_path)
     record = read_record(fetched_to)
     assert record is not None
-    assert record["facts"]["digest"] == content_digest(fetched_to)
+    assert record["digest"] == content_digest(fetched_to)
     # The lineage tells where the sources came from.
     assert f"s3/{bucket}/trained/7/model" in json.dumps(record["lineage"])
 

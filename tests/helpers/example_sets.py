@@ -34,9 +34,9 @@ def write_records(
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(file), options="GZIP" if gzip else "") as writer:
-        for one in features:
+        for item in features:
             example = tf.train.Example()
-            for name, value in one.items():
+            for name, value in item.items():
                 stored = example.features.feature[name]
                 if isinstance(value, bytes):
                     stored.bytes_list.value.append(value)
@@ -49,7 +49,7 @@ def write_records(
 
 
 def rows(x: NDArray[np.generic], y: NDArray[np.int64]) -> list[dict[str, NDArray[np.generic]]]:
-    return [{"image": one, "label": np.array([label])} for one, label in zip(x, y, strict=True)]
+    return [{"image": item, "label": np.array([label])} for item, label in zip(x, y, strict=True)]
 
 
 def with_value(x: NDArray[np.generic], place: tuple[int, ...], value: float) -> NDArray[np.generic]:

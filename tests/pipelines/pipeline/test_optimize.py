@@ -1,0 +1,52 @@
+"""Nodes of the pipeline that tries all recipes."""
+
+from pathlib import Path
+
+import pytest
+
+from paring_pipelines.pipeline.optimize import build
+from paring_pipelines.pipeline.recipes import TARGETS, load_recipes
+from paring_pipelines.pipeline.settings import Settings
+
+RECIPES = """
+[recipes.twice]
+steps = [{ step = "prune", sparsity = 0.2 }, { step = "prune", sparsity = 0.5 }]
+
+[recipes.on]
+steps = [
+  { step = "prune", sparsity = 0.2 },
+  { step = "prune", sparsity = 0.5 },
+  { step = "convert_tflite" },
+]
+"""
+
+
+def test_a_node_states_the_candidate_that_it_builds_or_measures(tmp_path: Path) -> None:
+    (tmp_path / "recipes.toml").write_text(RECIPES)
+    dag = build(load_recipes(tmp_path / "recipes.toml"), Settings(tune_batch=True))
+    assert {name: node.candidate for name, node in dag.nodes.items()} == {
+        "import_model": "",
+        "import_examples": "",
+        "profile": "",
+        "draw_calibration": "",
+        "prune-twice": "twice",
+        "prune-twice.2": "twice",
+        # What it shares with the recipe before stands with that one.
+        "convert_tflite-on": "on",
+        **{
+            f"{step}-{name}": name
+            for step in ("evaluate", "benchmark")
+            for name in ("source", "twice", "on")
+        },
+        "select": "",
+        "tune_batch": "",
+        "report": "",
+    }
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_recipe_is_a_candidate_beside_the_source(target: str) -> None:
+    recipes = load_recipes(target=target)
+    dag = build(recipes, Settings())
+    measured = [node.candidate for node in dag.nodes.values() if node.step.name == "benchmark"]
+    assert measured == ["source", *(recipe.name for recipe in recipes)]
