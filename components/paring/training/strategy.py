@@ -1,27 +1,25 @@
 """Devices that a training runs on, by TensorFlow's distribution strategies."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import tensorflow as tf
 import tf_keras
 
-from paring.errors import MissingDependencyError, ParameterError, UnsupportedError, first_line
+from paring.errors import ParameterError, UnsupportedError, first_line
 from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
+from paring.models.tpu import has_tpu, open_tpu, require_tpu
 from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.training.dtype_policy import with_dtype_policy
 
-# Set where a TPU is reached by name, and on the hosts of a TPU node pool.
-_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
+_COMPILED = ("xla", "tpu")
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +29,9 @@ class Devices:
     """Devices over which a training is distributed.
 
     Attributes:
-        strategy: one_device, mirrored, multi_worker or tpu.
+        strategy: one_device, mirrored, multi_worker, xla or tpu.
         replicas: Copies of the model that train on a part of each batch.
-        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 on a TPU.
+        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 for xla and on a TPU.
         scope: Enters the context that models must be made or loaded in, and trained.
     """
 
@@ -42,10 +40,30 @@ class Devices:
     dtype_policy: str = "float32"
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
+    @property
+    def compiled(self) -> bool:
+        """True if XLA compiles each training step, and so the shapes of batches must be static."""
+        return self.strategy in _COMPILED
+
+    @property
+    def jit_compile(self) -> bool:
+        """True if Keras is to have its steps compiled; TPUStrategy has them compiled by itself."""
+        return self.strategy == "xla"
+
     def __str__(self) -> str:
         """Return the devices as in `mirrored, 2 replicas, float32`."""
         counted = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
         return f"{self.strategy}, {counted}, {self.dtype_policy}"
+
+    def on_host(self) -> AbstractContextManager[Any]:
+        """Return the context of a computation outside of training, one operator after another.
+
+        On a TPU XLA would compile each operator by itself; the host's processor does it.
+        """
+        context: AbstractContextManager[Any] = (
+            tf.device("/CPU:0") if self.strategy == "tpu" else nullcontext()
+        )
+        return context
 
     def put_on(self, model: KerasModel) -> KerasModel:
         """Return a model of a single device as one of these; call it within `scope`."""
@@ -111,7 +129,9 @@ def open_devices(strategy: StrategyName) -> Devices:
     Args:
         strategy: auto takes the first that the machine offers: a TPU; several workers
             that TF_CONFIG names; several GPUs; else one device. mirrored takes all GPUs
-            of this machine, or without any, TensorFlow's logical CPU devices.
+            of this machine, or without any, TensorFlow's logical CPU devices. xla is one
+            device, a GPU or the processor, with what a TPU would do: the training steps
+            compiled by XLA for static shapes, in mixed_bfloat16.
 
     Raises:
         MissingDependencyError: Strategy tpu was requested, and there is no TPU.
@@ -119,8 +139,7 @@ def open_devices(strategy: StrategyName) -> Devices:
             or TensorFlow has been used in this process before that.
     """
     workers = read_workers()
-    if strategy == "auto":
-        strategy = _offered(workers)
+    strategy = chosen_strategy(strategy)
     if strategy == "one_device":
         # TensorFlow's own choice: the first GPU where there is one.
         return Devices(strategy)
@@ -130,14 +149,28 @@ def open_devices(strategy: StrategyName) -> Devices:
             remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
         )
     made = _make(strategy)
-    policy = "mixed_bfloat16" if strategy == "tpu" else "float32"
+    policy = "mixed_bfloat16" if strategy in _COMPILED else "float32"
     devices = Devices(strategy, int(made.num_replicas_in_sync), policy, made.scope)
     _log.info("training on %s", devices)
     return devices
 
 
+def chosen_strategy(strategy: StrategyName) -> StrategyName:
+    """Return the strategy that `open_devices` takes, without opening any device.
+
+    Raises:
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        ParameterError: TF_CONFIG is broken.
+    """
+    if strategy == "auto":
+        return _offered(read_workers())
+    if strategy == "tpu":
+        require_tpu()
+    return strategy
+
+
 def _offered(workers: Workers | None) -> StrategyName:
-    if _has_tpu():
+    if has_tpu():
         return "tpu"
     if workers is not None and len(workers.addresses) > 1:
         return "multi_worker"
@@ -157,8 +190,11 @@ def _make(strategy: StrategyName) -> Any:
             return tf.distribute.MirroredStrategy([device.name for device in devices])
         case "multi_worker":
             return _multi_worker()
+        case "xla":
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            return tf.distribute.OneDeviceStrategy(devices[0].name)
         case "tpu":
-            return _tpu()
+            return open_tpu().all_cores()
     raise ParameterError(
         "strategy: there is no such one",
         received=strategy,
@@ -176,24 +212,3 @@ def _multi_worker() -> Any:
             received=first_line(error),
             remedy="run the step in a process of its own: paring step NAME, on each worker",
         ) from error
-
-
-def _has_tpu() -> bool:
-    reachable = any(os.environ.get(name) for name in _TPU_VARIABLES)
-    return reachable and find_spec("libtpu") is not None
-
-
-def _tpu() -> Any:
-    if not _has_tpu():
-        raise MissingDependencyError(
-            "strategy tpu: there is no TPU here",
-            received=f"libtpu {'installed' if find_spec('libtpu') else 'not installed'};"
-            f" {', '.join(_TPU_VARIABLES)} not set",
-            remedy="run on a host of a TPU with the image tpu, or with tensorflow-tpu"
-            " installed; where no variable is set, TPU_NAME=local names the host's own",
-        )
-    name = os.environ.get("TPU_NAME", "local")
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)

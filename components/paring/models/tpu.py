@@ -1,0 +1,80 @@
+"""The TPU of this host: whether there is one, and how TensorFlow opens it.
+
+One process at a time holds a TPU, from `open_tpu` until it ends.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from paring.errors import MissingDependencyError
+
+# Set where a TPU is reached by name, and on the hosts of a TPU node pool.
+_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
+
+
+def has_tpu() -> bool:
+    """Return whether this host has a TPU that TensorFlow can open."""
+    reachable = any(os.environ.get(name) for name in _VARIABLES)
+    return reachable and find_spec("libtpu") is not None
+
+
+def require_tpu() -> None:
+    """Refuse to go on where there is no TPU.
+
+    Raises:
+        MissingDependencyError: There is none.
+    """
+    if has_tpu():
+        return
+    raise MissingDependencyError(
+        "strategy tpu: there is no TPU here",
+        received=f"libtpu {'installed' if find_spec('libtpu') else 'not installed'};"
+        f" {', '.join(_VARIABLES)} not set",
+        remedy="run on a host of a TPU with the image tpu, or with tensorflow-tpu"
+        " installed; where no variable is set, TPU_NAME=local names the host's own",
+    )
+
+
+@dataclass(frozen=True)
+class Tpu:
+    """The opened TPU of this process.
+
+    Attributes:
+        resolver: TensorFlow's cluster resolver of it.
+        topology: Arrangement of its chips.
+    """
+
+    resolver: Any
+    topology: Any
+
+    def all_cores(self) -> Any:
+        """Return a TPUStrategy with a replica on each core, for training."""
+        import tensorflow as tf
+
+        return tf.distribute.TPUStrategy(self.resolver)
+
+    def one_core(self) -> Any:
+        """Return a TPUStrategy with a single replica, for inference: one call is one program."""
+        import tensorflow as tf
+
+        assignment = tf.tpu.experimental.DeviceAssignment.build(self.topology, num_replicas=1)
+        return tf.distribute.TPUStrategy(self.resolver, experimental_device_assignment=assignment)
+
+
+@cache
+def open_tpu() -> Tpu:
+    """Open the TPU for this process.
+
+    Raises:
+        MissingDependencyError: There is none.
+    """
+    require_tpu()
+    import tensorflow as tf
+
+    name = os.environ.get("TPU_NAME", "local")
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+    tf.config.experimental_connect_to_cluster(resolver)
+    return Tpu(resolver, tf.tpu.experimental.initialize_tpu_system(resolver))
