@@ -7,7 +7,6 @@ from paring.errors import UnsupportedError
 from paring.graphs.graph import concrete_shape, load_function
 from paring.models.arguments import by_position
 from paring.models.saved_model import SavedModel
-from paring.models.tpu import has_tpu
 from paring.models.xla import Refusal, compile_refusals
 from paring.system.child_calls import call_in_child
 
@@ -15,20 +14,17 @@ _SHOWN = 3
 """How many refusals an error names."""
 
 
-def check_before_tpu(models: Sequence[Servable], batch_size: int) -> bool:
-    """Check the SavedModels among `models` where this host has a TPU; return whether it has one.
+def check_before_tpu(models: Sequence[Servable], batch_size: int) -> None:
+    """Refuse SavedModels among `models` that XLA can't compile, before a TPU is opened for them.
 
-    They are compiled on the processor, in a process of its own: one that XLA can't compile is
-    refused while no chip is held. What is no SavedModel computes on the host's processor.
+    They are compiled on the processor, in a process of its own. What is no SavedModel computes
+    on the host's processor.
 
     Raises:
         UnsupportedError, ModelError: See `check_signature_compiles`.
     """
-    if not has_tpu():
-        return False
     distinct = {model.path: model for model in models if _has_saved_model(model)}
     call_in_child(_check_all, list(distinct.values()), batch_size)
-    return True
 
 
 def _check_all(models: Sequence[Servable], batch_size: int) -> None:

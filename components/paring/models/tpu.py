@@ -1,24 +1,48 @@
 """The TPU of this host: whether there is one, and how TensorFlow opens it.
 
-One process at a time holds a TPU, from `open_tpu` until it ends.
+One process at a time holds a TPU, from the import of TensorFlow until it ends. So the processes
+that Paring starts have none, but for one that measures.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from paring.errors import MissingDependencyError
+from paring.errors import MissingDependencyError, UnsupportedError
+from paring.system.children import TPU_LIBRARY
 
 # Set where a TPU is reached by name, and on the hosts of a TPU node pool.
 _VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
 
 
 def has_tpu() -> bool:
-    """Return whether this host has a TPU that TensorFlow can open."""
+    """Return whether this host has a TPU that TensorFlow can open in this process."""
     reachable = any(os.environ.get(name) for name in _VARIABLES)
-    return reachable and find_spec("libtpu") is not None
+    loaded = os.environ.get(TPU_LIBRARY) != "0"
+    return reachable and loaded and find_spec("libtpu") is not None
+
+
+def leave_tpu_to_child() -> bool:
+    """Keep this process from holding the TPU of the host; return whether there is one.
+
+    Call it before TensorFlow is imported.
+
+    Raises:
+        UnsupportedError: TensorFlow is imported, and so holds the TPU.
+    """
+    if not has_tpu():
+        return False
+    if "tensorflow" in sys.modules:
+        raise UnsupportedError(
+            "a child process has to open the TPU, and this process holds it",
+            received="TensorFlow is imported",
+            remedy="run the step in a process of its own: paring step NAME",
+        )
+    os.environ[TPU_LIBRARY] = "0"
+    return True
 
 
 def require_tpu() -> None:

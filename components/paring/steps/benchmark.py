@@ -97,6 +97,9 @@ def benchmark(
         ModelError: The two models don't take the same inputs, or can't be loaded.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
+    from paring.models.tpu import leave_tpu_to_child
+
+    on_tpu = leave_tpu_to_child()
     import numpy as np
 
     from paring.benchmarking.measure import Spec
@@ -114,7 +117,8 @@ def benchmark(
     batch_size = batch_size or 1
     candidate = candidate or source
     served = served_path(candidate)
-    compiled = check_before_tpu([source, candidate], batch_size)
+    if on_tpu:
+        check_before_tpu([source, candidate], batch_size)
     cores = int(describe()["cores"])
     timing = TimingOptions(
         threads=threads or cores,
@@ -144,7 +148,7 @@ def benchmark(
             "gpu_memory_mb": gpu_memory_mb,
             "trusted": source.trusted,
             "engine_trusted": source.engine_trusted,
-            "compiled": compiled,
+            "compiled": on_tpu,
         }
         # The cheap one first: a candidate that can't be run is found at once.
         alone = Spec("solo", **common, threads=timing.threads)
@@ -187,7 +191,7 @@ def benchmark(
             **environment,
             "accelerators": timed["accelerators"],
             "libraries": timed["libraries"],
-            "compiled": compiled,
+            "compiled": on_tpu,
         },
     }
     metrics.write_facts(metrics.file, details)

@@ -106,7 +106,7 @@ def distill(
 
     check_student(student, width=width, compound=compound)
     if chosen_strategy(strategy) == "tpu":
-        # In a process of its own, as `open_training` does it: no chip is held meanwhile.
+        # In a process of its own, as `open_training` does it.
         call_in_child(
             check_on_processor,
             model,

@@ -142,6 +142,7 @@ def evaluate(
     from paring.evaluation.thresholds import find_thresholds
     from paring.graphs.xla import check_before_tpu
     from paring.models.saved_model import SavedModel
+    from paring.models.tpu import has_tpu
 
     saved = SavedModel.open(source)
     signature = saved.signature()
@@ -174,7 +175,7 @@ def evaluate(
             remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
-    if not options.is_remote:
+    if has_tpu() and not options.is_remote:
         check_before_tpu([source, judged], batch_size)
     result = tally_pair(
         source, judged, plan, split, batch_size=batch_size, options=options, shared_dir=shared_dir

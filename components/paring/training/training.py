@@ -152,8 +152,7 @@ def open_training(
         ExamplesError: The examples are missing or not what the model takes.
     """
     if chosen_strategy(strategy) == "tpu":
-        # In a process of its own, since a TPU must be opened before anything runs on it. The
-        # model is refused while no chip is held.
+        # In a process of its own, since a TPU must be opened before anything runs in this one.
         call_in_child(
             check_on_processor,
             model,

@@ -1,5 +1,6 @@
 """Refusals by name of what XLA can't compile, before a TPU is opened."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,10 @@ def test_training_on_the_processor_is_unlimited_by_xla(odd: tuple[Model, Example
 def test_a_tpu_is_not_opened_for_what_xla_refuses(
     odd: tuple[Model, Examples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As on a host of a TPU. Opening it would fail, or wait.
     (tmp_path / "libtpu.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("TPU_NAME", "local")
-    with pytest.raises(UnsupportedError, match="XLA can't compile the training"):
-        open_training(*odd, strategy="tpu", **OPTIONS)
+    # Something answers there, so that it counts as a TPU. Opening it would wait for its own words.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("TPU_NAME", f"grpc://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(UnsupportedError, match="XLA can't compile the training"):
+            open_training(*odd, strategy="tpu", **OPTIONS)
