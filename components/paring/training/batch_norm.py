@@ -70,7 +70,9 @@ class Reestimation:
     ) -> None:
         self._model = model
         self._layers = [item for item in _batch_norm_layers(model) if item.trainable]
-        self._statistics = [_Statistics(layer) for layer in self._layers]
+        self._statistics = [
+            _Statistics(layer, of_replicas=devices.compiled) for layer in self._layers
+        ]
 
         # A function of its own: those that Keras keeps know nothing of this.
         def forward(values: Any) -> None:
@@ -101,13 +103,22 @@ class Reestimation:
 
 
 class _Statistics:
-    """Running mean and sum of squared deviations of each channel, in float64."""
+    """Running mean and sum of squared deviations of each channel, in float64.
 
-    def __init__(self, layer: Any) -> None:
+    Args:
+        layer: The batch normalization.
+        of_replicas: Whether each replica has its own, of which the first one's are read.
+    """
+
+    def __init__(self, layer: Any, *, of_replicas: bool) -> None:
         shape = layer.moving_mean.shape
-        self.count = _variable(())
-        self.mean = _variable(shape)
-        self.squares = _variable(shape)
+        options: dict[str, Any] = {"trainable": False}
+        if of_replicas:
+            options["synchronization"] = tf.VariableSynchronization.ON_READ
+            options["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.count = tf.Variable(0.0, dtype=tf.float64, **options)
+        self.mean = tf.Variable(tf.zeros(shape, tf.float64), **options)
+        self.squares = tf.Variable(tf.zeros(shape, tf.float64), **options)
         self._channels = list(layer.axis)
 
     def reset(self) -> None:
@@ -130,16 +141,6 @@ class _Statistics:
         self.squares.assign_add(count * variance + away**2 * self.count * count / total)
         self.mean.assign_add(away * count / total)
         self.count.assign(total)
-
-
-def _variable(shape: Any) -> tf.Variable:
-    """Return zeros in float64, of which each replica has its own, and the first one's are read."""
-    return tf.Variable(
-        tf.zeros(shape, tf.float64),
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
 
 
 @contextmanager

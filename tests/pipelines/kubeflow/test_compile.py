@@ -30,7 +30,7 @@ from paring_pipelines.kubeflow.placement_file import SecurityContext, Toleration
 from paring_pipelines.kubeflow.placement_rules import place
 from paring_pipelines.pipeline.dag import Dag, Edge
 from paring_pipelines.pipeline.optimize import build
-from paring_pipelines.pipeline.recipes import Recipe, load_recipes
+from paring_pipelines.pipeline.recipes import Recipe, Target, load_recipes
 from paring_pipelines.pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -64,9 +64,9 @@ def _small_dag(quantization: str = "none") -> Dag:
     ],
 )
 def test_the_default_pipeline_compiles_to_the_golden_file(
-    name: str, target: str, runtimes: list[Path], tmp_path: Path
+    name: str, target: Target, runtimes: list[Path], tmp_path: Path
 ) -> None:
-    dag = build(load_recipes(target=target), Settings())
+    dag = build(load_recipes(target=target), Settings(target=target))
     placements = place(dag, runtimes, target=target)
     compile_dag(dag, tmp_path / "p", image=IMAGE, placements=placements)
     expected = without_release((GOLDEN / f"{name}.yaml").read_text())
