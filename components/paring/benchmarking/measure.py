@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paring.artifacts import SERVING_DIR, Servable
-from paring.benchmarking.statistics import Array, is_steady, speedup
+from paring.benchmarking.statistics import Array, has_settled, speedup
 from paring.errors import ParingError
 from paring.runtimes import (
     Features,
@@ -186,7 +186,7 @@ class _Side:
         return seconds
 
     def warm_up(self, seconds: float) -> bool:
-        """Call until the medians of successive windows agree; whether they did.
+        """Call until successive windows stop getting faster, and return whether they did.
 
         Args:
             seconds: When to stop at the latest, after three windows though.
@@ -200,7 +200,7 @@ class _Side:
         ):
             calls *= 2
         medians: list[float] = []
-        while not is_steady(medians):
+        while not has_settled(medians):
             if time.perf_counter() > end and len(medians) >= 3:
                 return False
             medians.append(float(np.median(self.time_calls(calls))))
