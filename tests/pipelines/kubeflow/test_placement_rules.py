@@ -304,6 +304,16 @@ def test_an_engine_for_a_stated_capability_may_be_built_on_any_machine(tmp_path:
     _place(_engines(product="rtx", compute_capability="8.9"), tmp_path, POOLS)
 
 
+def test_a_task_with_an_accelerator_requests_it_of_its_step(dag: Dag, tmp_path: Path) -> None:
+    rule = f'[[place]]\nnode = "engine"\n{ON_L4}env = {{ A = "1" }}\n'
+    runs = f'[[place]]\nnode = "*-engine"\n{ON_L4}env = {{ PARING_ACCELERATOR = "none" }}\n'
+    placed = _place(dag, tmp_path, POOLS + rule + runs)
+    assert placed["engine"].env == {"PARING_ACCELERATOR": "nvidia-l4", "A": "1"}
+    # What a rule says of the variable goes over it.
+    assert placed["benchmark-engine"].env == {"PARING_ACCELERATOR": "none"}
+    assert placed["benchmark-source"].env == {}
+
+
 GPU_POOL = """
 [images]
 cpu = "reg/cpu"
