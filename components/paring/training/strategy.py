@@ -7,21 +7,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import tensorflow as tf
 import tf_keras
 
-from paring.errors import MissingDependencyError, ParameterError, UnsupportedError, first_line
+from paring.errors import ParameterError, UnsupportedError, first_line
+from paring.models.gpu_memory import require_gpu
 from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
+from paring.system.tpu import LOCAL, NAME, has_chips, has_library, require_tpu
 from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.training.dtype_policy import with_dtype_policy
-
-# Set where a TPU is reached by name, and on the hosts of a TPU node pool.
-_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
 
 _log = logging.getLogger(__name__)
 
@@ -114,11 +112,14 @@ def open_devices(strategy: StrategyName) -> Devices:
             of this machine, or without any, TensorFlow's logical CPU devices.
 
     Raises:
-        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU; or a TPU or GPU
+            that a variable requests is not there.
         ParameterError: TF_CONFIG is broken, or missing where multi_worker was requested;
             or TensorFlow has been used in this process before that.
     """
     workers = read_workers()
+    if strategy != "tpu":
+        require_gpu(tf.config.list_physical_devices("GPU"))
     if strategy == "auto":
         strategy = _offered(workers)
     if strategy == "one_device":
@@ -137,11 +138,23 @@ def open_devices(strategy: StrategyName) -> Devices:
 
 
 def _offered(workers: Workers | None) -> StrategyName:
-    if _has_tpu():
+    if _names_tpu():
         return "tpu"
     if workers is not None and len(workers.addresses) > 1:
         return "multi_worker"
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
+
+
+def _names_tpu() -> bool:
+    """Return whether there is a TPU here, or a variable names one elsewhere."""
+    if not has_library():
+        return False
+    name = os.environ.get(NAME, "")
+    if has_chips() or name not in ("", LOCAL):
+        return True
+    if name:
+        _log.warning("%s=%s, and there is no TPU here: training without one", NAME, name)
+    return False
 
 
 @cache
@@ -178,22 +191,8 @@ def _multi_worker() -> Any:
         ) from error
 
 
-def _has_tpu() -> bool:
-    reachable = any(os.environ.get(name) for name in _TPU_VARIABLES)
-    return reachable and find_spec("libtpu") is not None
-
-
 def _tpu() -> Any:
-    if not _has_tpu():
-        raise MissingDependencyError(
-            "strategy tpu: there is no TPU here",
-            received=f"libtpu {'installed' if find_spec('libtpu') else 'not installed'};"
-            f" {', '.join(_TPU_VARIABLES)} not set",
-            remedy="run on a host of a TPU with the image tpu, or with tensorflow-tpu"
-            " installed; where no variable is set, TPU_NAME=local names the host's own",
-        )
-    name = os.environ.get("TPU_NAME", "local")
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=require_tpu())
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
     return tf.distribute.TPUStrategy(resolver)
