@@ -86,6 +86,7 @@ format: $(STAMP)
 golden: $(STAMP)
 	$(BIN)/paring compile --image paring:golden --out tests/golden/optimize.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target gpu --out tests/golden/optimize-gke-gpu.yaml
+	$(BIN)/paring compile --runtime k8s/runtime.toml --runtime k8s/runtime.gke.toml --target tpu --out tests/golden/optimize-gke-tpu.yaml
 	$(BIN)/paring compile --runtime k8s/runtime.toml --resources kubeflow --out k8s/gitops/pipeline.yaml
 	$(BIN)/paring components --out components/yaml
 

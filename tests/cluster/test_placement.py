@@ -153,6 +153,12 @@ def _scheduled(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
     return cluster.api().items(pods)
 
 
+def _requests(pod: Mapping[str, Any], resource: str) -> bool:
+    """Return whether a container of the pod asks for some of a resource."""
+    containers = pod["spec"]["containers"]
+    return any(resource in item.get("resources", {}).get("limits", {}) for item in containers)
+
+
 @pytest.mark.parametrize("files", RUNTIMES.values(), ids=RUNTIMES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_pod_is_bound_to_the_pool_that_was_meant(
@@ -174,6 +180,9 @@ def test_every_pod_is_bound_to_the_pool_that_was_meant(
     pool_of = machines.pools()
     nodes = {item["metadata"]["name"]: item["spec"]["nodeName"] for item in pods}
     assert {name: pool_of[node] for name, node in nodes.items()} == meant
+    on_tpu = {item["metadata"]["name"] for item in pods if _requests(item, "google.com/tpu")}
+    assert on_tpu == {name for name, pool in meant.items() if pool.startswith("tpu-")}
+    assert bool(on_tpu) == (target == "tpu")
     measuring = Counter(nodes[item.name] for item in wanted if step_of(item) in MEASURING)
     assert measuring
     shared = [node for node, count in measuring.items() if count > 1]

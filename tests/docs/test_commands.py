@@ -217,6 +217,7 @@ NO_COMMANDS = {
     ("docs/steps/import_model.md", "Format-Serving/"): "a tree of files",
     ("docs/steps/push.md", "serving/digits/1/"): "a tree of files",
     ("docs/steps/split_model.md", "policy = "): "Python",
+    ("docs/tpu.md", "error: XLA can't compile"): "an error",
 }
 """Page and beginning of blocks that hold no commands; what they are."""
 

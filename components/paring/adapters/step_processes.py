@@ -32,7 +32,7 @@ from paring.errors import ContentionError, CrashError, OutOfMemoryError
 from paring.execution import Call, execute, failing
 from paring.step import Step
 from paring.system import interruption, logs
-from paring.system.children import module_command, module_environment
+from paring.system.children import TPU_LIBRARY, module_command, module_environment
 from paring.system.step_limits import LimitSettings, StepLimits
 from paring.system.supervision import GRACE_SECONDS, Ended
 
@@ -248,7 +248,8 @@ class _Server:
             pickle.dumps(work),
             limits,
             dict(logs.known()),
-            dict(os.environ),
+            # As the server has it, which would hold a TPU for all of its children.
+            {**os.environ, TPU_LIBRARY: "0"},
             str(Path.cwd()),
             tuple(sys.path),
             logs.level(),

@@ -95,6 +95,7 @@ class Spec:
             the interval.
         trusted: Whether operators of the models that touch files or processes may run.
         engine_trusted: Whether a TensorRT engine may be loaded.
+        compiled: Whether XLA compiles SavedModels, for a TPU where this host has one.
     """
 
     task: Literal["latency", "solo", "throughput", "inspect"]
@@ -113,6 +114,7 @@ class Spec:
     gpu_memory_mb: int = 0
     trusted: bool = False
     engine_trusted: bool = False
+    compiled: bool = False
 
     @property
     def result(self) -> Path:
@@ -417,6 +419,7 @@ def _open(path: Path, spec: Spec) -> Runtime:
         gpu_memory_mb=spec.gpu_memory_mb,
         # What users see is measured: loading and memory. The latency does not depend on it.
         whole=spec.task != "latency",
+        compiled=spec.compiled,
     )
 
 

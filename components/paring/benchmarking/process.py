@@ -106,8 +106,10 @@ def _started(specs: Sequence[Spec]) -> Iterator[list[_Child]]:
     try:
         for spec in specs:
             with _log(spec).open("wb") as stream:
-                start = _ForkedChild if can_fork(spec) else _start_fresh
-                children.append(start(spec.write(), stream))
+                if can_fork(spec):
+                    children.append(_ForkedChild(spec.write(), stream))
+                else:
+                    children.append(_start_fresh(spec.write(), stream, with_tpu=spec.compiled))
         yield children
     finally:
         for child in children:
@@ -119,9 +121,14 @@ def _started(specs: Sequence[Spec]) -> Iterator[list[_Child]]:
 def can_fork(spec: Spec) -> bool:
     """Return whether a fork of this process can measure what a fresh one would.
 
-    What a process takes to load a model, "latency" does not tell.
+    What a process takes to load a model, "latency" does not tell. A fork has no TPU.
     """
-    return spec.task == "latency" and "tensorflow" in sys.modules and _is_single_threaded()
+    return (
+        spec.task == "latency"
+        and not spec.compiled
+        and "tensorflow" in sys.modules
+        and _is_single_threaded()
+    )
 
 
 def _is_single_threaded() -> bool:
@@ -130,13 +137,13 @@ def _is_single_threaded() -> bool:
     return tasks.is_dir() and len(list(tasks.iterdir())) == 1
 
 
-def _start_fresh(file: Path, stream: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_fresh(file: Path, stream: IO[bytes], *, with_tpu: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*module_command("paring.benchmarking.measure"), str(file)],
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=stream,
-        env=module_environment(),
+        env=module_environment(with_tpu=with_tpu),
         start_new_session=True,
     )
 

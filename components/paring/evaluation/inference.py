@@ -41,6 +41,7 @@ from paring.evaluation.sharing import (
     put_signed,
     shared,
 )
+from paring.models.tpu import has_tpu
 from paring.runtimes import open_runtime, run_rows
 from paring.storage import exists, join
 
@@ -175,8 +176,9 @@ class _Loaded:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         pair = brought(pair, folder)
         # The source takes TensorFlow; a candidate that is broken may be found so without.
-        self._candidate = open_runtime(pair.candidate)
-        self._source = open_runtime(pair.source)
+        on_tpu = has_tpu()
+        self._candidate = open_runtime(pair.candidate, compiled=on_tpu)
+        self._source = open_runtime(pair.source, compiled=on_tpu)
         self._features = {name: map_array(Path(file), name) for name, file in pair.features.items()}
         self._labels = {
             name: map_array(Path(file), name).reshape(shape)

@@ -109,11 +109,14 @@ class LoadOptions:
         threads: Threads for one call; 0 leaves the number to the runtime.
         gpu_memory_mb: MiB of each GPU's memory that the process may take; 0 for no limit.
         whole: Whether functions are loaded that no signature calls.
+        compiled: Whether XLA compiles the model for each shape of batch: for a TPU where this
+            host has one, else for the GPU or the processor.
     """
 
     threads: int = 0
     gpu_memory_mb: int = 0
     whole: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,12 @@ def find_served(path: Path) -> ServedModel:
 
 
 def open_runtime(
-    artifact: Servable, *, threads: int = 0, gpu_memory_mb: int = 0, whole: bool = False
+    artifact: Servable,
+    *,
+    threads: int = 0,
+    gpu_memory_mb: int = 0,
+    whole: bool = False,
+    compiled: bool = False,
 ) -> Runtime:
     """Check what `artifact` serves, and load it into the runtime for it.
 
@@ -114,6 +119,8 @@ def open_runtime(
             no such limit.
         whole: Whether all functions of a SavedModel are loaded, as by `tf.saved_model.load`,
             and not just those that its signatures call.
+        compiled: Of a SavedModel: whether XLA compiles it for each shape of batch, for a TPU
+            where this host has one. The other runtimes compute where they do in any case.
 
     Raises:
         ModelError: The path holds none of them, or it can't be read.
@@ -126,7 +133,7 @@ def open_runtime(
     """
     served = find_served(artifact.path)
     served.runtime.check(served.file, artifact)
-    options = LoadOptions(threads, gpu_memory_mb, whole)
+    options = LoadOptions(threads, gpu_memory_mb, whole, compiled)
     return served.runtime.load(served.file, artifact, options)
 
 

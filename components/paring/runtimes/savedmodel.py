@@ -1,5 +1,6 @@
 """SavedModels in TensorFlow, called through a signature of theirs."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from paring.runtimes.base import (
     SignatureRuntime,
     check_threads,
 )
+from paring.runtimes.compiled import accelerator_strategy, compiled_call
 from paring.system.memory import release_memory
 
 if TYPE_CHECKING:
@@ -37,10 +39,13 @@ class SavedModelRuntime(SignatureRuntime):
         gpu_memory_mb: MiB of each GPU's memory that the whole process may take; with 0
             it takes what it needs, unless TensorFlow has started already.
         whole: Whether functions are loaded that no signature calls.
+        compiled: Whether XLA compiles it for each shape of batch, when that first comes: for
+            one core of a TPU where this host has one, else for the GPU or the processor.
 
     Raises:
         ModelError: It can't be loaded, or has no such signature.
         UnsupportedError: Its outputs depend on the calls before.
+        MissingDependencyError: The TPU can't be opened.
         ParameterError: TensorFlow already started with other threads or another limit.
     """
 
@@ -54,6 +59,7 @@ class SavedModelRuntime(SignatureRuntime):
         signature: str = SIGNATURE,
         gpu_memory_mb: int = 0,
         whole: bool = False,
+        compiled: bool = False,
     ) -> None:
         check_threads(threads)
         from paring.models.signature_loading import load_signatures
@@ -69,8 +75,12 @@ class SavedModelRuntime(SignatureRuntime):
         options = tf.saved_model.LoadOptions(
             experimental_variable_policy=tf.saved_model.experimental.VariablePolicy.SAVE_VARIABLE_DEVICES
         )
+        strategy = accelerator_strategy() if compiled else None
+        if strategy is not None:
+            options = tf.saved_model.LoadOptions(experimental_io_device="/job:localhost")
         # The signature holds no reference to the variables; the model does.
-        self._model: Any = load_signatures(model, options, whole=whole)
+        with strategy.scope() if strategy is not None else nullcontext():
+            self._model: Any = load_signatures(model, options, whole=whole)
         if signature not in self._model.signatures:
             raise ModelError(
                 f"{model.folder} has no signature {signature!r}",
@@ -82,6 +92,8 @@ class SavedModelRuntime(SignatureRuntime):
         self._tf = tf
         function = self._model.signatures[signature]
         self._call = by_name(function)
+        if strategy is not None:
+            self._call = compiled_call(self._call, strategy, model.folder)
         self._specs = signature_specs(function)
         super().__init__(model.folder, {name: _input(spec) for name, spec in self._specs.items()})
 
@@ -151,6 +163,7 @@ def _load(file: Path, artifact: Servable, options: LoadOptions) -> SavedModelRun
         threads=options.threads,
         gpu_memory_mb=options.gpu_memory_mb,
         whole=options.whole,
+        compiled=options.compiled,
     )
 
 

@@ -59,6 +59,9 @@ def benchmark(
     the pooled medians, with a 95% interval that resamples rounds and pairs
     (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
 
+    On a host with a TPU SavedModels run on one core of it, each compiled by XLA for the shape
+    of the batch, after they were compiled on the processor for a check.
+
     Examples:
         >>> converted = paring.convert_tflite(network)
         >>> metrics = paring.benchmark(network, converted, arrays, rounds=3, min_seconds=0.5)
@@ -89,16 +92,21 @@ def benchmark(
 
     Raises:
         ParameterError: A parameter is given that the configuration states too.
-        UnsupportedError: The candidate does not take a batch of this size.
+        UnsupportedError: The candidate does not take a batch of this size, or XLA can't compile
+            a SavedModel for a TPU.
         ModelError: The two models don't take the same inputs, or can't be loaded.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
+    from paring.models.tpu import leave_tpu_to_child
+
+    on_tpu = leave_tpu_to_child()
     import numpy as np
 
     from paring.benchmarking.measure import DEVICE_MEMORY, Spec
     from paring.benchmarking.process import measure
     from paring.benchmarking.statistics import percentiles, speedup
     from paring.benchmarking.timed_inputs import draw_inputs
+    from paring.graphs.xla import check_before_tpu
     from paring.runtimes import served_path
 
     if configuration is not None:
@@ -109,6 +117,8 @@ def benchmark(
     batch_size = batch_size or 1
     candidate = candidate or source
     served = served_path(candidate)
+    if on_tpu:
+        check_before_tpu([source, candidate], batch_size)
     cores = int(describe()["cores"])
     timing = TimingOptions(
         threads=threads or cores,
@@ -138,6 +148,7 @@ def benchmark(
             "gpu_memory_mb": gpu_memory_mb,
             "trusted": source.trusted,
             "engine_trusted": source.engine_trusted,
+            "compiled": on_tpu,
         }
         # The cheap one first: a candidate that can't be run is found at once.
         alone = Spec("solo", **common, threads=timing.threads)
@@ -182,6 +193,7 @@ def benchmark(
             **environment,
             "accelerators": timed["accelerators"],
             "libraries": timed["libraries"],
+            "compiled": on_tpu,
         },
     }
     metrics.write_facts(metrics.file, details)

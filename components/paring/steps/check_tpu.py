@@ -72,7 +72,7 @@ def check_tpu(
         for name in ("flops", "padded_flops", "size_bytes", "padded_bytes")
     }
     readiness.ready = not refused
-    named = [f"{item.place} ({item.kind or 'unknown'}): {item.reason}" for item in refused]
+    named = [str(item) for item in refused]
     readiness.refused = tuple(named[:_SHOWN])
     if len(named) > _SHOWN:
         readiness.refused += (f"and {len(named) - _SHOWN} more",)

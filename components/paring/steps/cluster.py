@@ -54,7 +54,8 @@ def cluster(
             loss is multiplied; "" for the column that the examples were imported with, if any.
             Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
-            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
+            multi_worker, the machines that TF_CONFIG names; tpu; xla, one device with the
+            compiled steps of a TPU; auto takes what there is.
 
     Raises:
         UnsupportedError: No layer can be clustered or none was, the examples have no labels, or

@@ -72,7 +72,8 @@ def distill(
             loss is multiplied; "" for the column that the examples were imported with, if any.
             Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
-            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
+            multi_worker, the machines that TF_CONFIG names; tpu; xla, one device with the
+            compiled steps of a TPU; auto takes what there is.
 
     Raises:
         ParameterError: There is no such student, it has no such scale, or the
@@ -90,6 +91,8 @@ def distill(
     quiet_tensorflow()
     from paring.data.examples import class_ids, open_split
     from paring.models.loading import save_model
+    from paring.system.child_calls import call_in_child
+    from paring.training.distillation.compiling import check_on_processor, check_student_compiles
     from paring.training.distillation.distillation import (
         agreement,
         compute_teacher_outputs,
@@ -98,10 +101,21 @@ def distill(
     )
     from paring.training.distillation.students import build_student, check_student
     from paring.training.feeding import hold_out
-    from paring.training.strategy import open_devices
+    from paring.training.strategy import chosen_strategy, open_devices
     from paring.training.training import fine_tune, keep_signature, seed_everything
 
     check_student(student, width=width, compound=compound)
+    if chosen_strategy(strategy) == "tpu":
+        # In a process of its own, as `open_training` does it.
+        call_in_child(
+            check_on_processor,
+            model,
+            examples,
+            student=student,
+            width=width,
+            compound=compound,
+            batch_size=batch_size,
+        )
     devices = open_devices(strategy)
     teacher = open_teacher(model, seed)
     split = open_split(examples, "train", teacher.signature, weights=weights)
@@ -133,6 +147,8 @@ def distill(
             width=width,
             compound=compound,
         )
+        if devices.jit_compile:
+            check_student_compiles(network, split, size)
         with devices.scope():
             network = devices.put_on(network)
             taught = pupil(
@@ -151,10 +167,14 @@ def distill(
                 batch_size=size,
                 learning_rate=learning_rate,
                 seed=seed,
+                devices=devices,
                 decay=True,
                 targets=lessons.table,
             )
-            distilled.agreement = agreement(network, lessons, split=split, rows=portions.validation)
+            with devices.on_host():
+                distilled.agreement = agreement(
+                    network, lessons, split=split, rows=portions.validation
+                )
     network = devices.take_off(network)
     keep_signature(network, teacher.signature)
     save_model(network, distilled)

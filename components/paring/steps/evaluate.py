@@ -33,7 +33,8 @@ def evaluate(
     """Compare a candidate's predictions with the source's and the labels.
 
     Both models run over the whole eval split on Apache Beam, through RunInference: in
-    one worker in this process, or on the runner of `beam_options`. The labels determine the
+    one worker in this process, or on the runner of `beam_options`. On a host with a TPU
+    SavedModels are compiled by XLA and run on one core of it. The labels determine the
     kind of each output:
 
     - Integers [n] are classes: the prediction is the class with the highest
@@ -128,7 +129,7 @@ def evaluate(
         ExamplesError: The examples are not what the source takes.
         ModelError: A model can't be loaded, or names its tensors otherwise.
         UnsupportedError: The models' outputs can't be compared, or are NaN where
-            a mean error is requested.
+            a mean error is requested; or XLA can't compile a SavedModel for a TPU.
         StorageError, OutputError: `shared_dir` can't be used.
         StepFailedError: The runner or its workers broke.
     """
@@ -139,7 +140,9 @@ def evaluate(
     from paring.evaluation.inference import tally_pair
     from paring.evaluation.scoring import make_plan
     from paring.evaluation.thresholds import find_thresholds
+    from paring.graphs.xla import check_before_tpu
     from paring.models.saved_model import SavedModel
+    from paring.models.tpu import has_tpu
 
     saved = SavedModel.open(source)
     signature = saved.signature()
@@ -172,6 +175,8 @@ def evaluate(
             remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
+    if has_tpu() and not options.is_remote:
+        check_before_tpu([source, judged], batch_size)
     result = tally_pair(
         source, judged, plan, split, batch_size=batch_size, options=options, shared_dir=shared_dir
     ).summary()

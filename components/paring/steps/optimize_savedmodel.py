@@ -27,6 +27,7 @@ def optimize_savedmodel(
     variables: Literal["frozen", "kept"] = "frozen",
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     xla: bool = True,
+    keep: Literal["faster", "accurate"] = "faster",
     fixed_batch: Annotated[int, Ge(0), Le(65536)] = 0,
     max_difference: Annotated[float, Ge(0), Le(1)] = 1e-4,
     max_half_difference: Annotated[float, Ge(0), Le(1)] = 0.02,
@@ -54,6 +55,8 @@ def optimize_savedmodel(
     with the two sides alternating, so that the interval of the ratio is above 1; and if its
     outputs are the source's within the tolerance. If none is kept, the result is a copy of
     the source's SavedModel. `trials.json` lists all that was tried, with its figures.
+    `keep` set to accurate keeps each change within the tolerance and measures nothing, for
+    models that run on another machine, as on a TPU.
 
     The signature `serving_default` keeps its names, dtypes and shapes. The result has
     no Keras form.
@@ -72,6 +75,7 @@ def optimize_savedmodel(
             tools can read and set; the rest of the graph is frozen in any case.
         precision: Half precisions to try: both, none (float32), or one.
         xla: Whether to try XLA.
+        keep: Changes to keep: those measured faster on this machine, or all that are accurate.
         fixed_batch: If not 0, a second signature, `serving_batch_N`, takes this batch
             size alone, for compilers that need known shapes.
         max_difference: Largest absolute difference of an output in float32, over the
@@ -154,6 +158,7 @@ def optimize_savedmodel(
             source=source,
             scratch=task.folder,
             tolerances=tolerances,
+            timed=keep == "faster",
         )
         if choice.form is None and fixed_batch:
             again = task.folder / "again"
@@ -177,7 +182,11 @@ def optimize_savedmodel(
     notes: list[str] = []
     if choice.form is None:
         optimized.operators = optimized.source_operators
-        notes.append("nothing made it faster, so its graph is the source's")
+        notes.append(
+            "nothing made it faster, so its graph is the source's"
+            if keep == "faster"
+            else "no change is accurate, so its graph is the source's"
+        )
     else:
         optimized.applied = choice.form.changes
         optimized.precision = choice.form.precision

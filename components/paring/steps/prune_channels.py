@@ -68,7 +68,8 @@ def prune_channels(
             loss is multiplied; "" for the column that the examples were imported with, if any.
             Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
-            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
+            multi_worker, the machines that TF_CONFIG names; tpu; xla, one device with the
+            compiled steps of a TPU; auto takes what there is.
 
     Raises:
         UnsupportedError: No channel can be removed, the examples have no labels, or the model

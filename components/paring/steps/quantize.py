@@ -63,7 +63,8 @@ def quantize(
             loss is multiplied; "" for the column that the examples were imported with, if any.
             Examples of weight 0 are left out.
         strategy: Devices of the training: one_device; mirrored, all GPUs of the machine;
-            multi_worker, the machines that TF_CONFIG names; tpu; auto takes what there is.
+            multi_worker, the machines that TF_CONFIG names; tpu; xla, one device with the
+            compiled steps of a TPU; auto takes what there is.
 
     Raises:
         UnsupportedError: No layer with weights has a quantized form, there are no
@@ -102,14 +103,18 @@ def quantize(
         split, rows, size = training.split, training.portions.train, training.batch_size
         # Training takes batches' own statistics. Where the source's moving ones are far
         # from them, ranges found with those would not fit, and the loss would overflow.
-        reestimate_batch_norm(training.model, split, rows, batch_size=size, seed=seed)
+        devices = training.devices
+        reestimate_batch_norm(
+            training.model, split, rows, batch_size=size, seed=seed, devices=devices
+        )
         made = fake_quantized(training.model, unlike_layers(training.model, split, rows))
         preserving = (
             Preserving(made.model, sparsity=preserve_sparsity, clusters=preserve_clusters)
             if preserve_sparsity or preserve_clusters
             else None
         )
-        calibrate_ranges(made.model, split, rows, batch_size=size, seed=seed)
+        with devices.on_host():
+            calibrate_ranges(made.model, split, rows, batch_size=size, seed=seed)
         training.fine_tune(made.model, epochs=epochs, learning_rate=learning_rate)
     if preserving is not None:
         preserving.settle()

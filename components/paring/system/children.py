@@ -13,10 +13,24 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def module_environment() -> dict[str, str]:
-    """Return this process's environment, by which a child finds its modules where it does."""
+TPU_LIBRARY = "TPU_LOAD_LIBRARY"
+"""Variable that keeps TensorFlow from loading libtpu where it is "0".
+
+Elsewhere TensorFlow locks the TPU of the host for its process as soon as it is imported.
+"""
+
+
+def module_environment(*, with_tpu: bool = False) -> dict[str, str]:
+    """Return this process's environment, by which a child finds its modules where it does.
+
+    Args:
+        with_tpu: Whether the TPU of this host, if any, is the child's and not this process's.
+    """
     places = (str(Path(place).absolute()) for place in sys.path)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), TPU_LIBRARY: "0"}
+    if with_tpu:
+        del environment[TPU_LIBRARY]
+    return environment
 
 
 def signal_name(number: int) -> str:

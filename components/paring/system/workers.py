@@ -13,7 +13,7 @@ from paring.errors import ParameterError
 from paring.system.documents import parse_json
 
 # See `paring.training.strategy.open_devices`.
-StrategyName = Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+StrategyName = Literal["auto", "one_device", "mirrored", "multi_worker", "xla", "tpu"]
 
 TF_CONFIG_SHAPE = (
     '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'

@@ -18,13 +18,20 @@ import tf_keras
 from paring.data.examples import Split
 from paring.models.library_types import KerasModel
 from paring.training.feeding import Rows, feature_batches
+from paring.training.strategy import Devices
 
 # Wu and Johnson find 1,000 to 10,000 examples enough; fewer are all taken.
 _ENOUGH = 10_000
 
 
 def reestimate_batch_norm(
-    model: KerasModel, split: Split, rows: Rows, *, batch_size: int, seed: int = 0
+    model: KerasModel,
+    split: Split,
+    rows: Rows,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    devices: Devices = Devices("one_device"),  # noqa: B008
 ) -> None:
     """Set each moving mean and variance to those of the layer's inputs over `rows`.
 
@@ -39,24 +46,42 @@ def reestimate_batch_norm(
         rows: Row numbers of the split; 10,000 drawn from them if there are more.
         batch_size: Examples in a batch; every one weighs the same.
         seed: Of that draw.
+        devices: What the model was made on.
     """
-    Reestimation(model)(split, rows, batch_size=batch_size, seed=seed)
+    Reestimation(model, devices)(split, rows, batch_size=batch_size, seed=seed)
 
 
 class Reestimation:
     """`reestimate_batch_norm` for a model that it is called on again and again.
 
-    Its graph is traced once, which takes longer than running it on a small split.
+    Its graph is traced once, which takes longer than running it on a small split. Where XLA
+    compiles the training steps, it compiles this too, once for each size of batch; each replica
+    measures whole batches then, and the first one's statistics count.
+
+    Args:
+        model: A tf_keras model with or without wrappers around its layers.
+        devices: What it was made on.
     """
 
-    def __init__(self, model: KerasModel) -> None:
+    def __init__(
+        self,
+        model: KerasModel,
+        devices: Devices = Devices("one_device"),  # noqa: B008
+    ) -> None:
         self._model = model
         self._layers = [item for item in _batch_norm_layers(model) if item.trainable]
         self._statistics = [_Statistics(layer) for layer in self._layers]
+
         # A function of its own: those that Keras keeps know nothing of this.
-        self._forward = tf.function(
-            lambda values: model(values, training=False), reduce_retracing=True
-        )
+        def forward(values: Any) -> None:
+            model(values, training=False)
+
+        if devices.compiled:
+            strategy = model.distribute_strategy
+            compiled = tf.function(forward, jit_compile=devices.jit_compile or None)
+            self._forward = tf.function(lambda values: strategy.run(compiled, args=(values,)))
+        else:
+            self._forward = tf.function(forward, reduce_retracing=True)
 
     def __call__(self, split: Split, rows: Rows, *, batch_size: int, seed: int = 0) -> None:
         """Set the statistics to those over `rows`; see `reestimate_batch_norm`."""
@@ -80,9 +105,9 @@ class _Statistics:
 
     def __init__(self, layer: Any) -> None:
         shape = layer.moving_mean.shape
-        self.count = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        self.mean = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
-        self.squares = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
+        self.count = _variable(())
+        self.mean = _variable(shape)
+        self.squares = _variable(shape)
         self._channels = list(layer.axis)
 
     def reset(self) -> None:
@@ -105,6 +130,16 @@ class _Statistics:
         self.squares.assign_add(count * variance + away**2 * self.count * count / total)
         self.mean.assign_add(away * count / total)
         self.count.assign(total)
+
+
+def _variable(shape: Any) -> tf.Variable:
+    """Return zeros in float64, of which each replica has its own, and the first one's are read."""
+    return tf.Variable(
+        tf.zeros(shape, tf.float64),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
 
 
 @contextmanager

@@ -45,8 +45,10 @@ def _set_policy(config: Any, policy: str, exact: set[str]) -> None:
             policy = "float32"
         if _policy_of(config.get("dtype")) in ("float32", "mixed_bfloat16"):
             config["dtype"] = policy
-        for item in config.values():
-            _set_policy(item, policy, exact)
+        for key, item in config.items():
+            # The arguments of calls, such as the dtype that tf.cast gives, are no policies.
+            if key != "inbound_nodes":
+                _set_policy(item, policy, exact)
 
 
 def _policy_of(dtype: Any) -> Any:

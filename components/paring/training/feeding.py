@@ -80,22 +80,37 @@ def labelled_batches(
     *,
     batch_size: int,
     targets: NDArray[Any] | None = None,
+    full: bool = False,
 ) -> Iterator[Any]:
     """Yield `feature_batches` with the labels [batch, ...] and weights of `labelled_at`.
 
     With `targets`, an array [count, ...] over the split, those stand in the labels' place.
+    With `full` the last batch is as large as the others, for compilers that need static
+    shapes: its last row stands there several times, with a weight of 0 behind the first.
     """
     for start in range(0, len(rows), batch_size):
-        yield labelled_at(model, split, rows[start : start + batch_size], targets=targets)
+        part = rows[start : start + batch_size]
+        if not full:
+            yield labelled_at(model, split, part, targets=targets)
+            continue
+        counted = np.arange(batch_size) < len(part)
+        part = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part))])
+        yield labelled_at(model, split, part, targets=targets, counted=counted)
 
 
 def labelled_at(
-    model: KerasModel, split: Split, rows: Rows, *, targets: NDArray[Any] | None = None
+    model: KerasModel,
+    split: Split,
+    rows: Rows,
+    *,
+    targets: NDArray[Any] | None = None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> tuple[Any, ...]:
     """Return the features at `rows`, and the labels or `targets`, as the tf_keras model takes them.
 
     Where the split has weights, they follow for each output, float32 [batch, 1, ...] with as
-    many axes as the losses of its labels have, as `fit` takes them.
+    many axes as the losses of its labels have, as `fit` takes them. With `counted` they follow
+    in any case, and are 0 for the rows that it leaves out.
 
     Raises:
         UnsupportedError: As `features_at`, or there are no labels.
@@ -108,9 +123,13 @@ def labelled_at(
             remedy="give examples with a label, or use a recipe without training steps",
         )
     features = features_at(model, split, rows)
-    if split.weights is None:
+    if split.weights is None and counted is None:
         return features, as_outputs(model, labels)
-    weights = np.asarray(split.weights[rows], np.float32)
+    weights = np.ones(len(rows), np.float32)
+    if split.weights is not None:
+        weights = np.asarray(split.weights[rows], np.float32)
+    if counted is not None:
+        weights *= counted
     # A loss of tokens or pixels has an axis for them, and Keras spreads weights over one alone.
     ranks = [len(output.shape) for output in model.outputs]
     shaped = [weights.reshape(-1, *[1] * (max(rank, 2) - 2)) for rank in ranks]

@@ -1,7 +1,6 @@
 """Devices that a training runs on, by TensorFlow's distribution strategies."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,9 +16,12 @@ from paring.errors import ParameterError, UnsupportedError, first_line
 from paring.models.gpu_memory import require_gpu
 from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
-from paring.system.tpu import LOCAL, NAME, has_chips, has_library, require_tpu
+from paring.models.tpu import has_tpu, open_tpu
+from paring.system.tpu import require_tpu
 from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.training.dtype_policy import with_dtype_policy
+
+_COMPILED = ("xla", "tpu")
 
 _log = logging.getLogger(__name__)
 
@@ -29,9 +31,9 @@ class Devices:
     """Devices over which a training is distributed.
 
     Attributes:
-        strategy: one_device, mirrored, multi_worker or tpu.
+        strategy: one_device, mirrored, multi_worker, xla or tpu.
         replicas: Copies of the model that train on a part of each batch.
-        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 on a TPU.
+        dtype_policy: Keras's dtype policy: float32, or mixed_bfloat16 for xla and on a TPU.
         scope: Enters the context that models must be made or loaded in, and trained.
     """
 
@@ -40,10 +42,30 @@ class Devices:
     dtype_policy: str = "float32"
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
 
+    @property
+    def compiled(self) -> bool:
+        """True if XLA compiles each training step, and so the shapes of batches must be static."""
+        return self.strategy in _COMPILED
+
+    @property
+    def jit_compile(self) -> bool:
+        """True if Keras is to have its steps compiled; TPUStrategy has them compiled by itself."""
+        return self.strategy == "xla"
+
     def __str__(self) -> str:
         """Return the devices as in `mirrored, 2 replicas, float32`."""
         counted = f"{self.replicas} replica{'s' if self.replicas > 1 else ''}"
         return f"{self.strategy}, {counted}, {self.dtype_policy}"
+
+    def on_host(self) -> AbstractContextManager[Any]:
+        """Return the context of a computation outside of training, one operator after another.
+
+        On a TPU XLA would compile each operator by itself; the host's processor does it.
+        """
+        context: AbstractContextManager[Any] = (
+            tf.device("/CPU:0") if self.strategy == "tpu" else nullcontext()
+        )
+        return context
 
     def put_on(self, model: KerasModel) -> KerasModel:
         """Return a model of a single device as one of these; call it within `scope`."""
@@ -109,7 +131,9 @@ def open_devices(strategy: StrategyName) -> Devices:
     Args:
         strategy: auto takes the first that the machine offers: a TPU; several workers
             that TF_CONFIG names; several GPUs; else one device. mirrored takes all GPUs
-            of this machine, or without any, TensorFlow's logical CPU devices.
+            of this machine, or without any, TensorFlow's logical CPU devices. xla is one
+            device, a GPU or the processor, with what a TPU would do: the training steps
+            compiled by XLA for static shapes, in mixed_bfloat16.
 
     Raises:
         MissingDependencyError: Strategy tpu was requested, and there is no TPU; or a TPU or GPU
@@ -120,8 +144,7 @@ def open_devices(strategy: StrategyName) -> Devices:
     workers = read_workers()
     if strategy != "tpu":
         require_gpu(tf.config.list_physical_devices("GPU"))
-    if strategy == "auto":
-        strategy = _offered(workers)
+    strategy = chosen_strategy(strategy)
     if strategy == "one_device":
         # TensorFlow's own choice: the first GPU where there is one.
         return Devices(strategy)
@@ -131,30 +154,32 @@ def open_devices(strategy: StrategyName) -> Devices:
             remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
         )
     made = _make(strategy)
-    policy = "mixed_bfloat16" if strategy == "tpu" else "float32"
+    policy = "mixed_bfloat16" if strategy in _COMPILED else "float32"
     devices = Devices(strategy, int(made.num_replicas_in_sync), policy, made.scope)
     _log.info("training on %s", devices)
     return devices
 
 
+def chosen_strategy(strategy: StrategyName) -> StrategyName:
+    """Return the strategy that `open_devices` takes, without opening any device.
+
+    Raises:
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        ParameterError: TF_CONFIG is broken.
+    """
+    if strategy == "auto":
+        return _offered(read_workers())
+    if strategy == "tpu":
+        require_tpu()
+    return strategy
+
+
 def _offered(workers: Workers | None) -> StrategyName:
-    if _names_tpu():
+    if has_tpu():
         return "tpu"
     if workers is not None and len(workers.addresses) > 1:
         return "multi_worker"
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one_device"
-
-
-def _names_tpu() -> bool:
-    """Return whether there is a TPU here, or a variable names one elsewhere."""
-    if not has_library():
-        return False
-    name = os.environ.get(NAME, "")
-    if has_chips() or name not in ("", LOCAL):
-        return True
-    if name:
-        _log.warning("%s=%s, and there is no TPU here: training without one", NAME, name)
-    return False
 
 
 @cache
@@ -170,8 +195,11 @@ def _make(strategy: StrategyName) -> Any:
             return tf.distribute.MirroredStrategy([device.name for device in devices])
         case "multi_worker":
             return _multi_worker()
+        case "xla":
+            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            return tf.distribute.OneDeviceStrategy(devices[0].name)
         case "tpu":
-            return _tpu()
+            return open_tpu().all_cores()
     raise ParameterError(
         "strategy: there is no such one",
         received=strategy,
@@ -189,10 +217,3 @@ def _multi_worker() -> Any:
             received=first_line(error),
             remedy="run the step in a process of its own: paring step NAME, on each worker",
         ) from error
-
-
-def _tpu() -> Any:
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=require_tpu())
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)

@@ -23,6 +23,7 @@ from paring.models.loading import load_whole, save_model
 from paring.models.precision import HALF_DTYPES
 from paring.models.saved_model import SavedModel
 from paring.models.signature import Signature, TensorSpec
+from paring.system.child_calls import call_in_child
 from paring.system.workers import StrategyName
 from paring.training.batch_norm import Reestimation, synchronized_batch_norm
 from paring.training.dtype_policy import with_dtype_policy
@@ -30,11 +31,13 @@ from paring.training.feeding import (
     Portions,
     as_outputs,
     hold_out,
+    labelled_at,
     labelled_batches,
     shuffled_batches,
 )
-from paring.training.losses import loss_for
-from paring.training.strategy import Devices, open_devices
+from paring.training.losses import loss_for, total_loss
+from paring.training.strategy import Devices, chosen_strategy, open_devices
+from paring.training.xla import check_compiles, naming_refusals
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Training:
             batch_size=self.batch_size,
             learning_rate=learning_rate,
             seed=self.seed,
+            devices=self.devices,
             **more,
         )
 
@@ -142,10 +146,22 @@ def open_training(
 
     Raises:
         UnsupportedError: The model is not in Keras form, ends in something that no
-            loss goes with, or the examples lack labels for one of its outputs.
+            loss goes with, or the examples lack labels for one of its outputs; or XLA can't
+            compile its training, for strategy xla or tpu.
         ModelError: The model is missing or broken.
         ExamplesError: The examples are missing or not what the model takes.
     """
+    if chosen_strategy(strategy) == "tpu":
+        # In a process of its own, since a TPU must be opened before anything runs in this one.
+        call_in_child(
+            check_on_processor,
+            model,
+            examples,
+            batch_size=batch_size,
+            seed=seed,
+            weights=weights,
+            mixed=mixed,
+        )
     devices = open_devices(strategy)
     if not mixed:
         devices = replace(devices, dtype_policy="float32")
@@ -159,9 +175,30 @@ def open_training(
         loss = loss_for(loaded, *order_labels(loaded, split))
         if devices.dtype_policy != "float32":
             loaded = with_dtype_policy(loaded, devices.dtype_policy)
+    # Outside of the scope, where Keras's losses can be called by hand.
+    if devices.jit_compile:
+        _check_compiles(loaded, loss, split, batch_size)
     portions = hold_out(split, seed)
     precision = whole.source_precision or model.source_precision
     return Training(loaded, signature, split, portions, loss, batch_size, seed, devices, precision)
+
+
+def check_on_processor(model: Model, examples: Examples, **options: Any) -> None:
+    """Load a model and its train split as `open_training` does, and compile its training by XLA.
+
+    Raises:
+        ParingError: As `open_training`; what XLA can't compile is an UnsupportedError.
+    """
+    open_training(model, examples, strategy="xla", **options)
+
+
+def _check_compiles(model: KerasModel, loss: Any, split: Split, batch_size: int) -> None:
+    batch = labelled_at(model, split, split.used_rows[:batch_size])
+
+    def total(labels: Any, outputs: Any, weights: Any = None) -> Any:
+        return total_loss(loss, labels, outputs, weights)
+
+    check_compiles(model, total, batch)
 
 
 def check_trainable(model: KerasModel, split: Split, *, batch_size: int, devices: Devices) -> int:
@@ -236,6 +273,7 @@ def fine_tune(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    devices: Devices = Devices("one_device"),  # noqa: B008
     decay: bool = False,
     targets: NDArray[Any] | None = None,
     callbacks: Sequence[Any] = (),
@@ -260,6 +298,7 @@ def fine_tune(
             each pass has an order of its own.
         learning_rate: Learning rate of the Adam optimizer.
         seed: Of the order and of whatever random layers the model has.
+        devices: What the model was made on.
         decay: Let the learning rate fall to 0 by the last step, on half a cosine
             (Loshchilov and Hutter 2017, arXiv:1608.03983), rather than stay constant.
         targets: What the loss compares the outputs with in the labels' place, an
@@ -276,8 +315,8 @@ def fine_tune(
     rate = learning_rate
     if decay:
         rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    compile_loss(model, loss, tf_keras.optimizers.Adam(rate))
-    reestimate = Reestimation(model)
+    compile_loss(model, loss, tf_keras.optimizers.Adam(rate), jit_compile=devices.jit_compile)
+    reestimate = Reestimation(model, devices)
     best_loss = np.inf
     best: list[NDArray[Any]] | None = None
 
@@ -285,7 +324,12 @@ def fine_tune(
         nonlocal best_loss, best
         reestimate(split, portions.train, batch_size=batch_size, seed=seed)
         batches = labelled_batches(
-            model, split, portions.validation, batch_size=batch_size, targets=targets
+            model,
+            split,
+            portions.validation,
+            batch_size=batch_size,
+            targets=targets,
+            full=devices.compiled,
         )
         # The sum, where there are several losses.
         validation = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
@@ -295,7 +339,7 @@ def fine_tune(
             best_loss = validation
             best = [variable.numpy() for variable in model.variables]
 
-    with synchronized_batch_norm(model):
+    with synchronized_batch_norm(model), naming_refusals(model):
         model.fit(
             shuffled_batches(
                 model, split, portions.train, batch_size=batch_size, seed=seed, targets=targets
@@ -315,16 +359,19 @@ def fine_tune(
         variable.assign(value)
 
 
-def compile_loss(model: KerasModel, loss: Any, optimizer: Any = "sgd") -> None:
+def compile_loss(
+    model: KerasModel, loss: Any, optimizer: Any = "sgd", *, jit_compile: bool = False
+) -> None:
     """Compile `model` with `loss`, in the form of the model's outputs.
 
     Args:
         model: A tf_keras model.
         loss: A loss, or a list of one for each output.
         optimizer: For `fit`.
+        jit_compile: Whether XLA compiles the steps of `fit` and `evaluate`.
     """
     losses = loss if isinstance(loss, list) else [loss]
-    model.compile(optimizer, as_outputs(model, losses))
+    model.compile(optimizer, as_outputs(model, losses), jit_compile=jit_compile)
 
 
 def steps_per_epoch(portions: Portions, batch_size: int) -> int:

@@ -53,6 +53,21 @@ def is_copy(made: ServingModel, source: Path) -> bool:
     return files(made.serving_dir) == files(source)
 
 
+def test_bfloat16_for_another_machine_is_kept_though_it_may_be_slower_here(
+    digits: Any, digits_model: Path, digits_npz: Path, tmp_path: Path
+) -> None:
+    made = optimized(
+        digits_model, tmp_path / "out", digits_npz, precision="bfloat16", keep="accurate"
+    )
+    assert made.precision == "bfloat16"
+    assert (made.speedup, made.compiled) == (None, False)
+    assert 0 < (made.difference or 0) <= 0.02
+    halves = open_runtime(made).run({"image": digits.x_eval[:64]})
+    whole = open_runtime(Model(digits_model)).run({"image": digits.x_eval[:64]})
+    (half,), (score,) = halves.values(), whole.values()
+    np.testing.assert_allclose(half, score, atol=0.02)
+
+
 @pytest.mark.slow
 def test_the_result_is_measured_faster_or_is_a_copy(
     digits: Any, digits_model: Path, digits_npz: Path, tmp_path: Path

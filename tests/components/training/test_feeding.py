@@ -12,7 +12,14 @@ import tf_keras
 
 from paring.data.examples import Split
 from paring.errors import UnsupportedError
-from paring.training.feeding import Rows, labelled_at, prefetched, shuffled_batches, shuffled_rows
+from paring.training.feeding import (
+    Rows,
+    labelled_at,
+    labelled_batches,
+    prefetched,
+    shuffled_batches,
+    shuffled_rows,
+)
 
 COUNT = 50
 
@@ -117,3 +124,18 @@ def test_examples_without_labels_are_refused_before_any_batch(split: Split) -> N
     targets = np.zeros((COUNT, 10), np.float32)
     _, labels = labelled_at(_network(digit=10), bare, np.array([1, 2]), targets=targets)
     assert labels.shape == (2, 10)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_full_batches_count_each_row_once(split: Split, weighted: bool) -> None:
+    own = np.linspace(0.5, 2, COUNT).astype(np.float32)
+    split.weights = own if weighted else None
+    rows = np.arange(3, 23)
+    batches = list(labelled_batches(_network(digit=9), split, rows, batch_size=8, full=True))
+    counted = np.zeros(COUNT, np.float32)
+    for features, labels, weights in batches:
+        assert features["image"].shape == (8, 4, 3)
+        np.add.at(counted, labels, weights.ravel())
+    expected = own if weighted else np.ones(COUNT, np.float32)
+    np.testing.assert_array_equal(counted[rows], expected[rows])
+    assert counted.sum() == pytest.approx(expected[rows].sum())

@@ -86,6 +86,37 @@ def _scores(folder: Path, digits: Digits) -> Any:
     return scores.numpy()
 
 
+@pytest.fixture(scope="module")
+def compiled(small: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the steps' outputs, trained as on a TPU, beside a second logical device."""
+    made = tmp_path_factory.mktemp("compiled")
+    runs = {
+        name: [step, {**SHORT, **parameters, "strategy": "xla"}]
+        for name, (step, parameters) in STEPS.items()
+    }
+    command = [sys.executable, str(TWO_DEVICES), str(small), str(few), str(made)]
+    subprocess.run([*command, json.dumps(runs)], check=True, timeout=600)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_xla_compiles_each_step_and_trains_in_bfloat16_what_one_device_does(
+    name: str, compiled: Path, folder: Path, digits: Digits
+) -> None:
+    # bfloat16 has 8 bits of precision, and what is chosen by it, such as channels, may differ.
+    agreement = np.mean(
+        _scores(compiled / name, digits).argmax(1) == _scores(folder / name, digits).argmax(1)
+    )
+    assert agreement > 0.7
+    # Fake quantization needs float32.
+    policy = "float32" if name == "quantized" else "mixed_bfloat16"
+    result = Model.load(compiled / name)
+    assert result.trained_on == f"xla, 1 replica, {policy}"
+    layers = load_keras(result).layers
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_two_devices_train_what_one_does(name: str, folder: Path, digits: Digits) -> None:

@@ -60,6 +60,7 @@ def _small_dag(quantization: str = "none") -> Dag:
     [
         ("optimize", "cpu-server", []),
         ("optimize-gke-gpu", "gpu", [RUNTIME, RUNTIME.with_suffix(".gke.toml")]),
+        ("optimize-gke-tpu", "tpu", [RUNTIME, RUNTIME.with_suffix(".gke.toml")]),
     ],
 )
 def test_the_default_pipeline_compiles_to_the_golden_file(

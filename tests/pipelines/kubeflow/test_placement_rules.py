@@ -394,7 +394,40 @@ def test_the_files_that_come_along_place_every_node(target: str, overlay: list[P
     # All are measured on machines of one kind.
     measured = [item for name, item in placed.items() if name.startswith("benchmark-")]
     assert len({str(item) for item in measured}) == 1
-    assert (measured[0].accelerator == "nvidia-l4") == (target == "gpu")
+    accelerators = {"gpu": "nvidia-l4", "tpu": "tpu-v5e"}
+    assert measured[0].accelerator == accelerators.get(target, "none")
+
+
+TPU_LABELS = {
+    "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+    "cloud.google.com/gke-tpu-topology": "2x2",
+}
+
+
+def test_for_tpus_what_trains_and_runs_models_takes_a_host_of_them_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    every = "".join(
+        f'[recipes.{step}]\nsteps = [{{ step = "{step}" }}]\n'
+        for step in ("prune", "prune_channels", "cluster", "quantize", "distill", "split_model")
+    )
+    (tmp_path / "recipes.toml").write_text(every)
+    recipes = [*load_recipes(target="tpu"), *load_recipes(tmp_path / "recipes.toml")]
+    dag = build(recipes, Settings(target="tpu", tune_batch=True))
+    placed = place(dag, [K8S / "runtime.toml", K8S / "runtime.gke.toml"], target="tpu")
+    on_tpu = {dag.nodes[name].step.name for name, item in placed.items() if item.resource}
+    assert on_tpu == {
+        *("prune", "prune_channels", "cluster", "quantize", "distill"),
+        *("benchmark", "evaluate"),
+    }
+    for name, item in placed.items():
+        if dag.nodes[name].step.name in on_tpu:
+            assert (item.resource, item.accelerator_count) == ("google.com/tpu", 4)
+            assert item.labels == TPU_LABELS
+            assert item.image == "paring-tpu:0.1.0"
+        else:
+            assert not TPU_LABELS.keys() & item.labels.keys()
+            assert item.image == "paring-cpu:0.1.0"
 
 
 def test_the_documented_rules_place_the_default_pipeline(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ def _file(tmp_path: Path, text: str) -> Path:
 def test_the_default_recipes_are_valid_for_every_target(target: str) -> None:
     recipes = load_recipes(target=target)
     lite = {"tflite-int8", "prune-int8", "qat-int8"}
-    expected = (
-        lite if target in ("cpu-server", "mobile") else {"fewer-channels", "savedmodel-optimized"}
-    )
-    assert expected <= {recipe.name for recipe in recipes}
+    expected = {
+        "gpu": {"fewer-channels", "savedmodel-optimized"},
+        "tpu": {"fewer-channels", "inference-bfloat16", "distilled-bfloat16"},
+    }
+    assert expected.get(target, lite) <= {recipe.name for recipe in recipes}
     assert all(recipe.about and target in recipe.targets for recipe in recipes)
 
 
@@ -35,6 +36,17 @@ def test_recipes_for_accelerators_make_what_runs_on_them(target: str) -> None:
     for recipe in load_recipes(target=target):
         (made,) = recipe.links[-1].step.outputs.values()
         assert issubclass(made, Model | TRTEngine)
+
+
+def test_no_recipe_for_tpus_depends_on_speeds_measured_on_a_processor() -> None:
+    recipes = load_recipes(target="tpu")
+    kept = [
+        link.parameters["keep"]
+        for recipe in recipes
+        for link in recipe.links
+        if link.step.name == "optimize_savedmodel"
+    ]
+    assert set(kept) == {"accurate"}
 
 
 def test_a_chain_reads_as_its_steps_and_what_differs_from_the_defaults(tmp_path: Path) -> None:

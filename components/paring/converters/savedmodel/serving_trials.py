@@ -87,13 +87,15 @@ def choose(
     source: Path,
     scratch: Path,
     tolerances: Mapping[Precision, float],
+    timed: bool = True,
 ) -> Choice:
     """Make one change after another, and keep each that makes the model faster.
 
     A change is kept if the outputs are within the tolerance of the source's, and the
     interval of its speed-up over the best form so far is above 1. Where several are
     kept, the result is measured beside the source once more, and changes are taken back
-    until it is faster than that.
+    until it is faster than that. Without `timed` nothing is measured, and each change whose
+    outputs are within the tolerance is kept.
 
     Args:
         changes: Fields of `GraphVariant` to set, by what the change is called, in this order.
@@ -102,6 +104,7 @@ def choose(
         source: The source's SavedModel.
         scratch: An empty folder, for the forms.
         tolerances: The largest difference for each precision.
+        timed: Whether a change has to make the model faster on this machine.
     """
     kept: list[Choice] = [Choice(source)]
     outcomes: list[TrialOutcome] = []
@@ -112,14 +115,16 @@ def choose(
         outcomes.append(outcome)
         folder = scratch / str(number)
         limit = tolerances[form.precision]
-        outcome.reason = _objection(
-            outcome, form, folder=folder, base=best.folder, build=build, judge=judge, limit=limit
+        outcome.reason = _inaccuracy(
+            outcome, form, folder=folder, build=build, judge=judge, limit=limit
         )
+        if timed and not outcome.reason:
+            outcome.reason = _slowness(outcome, folder=folder, base=best.folder, judge=judge)
         _log.info("%s: %s", name, outcome.reason or "applied")
         if not outcome.reason:
             outcome.applied = True
             kept.append(Choice(folder, form, outcome.difference, outcome.speedup))
-    while len(kept) > 2:
+    while timed and len(kept) > 2:
         last = next(item for item in reversed(outcomes) if item.applied)
         try:
             result = judge.speedup(source, kept[-1].folder)
@@ -133,7 +138,7 @@ def choose(
         last.applied = False
         kept.pop()
         _log.info("%s: %s", last.tried, last.reason)
-    _note_replaced(changes, outcomes, kept[-1].form)
+    _note_replaced(changes, outcomes, kept[-1].form, "is faster" if timed else "replaces it")
     return replace(kept[-1], outcomes=outcomes)
 
 
@@ -141,6 +146,7 @@ def _note_replaced(
     changes: Mapping[str, Mapping[str, Any]],
     outcomes: Sequence[TrialOutcome],
     form: GraphVariant | None,
+    why: str,
 ) -> None:
     """Mark what was kept and then replaced by a change of the same fields."""
     for index, item in enumerate(outcomes):
@@ -150,7 +156,7 @@ def _note_replaced(
             by = next(
                 x.tried for x in later if x.applied and changes[x.tried].keys() == fields.keys()
             )
-            item.applied, item.reason = False, f"{by} is faster"
+            item.applied, item.reason = False, f"{by} {why}"
 
 
 def with_fixed_batch(
@@ -184,17 +190,16 @@ def with_fixed_batch(
     return replace(choice, folder=folder, difference=difference, speedup=result)
 
 
-def _objection(
+def _inaccuracy(
     outcome: TrialOutcome,
     form: GraphVariant,
     *,
     folder: Path,
-    base: Path,
     build: Callable[[GraphVariant, Path], None],
     judge: VariantEvaluator,
     limit: float,
 ) -> str:
-    """Return the reason to reject the form; "" if there is none."""
+    """Build the form, and return why it can't be the result; "" if its outputs are right."""
     try:
         build(form, folder)
         outcome.size_bytes = content_bytes(folder)
@@ -203,6 +208,11 @@ def _objection(
         return f"can't be built or run: {in_short(error)}"
     if not outcome.difference <= limit:
         return f"differs by {outcome.difference:.2g}, more than {limit:g}"
+    return ""
+
+
+def _slowness(outcome: TrialOutcome, *, folder: Path, base: Path, judge: VariantEvaluator) -> str:
+    """Measure the form, and return why it isn't faster than `base`; "" if it is."""
     try:
         outcome.speedup = judge.speedup(base, folder)
     except ParingError as error:

@@ -55,11 +55,15 @@ def scan(
         pattern: What the zeros are held to: unstructured or 1x4.
     """
     rows = training.portions.validation[:_EXAMPLES]
-    compile_loss(training.model, training.loss)
+    compile_loss(training.model, training.loss, jit_compile=training.devices.jit_compile)
 
     def loss() -> float:
         batches = labelled_batches(
-            training.model, training.split, rows, batch_size=training.batch_size
+            training.model,
+            training.split,
+            rows,
+            batch_size=training.batch_size,
+            full=training.devices.compiled,
         )
         return float(training.model.evaluate(batches, verbose=0))
 

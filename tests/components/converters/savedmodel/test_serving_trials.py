@@ -63,11 +63,19 @@ class Given:
         return file.read_text() if file.is_file() else "source"
 
 
-def chosen(judge: Given, folder: Path) -> tuple[Choice, dict[str, TrialOutcome]]:
+def chosen(
+    judge: Given, folder: Path, *, timed: bool = True
+) -> tuple[Choice, dict[str, TrialOutcome]]:
     source, scratch = folder / "source", folder / "scratch"
     scratch.mkdir()
     choice = choose(
-        CHANGES, judge.build, judge, source=source, scratch=scratch, tolerances=TOLERANCES
+        CHANGES,
+        judge.build,
+        judge,
+        source=source,
+        scratch=scratch,
+        tolerances=TOLERANCES,
+        timed=timed,
     )
     return choice, {outcome.tried: outcome for outcome in choice.outcomes}
 
@@ -111,6 +119,24 @@ def test_what_differs_too_much_is_not_even_measured(tmp_path: Path) -> None:
     assert outcomes[GRAPH].reason == "differs by 0.5, more than 0.0001"
     assert outcomes["float16"].reason == "differs by nan, more than 0.01"
     assert {side for pair in judge.asked for side in pair}.isdisjoint({GRAPH, f"{GRAPH}, float16"})
+
+
+def test_without_timing_each_accurate_change_is_kept_and_nothing_is_measured(
+    tmp_path: Path,
+) -> None:
+    judge = Given({}, {f"{GRAPH}, float16": 0.5})
+    choice, outcomes = chosen(judge, tmp_path, timed=False)
+    assert choice.form == GraphVariant("bfloat16", compiled=True)
+    assert choice.speedup is None
+    assert judge.asked == []
+    assert outcomes["float16"].reason == "differs by 0.5, more than 0.01"
+    assert [name for name, item in outcomes.items() if item.applied] == [GRAPH, "bfloat16", "xla"]
+
+
+def test_without_timing_a_later_half_precision_replaces_an_earlier_one(tmp_path: Path) -> None:
+    choice, outcomes = chosen(Given({}), tmp_path, timed=False)
+    assert choice.form == GraphVariant("float16", compiled=True)
+    assert outcomes["bfloat16"].reason == "float16 replaces it"
 
 
 def test_an_interval_that_holds_1_is_not_enough(tmp_path: Path) -> None:
