@@ -21,7 +21,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check format golden gpu-test memory-table images lock site clean
+.PHONY: help setup demo test test-cluster test-images check format golden gpu-test memory-table images lock site clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -52,13 +52,17 @@ demo: $(STAMP)
 
 ## test    everything that can be tested here: check, then the tests
 test: check
-	$(BIN)/pytest -m "not gpu and not cluster" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/pytest -m "not gpu and not cluster and not images" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0 $(PYTEST_FLAGS)
 
 ## test-cluster  what needs a real Kubernetes, which it starts here, as root: see CONTRIBUTING.md
 test-cluster: $(STAMP)
 	tests/cluster/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/paring-tests"
 	$(BIN)/pytest -m cluster -n 0 tests/cluster $(PYTEST_FLAGS)
+
+## test-images   build the images for TPUs and GPUs, and start them without: docs/images.md
+test-images: $(STAMP)
+	$(BIN)/pytest -m images -n 0 tests/images $(PYTEST_FLAGS)
 
 ## site    the documentation with the API reference, in out/site
 site: $(STAMP)

@@ -29,6 +29,7 @@ from paring.artifacts import (
 from paring.errors import (
     ArtifactTypeError,
     ExamplesError,
+    MissingDependencyError,
     ModelError,
     OutOfMemoryError,
     OutputError,
@@ -40,10 +41,12 @@ from paring.errors import (
     nearest,
 )
 from paring.step import TRUST, TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
-from paring.system import interruption, logs, tracing
+from paring.system import accelerators, interruption, logs, tracing
 from paring.system.distributions import installed_version
 from paring.system.supervision import process_number
+from paring.system.tpu import require_tpu, skip_metadata_server
 from paring.system.workers import read_workers
+from paring.tensorrt.driver import find_gpu
 
 _LIBRARIES = (
     "tensorflow",
@@ -140,6 +143,7 @@ def _described(error: BaseException) -> str:
 
 
 def _execute(step: Step, call: Call) -> dict[str, Artifact]:
+    _find_accelerator()
     parameters = step.parse_parameters(call.parameters)
     _check_names(step, "output", call.outputs, known=set(step.outputs), required=set(step.outputs))
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
@@ -179,6 +183,27 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     return outputs
 
 
+def _find_accelerator() -> None:
+    """Look for the accelerator that the caller requests, before anything is computed without it.
+
+    Raises:
+        MissingDependencyError: It is not there.
+    """
+    skip_metadata_server()
+    name, kind = accelerators.requested()
+    try:
+        if kind == "nvidia":
+            find_gpu()
+        elif kind == "tpu":
+            require_tpu()
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{accelerators.VARIABLE} requests {name}: {error.what}",
+            received=error.received,
+            remedy=error.remedy,
+        ) from error
+
+
 def _writes(step: Step, parameters: Mapping[str, Scalar]) -> bool:
     """Return whether this process writes the outputs: the first of workers that train together."""
     workers = read_workers()
@@ -216,6 +241,9 @@ def _attempt(
             remedy=f"look at step {failed[0].step}",
         )
     try:
+        if parameters.get("strategy") == "tpu":
+            # Before TensorFlow is imported, which takes seconds.
+            require_tpu()
         own = {name: value for name, value in parameters.items() if name not in TRUST}
         with _models_ready(step, inputs) as ready:
             step.function(**ready, **outputs, **own)

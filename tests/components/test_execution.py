@@ -19,6 +19,7 @@ from paring.artifacts import (
 )
 from paring.errors import (
     ArtifactTypeError,
+    MissingDependencyError,
     ModelError,
     OutputError,
     ParameterError,
@@ -87,6 +88,53 @@ def test_the_record_says_from_which_bytes_and_by_which_step(source: Path, tmp_pa
     assert lineage["parameters"] == {"mode": "work", "trust_model": False}
     assert lineage["inputs"]["model"]["digest"] == content_digest(source)
     assert lineage["environment"]["numpy"] != "absent"
+
+
+@step
+def train(model: Input[Model], pruned: Output[PrunedModel], *, strategy: str = "auto") -> None:
+    """Stand for a step that trains, and imports TensorFlow for that."""
+    raise AssertionError(f"strategy {strategy}: TensorFlow was imported")
+
+
+def test_a_tpu_that_is_not_there_is_an_error_before_anything_is_imported(
+    source: Path, tmp_path: Path
+) -> None:
+    call = Call({"model": source}, {"pruned": tmp_path / "out"}, {"strategy": "tpu"})
+    with pytest.raises(MissingDependencyError, match="there is no TPU"):
+        execute(train, call)
+    # To a pipeline it is the failure of this candidate.
+    made = execute(train, dataclasses.replace(call, tolerate=True))["pruned"]
+    assert made.failure is not None
+    assert "there is no TPU" in made.failure.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nvidia-l4", "requests nvidia-l4: there is no NVIDIA GPU"),
+        ("tpu-v5e", "requests tpu-v5e: there is no TPU"),
+    ],
+)
+def test_an_accelerator_that_is_requested_and_not_there_ends_a_step_before_it_begins(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PARING_ACCELERATOR", name)
+    # Not a failure of the candidate: another machine may have the accelerator.
+    with pytest.raises(MissingDependencyError, match=f"PARING_ACCELERATOR {words}") as caught:
+        execute(copy, _call(source, tmp_path / "out", tolerate=True))
+    assert caught.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_accelerator_that_is_none_is_an_error_of_the_variable(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARING_ACCELERATOR", "gpu")
+    with pytest.raises(ParameterError, match="PARING_ACCELERATOR: must be a GPU as nvidia-l4"):
+        execute(copy, _call(source, tmp_path / "out"))
+    monkeypatch.setenv("PARING_ACCELERATOR", "none")
+    execute(copy, _call(source, tmp_path / "out"))
 
 
 def test_lineage_reaches_back_through_every_step(source: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def _measure(asked: dict[str, Any]) -> None:
     if asked["short"]:
         from paring.benchmarking import statistics
 
-        statistics.is_steady = bool  # type: ignore[assignment]
+        statistics.has_settled = bool  # type: ignore[assignment]
     sys.argv = [MODULE, asked["spec"]]
     sys.modules.pop(MODULE, None)
     code: Any = 1

@@ -1,4 +1,4 @@
-"""The cpu image, really built on a base made here, by Debian's podman."""
+"""Images, really built on a base made here, by Debian's podman."""
 
 import fcntl
 import os
@@ -130,15 +130,17 @@ def cpu_image(podman: Podman) -> Iterator[Built]:
     shutil.rmtree(podman.environment["TMPDIR"])
 
 
-def make_image(podman: Podman, version: str, *, source: str, checkout: Path = ROOT) -> Built:
-    """Run `make images` for the cpu image of this checkout, or of another."""
+def make_image(
+    podman: Podman, version: str, *, source: str, checkout: Path = ROOT, target: str = "cpu"
+) -> Built:
+    """Run `make images` for one target of this checkout, or of another."""
     done = subprocess.run(
         [
             "make",
             # As a make within another one it would tell of folders.
             "--no-print-directory",
             "images",
-            "TARGETS=cpu",
+            f"TARGETS={target}",
             "IMAGE_TOOL=podman",
             f"VERSION={version}",
             f"BASE={BASE}",
@@ -155,7 +157,7 @@ def make_image(podman: Podman, version: str, *, source: str, checkout: Path = RO
     if done.returncode:
         raise RuntimeError(f"make images ended with {done.returncode}\n{done.stdout}{done.stderr}")
     name, digest = done.stdout.splitlines()[-1].split()
-    return Built(name, digest, checkout / "out/images/cpu.sbom.json")
+    return Built(name, digest, checkout / f"out/images/{target}.sbom.json")
 
 
 def _build_flags() -> Sequence[str]:

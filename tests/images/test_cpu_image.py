@@ -73,6 +73,10 @@ def test_make_images_prints_the_name_and_the_digest(podman: Podman, cpu_image: B
     assert _config(podman, cpu_image)["Digest"] == cpu_image.digest
 
 
+def test_it_takes_at_most_what_its_documentation_says(podman: Podman, cpu_image: Built) -> None:
+    assert _config(podman, cpu_image)["Size"] < 2.4e9
+
+
 def test_the_labels_tell_version_commit_and_base(podman: Podman, cpu_image: Built) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -208,6 +212,35 @@ def test_the_list_of_contents_is_that_of_the_lock(podman: Podman, cpu_image: Bui
     assert listed["tensorflow-cpu"] == importlib.metadata.version("tensorflow")
     inside = _run(podman, cpu_image, "/usr/share/paring/sbom.json", options=("--entrypoint=cat",))
     assert inside.stdout == cpu_image.sbom.read_text()
+
+
+# What `test_each_step_in_its_container_gives_what_the_local_run_gives` leaves out: the libraries of
+# ONNX and OpenVINO, without their headers, tests and symbol tables.
+_OTHER_RUNTIMES = """
+set -e
+step() { paring step "$@" >/tmp/said 2>&1 || { cat /tmp/said; exit 1; }; }
+step export_onnx --model=/in/model --exported=/tmp/onnx --precision=int8 --examples=/in/digits.npz
+step convert_openvino --model=/tmp/onnx --converted=/tmp/openvino
+step optimize_savedmodel --model=/in/model --examples=/in/digits.npz --optimized=/tmp/optimized
+for candidate in onnx openvino optimized; do
+  step evaluate --source=/in/model --candidate=/tmp/$candidate --examples=/in/digits.npz \
+    --evaluation=/tmp/evaluation-$candidate
+done
+ls /tmp
+"""
+
+
+def test_the_steps_of_every_runtime_work(
+    podman: Podman, cpu_image: Built, shared: Path, digits_model: Path, digits_npz: Path
+) -> None:
+    copied(digits_model, shared / "model")
+    copied(digits_npz, shared / "digits.npz")
+    options = ("--entrypoint=sh", f"--volume={shared}:/in:ro")
+    done = _run(podman, cpu_image, "-c", _OTHER_RUNTIMES, options=options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {f"evaluation-{name}" for name in ("onnx", "openvino", "optimized")} < set(
+        done.stdout.split()
+    )
 
 
 def test_what_an_image_is_not_for_is_an_error_that_says_so(

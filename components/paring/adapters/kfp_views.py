@@ -72,6 +72,7 @@ def _benchmark_table(metrics: BenchmarkMetrics) -> str:
     ]
     alone = [
         ("peak memory", figures.size(metrics.peak_memory_bytes)),
+        ("peak memory on GPU", figures.size(metrics.peak_device_memory_bytes)),
         ("size", figures.size(metrics.size_bytes)),
         ("size after gzip", figures.size(metrics.gzip_bytes)),
         ("cold load", figures.ms(metrics.load_ms)),

@@ -71,6 +71,8 @@ class BenchmarkMetrics(Findings):
         throughput: Examples a second.
         peak_memory_bytes: Peak resident memory of a process that only loads
             the runtime and runs the model.
+        peak_device_memory_bytes: Peak memory on GPUs or TPUs of the same process; None where
+            the model ran on the CPU.
         load_ms, first_ms: Cold load, and the first inference.
         size_bytes, gzip_bytes: Of the served files.
     """
@@ -84,6 +86,7 @@ class BenchmarkMetrics(Findings):
     speedup_high: float | None = None
     throughput: float | None = None
     peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
     load_ms: float | None = None
     first_ms: float | None = None
     size_bytes: Annotated[int | None, Highlight("{:,} bytes")] = None
@@ -110,6 +113,8 @@ class RuntimeConfiguration(Findings):
         baseline_throughput: The same in the same run of the smallest batch that the
             model takes, one thread and one process.
         peak_memory_bytes: Peak resident memory of all instances, in sum.
+        peak_device_memory_bytes: Peak memory on GPUs or TPUs of all instances, in sum; None
+            where the model ran on the CPU.
         trials: How many settings were tried.
     """
 
@@ -122,6 +127,7 @@ class RuntimeConfiguration(Findings):
     throughput: float | None = None
     baseline_throughput: float | None = None
     peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
     trials: int | None = None
 
     @property

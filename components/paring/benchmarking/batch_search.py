@@ -38,6 +38,7 @@ class Trial:
         p50_ms, p99_ms: Percentiles of one call's latency; None where it did not run.
         throughput: Examples a second of all instances.
         peak_memory_bytes: Of all instances, in sum.
+        peak_device_memory_bytes: The same on GPUs or TPUs; None on the CPU.
         why_not: Why it does not fit; "" where it does.
     """
 
@@ -46,6 +47,7 @@ class Trial:
     p99_ms: float | None = None
     throughput: float = 0.0
     peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
     why_not: str = ""
 
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paring.artifacts import SERVING_DIR, Servable
-from paring.benchmarking.statistics import Array, is_steady, speedup
+from paring.benchmarking.statistics import Array, has_settled, speedup
 from paring.errors import ParingError
 from paring.runtimes import (
     Features,
@@ -60,6 +60,14 @@ _MIN_ROUNDS = 3
 
 # The first that Linux ends where memory runs out.
 _FIRST_TO_END = "1000"
+
+DEVICE_MEMORY: dict[str | None, str | None] = {
+    "allocator": "peak of TensorFlow's allocators, of all GPUs in sum, without CUDA's own context",
+    "process": "of the process, by NVML after the last call, with CUDA's own context",
+    "device": "what came on the GPU since before the model was loaded, by NVML after the last call",
+    None: None,
+}
+"""Description of each way to count the memory on GPUs, for the record of a measurement."""
 
 _parent = os.getppid()
 """Process that waits for the result."""
@@ -188,7 +196,7 @@ class _Side:
         return seconds
 
     def warm_up(self, seconds: float) -> bool:
-        """Call until the medians of successive windows agree; whether they did.
+        """Call until successive windows stop getting faster, and return whether they did.
 
         Args:
             seconds: When to stop at the latest, after three windows though.
@@ -202,7 +210,7 @@ class _Side:
         ):
             calls *= 2
         medians: list[float] = []
-        while not is_steady(medians):
+        while not has_settled(medians):
             if time.perf_counter() > end and len(medians) >= 3:
                 return False
             medians.append(float(np.median(self.time_calls(calls))))
@@ -300,6 +308,7 @@ def run_solo(spec: Spec) -> dict[str, Any]:
         "first_ms": first_ms,
         "peak_memory_bytes": peak_memory_bytes(),
         "baseline_memory_bytes": baseline,
+        **_device_memory(runtime),
         "runtime": runtime.name,
         "imports_tensorflow": "tensorflow" in sys.modules,
         "libraries": _libraries(),
@@ -329,6 +338,7 @@ def time_throughput(spec: Spec) -> dict[str, Any]:
     np.savez(spec.latencies, candidate=seconds)
     return {
         "peak_memory_bytes": peak_memory_bytes(),
+        **_device_memory(side.runtime),
         "runtime": side.runtime.name if side.runtime else "",
         "libraries": _libraries(),
         "accelerators": _accelerators(),
@@ -356,6 +366,15 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_memory(runtime: Runtime | None) -> dict[str, Any]:
+    """Return the peak memory of a loaded model on GPUs or TPUs, and what counted it."""
+    memory = runtime.peak_device_memory() if runtime else None
+    return {
+        "peak_device_memory_bytes": memory.bytes if memory else None,
+        "device_memory_counted": memory.counted if memory else None,
+    }
 
 
 def run(file: Path) -> int:
@@ -442,7 +461,8 @@ def _accelerators() -> list[str]:
             tf.config.experimental.get_device_details(device).get("device_name", device.device_type)
         )
         for device in tf.config.list_physical_devices()
-        if device.device_type != "CPU"
+        # TPU_SYSTEM is there with the library for TPUs alone, without a TPU.
+        if device.device_type not in ("CPU", "TPU_SYSTEM")
     ]
 
 

@@ -94,10 +94,14 @@ def speedup(
     return Interval(estimate, estimate / factor, estimate * factor)
 
 
-def is_steady(medians: Sequence[float], *, windows: int = 3, tolerance: float = 0.1) -> bool:
-    """Return whether the last `windows` medians are within `tolerance` of one another."""
+def has_settled(medians: Sequence[float], *, windows: int = 3, tolerance: float = 0.1) -> bool:
+    """Return whether the latencies of successive windows have stopped falling.
+
+    Warming up makes calls faster, and other load on the machine makes them slower and faster. So
+    only a fall by more than `tolerance` over the last `windows` medians counts as warming up.
+    """
     last = medians[-windows:]
-    return len(last) == windows and max(last) <= min(last) * (1 + tolerance)
+    return len(last) == windows and last[-1] * (1 + tolerance) >= last[0]
 
 
 def _resampled_weights(rounds: int, windows: int, random: np.random.Generator) -> Counts:

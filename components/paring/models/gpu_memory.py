@@ -1,9 +1,12 @@
-"""Limit on the GPU memory that TensorFlow takes in this process."""
+"""Memory of GPUs and TPUs that TensorFlow takes in this process: its limit and its peak."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from paring.errors import ParameterError
+from paring.errors import MissingDependencyError, ParameterError
 from paring.models.quiet import quiet_tensorflow
+from paring.system import accelerators
 
 
 def set_gpu_memory(limit_mb: int) -> None:
@@ -19,6 +22,7 @@ def set_gpu_memory(limit_mb: int) -> None:
 
     Raises:
         ParameterError: The limit is negative, or TensorFlow has started with another.
+        MissingDependencyError: A GPU is requested, and TensorFlow sees none.
     """
     if limit_mb < 0:
         raise ParameterError(
@@ -29,8 +33,49 @@ def set_gpu_memory(limit_mb: int) -> None:
     quiet_tensorflow()
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    require_gpu(gpus)
+    for gpu in gpus:
         _set_one(tf, gpu, limit_mb)
+
+
+def require_gpu(gpus: Sequence[Any]) -> None:
+    """Refuse to compute on the CPU where the caller requests a GPU.
+
+    Args:
+        gpus: The GPUs that TensorFlow sees.
+
+    Raises:
+        MissingDependencyError: There are none.
+    """
+    name, kind = accelerators.requested()
+    if kind == "nvidia" and not gpus:
+        raise MissingDependencyError(
+            f"{accelerators.VARIABLE} requests {name}, and TensorFlow sees no GPU",
+            received="the driver has one, if nvidia-smi lists it here",
+            remedy="use the image gpu or tensorrt, or install tensorflow[and-cuda], with a driver"
+            " for its CUDA; TF_CPP_MIN_LOG_LEVEL=0 shows which library TensorFlow can't load",
+        )
+
+
+def peak_memory(tf: Any) -> int | None:
+    """Return the peak of TensorFlow's allocators on GPUs and TPUs, in bytes and in sum.
+
+    Args:
+        tf: The module `tensorflow`.
+
+    Returns:
+        None where no device but the CPU counts.
+    """
+    peaks = []
+    for device in tf.config.list_logical_devices():
+        if device.device_type == "CPU":
+            continue
+        name = ":".join(device.name.split(":")[-2:])
+        # TensorFlow raises either of these for a device that does not count.
+        with suppress(ValueError, tf.errors.OpError):
+            peaks.append(int(tf.config.experimental.get_memory_info(name)["peak"]))
+    return sum(peaks) if peaks else None
 
 
 def _set_one(tf: Any, gpu: Any, limit_mb: int) -> None:

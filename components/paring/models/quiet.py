@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paring.system.tpu import skip_metadata_server
+
 
 def quiet_tensorflow() -> None:
     """Import TensorFlow with its logging, and that of TFX, turned down.
@@ -16,6 +18,7 @@ def quiet_tensorflow() -> None:
     fails is raised as an exception as well, also where absl logs it first.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    skip_metadata_server()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import absl.logging
 

@@ -4,25 +4,30 @@ One process at a time holds a TPU, from the import of TensorFlow until it ends. 
 that Paring starts have none, but for one that measures.
 """
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
-from paring.errors import MissingDependencyError, UnsupportedError
+from paring.errors import UnsupportedError
 from paring.system.children import TPU_LIBRARY
+from paring.system.tpu import LOCAL, NAME, has_chips, has_library, require_tpu
 
-# Set where a TPU is reached by name, and on the hosts of a TPU node pool.
-_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID")
+_log = logging.getLogger(__name__)
 
 
 def has_tpu() -> bool:
-    """Return whether this host has a TPU that TensorFlow can open in this process."""
-    reachable = any(os.environ.get(name) for name in _VARIABLES)
-    loaded = os.environ.get(TPU_LIBRARY) != "0"
-    return reachable and loaded and find_spec("libtpu") is not None
+    """Return whether this process may open a TPU: of this host, or one that a variable names."""
+    if os.environ.get(TPU_LIBRARY) == "0" or not has_library():
+        return False
+    name = os.environ.get(NAME, "")
+    if has_chips() or name not in ("", LOCAL):
+        return True
+    if name:
+        _log.warning("%s=%s, and there is no TPU here: computing without one", NAME, name)
+    return False
 
 
 def leave_tpu_to_child() -> bool:
@@ -43,23 +48,6 @@ def leave_tpu_to_child() -> bool:
         )
     os.environ[TPU_LIBRARY] = "0"
     return True
-
-
-def require_tpu() -> None:
-    """Refuse to go on where there is no TPU.
-
-    Raises:
-        MissingDependencyError: There is none.
-    """
-    if has_tpu():
-        return
-    raise MissingDependencyError(
-        "strategy tpu: there is no TPU here",
-        received=f"libtpu {'installed' if find_spec('libtpu') else 'not installed'};"
-        f" {', '.join(_VARIABLES)} not set",
-        remedy="run on a host of a TPU with the image tpu, or with tensorflow-tpu"
-        " installed; where no variable is set, TPU_NAME=local names the host's own",
-    )
 
 
 @dataclass(frozen=True)
@@ -95,10 +83,9 @@ def open_tpu() -> Tpu:
     Raises:
         MissingDependencyError: There is none.
     """
-    require_tpu()
+    name = require_tpu()
     import tensorflow as tf
 
-    name = os.environ.get("TPU_NAME", "local")
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
     tf.config.experimental_connect_to_cluster(resolver)
     return Tpu(resolver, tf.tpu.experimental.initialize_tpu_system(resolver))

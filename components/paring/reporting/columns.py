@@ -39,6 +39,7 @@ COLUMNS = (
     Column("p99", lambda row: figures.ms(row.p99_ms), under="Latency p50"),
     Column("Examples a second", lambda row: figures.scaled(row.throughput)),
     Column("Peak memory", lambda row: figures.size(row.peak_memory_bytes)),
+    Column("on GPU", lambda row: figures.size(row.peak_device_memory_bytes), under="Peak memory"),
     Column("Size", lambda row: figures.size(row.size_bytes)),
     Column("gzip", lambda row: figures.size(row.gzip_bytes), under="Size"),
     Column("Smaller", lambda row: figures.times(row.size_ratio), brief=False),

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,20 @@ SIGNATURE = "serving_default"
 
 Features = Mapping[str, np.ndarray[Any, Any]]
 """A batch: an array [batch, ...] for each input of the signature."""
+
+
+class DeviceMemory(NamedTuple):
+    """Peak memory that a model took on its GPUs or TPUs.
+
+    Attributes:
+        bytes: Number of bytes.
+        counted: What counted them: "allocator" is TensorFlow's own allocator, "process" the
+            driver for this process, "device" the driver for all that came on the device since
+            before the model was loaded.
+    """
+
+    bytes: int
+    counted: Literal["allocator", "process", "device"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,13 @@ class Runtime(ABC):
             ModelError: Names, dtypes or shapes are not the signature's.
             UnsupportedError: The model does not take a batch of this size.
         """
+
+    def peak_device_memory(self) -> DeviceMemory | None:
+        """Return the most memory of GPUs or TPUs so far; None if the model runs on the CPU.
+
+        None also where nothing tells. Call it before `close`.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

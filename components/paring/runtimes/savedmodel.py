@@ -9,10 +9,11 @@ import numpy as np
 from paring.artifacts import Servable
 from paring.errors import ModelError, ParameterError
 from paring.models.arguments import by_name, signature_specs
-from paring.models.gpu_memory import set_gpu_memory
+from paring.models.gpu_memory import peak_memory, set_gpu_memory
 from paring.models.quiet import quiet_tensorflow
 from paring.runtimes.base import (
     SIGNATURE,
+    DeviceMemory,
     Features,
     InputTensor,
     LoadOptions,
@@ -105,6 +106,15 @@ class SavedModelRuntime(SignatureRuntime):
             for name, array in features.items()
         }
         return {name: tensor.numpy() for name, tensor in self._call(tensors).items()}
+
+    def peak_device_memory(self) -> DeviceMemory | None:
+        """See `paring.runtimes.base.Runtime.peak_device_memory`.
+
+        TensorFlow counts for the process, from its start on: of several models in one process
+        this is the most of all.
+        """
+        peak = peak_memory(self._tf)
+        return None if peak is None else DeviceMemory(peak, "allocator")
 
     def close(self) -> None:
         """See `paring.runtimes.base.Runtime.close`."""

@@ -9,6 +9,7 @@ import numpy as np
 from paring.artifacts import Servable
 from paring.errors import ModelError, UnsupportedError, UntrustedModelError
 from paring.runtimes.base import (
+    DeviceMemory,
     Features,
     InputTensor,
     LoadOptions,
@@ -22,6 +23,7 @@ from paring.tensorrt.device import Device
 from paring.tensorrt.driver import Driver
 from paring.tensorrt.library import RTX, Library, Messages
 from paring.tensorrt.machine import look
+from paring.tensorrt.nvml import MemoryMeter
 
 
 class TensorRTRuntime(Runtime):
@@ -51,6 +53,9 @@ class TensorRTRuntime(Runtime):
         self.name = "tensorrt-rtx" if library.product == RTX else "tensorrt"
         self._file = file
         self._conditions = conditions
+        driver = Driver()
+        # Before the library takes any memory.
+        self._meter = MemoryMeter(driver.pci_bus_id())
         self._messages = Messages(library)
         self._runtime = library.module.Runtime(self._messages.logger)
         self._engine = _load_engine(file, conditions, library, self._runtime, self._messages)
@@ -65,7 +70,7 @@ class TensorRTRuntime(Runtime):
         # What each tensor has on the GPU: an address and its size in bytes.
         self._buffers: dict[str, tuple[int, int]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._device = Device(Driver())
+        self._device = Device(driver)
 
     @property
     def batch_size(self) -> int | None:
@@ -109,6 +114,15 @@ class TensorRTRuntime(Runtime):
             device.copy_out(results[name], self._buffers[name][0])
         device.wait()
         return results
+
+    def peak_device_memory(self) -> DeviceMemory | None:
+        """See `paring.runtimes.base.Runtime.peak_device_memory`.
+
+        What an engine takes, it keeps until it is closed: its weights and its room to work from
+        the load on, its inputs and outputs from the largest batch on.
+        """
+        memory = self._meter.read()
+        return DeviceMemory(*memory) if memory else None
 
     def close(self) -> None:
         """See `paring.runtimes.base.Runtime.close`."""

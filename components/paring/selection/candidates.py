@@ -81,6 +81,7 @@ class CandidateRow:
         speedup_low, speedup_high: Its 95% confidence interval.
         throughput: Examples a second.
         peak_memory_bytes: Peak resident memory of a process that only runs it.
+        peak_device_memory_bytes: Peak memory on GPUs or TPUs of that process.
         size_bytes, gzip_bytes: Size of the served files, as they are and compressed.
         size_ratio: The source's size over this one's.
         load_ms, first_ms: Time to load it, and of the first call.
@@ -108,6 +109,7 @@ class CandidateRow:
     speedup_high: float | None
     throughput: float | None
     peak_memory_bytes: int | None
+    peak_device_memory_bytes: int | None
     gzip_bytes: int | None
     load_ms: float | None
     first_ms: float | None

@@ -26,7 +26,14 @@ SIZE_TIE = 0.02
 """Sizes that differ by less than this share don't decide between tied candidates."""
 
 SPEED_TIE = 0.05
-"""Speed-ups that differ by more than this share decide, though noise may explain it."""
+"""Speed-ups that differ by more than this share, and by more than one standard error, decide,
+though noise may explain it."""
+
+LARGEST_SPEED_TIE = 0.2
+"""Speed-ups that differ by more than this share decide, however noisy the machine is."""
+
+_QUANTILE = 1.96
+"""Standard errors from an estimate to the limit of its 95% interval."""
 
 _ROUNDING = 1e-9
 """0.98 - 0.97 is a little more than 0.01 in binary; this much is let pass."""
@@ -308,13 +315,21 @@ def loss(candidate: Measured) -> float:
 def as_fast(candidate: Measured, best: Measured) -> bool:
     """Return whether `candidate` is as fast as `best`, the faster one, within the noise.
 
-    That is, they differ by 5% at most, and one of the two lies within the other's
-    interval: a machine that is busy in only one of their runs widens that one's. Where
-    `best` is no faster than the source, only those as fast as the source are.
+    That is, they differ by one standard error at most, and by no more than 20% (the rule by which
+    Breiman et al. choose among models: Classification and Regression Trees, 1984, section 3.4.3).
+    Or they differ by 5% at most, and one of the two lies within the other's interval: a machine
+    that is busy in only one of their runs widens that one's. Where `best` is no faster than the
+    source, only those as fast as the source are.
     """
     if candidate.relative_latency <= best.relative_latency or best.relative_latency == 1.0:
         return candidate.relative_latency <= best.relative_latency
-    if candidate.relative_latency > best.relative_latency * (1 + SPEED_TIE):
+    ratio = speed_ratio(best, candidate)
+    if ratio is None:
+        return False
+    error = math.log(ratio.estimate / ratio.low) / _QUANTILE
+    if ratio.estimate <= min(math.exp(error), 1 + LARGEST_SPEED_TIE):
+        return True
+    if ratio.estimate > 1 + SPEED_TIE:
         return False
     within_best = (
         best.speedup_low is not None and 1 / candidate.relative_latency >= best.speedup_low

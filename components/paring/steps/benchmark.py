@@ -31,7 +31,7 @@ _BATCHES = 16
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@step(version="6", machine_dependent=True, runs_model=True)
+@step(version="7", machine_dependent=True, runs_model=True)
 def benchmark(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -52,7 +52,7 @@ def benchmark(
     """Measure the latency of `candidate` against `source`, and its memory and size.
 
     One fresh process loads the candidate alone, for its cold load, first
-    inference and peak memory. A second one alternates the two: in each of
+    inference and peak memory, on the host and on GPUs. A second one alternates the two: in each of
     `rounds` both are loaded again and called until steady, then timed in pairs of
     windows, the order swapped from pair to pair. It ends early once the speed-up is known
     to within `precision`. The speed-up is the ratio of
@@ -102,7 +102,7 @@ def benchmark(
     on_tpu = leave_tpu_to_child()
     import numpy as np
 
-    from paring.benchmarking.measure import Spec
+    from paring.benchmarking.measure import DEVICE_MEMORY, Spec
     from paring.benchmarking.process import measure
     from paring.benchmarking.statistics import percentiles, speedup
     from paring.benchmarking.timed_inputs import draw_inputs
@@ -165,6 +165,7 @@ def benchmark(
     metrics.speedup_low, metrics.speedup_high = ratio.low, ratio.high
     metrics.throughput = _throughput(candidate_ms, batch_size)
     metrics.peak_memory_bytes = solo["peak_memory_bytes"]
+    metrics.peak_device_memory_bytes = solo["peak_device_memory_bytes"]
     metrics.load_ms, metrics.first_ms = solo["load_ms"], solo["first_ms"]
     metrics.size_bytes = content_bytes(served)
     metrics.gzip_bytes = gzip_size(served)
@@ -185,6 +186,7 @@ def benchmark(
             "throughput": "examples a second of one caller: batch_size / mean latency",
             "gzip_bytes": "each served file by itself, gzip level 9, summed",
             "peak_memory_bytes": "VmHWM of a process that loads the candidate alone",
+            "peak_device_memory_bytes": DEVICE_MEMORY[solo["device_memory_counted"]],
             "load_ms": "in a fresh process, after its library was imported and the file checked",
         },
         "environment": {

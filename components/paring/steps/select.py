@@ -29,7 +29,7 @@ from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="5", opens_models=False)
+@step(version="6", opens_models=False)
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -82,8 +82,9 @@ def select(
         max_memory_mb: Limit on peak memory in 10**6 bytes; 0 for none.
         objective: Ranking criterion among passing candidates. One counts as faster than
             the source only if its speed-up's whole interval is above 1; those
-            within 5% of the fastest and within the noise are tied, and the smallest
-            of them is taken, or the most accurate where sizes are within 2%.
+            within one standard error of the fastest, or within 5% of it and within the
+            noise, are tied, and the smallest of them is taken, or the most accurate where
+            sizes are within 2%.
         recipes: JSON that maps a candidate's id to the text of its recipe.
         search: JSON about the search that the candidates come from, kept as
             `search` in `selection.json`; `{}` where there was none.

@@ -33,7 +33,7 @@ _MIN_BATCHES, _MAX_BATCHES = 2, 16
 _SHARE_OF_FREE = 0.9
 
 
-@step(version="4", machine_dependent=True, runs_model=True)
+@step(version="5", machine_dependent=True, runs_model=True)
 def tune_batch(
     source: Input[Servable],
     candidate: Input[Servable | None],
@@ -145,6 +145,7 @@ def tune_batch(
     configuration.throughput = best.throughput
     configuration.baseline_throughput = baseline.throughput or None
     configuration.peak_memory_bytes = best.peak_memory_bytes
+    configuration.peak_device_memory_bytes = best.peak_device_memory_bytes
     configuration.trials = len(search.trials)
     details = {
         "limits": {
@@ -160,6 +161,7 @@ def tune_batch(
             "latency": "of one call, from NumPy arrays to NumPy arrays; the limit is on p99_ms",
             "throughput": "the sum over the processes of batch_size / mean latency",
             "peak_memory_bytes": "the sum of the processes' VmHWM",
+            "peak_device_memory_bytes": trials.device_memory,
             "trial_seconds": trial_seconds,
             "seed": seed,
         },
@@ -183,6 +185,7 @@ class _Trials:
         gpu_memory_mb, trial_seconds, timeout_seconds, seed: As the step has them.
         rows: What was tried, in order, for JSON.
         seen: The accelerators and libraries that the last process had.
+        device_memory: Description of how the memory on GPUs was counted; None on the CPU.
     """
 
     source: Servable
@@ -197,6 +200,7 @@ class _Trials:
     seed: int
     rows: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[str, Any] = field(default_factory=dict)
+    device_memory: str | None = None
 
     def fixed_batch(self) -> int | None:
         """Return the only batch that the candidate takes; None if it takes any."""
@@ -222,6 +226,7 @@ class _Trials:
                 "p99_ms": trial.p99_ms,
                 "throughput": trial.throughput or None,
                 "peak_memory_bytes": trial.peak_memory_bytes,
+                "peak_device_memory_bytes": trial.peak_device_memory_bytes,
                 "why_not": trial.why_not or None,
             }
         )
@@ -256,6 +261,7 @@ class _Trials:
     def _judged(self, setting: Setting, specs: list["Spec"], result: list[dict[str, Any]]) -> Trial:
         import numpy as np
 
+        from paring.benchmarking.measure import DEVICE_MEMORY
         from paring.benchmarking.statistics import percentiles
 
         milliseconds = []
@@ -264,6 +270,7 @@ class _Trials:
                 milliseconds.append(1e3 * arrays["candidate"])
         pooled = percentiles(np.concatenate(milliseconds))
         memory = sum(item["peak_memory_bytes"] for item in result)
+        self.device_memory = DEVICE_MEMORY[result[0]["device_memory_counted"]]
         self.seen |= {name: result[0][name] for name in ("accelerators", "libraries")}
         why_not = ""
         if self.max_latency_ms and pooled.p99 > self.max_latency_ms:
@@ -276,6 +283,7 @@ class _Trials:
             pooled.p99,
             sum(setting.batch_size * 1e3 / float(item.mean()) for item in milliseconds),
             memory,
+            device_memory(result),
             why_not,
         )
 
@@ -315,6 +323,18 @@ class _Trials:
             )
             listed.write_text(json.dumps(names))
         return file, json.loads(listed.read_text())
+
+
+def device_memory(results: list[dict[str, Any]]) -> int | None:
+    """Return the peak memory on GPUs of processes that ran together; None if it is not known.
+
+    What the driver counts for a whole GPU can't be divided among several processes.
+    """
+    peaks = [result["peak_device_memory_bytes"] for result in results]
+    if None in peaks:
+        return None
+    whole = any(result["device_memory_counted"] == "device" for result in results)
+    return None if whole and len(results) > 1 else sum(peaks)
 
 
 def _confirmed(fitting: list[Trial], attempt: Callable[[Setting], Trial]) -> Trial | None:

@@ -5,8 +5,7 @@ CUDA toolkit nor TensorFlow. Without a GPU it says so at once, where TensorRT's 
 ends the process.
 
 Functions and constants are those of the CUDA driver API
-(https://docs.nvidia.com/cuda/cuda-driver-api/) and of NVML
-(https://docs.nvidia.com/deploy/nvml-api/).
+(https://docs.nvidia.com/cuda/cuda-driver-api/).
 """
 
 import ctypes
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from paring.errors import MissingDependencyError, ParingError, StepFailedError, UnsupportedError
+from paring.tensorrt.nvml import driver_version
 
 _LIBRARY: Final = "libcuda.so.1"
-_NVML: Final = "libnvidia-ml.so.1"
 
 _OUT_OF_MEMORY: Final = 2
 _CAPABILITY_MAJOR: Final = 75
@@ -70,7 +69,13 @@ class Driver:
             raise _no_gpu("the driver counts 0 GPUs")
         self.call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
         self.device = device
-        self.gpu = Gpu(self._name(), self._capability(), _driver_version())
+        self.gpu = Gpu(self._name(), self._capability(), driver_version())
+
+    def pci_bus_id(self) -> str:
+        """Return the name by which NVML knows the GPU, such as "0000:01:00.0"."""
+        text = ctypes.create_string_buffer(_NAME_BYTES)
+        self.call("cuDeviceGetPCIBusId", text, ctypes.c_int(_NAME_BYTES), self.device)
+        return text.value.decode(errors="replace")
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call a function of the driver API, whose arguments are ctypes' objects.
@@ -117,17 +122,3 @@ def _no_gpu(received: str) -> MissingDependencyError:
         received=received,
         remedy="run it on a machine with an NVIDIA GPU and its driver; nvidia-smi must work there",
     )
-
-
-def _driver_version() -> str:
-    """Return the driver's version; "" without NVML, since nothing else depends on it."""
-    try:
-        nvml = ctypes.CDLL(_NVML)
-    except OSError:
-        return ""
-    if nvml.nvmlInit_v2():
-        return ""
-    text = ctypes.create_string_buffer(_NAME_BYTES)
-    failed = nvml.nvmlSystemGetDriverVersion(text, ctypes.c_uint(_NAME_BYTES))
-    nvml.nvmlShutdown()
-    return "" if failed else text.value.decode(errors="replace")

@@ -13,9 +13,11 @@ import tensorflow as tf
 import tf_keras
 
 from paring.errors import ParameterError, UnsupportedError, first_line
+from paring.models.gpu_memory import require_gpu
 from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
-from paring.models.tpu import has_tpu, open_tpu, require_tpu
+from paring.models.tpu import has_tpu, open_tpu
+from paring.system.tpu import require_tpu
 from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
 from paring.training.dtype_policy import with_dtype_policy
 
@@ -134,11 +136,14 @@ def open_devices(strategy: StrategyName) -> Devices:
             compiled by XLA for static shapes, in mixed_bfloat16.
 
     Raises:
-        MissingDependencyError: Strategy tpu was requested, and there is no TPU.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU; or a TPU or GPU
+            that a variable requests is not there.
         ParameterError: TF_CONFIG is broken, or missing where multi_worker was requested;
             or TensorFlow has been used in this process before that.
     """
     workers = read_workers()
+    if strategy != "tpu":
+        require_gpu(tf.config.list_physical_devices("GPU"))
     strategy = chosen_strategy(strategy)
     if strategy == "one_device":
         # TensorFlow's own choice: the first GPU where there is one.

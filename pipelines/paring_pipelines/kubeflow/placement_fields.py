@@ -7,6 +7,7 @@ from typing import Any, Literal
 from paring.catalog import STEPS
 from paring.errors import ParameterError, nearest
 from paring.storage import is_remote, local_path
+from paring.system.accelerators import VARIABLE
 from paring_pipelines.kubeflow.formats import quantity
 from paring_pipelines.kubeflow.placement import EnvReference, Placement, Retry
 from paring_pipelines.kubeflow.placement_file import Pool, SecurityContext, Volume
@@ -122,6 +123,9 @@ class NodeFields:
         parameters = self._parameters()
         self._check_folder(parameters)
         has_accelerator = self.accelerator != NONE
+        env: dict[str, str | EnvReference] = {VARIABLE: self.accelerator} if has_accelerator else {}
+        for _, given in self._env:
+            env |= given
         return Placement(
             **{name: values[name] for name in _PLAIN if name in values},
             image=self._reference(),
@@ -132,7 +136,7 @@ class NodeFields:
             tolerations=tuple(pool.tolerations),
             retry=self._retry(),
             parameters=parameters,
-            env={name: value for _, given in self._env for name, value in given.items()},
+            env=env,
             image_pull_secrets=tuple(values.get("image_pull_secrets", ())),
             pod_labels=values.get("labels", {}),
             store_identity=tuple(values.get("store_identity", ())),

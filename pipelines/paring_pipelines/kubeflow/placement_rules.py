@@ -13,6 +13,8 @@ and the key that say so.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paring.tensorrt.library import RTX, SERVER, TITLES
+from paring.tensorrt.rtx import CAPABILITIES
 from paring_pipelines.kubeflow.formats import quantity
 from paring_pipelines.kubeflow.placement import Placement
 from paring_pipelines.kubeflow.placement_fields import NodeFields
@@ -27,10 +29,20 @@ from paring_pipelines.kubeflow.placement_values import NONE, chips
 from paring_pipelines.pipeline.dag import Dag
 
 _CAPABILITIES = {
+    "nvidia-p100": "6.0",
+    "nvidia-p4": "6.1",
+    "nvidia-v100": "7.0",
     "nvidia-t4": "7.5",
     "nvidia-a100": "8.0",
+    "nvidia-a10": "8.6",
     "nvidia-l4": "8.9",
+    "nvidia-l40s": "8.9",
     "nvidia-h100": "9.0",
+    "nvidia-h200": "9.0",
+    "nvidia-gh200": "9.0",
+    "nvidia-b200": "10.0",
+    "nvidia-gb200": "10.0",
+    "nvidia-rtx-pro-6000": "12.0",
 }
 """The compute capabilities of known accelerators, as NVIDIA lists them."""
 
@@ -64,6 +76,7 @@ def place(
             if layer.fits(node):
                 result[node.id].override(layer)
     check_effects(dag, runtime.layers)
+    _check_product(dag, result)
     _check_bound(dag, result)
     _check_alone(dag, result)
     return {node_id: fields.placement() for node_id, fields in result.items()}
@@ -136,6 +149,40 @@ def _machine_accelerators(pool: Pool) -> int | None:
     return chips(pool.topology) if pool.topology else pool.machine_accelerators
 
 
+def _capability(accelerator: str) -> str | None:
+    """Return the compute capability of an accelerator, also by the names of GKE; None if unknown.
+
+    GKE adds "tesla-" before the model and the size of the memory behind it.
+    """
+    name = accelerator.replace("nvidia-tesla-", "nvidia-")
+    return next(
+        (value for key, value in _CAPABILITIES.items() if f"{name}-".startswith(f"{key}-")), None
+    )
+
+
+def _check_product(dag: Dag, result: Mapping[str, NodeFields]) -> None:
+    """Refuse engines of TensorRT for RTX for the GPU of the node, if it builds none for it."""
+    for node in dag.nodes.values():
+        parameters = node.parameters
+        if parameters.get("product") != RTX:
+            continue
+        if parameters.get("compute_capability", _CURRENT) != _CURRENT:
+            continue
+        here = result[node.id]
+        capability = _capability(here.accelerator)
+        if capability is None or capability in CAPABILITIES:
+            continue
+        raise here.refusal(
+            "accelerator",
+            f"{TITLES[RTX]} builds no engines for compute capability {capability}, only for"
+            f" {', '.join(CAPABILITIES)}",
+            received=here.accelerator,
+            remedy="place it and what runs its engine on another pool, or give a recipe with"
+            ' { step = "build_tensorrt", product = "server" } and, as its image, one of yours'
+            f" with {TITLES[SERVER]} for servers",
+        )
+
+
 def _check_bound(dag: Dag, result: Mapping[str, NodeFields]) -> None:
     """Refuse to run on one kind of hardware what was built for another.
 
@@ -154,7 +201,7 @@ def _check_bound(dag: Dag, result: Mapping[str, NodeFields]) -> None:
                 remedy = "give both nodes the same accelerator"
             else:
                 # Of one that is not known here TensorRT's runtime says whether it fits.
-                fits = _CAPABILITIES.get(here, stated) == stated
+                fits = (_capability(here) or stated) == stated
                 wrong = there != NONE if here == NONE else not fits
                 built = f"for compute capability {stated}"
                 remedy = f"run it on a GPU of compute capability {stated}, or build it for another"

@@ -39,7 +39,9 @@ def _limited(fits: Callable[[Trial], bool]) -> Machine:
         trial = _machine(setting)
         if fits(trial):
             return trial
-        return Trial(setting, trial.p50_ms, trial.p99_ms, trial.throughput, None, "over the limit")
+        return Trial(
+            setting, trial.p50_ms, trial.p99_ms, trial.throughput, why_not="over the limit"
+        )
 
     return attempt
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from paring.benchmarking.statistics import (
     RESOLUTION,
     _weighted_medians,
-    is_steady,
+    has_settled,
     percentiles,
     speedup,
 )
@@ -141,7 +141,11 @@ def test_percentiles_pool_all_windows() -> None:
     assert (result.p50, result.p90, result.p99) == pytest.approx((51, 91, 100))
 
 
-def test_steady_needs_three_windows_that_agree() -> None:
-    assert not is_steady([1.0, 1.0])
-    assert not is_steady([1.0, 1.0, 1.2])
-    assert is_steady([9.0, 1.0, 1.05, 1.02])
+def test_warming_up_goes_on_while_calls_get_faster() -> None:
+    assert not has_settled([1.0, 1.0])
+    assert not has_settled([9.0, 1.5, 1.2])
+    assert has_settled([9.0, 1.0, 1.05, 1.02])
+
+
+def test_load_that_slows_calls_down_is_not_taken_for_warming_up() -> None:
+    assert has_settled([1.0, 1.4, 1.2])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paring.errors import ParameterError
-from paring.models.gpu_memory import _set_one, set_gpu_memory
+from paring.models.gpu_memory import _set_one, peak_memory, set_gpu_memory
 
 
 @dataclass
@@ -112,6 +112,52 @@ except tf.errors.ResourceExhaustedError:
 """
 
 
+# Names and answers of `tf.config` for each kind of device; None is an error.
+RECORDED = {
+    "/device:CPU:0": None,
+    "/device:TPU_SYSTEM:0": None,
+    "/device:XLA_GPU:0": None,
+    "/device:GPU:0": {"current": 1_280, "peak": 412_000_256},
+    "/device:GPU:1": {"current": 0, "peak": 1_024},
+}
+
+
+def _answering(*names: str) -> Any:
+    """TensorFlow with these devices, as far as it is called."""
+    devices = [SimpleNamespace(name=name, device_type=name.split(":")[1]) for name in names]
+
+    def get_memory_info(name: str) -> dict[str, int]:
+        answer = RECORDED[f"/device:{name}"]
+        if answer is None:
+            raise ValueError(f"Allocator stats not available for device '{name}'")
+        return answer
+
+    experimental = SimpleNamespace(get_memory_info=get_memory_info)
+    config = SimpleNamespace(list_logical_devices=lambda: devices, experimental=experimental)
+    return SimpleNamespace(config=config, errors=SimpleNamespace(OpError=LookupError))
+
+
+@pytest.mark.parametrize(
+    ("names", "peak"),
+    [
+        (["/device:CPU:0", "/device:GPU:0"], 412_000_256),
+        (["/device:CPU:0", "/device:GPU:0", "/device:GPU:1"], 412_001_280),
+        (["/device:CPU:0", "/device:TPU_SYSTEM:0", "/device:XLA_GPU:0"], None),
+        (["/device:CPU:0"], None),
+    ],
+)
+def test_the_peak_is_that_of_all_devices_that_count(names: list[str], peak: int | None) -> None:
+    assert peak_memory(_answering(*names)) == peak
+
+
+def test_without_a_gpu_there_is_no_peak() -> None:
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    assert peak_memory(tf) is None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("limit_mb", "said"), [(0, "True\nfits\n"), (512, "[512]\nexhausted\n")])
 def test_tensorflow_keeps_to_it_on_a_gpu(limit_mb: int, said: str) -> None:
@@ -123,3 +169,23 @@ def test_tensorflow_keeps_to_it_on_a_gpu(limit_mb: int, said: str) -> None:
         check=True,
     )
     assert done.stdout == said
+
+
+@pytest.mark.gpu
+def test_the_peak_on_a_gpu_holds_what_was_computed() -> None:
+    code = """
+import tensorflow as tf
+from paring.models.gpu_memory import peak_memory, set_gpu_memory
+
+set_gpu_memory(0)
+tf.ones([1 << 26]).numpy()
+print(peak_memory(tf) >= 4 << 26)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"

@@ -34,7 +34,16 @@ def test_each_column_stands_alone_or_under_one_that_does() -> None:
     alone = [item.heading for item, _ in stacked_columns()]
     below = [other for _, others in stacked_columns() for other in others]
     assert len(alone) + len(below) == len(COLUMNS)
-    assert [item.heading for item in below] == ["95% interval", "p90", "p99", "gzip", "first call"]
+    assert [item.heading for item in below] == [
+        *("95% interval", "p90", "p99", "on GPU", "gzip", "first call")
+    ]
+
+
+def test_memory_on_a_gpu_stands_under_that_of_the_host() -> None:
+    below = next(others for item, others in stacked_columns() if item.heading == "Peak memory")
+    row = candidate_row("engine", peak_memory_bytes=3_000, peak_device_memory_bytes=412_000_000)
+    assert details(below, row) == "412 MB"
+    assert details(below, candidate_row("int8", peak_memory_bytes=3_000)) == ""
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -182,6 +182,7 @@ def test_an_engine_predicts_as_its_source_does(
 
     inputs = {"source": digits_model, "candidate": made.path, "examples": digits_npz}
     timed = execute(benchmark, Call(inputs, {"metrics": tmp_path / "metrics"}))["metrics"]
+    assert timed.peak_device_memory_bytes > made.file.stat().st_size
     figures = {"agreement": agreement, **made.facts(), **timed.facts()}
     record_property("figures", json.dumps(figures))
 

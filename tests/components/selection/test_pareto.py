@@ -215,6 +215,23 @@ def test_a_tie_is_within_the_noise_and_within_a_few_per_cent() -> None:
     assert choose([SOURCE, fast, slower], SOURCE, "latency") is fast
 
 
+def test_what_one_standard_error_explains_is_a_tie_on_a_noisy_machine() -> None:
+    fast = like_source("fast", drop=0.006, speedup=22.4, speedup_low=18.2, speedup_high=27.7)
+    accurate = like_source("accurate", drop=0.0, speedup=19.6, speedup_low=16.0, speedup_high=24.0)
+    quiet = {"speedup_low": 21.8, "speedup_high": 23.0}
+    sharp = like_source("sharp", drop=0.006, speedup=22.4, **quiet)
+    clear = like_source("clear", drop=0.0, speedup=19.6, speedup_low=19.1, speedup_high=20.1)
+    assert choose([SOURCE, fast, accurate], SOURCE, "latency") is accurate
+    assert choose([SOURCE, sharp, clear], SOURCE, "latency") is sharp
+
+
+def test_a_tie_ends_at_a_fifth_however_noisy_the_machine_is() -> None:
+    wide = {"speedup_low": 8.0, "speedup_high": 60.0}
+    fast = like_source("fast", drop=0.006, speedup=22.4, **wide)
+    slow = like_source("slow", drop=0.0, speedup=18.0, **wide)
+    assert choose([SOURCE, fast, slow], SOURCE, "latency") is fast
+
+
 def test_among_ties_of_about_one_size_the_most_accurate_is_taken() -> None:
     fast = {"speedup": 3.0, "speedup_low": 2.8, "speedup_high": 3.2}
     smallest = like_source("smallest", drop=0.01, size_bytes=500_000, **fast)

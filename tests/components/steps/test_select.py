@@ -25,7 +25,8 @@ KEYS = {
     *("accuracy", "accuracy_drop", "agreement"),
     *("metric", "higher_is_better", "score", "drop", "other_outputs"),
     *("p50_ms", "p90_ms", "p99_ms", "speedup", "speedup_low", "speedup_high", "throughput"),
-    *("peak_memory_bytes", "size_bytes", "size_ratio", "gzip_bytes", "load_ms", "first_ms"),
+    *("peak_memory_bytes", "peak_device_memory_bytes"),
+    *("size_bytes", "size_ratio", "gzip_bytes", "load_ms", "first_ms"),
 }
 
 

@@ -18,7 +18,7 @@ from paring.errors import ModelError, ParameterError, StepFailedError, Unsupport
 from paring.execution import Call, execute
 from paring.steps.convert_openvino import convert_openvino
 from paring.steps.export_onnx import export_onnx
-from paring.steps.tune_batch import tune_batch
+from paring.steps.tune_batch import device_memory, tune_batch
 
 QUICK = {"trial_seconds": 0.1, "max_trials": 3, "max_batch": 4}
 
@@ -99,6 +99,26 @@ def test_a_model_that_does_not_fit_at_all_is_an_error(
 ) -> None:
     with pytest.raises(StepFailedError, match="more than 8 MiB"):
         _tune(digits_model, tflite, digits_npz, tmp_path / "out", max_memory_mb=8)
+
+
+@pytest.mark.parametrize(
+    ("counted", "peaks", "expected"),
+    [
+        ("allocator", [300, 400], 700),
+        ("process", [300, 400], 700),
+        # The rise on the whole GPU holds all processes.
+        ("device", [300, 400], None),
+        ("device", [300], 300),
+        (None, [None, None], None),
+    ],
+)
+def test_memory_on_a_gpu_is_summed_where_each_process_has_its_own(
+    counted: str | None, peaks: list[int | None], expected: int | None
+) -> None:
+    results = [
+        {"peak_device_memory_bytes": peak, "device_memory_counted": counted} for peak in peaks
+    ]
+    assert device_memory(results) == expected
 
 
 def _kill_one(killed: list[int], stop: threading.Event) -> None:

@@ -125,3 +125,35 @@ def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(run: Run, engi
     assert received == (
         "it is for compute capability 8.9, and here is NVIDIA L4 of compute capability 8.6"
     )
+
+
+MEMORY = """
+from paring.tensorrt.nvml import MemoryMeter, memory_in_use
+
+driver = Driver()
+meter = MemoryMeter(driver.pci_bus_id())
+before = memory_in_use(driver.pci_bus_id(), scope="device")
+device = Device(driver)
+device.allocate(5_000_000)
+print(json.dumps([before, memory_in_use(driver.pci_bus_id()), meter.read()]))
+"""
+
+
+def test_the_memory_of_this_process_is_read_among_those_of_many(run: Run) -> None:
+    before, now, metered = run(MEMORY, FAKE_LISTED="own")
+    assert before == [1_000_000, "device"]
+    assert now == metered == [5_200_000, "process"]
+
+
+@pytest.mark.parametrize("listed", ["others", "hidden"])
+def test_where_the_driver_does_not_list_this_process_the_rise_on_the_gpu_counts(
+    run: Run, listed: str
+) -> None:
+    before, now, metered = run(MEMORY, FAKE_LISTED=listed)
+    assert before == [1_000_000, "device"]
+    assert now == [6_200_000, "device"]
+    assert metered == [5_200_000, "device"]
+
+
+def test_a_driver_that_tells_no_memory_gives_none(run: Run) -> None:
+    assert run(MEMORY, FAKE_NO_MEMORY="1") == [None, None, None]

@@ -183,11 +183,32 @@ def test_several_workers_need_the_variable_and_a_process_of_their_own(
 
 
 def test_without_a_tpu_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingDependencyError, match="libtpu not installed"):
+    with pytest.raises(MissingDependencyError) as caught:
         open_devices("tpu")
+    assert "libtpu not installed" in caught.value.received
     # The variable alone makes no TPU.
     monkeypatch.setenv("TPU_NAME", "local")
     assert open_devices("auto").strategy == "one_device"
+
+
+def test_a_local_tpu_that_a_variable_names_and_is_not_there_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "libtpu.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TPU_NAME", "local")
+    assert open_devices("auto").strategy == "one_device"
+    assert "TPU_NAME=local, and there is no TPU here" in caplog.text
+    with pytest.raises(MissingDependencyError, match="no TPU that this process can use"):
+        open_devices("tpu")
+
+
+def test_a_gpu_that_is_requested_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setenv("PARING_ACCELERATOR", "nvidia-l4")
+    with pytest.raises(MissingDependencyError, match="nvidia-l4, and TensorFlow sees no GPU"):
+        open_devices("auto")
 
 
 def test_replicas_get_equal_parts_of_a_batch() -> None:

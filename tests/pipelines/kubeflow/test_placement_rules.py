@@ -304,6 +304,73 @@ def test_an_engine_for_a_stated_capability_may_be_built_on_any_machine(tmp_path:
     _place(_engines(product="rtx", compute_capability="8.9"), tmp_path, POOLS)
 
 
+def test_a_task_with_an_accelerator_requests_it_of_its_step(dag: Dag, tmp_path: Path) -> None:
+    rule = f'[[place]]\nnode = "engine"\n{ON_L4}env = {{ A = "1" }}\n'
+    runs = f'[[place]]\nnode = "*-engine"\n{ON_L4}env = {{ PARING_ACCELERATOR = "none" }}\n'
+    placed = _place(dag, tmp_path, POOLS + rule + runs)
+    assert placed["engine"].env == {"PARING_ACCELERATOR": "nvidia-l4", "A": "1"}
+    # What a rule says of the variable goes over it.
+    assert placed["benchmark-engine"].env == {"PARING_ACCELERATOR": "none"}
+    assert placed["benchmark-source"].env == {}
+
+
+GPU_POOL = """
+[images]
+cpu = "reg/cpu"
+tensorrt = "reg/tensorrt"
+[pools.gpus]
+accelerator = "{accelerator}"
+resource = "nvidia.com/gpu"
+[defaults]
+image = "tensorrt"
+pool = "gpus"
+accelerator = "{accelerator}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "capability"),
+    [
+        ("nvidia-h100", r"9\.0"),
+        ("nvidia-h100-mega-80gb", r"9\.0"),
+        ("nvidia-h200-141gb", r"9\.0"),
+        ("nvidia-b200", r"10\.0"),
+        ("nvidia-tesla-v100", r"7\.0"),
+    ],
+)
+def test_an_engine_of_tensorrt_for_rtx_is_refused_on_a_gpu_that_it_leaves_out(
+    tmp_path: Path, accelerator: str, capability: str
+) -> None:
+    rules = GPU_POOL.format(accelerator=accelerator)
+    words = rf"\[defaults\]: accelerator: TensorRT for RTX builds no .* {capability},.*node engine"
+    with pytest.raises(ParameterError, match=words) as caught:
+        _place(_engines(product="rtx"), tmp_path, rules)
+    assert caught.value.received == accelerator
+    assert 'product = "server"' in caught.value.remedy
+    # TensorRT for servers has Hopper, and an image of the user's may hold it.
+    _place(_engines(product="server"), tmp_path, rules)
+
+
+@pytest.mark.parametrize(
+    "accelerator", ["nvidia-t4", "nvidia-tesla-a100", "nvidia-a100-80gb", "nvidia-l4", "nvidia-new"]
+)
+def test_an_engine_of_tensorrt_for_rtx_is_built_on_other_gpus(
+    tmp_path: Path, accelerator: str
+) -> None:
+    placed = _place(_engines(product="rtx"), tmp_path, GPU_POOL.format(accelerator=accelerator))
+    assert placed["engine"].accelerator == accelerator
+
+
+def test_the_recipes_are_refused_on_the_pool_of_hopper_that_comes_along(tmp_path: Path) -> None:
+    dag = build(load_recipes(target="gpu"), Settings())
+    overlay = tmp_path / "hopper.toml"
+    steps = ("build_tensorrt", "benchmark", "evaluate", "optimize_savedmodel")
+    rule = '[[place]]\nstep = "{}"\npool = "gpu-h100"\naccelerator = "nvidia-h100"\n'
+    overlay.write_text("".join(rule.replace("[[", "[[targets.gpu.").format(step) for step in steps))
+    with pytest.raises(ParameterError, match=r"targets\.gpu\.place.*TensorRT for RTX builds no"):
+        place(dag, [K8S / "runtime.toml", overlay], target="gpu")
+
+
 def test_the_file_that_comes_along_builds_engines_where_they_are_timed() -> None:
     placed = place(_engines(), [K8S / "runtime.toml"], target="gpu")
     assert {(item.image, item.accelerator) for item in placed.values()} == {
