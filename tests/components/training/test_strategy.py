@@ -104,11 +104,10 @@ def compiled(small: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_xla_compiles_each_step_and_trains_in_bfloat16_what_one_device_does(
     name: str, compiled: Path, folder: Path, digits: Digits
 ) -> None:
-    # bfloat16 has 8 bits of precision, and what is chosen by it, such as channels, may differ.
-    agreement = np.mean(
-        _scores(compiled / name, digits).argmax(1) == _scores(folder / name, digits).argmax(1)
+    # bfloat16 has 8 bits of precision.
+    np.testing.assert_allclose(
+        _scores(compiled / name, digits), _scores(folder / name, digits), atol=3e-2
     )
-    assert agreement > 0.7
     # Fake quantization needs float32.
     policy = "float32" if name == "quantized" else "mixed_bfloat16"
     result = Model.load(compiled / name)
