@@ -1,4 +1,4 @@
-"""What images leave out of their packages, and that the rest still works."""
+"""Removal from packages of an image of the parts that no step reads."""
 
 import ctypes
 import importlib.util

@@ -311,6 +311,7 @@ def run_solo(spec: Spec) -> dict[str, Any]:
         **_device_memory(runtime),
         "runtime": runtime.name,
         "imports_tensorflow": "tensorflow" in sys.modules,
+        "accelerators": _accelerators(),
         "libraries": _libraries(),
     }
 
@@ -348,7 +349,11 @@ def time_throughput(spec: Spec) -> dict[str, Any]:
 def inspect(spec: Spec) -> dict[str, Any]:
     """Load the candidate, and say which batch it takes; None for any."""
     runtime = _open(Path(spec.candidate), spec)
-    return {"batch_size": runtime.batch_size, "runtime": runtime.name}
+    return {
+        "batch_size": runtime.batch_size,
+        "runtime": runtime.name,
+        "accelerators": _accelerators(),
+    }
 
 
 def peak_memory_bytes() -> int:

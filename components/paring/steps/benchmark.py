@@ -95,6 +95,7 @@ def benchmark(
         UnsupportedError: The candidate does not take a batch of this size, or XLA can't compile
             a SavedModel for a TPU.
         ModelError: The two models don't take the same inputs, or can't be loaded.
+        MissingDependencyError: The candidate was split over more GPUs than there are.
         StepFailedError: A process crashed, was killed or ran out of time.
     """
     from paring.models.tpu import leave_tpu_to_child
@@ -102,6 +103,7 @@ def benchmark(
     on_tpu = leave_tpu_to_child()
     import numpy as np
 
+    from paring.benchmarking.devices import check_devices
     from paring.benchmarking.measure import DEVICE_MEMORY, Spec
     from paring.benchmarking.process import measure
     from paring.benchmarking.statistics import percentiles, speedup
@@ -153,6 +155,7 @@ def benchmark(
         # The cheap one first: a candidate that can't be run is found at once.
         alone = Spec("solo", **common, threads=timing.threads)
         solo = measure(alone, timeout_seconds=timeout_seconds)
+        check_devices(candidate, solo["accelerators"])
         latency = Spec("latency", **common, **timing.spec_fields())
         timed = measure(latency, timeout_seconds=timeout_seconds)
         with np.load(latency.latencies, allow_pickle=False) as arrays:

@@ -97,6 +97,7 @@ def tune_batch(
         ParameterError: `gpu_memory_mb` for a candidate that does not run in TensorFlow.
         ModelError: Source and candidate don't take the same inputs, or can't be loaded.
         ExamplesError: The examples are not what the source takes.
+        MissingDependencyError: The candidate was split over more GPUs than there are.
         UnsupportedError: No setting is within the limits.
         StepFailedError: Not even the first setting could be run.
     """
@@ -204,11 +205,13 @@ class _Trials:
 
     def fixed_batch(self) -> int | None:
         """Return the only batch that the candidate takes; None if it takes any."""
+        from paring.benchmarking.devices import check_devices
         from paring.benchmarking.measure import Spec
         from paring.benchmarking.process import measure
 
         spec = Spec("inspect", **self._common("", [], folder=self.folder, threads=1))
         result = measure(spec, timeout_seconds=self.timeout_seconds)
+        check_devices(self.candidate, result["accelerators"])
         self.seen["runtime"] = result["runtime"]
         return None if result["batch_size"] is None else int(result["batch_size"])
 
