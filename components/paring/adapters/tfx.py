@@ -15,11 +15,14 @@ TFX's standard Model and Examples are taken where a step asks for a model or
 for examples, and every model that a step makes is taken where a TFX component
 asks for a standard Model. What exactly an artifact is, is checked again when
 the step starts, by its record.
+
+The component of `select` has an output more, `blessing`, TFX's ModelBlessing, by which TFX's
+Pusher pushes the selected model only if it is within the limits.
 """
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ from paring.artifacts import (
     Fact,
     Findings,
     Model,
+    SelectedModel,
+    Selection,
     Servable,
     artifact_types,
     record_digest,
@@ -43,6 +48,7 @@ from paring.artifacts import (
 from paring.catalog import find
 from paring.errors import ParameterError, nearest
 from paring.execution import Call, execute
+from paring.selection.pareto import SOURCE
 from paring.step import Step
 from paring.system import logs
 
@@ -54,6 +60,9 @@ RECORD_DIGEST = "record_digest"
 
 SOURCE_DIGEST = "source_digest"
 """Custom property of a run's sources: the content digest at the start of the run."""
+
+BLESSING = "blessing"
+"""Output of the component of `select`: a ModelBlessing, as TFX's Evaluator gives it."""
 
 _STEP, _IDENTITY, _TOLERATE = "paring_step", "paring_identity", "paring_tolerate"
 
@@ -169,7 +178,7 @@ class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
         step = find(parameters.pop(_STEP))
         call = Call(
             _input_paths(step, input_dict),
-            {name: Path(artifacts[0].uri) for name, artifacts in output_dict.items()},
+            {name: Path(output_dict[name][0].uri) for name in step.outputs},
             identity=parameters.pop(_IDENTITY),
             tolerate=bool(parameters.pop(_TOLERATE)),
             parameters=parameters,
@@ -181,6 +190,32 @@ class StepExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
             outputs = _node_runner(call)(node, step, call)
         for name, output in outputs.items():
             publish(output, output_dict[name][0])
+        if BLESSING in output_dict:
+            _bless(outputs.values(), input_dict, output_dict[BLESSING][0])
+
+
+def _bless(
+    outputs: Iterable[Artifact],
+    input_dict: Mapping[str, list[types.Artifact]],
+    blessing: types.Artifact,
+) -> None:
+    """Write a blessing by the names of TFX's Evaluator, whose constants import TensorFlow.
+
+    Blessed is a selection in which a candidate passed. Where none did, the source is kept, and
+    is not blessed. The current model is the selected candidate, the baseline the source.
+    """
+    by_type = {type(item): item for item in outputs}
+    selection, selected = by_type[Selection], by_type[SelectedModel]
+    blessed = isinstance(selection, Selection) and selection.passed > 0
+    chosen = selected.candidate if isinstance(selected, SelectedModel) else ""
+    for name, prefix in ((chosen, "current_model"), (SOURCE, "baseline_model")):
+        for model in input_dict.get(f"candidates{FAMILY_SEPARATOR}{name}", ()):
+            blessing.set_string_custom_property(prefix, model.uri)
+            blessing.set_int_custom_property(f"{prefix}_id", model.id)
+    folder = Path(blessing.uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
+    blessing.set_int_custom_property("blessed", int(blessed))
 
 
 def _input_paths(
@@ -314,6 +349,8 @@ def component(
     }
     inputs = _flatten(step, channels)
     outputs = {name: types.Channel(type=tfx_type(of)) for name, of in step.outputs.items()}
+    if Selection in step.outputs.values():
+        outputs[BLESSING] = types.Channel(type=standard_artifacts.ModelBlessing)
     spec_class = type(
         f"{step.name}Spec",
         (ComponentSpec,),

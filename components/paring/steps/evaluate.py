@@ -14,7 +14,7 @@ from paring.step import Input, Output, step
 _log = logging.getLogger(__name__)
 
 
-@step(version="8", runs_model=True)
+@step(version="9", runs_model=True)
 def evaluate(
     source: Input[Servable],
     candidate: Input[Servable | None],

@@ -34,6 +34,12 @@ placement_options = (
         help="Where each step runs, such as k8s/runtime.toml; of several, later ones go over"
         " earlier ones.",
     ),
+    click.option(
+        "--display-names/--no-display-names",
+        default=True,
+        show_default=True,
+        help="Give tasks names for people, which Kubeflow Pipelines before 2.6 can't run.",
+    ),
 )
 
 
@@ -89,7 +95,14 @@ def compile_pipeline(given: Mapping[str, Any], out: Path, *, namespace: str = ""
     placements = place(dag, runtimes, target=target, image=image)
     from paring_pipelines.kubeflow.compile import compile_dag
 
-    compile_dag(dag, out, image=image or IMAGE, placements=placements, namespace=namespace)
+    compile_dag(
+        dag,
+        out,
+        image=image or IMAGE,
+        placements=placements,
+        namespace=namespace,
+        display_names=given["display_names"],
+    )
     used = sorted({placement.image or IMAGE for placement in placements.values()})
     return f"{len(dag.nodes)} tasks on {', '.join(used)}"
 

@@ -16,7 +16,7 @@ from paring.errors import OutputError, ParameterError
 from paring.storage import written_beside
 from paring.system.step_limits import TIME_VARIABLE
 from paring_pipelines.kubeflow.placement import STORE_IDENTITY, Placement
-from paring_pipelines.kubeflow.task_graph import task_name
+from paring_pipelines.kubeflow.task_graph import display_name, task_name
 from paring_pipelines.pipeline.dag import Dag, Edge, Node
 
 # Of a pod's time, what its step has not.
@@ -30,6 +30,7 @@ def compile_dag(
     image: str,
     placements: Mapping[str, Placement] | None = None,
     namespace: str = "",
+    display_names: bool = True,
 ) -> None:
     """Write `dag` to `out`, a pipeline spec of schema 2.1.0 as YAML.
 
@@ -52,6 +53,8 @@ def compile_dag(
         namespace: Where one is given, the file holds Kubeflow's resources Pipeline and
             PipelineVersion for it instead. A version can't be changed once it is there,
             so the digest of its content is part of its name.
+        display_names: Whether tasks have names for people beside their own. Backends
+            before 2.6 look tasks up by them and then find none.
 
     Raises:
         ParameterError: A node takes one artifact under two inputs, or the names of two
@@ -60,7 +63,8 @@ def compile_dag(
     """
     _refuse_repeated_artifacts(dag)
     _refuse_equal_names(dag)
-    package = dsl.pipeline(name=dag.name)(_pipeline_function(dag, image, placements or {}))
+    function = _pipeline_function(dag, image, placements or {}, display_names=display_names)
+    package = dsl.pipeline(name=dag.name)(function)
     _write(package, out, _resources(package, namespace) if namespace else {})
 
 
@@ -167,7 +171,9 @@ def _write(package: Any, out: Path, options: Mapping[str, Any] = MappingProxyTyp
         ) from error
 
 
-def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]) -> Any:
+def _pipeline_function(
+    dag: Dag, image: str, placements: Mapping[str, Placement], *, display_names: bool
+) -> Any:
     identities = _identities(dag)
 
     def pipeline(*arguments: Any) -> None:
@@ -183,8 +189,7 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
                 node.step,
                 image=placement.image or image,
                 members=_members(node),
-                # Tasks take their names from this. No display names: backends
-                # before 2.6 look tasks up by them and then find none.
+                # Tasks take their names from this.
                 name=node.id,
                 identity=identities[node.id],
                 tolerate=node.tolerate,
@@ -197,6 +202,8 @@ def _pipeline_function(dag: Dag, image: str, placements: Mapping[str, Placement]
             }
             parameters = {**node.parameters, **placement.parameters, SOURCE_DIGEST: digest}
             task = made(**inputs, **parameters)
+            if display_names:
+                task.set_display_name(display_name(node.step.name, node.id))
             _place(task, placement)
             if node.step.side_effects:
                 task.set_caching_options(enable_caching=False)

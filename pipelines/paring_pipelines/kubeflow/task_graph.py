@@ -18,6 +18,16 @@ _FIRST = ("import_model", "import_examples", "profile", "draw_calibration")
 _MEASURING = ("evaluate", "benchmark")
 _LAST = ("select", "check_tpu", "tune_batch", "report", "push")
 _UNRANKED = 1 << 30
+_WORDS = {
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+    "savedmodel": "SavedModel",
+    "tensorrt": "TensorRT",
+    "tflite": "TFLite",
+    "tftrt": "TF-TRT",
+    "tpu": "TPU",
+}
+"""Names of formats and devices as people write them, by their part of a step's name."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,20 @@ class _Entry:
 def task_name(node: str) -> str:
     """Return the name that Kubeflow's compiler gives to the task of a node."""
     return re.sub("[^0-9a-z]+", "-", node.lower()).strip("-")
+
+
+def display_name(step: str, node: str) -> str:
+    """Return the name of a node's task for people, such as `Convert TFLite (prune-int8)`.
+
+    Args:
+        step: Name of the step.
+        node: Id of the node.
+    """
+    first, *others = (_WORDS.get(word, word) for word in step.split("_"))
+    title = " ".join([first[0].upper() + first[1:], *others])
+    if node == step:
+        return title
+    return f"{title} ({node.removeprefix(f'{step}-')})"
 
 
 def planned_tasks(spec: Mapping[str, Any]) -> list[PlannedTask]:

@@ -38,6 +38,7 @@ from paring_pipelines.pipeline.recipes import Recipe
 from paring_pipelines.pipeline.settings import LOCAL_DEFAULTS, LocalSettings, Settings
 from paring_pipelines.runners.base import Observer, Runner, RunResult, ignore
 from paring_pipelines.runners.locations import RESULTS, Destination
+from paring_pipelines.runners.mlflow_tracking import log_results
 from paring_pipelines.runners.recorded_run import find_recorded_run, record_run
 from paring_pipelines.runners.scheduler import default_jobs
 
@@ -206,7 +207,7 @@ class Workspace:
         return self._opened
 
     def publish(self, result: RunResult) -> PublishedRun:
-        """Put the results of a run in place, each by a rename; then into the store.
+        """Put the results of a run in place, each by a rename; then into the store, and to MLflow.
 
         Raises:
             ArtifactTypeError: One has been changed since its step wrote it.
@@ -224,8 +225,10 @@ class Workspace:
             storage.put(made[name], str(folder / name))
         for name in RESULTS:
             self._out.publish(name)
+        selection = SelectionResult.read(folder / "selection.json")
+        log_results(selection, [folder / "selection.json", folder / "report.html"])
         return PublishedRun(
-            selection=SelectionResult.read(folder / "selection.json"),
+            selection=selection,
             selected=folder / "selected",
             report=folder / "report.html",
             cached=result.cached,

@@ -269,9 +269,11 @@ def _result(dag: Dag, root: Path, retry_failed: bool) -> RunResult:
     result = RunResult(nodes=len(dag.nodes))
     for event in store.get_events_by_execution_ids(list(executions)):
         node = nodes[event.execution_id]
-        if event.type == metadata_store_pb2.Event.OUTPUT and node in dag.nodes:
-            path = Path(artifacts[event.artifact_id].uri)
-            result.outputs.setdefault(node, {})[event.path.steps[0].key] = path
+        if event.type != metadata_store_pb2.Event.OUTPUT or node not in dag.nodes:
+            continue
+        name = event.path.steps[0].key
+        if name in dag.nodes[node].step.outputs:
+            result.outputs.setdefault(node, {})[name] = Path(artifacts[event.artifact_id].uri)
     cached = {
         nodes[item.id]
         for item in executions.values()

@@ -62,6 +62,7 @@ def test_the_command_has_what_the_step_declares(step: Step) -> None:
 
 def test_the_tfx_component_has_what_the_step_declares(step: Step) -> None:
     from tfx import types
+    from tfx.types import standard_artifacts
 
     from paring.adapters import tfx
 
@@ -75,9 +76,10 @@ def test_the_tfx_component_has_what_the_step_declares(step: Step) -> None:
         for name, spec in step.inputs.items()
         for key in ([f"{name}__{member}" for member in KEYS] if spec.family else [name])
     }
+    blessing = {tfx.BLESSING: standard_artifacts.ModelBlessing} if step.name == "select" else {}
     assert {name: item.type for name, item in made.outputs.items()} == {
         name: tfx.tfx_type(kind) for name, kind in step.outputs.items()
-    }
+    } | blessing
     properties = {
         name: value
         for name, value in made.exec_properties.items()

@@ -2,10 +2,15 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tfx.dsl.components.common.importer import Importer
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.metadata import sqlite_metadata_connection_config
+from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
 from paring.adapters import tfx
@@ -21,6 +26,7 @@ from paring.artifacts import (
 from paring.execution import Call
 from paring.step import Step
 from paring.steps.import_model import import_model
+from paring.steps.select import select
 
 
 def _runner(seen: list[str]) -> tfx.NodeRunner:
@@ -109,3 +115,48 @@ def test_each_type_is_a_kind_of_those_that_ml_metadata_knows(name: str, tmp_path
         store.put_artifact_type(kind, can_add_fields=True, can_omit_fields=True)
     stored = store.get_artifact_type(ARTIFACT_CLASSES[name].TYPE_NAME)
     assert stored.base_type == others.get(name, expected)
+
+
+def test_a_selection_is_blessed_as_evaluator_blesses_where_a_candidate_passed(
+    family: Any, tmp_path: Path
+) -> None:
+    family.add("int8", speedup=5.0, size_bytes=250_000)
+    importers = {
+        (kind, name): Importer(
+            source_uri=str(path), artifact_type=tfx_type(select.inputs[kind].type)
+        ).with_id(f"{kind}-{name}")
+        for kind, paths in family.inputs.items()
+        for name, path in paths.items()
+    }
+    families: dict[str, dict[str, Any]] = {kind: {} for kind in family.inputs}
+    for (kind, name), importer in importers.items():
+        families[kind][name] = importer.outputs["result"]
+    config = sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite"))
+    nodes = [
+        tfx.component(select, node_id="within", **families),
+        tfx.component(select, node_id="beyond", max_size_mb=1e-9, **families),
+        tfx.component(select, node_id="broken", recipes="[", tolerate=True, **families),
+    ]
+    root = tmp_path / "root"
+    LocalDagRunner().run(Pipeline("p", str(root), config, components=[*importers.values(), *nodes]))
+    store = MetadataStore(config)
+    blessings = {
+        Path(item.uri).relative_to(root).parts[0]: item
+        for item in store.get_artifacts_by_type("ModelBlessing")
+    }
+    for node, blessed, file, current in (
+        ("within", 1, "BLESSED", "int8"),
+        ("beyond", 0, "NOT_BLESSED", "source"),
+        ("broken", 0, "NOT_BLESSED", ""),
+    ):
+        properties = blessings[node].custom_properties
+        assert properties["blessed"].int_value == blessed
+        assert [item.name for item in Path(blessings[node].uri).iterdir()] == [file]
+        assert properties["baseline_model"].string_value == str(family.path("candidates", "source"))
+        if current:
+            uri = str(family.path("candidates", current))
+            assert properties["current_model"].string_value == uri
+            (model,) = store.get_artifacts_by_uri(uri)
+            assert properties["current_model_id"].int_value == model.id
+        else:
+            assert "current_model" not in properties

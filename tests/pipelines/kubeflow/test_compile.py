@@ -111,6 +111,22 @@ def test_each_node_is_a_cached_task_named_for_its_id(tmp_path: Path) -> None:
     assert all(task["cachingOptions"] == {"enableCache": True} for task in tasks.values())
 
 
+def test_tasks_have_names_for_people_unless_they_are_left_out(tmp_path: Path) -> None:
+    dag = build(load_recipes(target="cpu-server"), Settings())
+    tasks = _compile(dag, tmp_path)["root"]["dag"]["tasks"]
+    shown = {name: task["taskInfo"]["name"] for name, task in tasks.items()}
+    assert shown["import-model"] == "Import model"
+    assert shown["prune-prune-int8"] == "Prune (prune-int8)"
+    assert shown["convert-tflite-tflite-int8"] == "Convert TFLite (tflite-int8)"
+    assert shown["export-onnx-onnx-float32"] == "Export ONNX (onnx-float32)"
+    # Kubeflow looks an importer up by it.
+    assert shown["importer-2"] == "importer-2"
+    assert len(set(shown.values())) == len(tasks)
+    compile_dag(dag, tmp_path / "plain.yaml", image=IMAGE, display_names=False)
+    plain = yaml.safe_load((tmp_path / "plain.yaml").read_text())["root"]["dag"]["tasks"]
+    assert all(task["taskInfo"]["name"] == name for name, task in plain.items())
+
+
 @pytest.mark.parametrize("names", [("a-b", "a_b"), ("a", "A"), ("a-2", "a.2")])
 def test_nodes_that_kubeflow_would_number_are_refused(
     names: tuple[str, str], tmp_path: Path

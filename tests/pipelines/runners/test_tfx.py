@@ -276,12 +276,18 @@ def test_steps_stand_between_a_users_importer_and_pusher(
     build = runpy.run_path(str(EXAMPLE))["build"]
     shutil.copytree(digits_model, tmp_path / "trained" / "Format-Serving")
     _write_examples(tmp_path / "examples", digits)
-    pipeline = build(tmp_path / "trained", tmp_path / "examples", tmp_path, epochs=1)
+    pipeline = build(
+        *(tmp_path / "trained", tmp_path / "examples", tmp_path),
+        epochs=1,
+        max_accuracy_drop=1.0,
+        min_seconds=0.2,
+    )
     tfx.orchestration.LocalDagRunner().run(pipeline)
 
-    (version,) = (tmp_path / "savedmodel").iterdir()
-    assert (version / "saved_model.pb").is_file()
-    (version,) = (tmp_path / "tflite").iterdir()
-    assert (version / "model.tflite").is_file()
+    (selection,) = (tmp_path / "root" / "select" / "selection").iterdir()
+    selected = SelectionResult.read(selection / "selection.json").selected
+    (version,) = (tmp_path / "pushed").iterdir()
+    served = "model.tflite" if selected == "tflite" else "saved_model.pb"
+    assert (version / served).is_file()
     (artifact,) = (tmp_path / "root" / "prune" / "pruned").iterdir()
     assert PrunedModel.load(artifact).sparsity == pytest.approx(0.6, abs=0.01)

@@ -1,4 +1,4 @@
-"""Scores of a candidate and its source, from sums that merge in any order.
+"""Scores of a candidate and its source, from exact sums that merge in any order.
 
 One file a family: `classes` (top-1, top-k, AUC by `ranks`; of examples or of
 tokens), `values` (MAE, RMSE), `function` (the user's own); `outputs` chooses

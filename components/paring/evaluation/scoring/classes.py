@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.errors import ExamplesError, ParameterError, UnsupportedError
+from paring.evaluation.scoring.exact_sums import ExactSums
 from paring.evaluation.scoring.means import Z_95, Interval
 from paring.evaluation.scoring.ranks import PairedRanks
 
@@ -28,19 +29,16 @@ class ClassTally:
         ranked: Whether `ranks` are counted, of two classes.
         count: Rows.
         labelled: Rows with a label.
-        weight: The rows' weights in sum.
-        labelled_weight: The weights of rows with a label in sum, and the sum of the weights'
-            squares.
-        sums: float64 [4], weights of the rows: both right, source right alone, candidate
-            right alone, agreeing.
+        sums: [7], weights of the rows: of all, of those with a label, and of these the
+            squares; both right, source right alone, candidate right alone, agreeing.
         broken: Rows with NaN from the source, and from the candidate.
         class_counts: int64 [classes]: rows of the class.
-        class_sums: float64 [3, classes], weights of the rows: of the class, those that the
+        class_sums: [3, classes], weights of the rows: of the class, those that the
             source, and that the candidate got right.
         confusion: How often the candidate took one class for another, by
             label * classes + class; none above 1,024 classes, where it would
             outgrow memory.
-        top_sums: As the first three of `sums`, float64 [3].
+        top_sums: [3], both right, source right alone, candidate right alone.
         ranks: Both models' scores.
         single: Whether there is one value for each row.
     """
@@ -50,21 +48,19 @@ class ClassTally:
     ranked: bool = False
     count: int = 0
     labelled: int = 0
-    weight: float = 0.0
-    labelled_weight: Values = field(default_factory=lambda: np.zeros(2))
-    sums: Values = field(default_factory=lambda: np.zeros(4))
+    sums: ExactSums = field(default_factory=lambda: ExactSums(7))
     broken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
     class_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    class_sums: Values = field(default_factory=lambda: np.zeros((3, 0)))
+    class_sums: ExactSums = field(default_factory=lambda: ExactSums(3, 0))
     confusion: dict[int, int] = field(default_factory=dict)
-    top_sums: Values = field(default_factory=lambda: np.zeros(3))
+    top_sums: ExactSums = field(default_factory=lambda: ExactSums(3))
     ranks: PairedRanks = field(default_factory=PairedRanks)
     single: bool = False
 
     @property
     def classes(self) -> int:
         """Number of classes; 0 before the first row."""
-        return int(self.class_sums.shape[1])
+        return self.class_sums.shape[1]
 
     def add(
         self,
@@ -96,32 +92,38 @@ class ClassTally:
         if self.count == 0:
             self.single = source.shape[1] == 1
             self.class_counts = np.zeros(classes, np.int64)
-            self.class_sums = np.zeros((3, classes))
+            self.class_sums = ExactSums(3, classes)
         self._check(classes, labels)
         if weights is None:
             weights = np.ones(len(source))
         self.count += len(source)
-        self.weight += float(weights.sum())
         top, other = self._top_1(source), self._top_1(candidate)
         agreeing = (top == other) & (top >= 0)
-        self.sums[3] += weights[agreeing].sum()
         self.broken += [np.count_nonzero(top < 0), np.count_nonzero(other < 0)]
         if labels is None:
+            nothing = np.zeros(len(weights))
+            terms = [weights, *[nothing] * 5, weights * agreeing]
+            self.sums.add(np.stack(terms, axis=1))
             differing: NDArray[np.int64] = (~agreeing).astype(np.int64)
             return differing
         self.labelled += len(labels)
-        self.labelled_weight += [weights.sum(), weights @ weights]
-        self._judge(top, other, labels, weights)
+        source_right, right = top == labels, other == labels
+        judged = weights_of_right(source_right, right, weights)
+        terms = [weights, weights, weights * weights, *judged, weights * agreeing]
+        self.sums.add(np.stack(terms, axis=1))
+        self._count_classes(labels, source_right, right, weights)
+        self._count_confusion(other, labels)
         if self.top_k:
-            self.top_sums += _right(
+            judged = weights_of_right(
                 _in_top_k(source, labels, self.top_k),
                 _in_top_k(candidate, labels, self.top_k),
                 weights,
             )
+            self.top_sums.add(np.stack(judged, axis=1))
         if self.ranked:
             scores, others = _score_of_class_1(source), _score_of_class_1(candidate)
             self.ranks.add(scores, others, positive=labels == 1, weights=weights)
-        lost: NDArray[np.int64] = (top == labels).astype(int) - (other == labels)
+        lost: NDArray[np.int64] = source_right.astype(int) - right
         return lost
 
     def merge(self, other: "ClassTally") -> None:
@@ -129,17 +131,15 @@ class ClassTally:
         if other.count == 0:
             return
         if self.count == 0:
-            self.single, self.class_sums = other.single, np.zeros_like(other.class_sums)
+            self.single, self.class_sums = other.single, ExactSums(*other.class_sums.shape)
             self.class_counts = np.zeros_like(other.class_counts)
         self.count += other.count
         self.labelled += other.labelled
-        self.weight += other.weight
-        self.labelled_weight += other.labelled_weight
-        self.sums += other.sums
+        self.sums.merge(other.sums)
         self.broken += other.broken
         self.class_counts += other.class_counts
-        self.class_sums += other.class_sums
-        self.top_sums += other.top_sums
+        self.class_sums.merge(other.class_sums)
+        self.top_sums.merge(other.top_sums)
         for pair, number in other.confusion.items():
             self.confusion[pair] = self.confusion.get(pair, 0) + number
         self.ranks.merge(other.ranks)
@@ -164,24 +164,23 @@ class ClassTally:
                 remedy="use top_1 or top_k, or a function of your own",
             )
 
-    def _judge(
+    def _count_classes(
         self,
-        top: NDArray[np.int64],
-        other: NDArray[np.int64],
         labels: NDArray[np.int64],
+        source_right: NDArray[np.bool_],
+        right: NDArray[np.bool_],
         weights: Values,
     ) -> None:
-        """Count in what each model got right."""
-        source_right, right = top == labels, other == labels
-        self.sums[:3] += _right(source_right, right, weights)
+        """Count in what each model got right of each class."""
         self.class_counts += np.bincount(labels, minlength=self.classes)
-        for row, chosen in enumerate((np.ones(len(labels), bool), source_right, right)):
-            self.class_sums[row] += np.bincount(
-                labels[chosen], weights[chosen], minlength=self.classes
-            )
+        terms = ExactSums.of(np.stack([weights, weights * source_right, weights * right]))
+        self.class_sums.merge(terms.grouped(labels, self.classes))
+
+    def _count_confusion(self, other: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        """Count in the classes that the candidate took for others."""
         if self.classes > _CONFUSION_CLASSES:
             return
-        wrong = ~right & (other >= 0)
+        wrong = (other != labels) & (other >= 0)
         pairs, numbers = np.unique(labels[wrong] * self.classes + other[wrong], return_counts=True)
         for pair, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
             self.confusion[pair] = self.confusion.get(pair, 0) + number
@@ -213,9 +212,10 @@ class ClassTally:
                     remedy="give examples of both, or use metric top_1",
                 )
             return *areas, self.ranks.drop_interval()
-        sums = self.sums[:3] if metric == "top_1" else self.top_sums
-        both, source_only, candidate_only = (float(value) for value in sums)
-        weight, squares = (float(value) for value in self.labelled_weight)
+        _, weight, squares, *judged, _ = self.sums.values().tolist()
+        if metric != "top_1":
+            judged = self.top_sums.values().tolist()
+        both, source_only, candidate_only = judged
         return (
             (both + source_only) / weight,
             (both + candidate_only) / weight,
@@ -225,8 +225,9 @@ class ClassTally:
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
         source_nan, nan = (int(value) for value in self.broken)
+        sums = self.sums.values().tolist()
         result: dict[str, Any] = {
-            "agreement": float(self.sums[3]) / self.weight,
+            "agreement": sums[-1] / sums[0],
             "threshold": self.threshold if self.single else None,
             "nan_predictions": nan,
             "source_nan_predictions": source_nan,
@@ -242,8 +243,8 @@ class ClassTally:
         return result
 
     def _accuracy_drop(self) -> float:
-        _, source_only, candidate_only, _ = (float(value) for value in self.sums)
-        return (source_only - candidate_only) / float(self.labelled_weight[0])
+        _, weight, _, _, source_only, candidate_only, _ = self.sums.values().tolist()
+        return float((source_only - candidate_only) / weight)
 
     def _classes(self) -> list[dict[str, Any]]:
         return [
@@ -254,7 +255,7 @@ class ClassTally:
                 "source_accuracy": float(source_right / weight) if count else None,
             }
             for number, (count, (weight, source_right, right)) in enumerate(
-                zip(self.class_counts, self.class_sums.T, strict=True)
+                zip(self.class_counts, self.class_sums.values().T, strict=True)
             )
         ]
 
@@ -306,11 +307,12 @@ def _score_of_class_1(scores: NDArray[Any]) -> NDArray[np.float64]:
     return difference
 
 
-def _right(source: NDArray[np.bool_], candidate: NDArray[np.bool_], weights: Values) -> list[float]:
+def weights_of_right(
+    source: NDArray[np.bool_], candidate: NDArray[np.bool_], weights: Values
+) -> list[Values]:
     """Return the weights of what both, the source alone, and the candidate alone got right."""
     return [
-        float(weights[which].sum())
-        for which in (source & candidate, source & ~candidate, candidate & ~source)
+        weights * which for which in (source & candidate, source & ~candidate, candidate & ~source)
     ]
 
 

@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paring.evaluation.scoring.classes import accuracy_interval, interval_ends
+from paring.evaluation.scoring.classes import accuracy_interval, interval_ends, weights_of_right
+from paring.evaluation.scoring.exact_sums import ExactSums
 from paring.evaluation.scoring.means import Interval
 
 _MOST_CLASSES = 1024
 _MOST_CONFUSED = 20
-_SUMS = (
-    *("count", "weight", "labelled_weight", "labelled_squares"),
-    *("agreeing", "both", "source_only", "candidate_only"),
-)
 
 
 @dataclass
@@ -23,34 +20,26 @@ class IdentifierTally:
 
     Attributes:
         count: Predictions.
-        weight: Their weights in sum.
-        labelled_weight, labelled_squares: The weights of predictions with a label in sum, and
-            the sum of their squares.
-        agreeing: Weight of the predictions that are equal in both models.
-        both, source_only, candidate_only: Weight of the predictions that equal their label.
-        classes: For each label: its count, its weight, and the weight of those that the
-            source, and that the candidate predicted.
+        labelled: Predictions with a label.
+        sums: [7], weights of the predictions: of all, of those with a label, and of these the
+            squares; both right, source right alone, candidate right alone; equal in both models.
+        classes: The labels, int64, sorted.
+        class_counts: Predictions of each label, int64.
+        class_sums: [3, labels], weights of the predictions: of the label, those that the
+            source, and that the candidate got right.
         confusion: How often the candidate predicted another than the label, by both.
         is_bounded: Whether there are few enough labels to keep `classes` and
-            `confusion`; both are empty otherwise.
+            `confusion`; all of them are empty otherwise.
     """
 
     count: int = 0
-    weight: float = 0.0
-    labelled_weight: float = 0.0
-    labelled_squares: float = 0.0
-    agreeing: float = 0.0
-    both: float = 0.0
-    source_only: float = 0.0
-    candidate_only: float = 0.0
-    classes: dict[int, list[float]] = field(default_factory=dict)
+    labelled: int = 0
+    sums: ExactSums = field(default_factory=lambda: ExactSums(7))
+    classes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_sums: ExactSums = field(default_factory=lambda: ExactSums(3, 0))
     confusion: dict[tuple[int, int], int] = field(default_factory=dict)
     is_bounded: bool = True
-
-    @property
-    def labelled(self) -> bool:
-        """Return whether any prediction has a label."""
-        return self.labelled_weight > 0
 
     def add(
         self,
@@ -67,17 +56,18 @@ class IdentifierTally:
             int64 [predictions]; without labels 1 where they differ.
         """
         self.count += len(source)
-        self.weight += float(weights.sum())
-        self.agreeing += float(weights[source == candidate].sum())
+        agreeing = source == candidate
         if labels is None:
-            differing: NDArray[np.int64] = (source != candidate).astype(np.int64)
+            nothing = np.zeros(len(weights))
+            terms = [weights, *[nothing] * 5, weights * agreeing]
+            self.sums.add(np.stack(terms, axis=1))
+            differing: NDArray[np.int64] = (~agreeing).astype(np.int64)
             return differing
-        self.labelled_weight += float(weights.sum())
-        self.labelled_squares += float(weights @ weights)
+        self.labelled += len(labels)
         source_right, right = source == labels, candidate == labels
-        self.both += float(weights[source_right & right].sum())
-        self.source_only += float(weights[source_right & ~right].sum())
-        self.candidate_only += float(weights[right & ~source_right].sum())
+        judged = weights_of_right(source_right, right, weights)
+        terms = [weights, weights, weights * weights, *judged, weights * agreeing]
+        self.sums.add(np.stack(terms, axis=1))
         self._count_classes(labels, source_right, right, weights)
         wrong = ~right
         pairs = np.stack([labels[wrong], candidate[wrong]], axis=1).astype(np.int64)
@@ -89,50 +79,51 @@ class IdentifierTally:
 
     def merge(self, other: "IdentifierTally") -> None:
         """Count all of `other` in."""
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.count += other.count
+        self.labelled += other.labelled
+        self.sums.merge(other.sums)
         self.is_bounded &= other.is_bounded
-        for label, counts in other.classes.items():
-            self._add_class(label, counts)
+        self._add_classes(other.classes, other.class_counts, other.class_sums)
         for pair, number in other.confusion.items():
             self._add_confusion(pair, number)
         self._keep_bounded()
 
     def scores(self) -> tuple[float, float, Interval]:
         """Return the source's and the candidate's accuracy, and the interval of the drop."""
+        _, weight, squares, both, source_only, candidate_only, _ = self.sums.values().tolist()
         return (
-            (self.both + self.source_only) / self.labelled_weight,
-            (self.both + self.candidate_only) / self.labelled_weight,
-            accuracy_interval(
-                self.source_only,
-                self.candidate_only,
-                weight=self.labelled_weight,
-                squares=self.labelled_squares,
-            ),
+            (both + source_only) / weight,
+            (both + candidate_only) / weight,
+            accuracy_interval(source_only, candidate_only, weight=weight, squares=squares),
         )
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of evaluation.json that are of classes; see the step `evaluate`."""
+        weight, labelled_weight, _, _, source_only, candidate_only, agreeing = (
+            self.sums.values().tolist()
+        )
         result: dict[str, Any] = {
-            "agreement": self.agreeing / self.weight,
+            "agreement": agreeing / weight,
             "nan_predictions": 0,
             "source_nan_predictions": 0,
         }
         if self.labelled:
             source, candidate, interval = self.scores()
             result |= {"accuracy": candidate, "source_accuracy": source}
-            drop = (self.source_only - self.candidate_only) / self.labelled_weight
-            result |= {"accuracy_drop": drop}
+            result |= {"accuracy_drop": (source_only - candidate_only) / labelled_weight}
             result |= interval_ends("accuracy_drop", interval)
         if self.labelled and self.is_bounded:
+            figures = np.column_stack([self.classes, self.class_counts]).tolist()
             result["classes"] = [
                 {
                     "class": label,
-                    "count": int(count),
+                    "count": count,
                     "accuracy": right / weight,
                     "source_accuracy": source_right / weight,
                 }
-                for label, (count, weight, source_right, right) in sorted(self.classes.items())
+                for (label, count), (weight, source_right, right) in zip(
+                    figures, self.class_sums.values().T.tolist(), strict=True
+                )
             ]
             order = sorted(self.confusion.items(), key=lambda item: (-item[1], item[0]))
             result["most_confused"] = [
@@ -148,17 +139,24 @@ class IdentifierTally:
         right: NDArray[Any],
         weights: NDArray[np.float64],
     ) -> None:
-        ids, places = np.unique(labels, return_inverse=True)
-        columns = [
-            np.bincount(places, item, minlength=len(ids))
-            for item in (None, weights, weights * source_right, weights * right)
-        ]
-        for label, *counts in zip(ids, *columns, strict=True):
-            self._add_class(int(label), [float(count) for count in counts])
+        """Count in what each model got right of each label."""
+        ids, places = np.unique(labels.astype(np.int64), return_inverse=True)
+        terms = ExactSums.of(np.stack([weights, weights * source_right, weights * right]))
+        self._add_classes(ids, np.bincount(places), terms.grouped(places, len(ids)))
 
-    def _add_class(self, label: int, counts: list[float]) -> None:
-        known = self.classes.get(label, [0.0] * len(counts))
-        self.classes[label] = [item + more for item, more in zip(known, counts, strict=True)]
+    def _add_classes(
+        self, labels: NDArray[np.int64], counts: NDArray[np.int64], sums: ExactSums
+    ) -> None:
+        """Add the figures of each of these labels."""
+        if not len(labels):
+            return
+        both = np.concatenate([self.classes, labels])
+        self.classes, places = np.unique(both, return_inverse=True)
+        numbers = np.concatenate([self.class_counts, counts])
+        self.class_counts = np.zeros(len(self.classes), np.int64)
+        np.add.at(self.class_counts, places, numbers)
+        merged = ExactSums.concatenate([self.class_sums, sums])
+        self.class_sums = merged.grouped(places, len(self.classes))
 
     def _add_confusion(self, pair: tuple[int, int], number: int) -> None:
         self.confusion[pair] = self.confusion.get(pair, 0) + number
@@ -168,5 +166,6 @@ class IdentifierTally:
         if len(self.classes) > _MOST_CLASSES or len(self.confusion) > _MOST_CLASSES**2:
             self.is_bounded = False
         if not self.is_bounded:
-            self.classes.clear()
+            self.classes = self.class_counts = np.zeros(0, np.int64)
+            self.class_sums = ExactSums(3, 0)
             self.confusion.clear()

@@ -1,7 +1,7 @@
 """Means over examples of two models, with intervals for how they differ.
 
 Both models saw the same examples, so the intervals are of paired differences.
-They are normal approximations, of sums that can be merged in any order.
+They are normal approximations, of exact sums, so that no order of merges changes them.
 
 With sample weights a mean is a ratio, the weighted sum over the sum of weights, and its
 variance that of such a ratio (W. G. Cochran, "Sampling Techniques", 3rd edition, 1977,
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.evaluation.scoring.exact_sums import ExactSums
+
 Z_95 = 1.959963984540054
 
 Interval = tuple[float, float]
@@ -25,16 +27,12 @@ class PairedMeans:
 
     Attributes:
         count: Examples.
-        weight: The sum of their weights.
-        sums: float64 [2], weighted: source, candidate.
-        squares: float64 [6], weighted by the squares of the weights: 1, source, candidate,
-            their squares, their product.
+        totals: Of the weights, and of the weighted values of source and candidate; then by
+            the squares of the weights: of 1, source, candidate, their squares, their product.
     """
 
     count: int = 0
-    weight: float = 0.0
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
-    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
+    totals: ExactSums = field(default_factory=lambda: ExactSums(9))
 
     def add(
         self,
@@ -42,38 +40,38 @@ class PairedMeans:
         candidate: NDArray[np.float64],
         weights: NDArray[np.float64] | None = None,
     ) -> None:
-        """Count examples in; all float64 [batch], without weights each counts 1."""
+        """Count examples in; all float64 [batch], without weights each counts 1.
+
+        Raises:
+            UnsupportedError: See `ExactSums.add`.
+        """
         if weights is None:
             weights = np.ones(len(source))
         self.count += len(source)
-        self.weight += float(weights.sum())
-        self.sums += [weights @ source, weights @ candidate]
         item, other = weights * source, weights * candidate
-        self.squares += [
-            weights @ weights,
-            weights @ item,
-            weights @ other,
-            item @ item,
-            other @ other,
-            item @ other,
-        ]
+        terms = (
+            *(weights, item, other),
+            *(weights * weights, weights * item, weights * other),
+            *(item * item, other * other, item * other),
+        )
+        self.totals.add(np.stack(terms, axis=1))
 
     def merge(self, other: "PairedMeans") -> None:
         """Count all of `other` in."""
         self.count += other.count
-        self.weight += other.weight
-        self.sums += other.sums
-        self.squares += other.squares
+        self.totals.merge(other.totals)
 
     @property
     def source(self) -> float:
         """The source's mean."""
-        return float(self.sums[0]) / self.weight
+        weight, source, _ = self.totals.values()[:3].tolist()
+        return float(source / weight)
 
     @property
     def candidate(self) -> float:
         """The candidate's mean."""
-        return float(self.sums[1]) / self.weight
+        weight, _, candidate = self.totals.values()[:3].tolist()
+        return float(candidate / weight)
 
     def difference_interval(self) -> Interval | None:
         """Return the 95% interval of the source's mean less the candidate's.
@@ -106,7 +104,8 @@ class PairedMeans:
 
     def _variance(self, a: float, b: float) -> float:
         """Return the variance of the mean of a * source - b * candidate."""
-        ones, source, candidate, squares, others, products = self.squares
+        weight, _, _, ones, *moments = self.totals.values().tolist()
+        source, candidate, squares, others, products = moments
         mean = a * self.source - b * self.candidate
         residuals = (
             (a * a * squares + b * b * others - 2 * a * b * products)
@@ -115,7 +114,7 @@ class PairedMeans:
         )
         # Rounding may leave a little less than 0 where both are the same.
         rows = self.count / (self.count - 1)
-        return max(0.0, float(residuals)) / (self.weight * self.weight) * rows
+        return float(max(0.0, residuals) / (weight * weight) * rows)
 
 
 @dataclass
@@ -128,28 +127,29 @@ class TokenSums:
 
     Attributes:
         count: Examples with at least one token.
-        sums: float64 [5] over examples: lost (tokens that the source got right
+        sums: [5] over examples: lost (tokens that the source got right
             less those of the candidate), tokens, their squares, their product.
     """
 
     count: int = 0
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
+    sums: ExactSums = field(default_factory=lambda: ExactSums(5))
 
     def add(self, lost: NDArray[np.float64], tokens: NDArray[np.float64]) -> None:
         """Count examples in; both float64 [batch], times the examples' weights."""
         self.count += int(np.count_nonzero(tokens))
-        self.sums += [lost.sum(), tokens.sum(), lost @ lost, tokens @ tokens, lost @ tokens]
+        terms = (lost, tokens, lost * lost, tokens * tokens, lost * tokens)
+        self.sums.add(np.stack(terms, axis=1))
 
     def merge(self, other: "TokenSums") -> None:
         """Count all of `other` in."""
         self.count += other.count
-        self.sums += other.sums
+        self.sums.merge(other.sums)
 
     def interval(self) -> Interval | None:
         """Return the 95% interval of the drop in token accuracy; None of under two examples."""
         if self.count < 2:
             return None
-        lost, tokens, lost_squares, token_squares, products = (float(item) for item in self.sums)
+        lost, tokens, lost_squares, token_squares, products = self.sums.values().tolist()
         drop = lost / tokens
         residuals = max(0.0, lost_squares - 2 * drop * products + drop * drop * token_squares)
         half = Z_95 * math.sqrt(residuals * self.count / (self.count - 1)) / tokens
@@ -166,7 +166,7 @@ class ShareSums:
     """
 
     examples: TokenSums = field(default_factory=TokenSums)
-    squares: float = 0.0
+    squares: ExactSums = field(default_factory=ExactSums)
 
     def add(self, of_kind: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
         """Count examples in.
@@ -177,12 +177,12 @@ class ShareSums:
         """
         each = of_kind.shape[1]
         self.examples.add(weights * of_kind.sum(axis=1), weights * each)
-        self.squares += float(weights @ weights) * each
+        self.squares.add(weights * weights * each)
 
     def merge(self, other: "ShareSums") -> None:
         """Count all of `other` in."""
         self.examples.merge(other.examples)
-        self.squares += other.squares
+        self.squares.merge(other.squares)
 
     def interval(self) -> Interval | None:
         """Return the 95% interval of the share of that kind; None without predictions.
@@ -198,13 +198,16 @@ class ShareSums:
         section 8.2). Where all are of one kind, their variance says nothing, and each
         example counts as one prediction.
         """
-        kind, total, kind_squares, squares, products = (float(item) for item in self.examples.sums)
+        kind, total, kind_squares, squares, products = self.examples.sums.values().tolist()
         if not total:
             return None
         share = kind / total
         residuals = kind_squares - 2 * share * products + share * share * squares
         spread = share * (1 - share)
-        worth = min(total * total / self.squares, spread * total * total / max(residuals, 1e-300))
+        worth = min(
+            total * total / float(self.squares.values()),
+            spread * total * total / max(residuals, 1e-300),
+        )
         # Rounding may leave more or less than nothing of either.
         if min(kind, total - kind) <= 1e-12 * total:
             worth = total * total / squares

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.evaluation.scoring.exact_sums import ExactSums
 from paring.evaluation.scoring.means import Z_95, Interval
 
 Keys = NDArray[np.uint64]
-Sums = NDArray[np.float64]
+Values = NDArray[np.float64]
 
 _MOST_PAIRS = 2**20
 _SIGN = np.uint64(1 << 63)
@@ -46,17 +47,17 @@ class PairedRanks:
     Attributes:
         keys: Pairs of the source's key and the candidate's, without the dropped bits,
             uint64 [pairs, 2], sorted.
-        sums: float64 [4, pairs]: the weights of examples of class 0, and of class 1, and
+        sums: [4, pairs]: the weights of examples of class 0, and of class 1, and
             their squares.
         counts: Examples of class 0, and of class 1.
         shift: Bits that were dropped.
     """
 
     keys: Keys = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
-    sums: Sums = field(default_factory=lambda: np.zeros((4, 0)))
+    sums: ExactSums = field(default_factory=lambda: ExactSums(4, 0))
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
     shift: int = 0
-    _pending: list[tuple[Keys, Sums]] = field(default_factory=list)
+    _pending: list[tuple[Keys, ExactSums]] = field(default_factory=list)
     _pending_pairs: int = 0
 
     def add(
@@ -80,7 +81,7 @@ class PairedRanks:
         self.counts += np.count_nonzero(classes, axis=1)
         keys = np.stack([score_keys(item, positive) for item in (source, candidate)], axis=1)
         sums = np.concatenate([classes * each, classes * np.square(each)])
-        self._append(keys >> np.uint64(self.shift), sums)
+        self._append(keys >> np.uint64(self.shift), ExactSums.of(sums))
 
     def merge(self, other: "PairedRanks") -> None:
         """Count all of `other` in."""
@@ -91,7 +92,7 @@ class PairedRanks:
         for keys, sums in ((other.keys, other.sums), *other._pending):
             self._append(keys >> behind, sums)
 
-    def _append(self, keys: Keys, sums: Sums) -> None:
+    def _append(self, keys: Keys, sums: ExactSums) -> None:
         self._pending.append((keys, sums))
         self._pending_pairs += len(keys)
         # Sorting each batch in by itself would take far longer.
@@ -104,7 +105,7 @@ class PairedRanks:
         self._pending, self._pending_pairs = [], 0
         self._count(
             np.concatenate([keys for keys, _ in everything]),
-            np.concatenate([sums for _, sums in everything], axis=1),
+            ExactSums.concatenate([sums for _, sums in everything]),
         )
         while len(self.keys) > _MOST_PAIRS:
             self._drop_bits(1)
@@ -115,14 +116,14 @@ class PairedRanks:
         self._pending = [(keys >> np.uint64(bits), sums) for keys, sums in waiting]
         self._count(self.keys >> np.uint64(bits), self.sums)
 
-    def _count(self, keys: Keys, sums: Sums) -> None:
+    def _count(self, keys: Keys, sums: ExactSums) -> None:
         if not len(keys):
             return
         # Sorting numbers is many times as fast as sorting rows.
         (own, first), (others, second) = (np.unique(item, return_inverse=True) for item in keys.T)
         pairs, places = np.unique(first * len(others) + second, return_inverse=True)
         self.keys = np.stack([own[pairs // len(others)], others[pairs % len(others)]], axis=1)
-        self.sums = np.stack([np.bincount(places, item, len(pairs)) for item in sums])
+        self.sums = sums.grouped(places, len(pairs))
 
     def areas(self) -> tuple[float, float] | None:
         """Return the source's area and the candidate's; None where a class is missing.
@@ -135,10 +136,9 @@ class PairedRanks:
         self._compact()
         if not self.counts.all():
             return None
-        positive = self.sums[1]
+        positive = self.sums.values()[1]
         source, candidate = (
-            float(positive @ self._placements(model)[0]) / float(positive.sum())
-            for model in range(2)
+            _dot(positive, self._placements(model)[0]) / math.fsum(positive) for model in range(2)
         )
         return source, candidate
 
@@ -150,8 +150,8 @@ class PairedRanks:
         ties = []
         for keys in self.keys.T:
             _, places = np.unique(keys, return_inverse=True)
-            negative, positive = (np.bincount(places, item) for item in self.sums[:2])
-            ties.append(float(negative @ positive) / float(negative.sum() * positive.sum()))
+            negative, positive = self.sums.grouped(places, places.max() + 1).values()[:2]
+            ties.append(_dot(negative, positive) / (math.fsum(negative) * math.fsum(positive)))
         return max(ties) / 2
 
     def drop_interval(self) -> Interval | None:
@@ -173,22 +173,28 @@ class PairedRanks:
         variance = 0.0
         # Placements of examples of class 1 come first.
         of_source, of_candidate = self._placements(0), self._placements(1)
+        sums = self.sums.values()
         for kind, own, other in zip((1, 0), of_source, of_candidate, strict=True):
-            weights, squares = self.sums[kind], self.sums[kind + 2]
+            weights, squares = sums[kind], sums[kind + 2]
             count = int(self.counts[kind])
-            residuals = float(squares @ np.square(own - other - drop))
-            variance += residuals / float(weights.sum()) ** 2 * count / (count - 1)
+            residuals = _dot(squares, np.square(own - other - drop))
+            variance += residuals / math.fsum(weights) ** 2 * count / (count - 1)
         half = Z_95 * math.sqrt(variance)
         return max(-1.0, drop - half), min(1.0, drop + half)
 
-    def _placements(self, model: int) -> tuple[Sums, Sums]:
+    def _placements(self, model: int) -> tuple[Values, Values]:
         """Return the placement of each pair of scores, of an example of class 1 and of class 0.
 
         The weighted share of the examples of the other class that the model, 0 or 1, ranks
         on the right side of it; ties count half.
         """
         _, places = np.unique(self.keys[:, model], return_inverse=True)
-        negative, positive = (np.bincount(places, item) for item in self.sums[:2])
+        negative, positive = self.sums.grouped(places, places.max() + 1).values()[:2]
         below = (np.cumsum(negative) - negative / 2) / negative.sum()
         above = 1 - (np.cumsum(positive) - positive / 2) / positive.sum()
         return below[places], above[places]
+
+
+def _dot(items: Values, others: Values) -> float:
+    """Return the sum of products, which with `@` depends on the number of threads."""
+    return math.fsum((items * others).tolist())

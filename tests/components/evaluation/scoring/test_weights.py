@@ -1,20 +1,18 @@
 """Weighted scores: integer weights equal repeated examples, in every metric."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.helpers.scored_outputs import CASES, COUNT
 
 from paring.evaluation.scoring import Tally, make_plan
 from paring.evaluation.scoring.function import load_function
 from paring.evaluation.scoring.means import PairedMeans
 
 Array = NDArray[Any]
-COUNT = 90
-RANDOM = np.random.default_rng(5)
-WEIGHTS = RANDOM.integers(0, 5, COUNT)
+WEIGHTS = np.random.default_rng(5).integers(0, 5, COUNT)
 FIGURES = ("score", "source_score", "drop", "agreement", "accuracy", "source_accuracy")
 
 
@@ -38,67 +36,6 @@ def scored(
         )
         total.merge(tally)
     return total.summary()
-
-
-def softmax(shape: Sequence[int]) -> Array:
-    raised = np.exp(RANDOM.normal(size=shape))
-    result: Array = raised / raised.sum(axis=-1, keepdims=True)
-    return result
-
-
-def lower_share(predictions: Array, labels: Array) -> Array:
-    result: Array = np.abs(predictions - labels)
-    return result
-
-
-CASES: dict[str, tuple[Any, Any, Any, str]] = {
-    "classes": (softmax((COUNT, 4)), softmax((COUNT, 4)), RANDOM.integers(0, 4, COUNT), "auto"),
-    "top 2": (softmax((COUNT, 4)), softmax((COUNT, 4)), RANDOM.integers(0, 4, COUNT), "top_k"),
-    "area": (
-        RANDOM.integers(0, 9, (COUNT, 1)) / 9,
-        RANDOM.random((COUNT, 1)),
-        RANDOM.integers(0, 2, COUNT),
-        "auc",
-    ),
-    "squares": (
-        RANDOM.normal(size=(COUNT, 3)),
-        RANDOM.normal(size=(COUNT, 3)),
-        RANDOM.normal(size=(COUNT, 3)),
-        "rmse",
-    ),
-    "errors": (
-        RANDOM.normal(size=(COUNT, 1)),
-        RANDOM.normal(size=(COUNT, 1)),
-        RANDOM.normal(size=COUNT),
-        "mae",
-    ),
-    "tokens": (
-        softmax((COUNT, 3, 4)),
-        softmax((COUNT, 3, 4)),
-        RANDOM.integers(-1, 4, (COUNT, 3)),
-        "auto",
-    ),
-    "flags": (
-        RANDOM.random((COUNT, 4)),
-        RANDOM.random((COUNT, 4)),
-        RANDOM.integers(0, 2, (COUNT, 4)),
-        "auto",
-    ),
-    "ids": (
-        RANDOM.integers(0, 3, COUNT),
-        RANDOM.integers(0, 3, COUNT),
-        RANDOM.integers(0, 3, COUNT),
-        "auto",
-    ),
-    "agreement": (softmax((COUNT, 4)), softmax((COUNT, 4)), None, "auto"),
-    "variance": (np.arange(COUNT * 2.0).reshape(COUNT, 2), RANDOM.random((COUNT, 2)), None, "auto"),
-    "function": (
-        RANDOM.normal(size=COUNT),
-        RANDOM.normal(size=COUNT),
-        RANDOM.normal(size=COUNT),
-        f"{__name__}:lower_share",
-    ),
-}
 
 
 def _equal(item: float | None, other: float | None) -> bool:
