@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paring.adapters.kfp_views import HTML, View, views
-from paring.artifacts import Artifact, Examples, Fact, Findings, Servable
+from paring.artifacts import Artifact, Examples, Fact, Findings, Servable, record_digest
 from paring.errors import OutputError, ParameterError
 from paring.execution import Call, execute
 from paring.step import Step
@@ -47,6 +47,9 @@ FAMILY_SEPARATOR = "__"
 SOURCE_DIGEST = "source_digest"
 """A parameter of every component: names the content of what the pipeline was
 given, for Kubeflow's cache, which looks at URIs only."""
+
+RECORD_DIGEST = "record_digest"
+"""Metadata of each output: the digest of its record, which no digest of content covers."""
 
 FAMILY_MEMBERS = "family_members"
 """A parameter of components with families: JSON, each member's input name to
@@ -242,6 +245,7 @@ def run_executor_input(
         {name: value for name, value in values.items() if not name.startswith(_INJECTED)},
         tolerate=tolerate,
         identity=identity,
+        records=_record_digests(artifacts),
     )
     with logs.about(**_place(step, targets)):
         outputs = execute(step, call)
@@ -333,6 +337,17 @@ def _input_paths(
     return paths
 
 
+def _record_digests(artifacts: Mapping[str, Any]) -> dict[Path, str]:
+    """Return the digests of records that inputs have in their metadata, by path."""
+    result: dict[Path, str] = {}
+    for entries in artifacts.values():
+        for entry in entries:
+            digest = (entry.get("metadata") or {}).get(RECORD_DIGEST)
+            if isinstance(digest, str):
+                result[local_path(entry["uri"])] = digest
+    return result
+
+
 def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, Any]:
     """Return the launcher's record of an output, which may hold no other field."""
     metadata: dict[str, Fact] = {
@@ -342,6 +357,7 @@ def _runtime_artifact(output: Artifact, target: Mapping[str, Any]) -> dict[str, 
         if not (isinstance(value, float) and not math.isfinite(value))
     }
     metadata["paring_type"] = type(output).__name__
+    metadata[RECORD_DIGEST] = record_digest(output.path)
     if output.failure:
         metadata["outcome"] = output.failure.outcome
         metadata["reason"] = output.failure.reason

@@ -28,6 +28,7 @@ from paring.artifacts import (
     Servable,
     artifact_types,
     read_record,
+    record_digest,
 )
 from paring.errors import ArtifactTypeError, OutputError, ParameterError, UnsupportedError
 from paring.step import Input, Inputs, Output, step
@@ -204,8 +205,25 @@ def test_the_step_gets_doubles_as_its_own_types_and_tells_its_facts(
     assert record["lineage"]["identity"] == "shrink@3:sha256:1"
     result = _told(tmp_path, "shrunk")
     assert result.pop("paring_type") == "PrunedModel"
+    assert result.pop("record_digest") == record_digest(out)
     assert result == {"digest": record["digest"], **record["facts"]}
     assert result["digest"].startswith("sha256:")
+
+
+def test_an_input_with_another_record_than_its_step_wrote_is_refused(
+    tmp_path: Path, model: Path
+) -> None:
+    run_executor_input(shrink, _executor_input(tmp_path, {"model": model}, ["shrunk"]))
+    shrunk = tmp_path / "store" / "shrunk"
+    given = json.loads(_executor_input(tmp_path, {"model": shrunk}, ["metrics"]))
+    # Kubeflow's driver hands on what the launcher has stored of the output.
+    given["inputs"]["artifacts"]["model"]["artifacts"][0]["metadata"] = _told(tmp_path, "shrunk")
+    run_executor_input(weigh, json.dumps(given))
+    record = shrunk / "paring.json"
+    record.write_text(record.read_text().replace('"sparsity": 0.5', '"sparsity": 0.9'))
+    given["outputs"]["artifacts"]["metrics"]["artifacts"][0]["uri"] += "2"
+    with pytest.raises(ArtifactTypeError, match=r"model: the record .* has been changed"):
+        run_executor_input(weigh, json.dumps(given))
 
 
 def test_an_optional_input_may_come_as_an_empty_list(tmp_path: Path, model: Path) -> None:
@@ -243,7 +261,7 @@ def test_figures_are_told_as_numbers(tmp_path: Path, model: Path) -> None:
     result = _told(tmp_path, "metrics")
     assert (result["p50_ms"], result["size_bytes"]) == (0.25, 7)
     texts = {name for name, value in result.items() if isinstance(value, str)}
-    assert texts == {"digest", "paring_type"}
+    assert texts == {"digest", "paring_type", "record_digest"}
 
 
 def test_a_view_that_cannot_be_made_fails_the_task(tmp_path: Path, model: Path) -> None:

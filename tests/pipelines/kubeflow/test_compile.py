@@ -18,7 +18,14 @@ from tests.helpers import graphs
 
 from paring.adapters.cli import command
 from paring.adapters.kfp import component
-from paring.artifacts import Examples, Model, ONNXModel, content_digest, read_record
+from paring.artifacts import (
+    Examples,
+    Model,
+    ONNXModel,
+    content_digest,
+    read_record,
+    record_digest,
+)
 from paring.catalog import STEPS
 from paring.errors import OutputError, ParameterError
 from paring.serving.versions import versions
@@ -647,6 +654,8 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
             assert other is not None
             metadata = by_kfp.metadata(_dashed(node.id), output)
             assert metadata.pop("paring_type") == record["type"] == other["type"]
+            path = by_kfp.path(_dashed(node.id), output)
+            assert metadata.pop("record_digest") == record_digest(path), node.id
             assert "outcome" not in metadata, f"{node.id}: {metadata['reason']}"
             facts = _comparable(kind.__name__, _described(record))
             assert _comparable(kind.__name__, metadata) == _as_stored(facts), node.id

@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,20 @@ def test_nothing_is_done_again_when_nothing_changed(
     assert done == set()
     assert len(outcome.cached) == outcome.nodes
     assert outcome.selection == first_run[1].selection
+
+
+def test_a_run_that_is_put_in_place_is_logged_to_mlflow(
+    first_run: tuple[Path, PublishedRun],
+    bare_model: Path,
+    digits_npz: Path,
+    few_recipes: list[Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "run7")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    _rerun(first_run, bare_model, digits_npz, few_recipes)
+    assert "MLFLOW_RUN_ID is set, and nothing is logged" in caplog.text
 
 
 def test_a_changed_parameter_redoes_only_what_hangs_on_it(
