@@ -146,6 +146,9 @@ class Engines:
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
                 [
+                    # Which is ignored where this runs in the background of a shell script.
+                    "env",
+                    "--default-signal=INT",
                     "nsenter",
                     f"--target={self._first}",
                     "--net",
