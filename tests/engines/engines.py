@@ -385,9 +385,10 @@ class Spark:
             [
                 *java,
                 "org.apache.spark.deploy.master.Master",
-                "--host=127.0.0.1",
-                f"--port={SPARK_PORT}",
-                f"--webui-port={SPARK_UI_PORT}",
+                # Spark's servers take no "=".
+                *("--host", "127.0.0.1"),
+                *("--port", str(SPARK_PORT)),
+                *("--webui-port", str(SPARK_UI_PORT)),
             ],
         )
         self.engines.wait_for_port(SPARK_PORT, master, "spark-master")
@@ -396,10 +397,10 @@ class Spark:
             [
                 *java,
                 "org.apache.spark.deploy.worker.Worker",
-                "--host=127.0.0.1",
-                f"--cores={SLOTS}",
-                "--memory=1g",
-                f"--work-dir={folder}",
+                *("--host", "127.0.0.1"),
+                *("--cores", str(SLOTS)),
+                *("--memory", "1g"),
+                *("--work-dir", str(folder)),
                 f"spark://127.0.0.1:{SPARK_PORT}",
             ],
         )
