@@ -379,6 +379,7 @@ class Spark:
         home = self.engines.built / "python" / "pyspark"
         folder = self.engines.folder / "spark"
         folder.mkdir()
+        surroundings = {"SPARK_HOME": str(home), "SPARK_LOCAL_DIRS": str(folder)}
         java: list[str | Path] = ["java", *_JAVA_FLAGS, "-Xmx512m", "-cp", f"{home}/jars/*"]
         master = self.engines.start(
             "spark-master",
@@ -403,6 +404,8 @@ class Spark:
                 *("--work-dir", str(folder)),
                 f"spark://127.0.0.1:{SPARK_PORT}",
             ],
+            # Where its executors find their jars.
+            surroundings,
         )
         name = "spark-job-server"
         server = self.engines.start(
@@ -422,7 +425,7 @@ class Spark:
                 "--expansion-port=0",
                 f"--artifacts-dir={folder / 'artifacts'}",
             ],
-            {"SPARK_HOME": str(home), "SPARK_LOCAL_DIRS": str(folder)},
+            surroundings,
         )
         self.engines.wait_for_port(self.job_port, server, name)
 
