@@ -379,7 +379,12 @@ class Spark:
         home = self.engines.built / "python" / "pyspark"
         folder = self.engines.folder / "spark"
         folder.mkdir()
-        surroundings = {"SPARK_HOME": str(home), "SPARK_LOCAL_DIRS": str(folder)}
+        surroundings = {
+            "SPARK_HOME": str(home),
+            "SPARK_LOCAL_DIRS": str(folder),
+            # As Spark's start scripts set it.
+            "SPARK_SCALA_VERSION": "2.12",
+        }
         java: list[str | Path] = ["java", *_JAVA_FLAGS, "-Xmx512m", "-cp", f"{home}/jars/*"]
         master = self.engines.start(
             "spark-master",
