@@ -21,7 +21,7 @@ UV_STAMP := .venv/.uv
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-images check format golden gpu-test memory-table images lock site clean
+.PHONY: help setup demo test test-cluster test-engines test-images check format golden gpu-test memory-table images lock site clean
 .DELETE_ON_ERROR:
 
 ## help    list the targets
@@ -52,7 +52,7 @@ demo: $(STAMP)
 
 ## test    everything that can be tested here: check, then the tests
 test: check
-	$(BIN)/pytest -m "not gpu and not cluster and not images" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/pytest -m "not gpu and not cluster and not engines and not images" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	  --max-worker-restart 0 $(PYTEST_FLAGS)
 
 ## test-cluster  what needs a real Kubernetes, which it starts here, as root: see CONTRIBUTING.md
@@ -63,6 +63,11 @@ test-cluster: $(STAMP)
 ## test-images   build the images for TPUs and GPUs, and start them without: docs/images.md
 test-images: $(STAMP)
 	$(BIN)/pytest -m images -n 0 tests/images $(PYTEST_FLAGS)
+
+## test-engines  evaluate on Flink and Spark, which it starts here, as root: see CONTRIBUTING.md
+test-engines: $(STAMP)
+	tests/engines/prepare.sh "$${XDG_CACHE_HOME:-$$HOME/.cache}/paring-tests"
+	$(BIN)/pytest -m engines -n 0 tests/engines $(PYTEST_FLAGS)
 
 ## site    the documentation with the API reference, in out/site
 site: $(STAMP)
@@ -127,6 +132,7 @@ lock: $(UV_STAMP)
 	$(COMPILE) --no-deps requirements/kfp/oldest.in -o requirements/kfp/oldest.txt
 	$(COMPILE) requirements/build.in --constraint $(LOCK) -o $(BUILD_LOCK)
 	$(COMPILE) requirements/sbom.in $(GLIBC_2_28) -o $(SBOM_LOCK)
+	$(COMPILE) requirements/engines.in -o requirements/engines.txt
 	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/cpu.in $(OTHER_TENSORFLOW) $(GLIBC_2_28) -o $(IMAGE_LOCKS)/cpu.txt
 	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/gpu.in $(GLIBC_2_28) -o $(IMAGE_LOCKS)/gpu.txt
 	$(COMPILE_IMAGE) $(IMAGE_LOCKS)/tensorrt.in $(GLIBC_2_28) -o $(IMAGE_LOCKS)/tensorrt.txt

@@ -186,6 +186,7 @@ CHECKED: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("make format", print_make, "rewrites the code"),
     ("make test-cluster", print_make, "starts a Kubernetes; CI runs it after make test"),
     ("make test-images", print_make, "builds three images, of several GB each"),
+    ("make test-engines", print_make, "starts Flink and Spark; CI runs it after make test"),
     ("make gpu-test", print_make, "needs an NVIDIA GPU"),
     ("*paring run *", parse_paring, "minutes; tests/pipelines runs it on small models"),
     ("*paring advise *", parse_paring, "profiles a model; tests/pipelines/advice runs it"),

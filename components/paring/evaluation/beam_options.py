@@ -32,6 +32,9 @@ _LOCAL = ("DirectRunner", "SwitchingDirectRunner")
 _WITH_JOB_SERVER = ("FlinkRunner", "PortableRunner", "SparkRunner")
 """The runners whose job server may have options of its own, which only it knows."""
 
+_STREAMING_ONLY = ("execution_retry_delay", "number_of_execution_retries")
+"""Options of Flink's job server that it reads for streaming pipelines, and drops for ours."""
+
 _UNFIT = {
     **dict.fromkeys(
         (
@@ -176,6 +179,12 @@ def _check_unknown(unknown: Mapping[str, Sequence[str]], runner: str) -> list[st
     """Return a note for each option that the job server may know; refuse the others."""
     notes = []
     for name, close in unknown.items():
+        if runner in _WITH_JOB_SERVER and name in _STREAMING_ONLY:
+            notes.append(
+                f"{name} does nothing: Flink's job server drops it for pipelines that are not"
+                " streaming; set restart-strategy.type in the configuration of the Flink cluster"
+            )
+            continue
         if runner in _WITH_JOB_SERVER and not close:
             notes.append(f"{name} does something only if the job server knows it")
             continue

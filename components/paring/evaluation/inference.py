@@ -11,9 +11,10 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+from apache_beam.runners.runner import PipelineResult, PipelineState
 from numpy.typing import NDArray
 
 from paring.artifacts import Servable
 from paring.data.columns import map_array
 from paring.data.examples import Split
-from paring.errors import ModelError, ParameterError, ParingError, StepFailedError
+from paring.errors import ModelError, ParameterError, ParingError, StepFailedError, first_line
 from paring.evaluation.beam_options import BeamOptions
 from paring.evaluation.metrics import function_digest
 from paring.evaluation.scoring import Plan, Tally
@@ -45,7 +47,15 @@ from paring.models.tpu import has_tpu
 from paring.runtimes import open_runtime, run_rows
 from paring.storage import exists, join
 
+_log = logging.getLogger(__name__)
+
 Range = tuple[int, int]
+
+_CANCEL_SECONDS = 5
+"""How long the end of a cancelled job is waited for; Ctrl-C leaves a step 10 s."""
+
+_LOOK_SECONDS = 5
+"""How often a worker looks whether its run was given up."""
 
 _RUNNER_ERRORS = (
     RuntimeError,
@@ -138,7 +148,7 @@ def _run(pipeline: beam.Pipeline, options: BeamOptions) -> None:
         except KeyboardInterrupt:
             # Nobody waits for its result any more.
             if options.is_remote:
-                running.cancel()  # type: ignore[no-untyped-call]
+                _cancel(running, options)
             raise
     except _RUNNER_ERRORS as error:
         if not options.is_remote:
@@ -149,6 +159,27 @@ def _run(pipeline: beam.Pipeline, options: BeamOptions) -> None:
             remedy="see that its address in beam_options can be reached from here, that the"
             " workers have this release of Paring, and the runner's own log",
         ) from error
+
+
+def _cancel(running: PipelineResult, options: BeamOptions) -> None:
+    """Cancel the job and wait a moment for its end; warn if it can't be cancelled.
+
+    Flink's job server then drops the job, which goes on in the cluster; see `is_given_up`.
+    """
+    end = time.monotonic() + _CANCEL_SECONDS
+    try:
+        running.cancel()  # type: ignore[no-untyped-call]
+        while not PipelineState.is_terminal(running.state):  # type: ignore[no-untyped-call]
+            if time.monotonic() > end:
+                raise RuntimeError(f"it is {running.state} after {_CANCEL_SECONDS} s")
+            time.sleep(0.1)
+    except _RUNNER_ERRORS as error:
+        _log.warning(
+            "the job on %s could not be cancelled: %s; its workers skip what remains, but see that"
+            " it ends",
+            options.runner,
+            first_line(error),
+        )
 
 
 def _reported(error: Exception, options: BeamOptions) -> str:
@@ -171,6 +202,9 @@ class _Loaded:
                 received=function_digest(pair.plan.function),
                 remedy="put the same module into the workers' image",
             )
+        self._shared = next(iter(pair.features.values())) if pair.source_uri else ""
+        self._next_look = 0.0
+        self._is_gone = False
         folder = Path(tempfile.mkdtemp(prefix="paring-worker-"))
         # A worker has no last call; what was fetched goes with this object.
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -187,6 +221,19 @@ class _Loaded:
         self._weights = map_array(Path(pair.weights), "weights") if pair.weights else None
         # A runner may use this from several threads, which TFLite's interpreter does not bear.
         self._lock = threading.Lock()
+
+    def is_given_up(self) -> bool:
+        """Return True if the run's shared files are gone, so that nobody waits for its result.
+
+        Not every engine ends a job that was cancelled.
+        """
+        now = time.monotonic()
+        if self._shared and now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            # A store that does not answer says nothing of the run.
+            with suppress(ParingError):
+                self._is_gone = not exists(self._shared)
+        return self._is_gone
 
     def tally(self, rows: Range) -> Tally:
         """Run both models on these rows, and return the tally of their outputs."""
@@ -237,6 +284,8 @@ class _PairHandler(ModelHandler[Range, Tally | ParingError, _Loaded | ParingErro
         for rows in batch:
             if isinstance(model, ParingError):
                 yield model
+                continue
+            if model.is_given_up():
                 continue
             try:
                 yield model.tally(rows)

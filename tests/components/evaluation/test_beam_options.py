@@ -171,3 +171,12 @@ def test_an_option_that_only_the_job_server_may_know_is_passed_on_with_a_word(
     assert "only if the job server knows it" in caplog.text
     with pytest.raises(ParameterError, match="did you mean 'parallelism'"):
         read_beam_options(COMPLETE["FlinkRunner"] + " --paralelism=2", SHARED)
+
+
+@pytest.mark.parametrize("name", ["number_of_execution_retries", "execution_retry_delay"])
+def test_retries_that_flink_drops_are_a_warning_with_the_setting_of_the_cluster(
+    caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    read_beam_options(f"{COMPLETE['FlinkRunner']} --{name}=3", SHARED)
+    assert f"{name} does nothing" in caplog.text
+    assert "restart-strategy.type" in caplog.text
