@@ -15,6 +15,7 @@ from pathlib import Path
 # Before anything imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import pytest
 from tests.helpers.warm_measuring import Subprocess
 
@@ -32,6 +33,13 @@ _GC_THRESHOLDS = (20_000, 20, 20)
 
 _GRACE_SECONDS = 60
 """How long after its timeout a test that hangs in native code ends its process."""
+
+
+# No test is timed: what else the machine does must not decide.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
