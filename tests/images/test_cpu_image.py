@@ -126,9 +126,9 @@ def _code_in(podman: Podman, image: Built) -> dict[str, str]:
 
 def _code_of(checkout: Path) -> dict[str, str]:
     return {
-        str(file.relative_to(checkout / folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for folder in ("components", "pipelines")
-        for file in (checkout / folder).rglob("*.py")
+        str(file.relative_to(checkout / root)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for root, package in (("components", "paring"), ("pipelines", "paring_pipelines"))
+        for file in (checkout / root / package).rglob("*.py")
     }
 
 
