@@ -45,7 +45,7 @@ from paring.system import accelerators, interruption, logs, tracing
 from paring.system.distributions import installed_version
 from paring.system.supervision import process_number
 from paring.system.tpu import require_tpu, skip_metadata_server
-from paring.system.workers import read_workers
+from paring.system.workers import read_workers, require_workers
 from paring.tensorrt.driver import find_gpu
 
 _LIBRARIES = (
@@ -241,9 +241,11 @@ def _attempt(
             remedy=f"look at step {failed[0].step}",
         )
     try:
+        # Before TensorFlow is imported, which takes seconds.
         if parameters.get("strategy") == "tpu":
-            # Before TensorFlow is imported, which takes seconds.
             require_tpu()
+        elif parameters.get("strategy") == "multi_worker":
+            require_workers()
         own = {name: value for name, value in parameters.items() if name not in TRUST}
         with _models_ready(step, inputs) as ready:
             step.function(**ready, **outputs, **own)

@@ -4,12 +4,21 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from paring.models.library_types import NodeDef
+from paring.models.library_types import GraphDef, NodeDef
 
 XLA = "XLA_CPU_JIT"
 """What XLA can compile. The operators of TPUs are in their own library; these stand in."""
 
 GPU = "GPU"
+
+_STRUCTURAL = frozenset(
+    [
+        *("Identity", "IdentityN", "NoOp", "Placeholder", "_Arg", "_Retval", "Const"),
+        *("Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"),
+        *("PartitionedCall", "StatefulPartitionedCall"),
+    ]
+)
+"""Operators that pass values on or call functions."""
 
 
 def has_kernel(node: NodeDef, *devices: str) -> bool:
@@ -18,6 +27,16 @@ def has_kernel(node: NodeDef, *devices: str) -> bool:
         device in devices and all(_takes(node, name, types) for name, types in limits.items())
         for device, limits in _kernels(node.op)
     )
+
+
+def nodes_without_kernel(graph: GraphDef, *devices: str) -> list[NodeDef]:
+    """Return the nodes of a graph and its functions that no kernel of the devices computes."""
+    functions = (node for function in graph.library.function for node in function.node_def)
+    return [
+        node
+        for node in (*graph.node, *functions)
+        if node.op not in _STRUCTURAL and not has_kernel(node, *devices)
+    ]
 
 
 def _takes(node: NodeDef, name: str, types: frozenset[int]) -> bool:

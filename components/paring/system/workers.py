@@ -82,3 +82,18 @@ def read_workers(environment: Mapping[str, str] = os.environ) -> Workers | None:
             remedy=_REMEDY,
         )
     return Workers(addresses, index)
+
+
+def require_workers() -> Workers:
+    """Return the workers that TF_CONFIG names.
+
+    Raises:
+        ParameterError: It names none, or is broken.
+    """
+    workers = read_workers()
+    if workers is None:
+        raise ParameterError(
+            "strategy multi_worker: the variable TF_CONFIG, which names the workers, is not set",
+            remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
+        )
+    return workers

@@ -77,9 +77,9 @@ def _loss(model: KerasModel, output: Any, labels: NDArray[Any]) -> Any:
         kind = TokenCrossentropy if of_tokens else tf_keras.losses.BinaryCrossentropy
         return kind(from_logits=activation == "linear")
     if units != 1 and activation in ("softmax", "linear"):
-        return tf_keras.losses.SparseCategoricalCrossentropy(
-            from_logits=activation == "linear", ignore_class=-1 if of_tokens else None
-        )
+        if of_tokens:
+            return TokenClassCrossentropy(from_logits=activation == "linear")
+        return tf_keras.losses.SparseCategoricalCrossentropy(from_logits=activation == "linear")
     raise UnsupportedError(
         f"model {model.name} ends in an activation that no loss for class labels goes with",
         received=f"{activation} over {units} units",
@@ -156,6 +156,32 @@ class TokenCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]
         losses = tf_keras.backend.binary_crossentropy(
             wanted, tf.squeeze(outputs, -1), from_logits=self.from_logits
         )
+        # What the reduction leaves out, as it does for other losses that ignore a class.
+        losses._keras_mask = real
+        return losses
+
+
+class TokenClassCrossentropy(tf_keras.losses.Loss):  # type: ignore[misc]
+    """Cross-entropy of each token or pixel, the mean over those that are not padding.
+
+    That of tf_keras with `ignore_class` takes the others out of the batch, whose size then depends
+    on values, which XLA does not compile.
+
+    Args:
+        from_logits: Whether the outputs are logits, not probabilities.
+    """
+
+    def __init__(self, *, from_logits: bool) -> None:
+        super().__init__(name="token_class_crossentropy")
+        self.from_logits = from_logits
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        """Return the losses of labels [batch, ...] and outputs [batch, ..., classes]."""
+        real = labels >= 0
+        losses = tf_keras.backend.sparse_categorical_crossentropy(
+            tf.maximum(labels, 0), outputs, from_logits=self.from_logits
+        )
+        losses = tf.where(real, losses, tf.zeros_like(losses))
         # What the reduction leaves out, as it does for other losses that ignore a class.
         losses._keras_mask = real
         return losses

@@ -12,13 +12,13 @@ from typing import Any, get_args
 import tensorflow as tf
 import tf_keras
 
-from paring.errors import ParameterError, UnsupportedError, first_line
+from paring.errors import MissingDependencyError, ParameterError, UnsupportedError, first_line
 from paring.models.gpu_memory import require_gpu
 from paring.models.library_types import KerasModel
 from paring.models.loading import optimization_classes, save_keras
 from paring.models.tpu import has_tpu, open_tpu
 from paring.system.tpu import require_tpu
-from paring.system.workers import TF_CONFIG_SHAPE, StrategyName, Workers, read_workers
+from paring.system.workers import StrategyName, Workers, read_workers, require_workers
 from paring.training.dtype_policy import with_dtype_policy
 
 _COMPILED = ("xla", "tpu")
@@ -131,28 +131,25 @@ def open_devices(strategy: StrategyName) -> Devices:
     Args:
         strategy: auto takes the first that the machine offers: a TPU; several workers
             that TF_CONFIG names; several GPUs; else one device. mirrored takes all GPUs
-            of this machine, or without any, TensorFlow's logical CPU devices. xla is one
+            of this machine, or without any, TensorFlow's logical CPU devices, if there are
+            several. xla is one
             device, a GPU or the processor, with what a TPU would do: the training steps
             compiled by XLA for static shapes, in mixed_bfloat16.
 
     Raises:
-        MissingDependencyError: Strategy tpu was requested, and there is no TPU; or a TPU or GPU
-            that a variable requests is not there.
+        MissingDependencyError: Strategy tpu was requested, and there is no TPU; mirrored, and
+            there is no GPU; or a TPU or GPU that a variable requests is not there.
         ParameterError: TF_CONFIG is broken, or missing where multi_worker was requested;
             or TensorFlow has been used in this process before that.
     """
-    workers = read_workers()
     if strategy != "tpu":
         require_gpu(tf.config.list_physical_devices("GPU"))
     strategy = chosen_strategy(strategy)
     if strategy == "one_device":
         # TensorFlow's own choice: the first GPU where there is one.
         return Devices(strategy)
-    if strategy == "multi_worker" and workers is None:
-        raise ParameterError(
-            "strategy multi_worker: the variable TF_CONFIG, which names the workers, is not set",
-            remedy=f"set it on each worker: {TF_CONFIG_SHAPE}",
-        )
+    if strategy == "multi_worker":
+        require_workers()
     made = _make(strategy)
     policy = "mixed_bfloat16" if strategy in _COMPILED else "float32"
     devices = Devices(strategy, int(made.num_replicas_in_sync), policy, made.scope)
@@ -192,6 +189,12 @@ def _make(strategy: StrategyName) -> Any:
     match strategy:
         case "mirrored":
             devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+            if len(devices) == 1 and devices[0].device_type == "CPU":
+                raise MissingDependencyError(
+                    "strategy mirrored: there is no GPU here that TensorFlow sees",
+                    remedy="run on a machine with GPUs, or give strategy one_device or auto, which"
+                    " train on the processor",
+                )
             return tf.distribute.MirroredStrategy([device.name for device in devices])
         case "multi_worker":
             return _multi_worker()

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from paring.errors import UnsupportedError
+from paring.graphs.kernels import XLA, nodes_without_kernel
 from paring.models.library_types import KerasModel
 from paring.models.xla import Refusal, compile_refusals, refusal_in
 
@@ -45,7 +46,15 @@ def check_compiles(model: KerasModel, loss: Callable[..., Any], batch: tuple[Any
             value = loss(labels, outputs, *weights)
         return tape.gradient(value, model.trainable_variables)
 
-    refused = compile_refusals(step, [tf.TensorSpec(item.shape, item.dtype) for item in flat])
+    specs = [tf.TensorSpec(item.shape, item.dtype) for item in flat]
+    refused = compile_refusals(step, specs)
+    if any(not item.kind for item in refused):
+        # XLA's message names no operator, as of tables, which it can't even take as an argument.
+        graph = tf.function(step, input_signature=specs).get_concrete_function().graph
+        refused = [
+            Refusal(node.name, node.op, "XLA has no kernel for it")
+            for node in nodes_without_kernel(graph.as_graph_def(), XLA)
+        ] or refused
     if refused:
         raise _unsupported(model, refused)
 
@@ -73,7 +82,7 @@ def _unsupported(model: KerasModel, refused: Sequence[Refusal]) -> UnsupportedEr
     return UnsupportedError(
         f"XLA can't compile the training of model {model.name}, which a TPU needs",
         received="; ".join(shown),
-        remedy="move this layer into the preparation of the examples, or write it with operators"
+        remedy="move this into the preparation of the examples, or write it with operators"
         " of TensorFlow whose results have a static shape; strategy one_device, mirrored and"
         " multi_worker train the model as it is",
     )

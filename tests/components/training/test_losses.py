@@ -89,7 +89,7 @@ def test_the_loss_of_floats_is_the_squared_error_whatever_the_activation() -> No
 )
 def test_the_loss_of_tokens_leaves_padding_out(end: Any, from_logits: bool) -> None:
     loss = loss_for(_tagger(end), TOKENS)
-    assert loss.get_config()["from_logits"] is from_logits
+    assert loss.from_logits is from_logits
     scores = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]], np.float32)
     padded = loss(np.array([[1, -1]]), scores)
     np.testing.assert_allclose(padded, loss(np.array([[1]]), scores[:, :1]), rtol=1e-6)
@@ -167,3 +167,25 @@ def test_flags_and_soft_labels_are_not_one_hot() -> None:
     softmax = _classifier(layers.Dense(3, activation="softmax"))
     for values in (one_hot * 0.9 + 0.1 / 3, 1 - one_hot):
         assert loss_for(softmax, values).name == "mean_squared_error"
+
+
+@pytest.mark.parametrize("end", ["softmax", None])
+def test_tokens_have_the_loss_of_keras_and_its_gradients(end: str | None) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(-1, 3, (4, 5))
+    weights = tf.constant([1.0, 0.0, 2.0, 0.5])
+    inputs = generator.normal(size=(4, 5, 4)).astype(np.float32)
+    values = tf_keras.Input((5, 4))
+    model = tf_keras.Model(values, layers.Dense(3, end)(values))
+    expected = tf_keras.losses.SparseCategoricalCrossentropy(
+        from_logits=end is None, ignore_class=-1
+    )
+    computed = []
+    for loss in (expected, loss_for(model, labels)):
+        for given in (None, weights):
+            with tf.GradientTape() as tape:
+                total = loss(labels, model(inputs), sample_weight=given)
+            computed.append([total, *tape.gradient(total, model.trainable_variables)])
+    for ours, theirs in zip(computed[2:], computed[:2], strict=True):
+        for own, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)

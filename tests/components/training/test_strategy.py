@@ -181,6 +181,12 @@ def test_several_workers_need_the_variable_and_a_process_of_their_own(
         open_devices("multi_worker")
 
 
+def test_copies_on_each_gpu_need_a_gpu() -> None:
+    with pytest.raises(MissingDependencyError, match="no GPU here") as caught:
+        open_devices("mirrored")
+    assert "one_device" in caught.value.remedy
+
+
 def test_without_a_tpu_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError) as caught:
         open_devices("tpu")

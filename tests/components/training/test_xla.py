@@ -14,6 +14,7 @@ from paring.artifacts import Examples, Model
 from paring.data.examples import Split
 from paring.errors import UnsupportedError
 from paring.training.distillation.compiling import check_student_compiles
+from paring.training.losses import loss_for
 from paring.training.training import check_on_processor, open_training
 from paring.training.xla import check_compiles, naming_refusals
 
@@ -69,6 +70,25 @@ def test_the_layer_and_the_operator_in_the_way_are_named(
     assert f"({operator}): " in str(raised.value)
     assert reason in str(raised.value)
     assert "one_device" in raised.value.remedy
+
+
+def test_a_lookup_table_is_named_though_xla_names_no_operator() -> None:
+    ids = tf_keras.Input((2,), dtype=tf.int64, name="ids")
+    known = tf_keras.layers.IntegerLookup(vocabulary=[3, 5], name="known")(ids)
+    network = tf_keras.Model(ids, tf_keras.layers.Embedding(4, 2)(known))
+    with pytest.raises(UnsupportedError, match=r"layer known.*\(LookupTableFindV2\)"):
+        check_compiles(network, _loss, (np.array([[3, 5]]), np.zeros(1)))
+
+
+@pytest.mark.parametrize("end", ["softmax", None])
+def test_the_loss_of_tokens_with_padding_compiles(end: str | None) -> None:
+    ids = tf_keras.Input((6,), dtype=tf.int64)
+    hidden = tf_keras.layers.LSTM(4, return_sequences=True)(
+        tf_keras.layers.Embedding(9, 4, mask_zero=True)(ids)
+    )
+    tagger = tf_keras.Model(ids, tf_keras.layers.Dense(5, end)(hidden))
+    labels = np.array([[0, 1, 2, 4, -1, -1]])
+    check_compiles(tagger, loss_for(tagger, labels), (np.array([[1, 2, 3, 4, 0, 0]]), labels))
 
 
 def test_a_network_that_takes_text_is_refused_by_its_input() -> None:
