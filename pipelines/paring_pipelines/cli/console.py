@@ -22,7 +22,7 @@ from paring.errors import ParingError
 from paring.evaluation.metrics import Metric
 from paring.lineage import chain, source_examples
 from paring.reporting.columns import brief_columns, change, score
-from paring.reporting.figures import percent
+from paring.reporting.figures import NONE, percent
 from paring.selection.candidates import Outcome
 from paring_pipelines.pipeline.dag import Dag, Edge
 from paring_pipelines.pipeline.recipes import Recipe
@@ -136,7 +136,12 @@ def show_outcome(console: Console, outcome: "PublishedRun", seconds: float) -> N
     """Show the table of candidates, why each is where it is, and what was chosen."""
     selection = outcome.selection
     table = Table(title="Candidates", title_justify="left", header_style="bold")
-    metric, columns = selection.metric, brief_columns()
+    metric = selection.metric
+    columns = [
+        column
+        for column in brief_columns()
+        if any(column.text(row) != NONE for row in selection.candidates)
+    ]
     quality = [metric.label, "change", *(["agreement"] if metric.labelled else [])]
     figures_of = [column.heading.lower() for column in columns]
     for index, header in enumerate(("candidate", "outcome", *quality, *figures_of)):

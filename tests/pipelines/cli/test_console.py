@@ -1,6 +1,7 @@
 """Output of the command line about a run."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_each_candidate_is_a_row_with_its_figures_and_the_reasons() -> None:
     assert {"2.5\N{MULTIPLICATION SIGN}", "1.20 ms", "1.00 MB", "900 KB"} <= set(cells)
     assert "int8: the only one that passes" in shown
     assert "1 of 9 nodes were cached: import_model" in shown
+
+
+def test_a_figure_that_no_candidate_has_takes_no_column() -> None:
+    row = candidate_row("int8", score=0.97, size_bytes=1_000_000)
+    assert "on gpu" not in _shown(row)
+    assert "on gpu" in _shown(replace(row, peak_device_memory_bytes=1_000))
 
 
 def test_a_new_column_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
