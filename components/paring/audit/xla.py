@@ -5,9 +5,10 @@ from typing import Any
 from paring.audit.subject import Subject
 from paring.graphs.graph import concrete_shape
 from paring.graphs.kernels import XLA, has_kernel
+from paring.graphs.xla import compile_refusals
 from paring.models.arguments import by_position
 from paring.models.signature import Signature
-from paring.models.xla import Refusal, compile_refusals
+from paring.models.xla import Refusal, text_refusals
 
 _PASSED_ON = frozenset({"Identity", "NoOp", "Placeholder", "_Arg", "_Retval"})
 
@@ -24,11 +25,9 @@ def refusals(subject: Subject, function: Any, batch_size: int) -> list[Refusal]:
         function: The signature's function, as it was loaded.
         batch_size: Examples in one batch.
     """
-    known = [
-        Refusal(f"input {name}", "Placeholder", "text, which no accelerator holds")
-        for name, spec in subject.signature.inputs.items()
-        if spec.dtype == "object"
-    ]
+    known = text_refusals(
+        name for name, spec in subject.signature.inputs.items() if spec.dtype == "object"
+    )
     known += [
         Refusal(where, node.op, "XLA has no kernel for it")
         for where, node in subject.nodes()

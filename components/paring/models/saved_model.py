@@ -163,7 +163,7 @@ def find_saved_model(model: Servable) -> Path:
         ModelError: There is none; the message says what was found.
     """
     for folder in (model.serving_dir, model.path):
-        if (folder / "saved_model.pb").is_file():
+        if holds_saved_model(folder):
             return folder
     raise ModelError(
         f"{model.path} holds no SavedModel",
@@ -171,6 +171,11 @@ def find_saved_model(model: Servable) -> Path:
         remedy="give the folder that holds saved_model.pb, or import a Keras file with"
         " import_model",
     )
+
+
+def holds_saved_model(folder: Path) -> bool:
+    """Return whether a SavedModel lies right in the folder."""
+    return (folder / "saved_model.pb").is_file()
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

@@ -1,14 +1,12 @@
-"""Compilation of functions by XLA for static shapes, as a TPU needs it, without a TPU."""
+"""Operators that XLA refuses to compile for static shapes, as in its errors."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-_INSTRUCTION = re.compile(
-    r"= \(?\w+\[[^\]]*<=[^\]]*\].*?metadata=\{(?:op_type=\"(?P<kind>[^\"]*)\" )?"
-    r"op_name=\"(?P<name>[^\"]*)\""
-)
+_SHOWN = 3
+"""How many refusals an error names."""
+
 _NODE = re.compile(r"\{\{node ([^}]+)\}\}")
 _KIND = re.compile(r"No registered '(\w+)' OpKernel")
 
@@ -32,30 +30,20 @@ class Refusal:
         return f"{self.place} ({self.kind or 'unknown'}): {self.reason}"
 
 
-def compile_refusals(function: Callable[..., Any], specs: Sequence[Any]) -> list[Refusal]:
-    """Return the reasons why XLA can't compile a function; none if it can.
+def text_refusals(inputs: Iterable[str]) -> list[Refusal]:
+    """Return the refusals of inputs that take text."""
+    return [
+        Refusal(f"input {name}", "Placeholder", "text, which no accelerator holds")
+        for name in inputs
+    ]
 
-    TensorFlow's own conversion to XLA's HLO says so, with which compilation for TPUs begins too;
-    nothing is run. An operator whose result has no static shape is a reason as well.
 
-    Args:
-        function: A function of TensorFlow operators with positional arguments.
-        specs: A tf.TensorSpec of static shape for each argument.
-    """
-    import tensorflow as tf
-
-    compiled = tf.function(function, input_signature=list(specs), jit_compile=True)
-    try:
-        hlo = compiled.experimental_get_compiler_ir(*specs)(stage="hlo")
-    except (tf.errors.OpError, ValueError, TypeError) as error:
-        return [parse_refusal(str(error))]
-    result: dict[str, Refusal] = {}
-    for line in hlo.splitlines():
-        dynamic = _INSTRUCTION.search(line)
-        if dynamic:
-            where, kind = dynamic["name"], dynamic["kind"] or ""
-            result.setdefault(where, Refusal(where, kind, "its result has no fixed shape"))
-    return list(result.values())
+def refusals_in_short(refusals: Sequence[object]) -> str:
+    """Return the first refusals, as text or as `Refusal`, and the number of the others."""
+    shown = [str(item) for item in refusals[:_SHOWN]]
+    if len(refusals) > _SHOWN:
+        shown.append(f"and {len(refusals) - _SHOWN} more")
+    return "; ".join(shown)
 
 
 def parse_refusal(message: str) -> Refusal:

@@ -8,12 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from paring.errors import UnsupportedError
-from paring.graphs.kernels import XLA, nodes_without_kernel
+from paring.graphs.xla import compile_refusals
 from paring.models.library_types import KerasModel
-from paring.models.xla import Refusal, compile_refusals, refusal_in
-
-_SHOWN = 3
-"""How many refusals an error names."""
+from paring.models.xla import Refusal, refusal_in, refusals_in_short, text_refusals
 
 
 def check_compiles(model: KerasModel, loss: Callable[..., Any], batch: tuple[Any, ...]) -> None:
@@ -31,11 +28,7 @@ def check_compiles(model: KerasModel, loss: Callable[..., Any], batch: tuple[Any
         UnsupportedError: It can't; the message names the layers and the operators.
     """
     flat = [np.asarray(item) for item in tf.nest.flatten(batch)]
-    text = [
-        Refusal(f"input {item.name}", "Placeholder", "text, which no accelerator holds")
-        for item in model.inputs
-        if item.dtype == tf.string
-    ]
+    text = text_refusals(item.name for item in model.inputs if item.dtype == tf.string)
     if text:
         raise _unsupported(model, text)
 
@@ -46,15 +39,7 @@ def check_compiles(model: KerasModel, loss: Callable[..., Any], batch: tuple[Any
             value = loss(labels, outputs, *weights)
         return tape.gradient(value, model.trainable_variables)
 
-    specs = [tf.TensorSpec(item.shape, item.dtype) for item in flat]
-    refused = compile_refusals(step, specs)
-    if any(not item.kind for item in refused):
-        # XLA's message names no operator, as of tables, which it can't even take as an argument.
-        graph = tf.function(step, input_signature=specs).get_concrete_function().graph
-        refused = [
-            Refusal(node.name, node.op, "XLA has no kernel for it")
-            for node in nodes_without_kernel(graph.as_graph_def(), XLA)
-        ] or refused
+    refused = compile_refusals(step, [tf.TensorSpec(item.shape, item.dtype) for item in flat])
     if refused:
         raise _unsupported(model, refused)
 
@@ -76,12 +61,9 @@ def naming_refusals(model: KerasModel) -> Iterator[None]:
 
 
 def _unsupported(model: KerasModel, refused: Sequence[Refusal]) -> UnsupportedError:
-    shown = [_in_layer(model, item) for item in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        shown.append(f"and {len(refused) - _SHOWN} more")
     return UnsupportedError(
         f"XLA can't compile the training of model {model.name}, which a TPU needs",
-        received="; ".join(shown),
+        received=refusals_in_short([_in_layer(model, item) for item in refused]),
         remedy="move this into the preparation of the examples, or write it with operators"
         " of TensorFlow whose results have a static shape; strategy one_device, mirrored and"
         " multi_worker train the model as it is",

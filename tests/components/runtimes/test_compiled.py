@@ -20,7 +20,7 @@ X = tf.TensorSpec((None, 8), tf.float32, name="x")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of SavedModels: with variables, with weights in bfloat16, and two that XLA refuses."""
+    """Folder of SavedModels: with variables, with weights in bfloat16, and some XLA refuses."""
     made = tmp_path_factory.mktemp("models")
     weights = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 
@@ -30,11 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     module = tf.Module()
     module.weights = tf.Variable(weights)
+    keys = tf.constant([0, 1], tf.int64)
+    module.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, keys), -1)
     functions: dict[str, Callable[[Any], dict[str, Any]]] = {
         "variables": lambda x: {"y": tf.matmul(x, module.weights), "z": tf.reduce_sum(x, 1)},
         "bfloat16": in_bfloat16,
         "text": lambda x: {"y": tf.strings.length(tf.strings.as_string(x))},
         "distinct": lambda x: {"y": tf.unique(tf.reshape(x, [-1])).y},
+        "table": lambda x: {"y": module.table.lookup(tf.cast(x, tf.int64))},
     }
     for name, function in functions.items():
         module.serve = tf.function(function, input_signature=[X])
@@ -61,9 +64,9 @@ def test_a_compiled_model_computes_what_its_weights_say(folder: Path, size: int)
     half.close()
 
 
-@pytest.mark.parametrize("name", ["text", "distinct"])
+@pytest.mark.parametrize("name", ["text", "distinct", "table"])
 def test_what_xla_refuses_is_named_before_a_tpu_is_opened(folder: Path, name: str) -> None:
-    operator = {"text": "AsString", "distinct": "Unique"}[name]
+    operator = {"text": "AsString", "distinct": "Unique", "table": "LookupTableFindV2"}[name]
     with pytest.raises(UnsupportedError, match=rf"\({operator}\)") as raised:
         check_signature_compiles(Servable(folder / name), 4)
     assert str(folder / name) in str(raised.value)
