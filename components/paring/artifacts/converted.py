@@ -86,11 +86,14 @@ class OpenVINOModel(Servable):
     """OpenVINO's `model.xml` with the weights in `model.bin`.
 
     Attributes:
-        precision: Of the ONNX file that it was made of.
-        difference: From that file's outputs, from 0 to 1, as ONNXModel has it.
+        precision: Of the model that it was made of: fp32, fp16 or int8, or of a TFLite file
+            its quantization.
+        front_end: Reader of that model: onnx, savedmodel or tflite.
+        difference: From that model's outputs, from 0 to 1, as ONNXModel has it.
     """
 
     precision: str = ""
+    front_end: str = ""
     difference: float | None = None
 
     @property

@@ -113,6 +113,24 @@ class _Net:
         callees_first({layer: self.edges.get(layer, set()) for layer in self.layers})
 
 
+class _Loop:
+    """Bodies of a layer that is a loop or a branch, and the layers in them that it names.
+
+    Attributes:
+        layers: Numbers of the layers in the bodies.
+        named: Those to which it maps its own inputs and outputs, and by which it goes on.
+    """
+
+    def __init__(self) -> None:
+        self.layers: set[str] = set()
+        self.named: set[str] = set()
+
+    def check(self) -> None:
+        """Raise ValueError if a layer is named that no body has."""
+        if lost := sorted(self.named - self.layers):
+            raise ValueError(f"a loop names layer {lost[0][:40]!r}, which its body lacks")
+
+
 class _Check:
     """Follows the elements of the `.xml` file.
 
@@ -126,6 +144,7 @@ class _Check:
         self.end = 0
         self._path: list[str] = []
         self._nets: list[_Net] = []
+        self._loops: list[_Loop] = []
         self._elements = 0
         # Notes may hold elements of any name.
         self._in_notes = 0
@@ -170,6 +189,12 @@ class _Check:
             self._nets.append(_Net())
         elif name == "layer":
             self._add_layer(attributes)
+            self._loops.append(_Loop())
+        elif self._loops and "internal_layer_id" in attributes:
+            self._loops[-1].named.add(attributes["internal_layer_id"])
+        elif name == "edge" and self._path[-2:-1] == ["back_edges"] and self._loops:
+            # Those by which a loop goes on, between layers of its body.
+            self._loops[-1].named |= {attributes.get(end, "") for end in ("from-layer", "to-layer")}
         elif name == "edge":
             fed = attributes.get("to-layer", "")
             self._nets[-1].edges.setdefault(fed, set()).add(attributes.get("from-layer", ""))
@@ -180,8 +205,15 @@ class _Check:
         self._path.pop()
         if name == "rt_info":
             self._in_notes -= 1
-        elif not self._in_notes and (name == "net" or name.endswith("body")):
-            self._nets.pop().check()
+        elif self._in_notes:
+            return
+        elif name == "net" or name.endswith("body"):
+            net = self._nets.pop()
+            net.check()
+            if self._loops:
+                self._loops[-1].layers |= net.layers
+        elif name == "layer":
+            self._loops.pop().check()
 
     def _add_layer(self, attributes: Mapping[str, str]) -> None:
         number = attributes.get("id", "")

@@ -56,7 +56,7 @@ class OpenVinoRuntime(SignatureRuntime):
                 remedy="convert the model again; the files are incomplete or damaged",
             ) from error
         super().__init__(file, {_name(port): _input(port) for port in self._model.inputs})
-        self._outputs = {_name(port): port for port in self._model.outputs}
+        self._outputs = {name: port for port in self._model.outputs for name in port.get_names()}
         self._request: Any = self._model.create_infer_request()
         self._holds_state = bool(self._request.query_state())
 

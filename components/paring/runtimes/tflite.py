@@ -9,6 +9,7 @@ import numpy as np
 from paring.artifacts import Servable
 from paring.errors import ModelError, UnsupportedError, first_line
 from paring.models.quiet import silent_stderr
+from paring.models.signature import Signature, TensorSpec
 from paring.models.tflite_files import check_tflite
 from paring.runtimes.base import (
     SIGNATURE,
@@ -101,6 +102,24 @@ class TFLiteRuntime(Runtime):
             for name, details in self._inputs.items()
         }
 
+    @property
+    def signature(self) -> Signature:
+        """The signature's inputs and outputs; integers that stand for floats are these."""
+        inputs, outputs = (
+            {name: _spec(name, tensors[name]) for name in sorted(tensors)}
+            for tensors in (self._inputs, self._outputs)
+        )
+        return Signature(inputs, outputs)
+
+    @property
+    def tensor_names(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Names in the file of the signature's inputs and of its outputs, by their own."""
+        inputs, outputs = (
+            {name: str(details["name"]) for name, details in tensors.items()}
+            for tensors in (self._inputs, self._outputs)
+        )
+        return inputs, outputs
+
     def encode(self, features: Features) -> Features:
         """See `paring.runtimes.base.Runtime.encode`."""
         check_names(self._file, features, self._inputs)
@@ -162,6 +181,12 @@ def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dic
     # while anything else refers to the interpreter's inner object.
     runner = interpreter.get_signature_runner(SIGNATURE)
     return runner.get_input_details(), runner.get_output_details()
+
+
+def _spec(name: str, details: Mapping[str, Any]) -> TensorSpec:
+    dtype = "float32" if _stands_for_floats(details) else np.dtype(details["dtype"]).name
+    sizes = _shape(details["shape_signature"])
+    return TensorSpec(name, tuple(None if size < 0 else size for size in sizes), dtype)
 
 
 def _stands_for_floats(details: Mapping[str, Any]) -> bool:

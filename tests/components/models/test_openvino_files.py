@@ -68,6 +68,40 @@ def test_loops_and_branches_pass(tmp_path: Path) -> None:
     check_openvino(tmp_path / "model.xml")
 
 
+@pytest.fixture
+def loop(tmp_path: Path) -> Path:
+    """Adds `x` [1, 2] to itself five times, in a loop."""
+    from openvino import opset13 as ops
+
+    x = ops.parameter([1, 2], np.float32, name="x")
+    state, given = (ops.parameter([1, 2], np.float32) for _ in range(2))
+    total = ops.add(state, given)
+    go_on = ops.result(ops.constant(np.array([True])))
+    body = openvino.Model([go_on, ops.result(total)], [state, given], "body")
+    item = ops.loop(ops.constant(np.int64(5)), ops.constant(np.array([True])))
+    item.set_function(body)
+    item.set_special_body_ports([-1, 0])
+    item.set_merged_input(state, x.output(0), total.output(0))
+    item.set_invariant_input(given, x.output(0))
+    made = openvino.Model([ops.result(item.get_iter_value(total.output(0)))], [x], "loop")
+    openvino.save_model(made, tmp_path / "model.xml", compress_to_fp16=False)
+    return tmp_path / "model.xml"
+
+
+def test_the_edges_by_which_a_loop_goes_on_are_those_of_its_body(loop: Path) -> None:
+    assert "<back_edges>" in loop.read_text()
+    check_openvino(loop)
+
+
+@pytest.mark.parametrize("edge", ['<edge from-layer="', 'internal_layer_id="'])
+def test_a_loop_that_names_a_layer_that_its_body_lacks_is_refused(loop: Path, edge: str) -> None:
+    text = loop.read_text()
+    start = text.index(edge, text.index("<port_map>")) + len(edge)
+    loop.write_text(text[:start] + "77" + text[text.index('"', start) :])
+    with pytest.raises(ModelError, match="names layer '77', which its body lacks"):
+        check_openvino(loop)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -1,0 +1,1 @@
+"""Conversion of ONNX files, SavedModels and TFLite files to OpenVINO."""
