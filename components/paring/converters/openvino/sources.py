@@ -181,9 +181,12 @@ def _named(graph: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) ->
     known = [port.get_names() for port in ports]
     named: list[set[str]] = [set() for _ in ports]
     first_output = len(graph.inputs)
-    for names, found in ((inputs, range(first_output)), (outputs, range(first_output, len(ports)))):
+    for names, indices in (
+        (inputs, range(first_output)),
+        (outputs, range(first_output, len(ports))),
+    ):
         for name, tensor in names.items():
-            for index in found:
+            for index in indices:
                 if tensor in known[index]:
                     named[index].add(name)
     lost = (inputs.keys() | outputs.keys()).difference(*named)
