@@ -53,10 +53,25 @@ _DEFAULT_IMAGE = "cpu"
 
 
 class NodeFields:
-    """The fields of one node, each with the table that it comes from."""
+    """The fields of one node, each with the table that it comes from.
 
-    def __init__(self, node: Node, runtime: PlacementRules, image: str | None) -> None:
+    Args:
+        node: The node.
+        runtime: What is said of all nodes.
+        image: The image of every node, in place of those that the files name.
+        checked: Beam's options and shared folders that were found valid, by any node: those of
+            all evaluations are mostly the same, and what is to be known of them is told once.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        runtime: PlacementRules,
+        image: str | None,
+        checked: set[tuple[str, str]],
+    ) -> None:
         self._node = node
+        self._checked = checked
         self._runtime = runtime
         self._image = image
         self._values: dict[str, Any] = {}
@@ -312,7 +327,7 @@ class NodeFields:
         """Refuse what the step would refuse, after all that comes before it has run."""
         own = {key: str(self._node.parameters.get(key, "")) for key in _PARAMETERS}
         beam_options, shared_dir = ({**own, **given}[key] for key in _PARAMETERS)
-        if not (beam_options or shared_dir):
+        if not (beam_options or shared_dir) or (beam_options, shared_dir) in self._checked:
             return
         # Imported late: this takes Beam, which takes seconds to load.
         from paring.evaluation.beam_options import read_beam_options
@@ -329,6 +344,7 @@ class NodeFields:
                 received=error.received,
                 remedy=error.remedy,
             ) from error
+        self._checked.add((beam_options, shared_dir))
 
     def _check_folder(self, given: Mapping[str, str]) -> None:
         """Refuse a folder that is written to and lies in the container, which is deleted."""
