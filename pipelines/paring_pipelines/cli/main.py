@@ -20,6 +20,7 @@ from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFa
 from paring.execution import find_accelerator
 from paring.storage import is_remote, list_below, local_path, write_text
 from paring.system import interruption, logs
+from paring.system.supervision import exit_now
 from paring_pipelines.advice.advice import AUTO, AdvisedRecipes
 from paring_pipelines.cli.compiling import compile_package, components, recipes_file
 from paring_pipelines.cli.kubeflow import COMMANDS
@@ -395,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         click.echo(_interrupted(error), err=True)
-        sys.exit(INTERRUPTED)
+        exit_now(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
