@@ -86,7 +86,7 @@ def flags(engine: Flink | Spark, pool: str, work: Path) -> list[str]:
     words = f"--runner={engine.name} --job_endpoint=127.0.0.1:{engine.job_port}"
     words += f" --environment_type=EXTERNAL --environment_config={pool}"
     if isinstance(engine, Flink):
-        words += f" --parallelism={SLOTS} --sdk_worker_parallelism={SLOTS}"
+        words += f" --parallelism={SLOTS}"
     return [f"--beam-options={words}", f"--shared-dir={work / 'shared'}"]
 
 

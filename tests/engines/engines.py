@@ -30,6 +30,8 @@ SPARK_UI_PORT = 8080
 POOL_PORT = 50000
 
 SLOTS = 2
+"""Task managers of Flink with one slot each, and executors of Spark with one core each: each has
+a process of Python. Instances of one process share its own at random; see docs/beam.md."""
 
 _READY_SECONDS = 120
 
@@ -59,13 +61,13 @@ _JAVA_FLAGS = [
     *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
 ]
 
-_FLINK_CONFIGURATION = f"""\
+_FLINK_CONFIGURATION = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.memory.process.size: 1024m
 rest.address: 127.0.0.1
 taskmanager.host: 127.0.0.1
 taskmanager.memory.process.size: 1280m
-taskmanager.numberOfTaskSlots: {SLOTS}
+taskmanager.numberOfTaskSlots: 1
 heartbeat.interval: 2000
 heartbeat.timeout: 10000
 restart-strategy.type: fixed-delay
@@ -260,9 +262,10 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float) -> None:
 
 @dataclass
 class Flink:
-    """Session cluster with one task manager, and Beam's job server for it."""
+    """Session cluster with a task manager for each slot, and Beam's job server for it."""
 
     engines: Engines
+    _workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     name = "FlinkRunner"
     job_port = FLINK_JOB_PORT
@@ -283,7 +286,8 @@ class Flink:
             ],
         )
         self.engines.wait_for_port(FLINK_REST_PORT, manager, "flink-jobmanager")
-        self.start_worker()
+        for _ in range(SLOTS):
+            self.start_worker()
         name = "flink-job-server"
         server = self.engines.start(
             name,
@@ -303,14 +307,18 @@ class Flink:
         self.engines.wait_for_port(self.job_port, server, name)
 
     def start_worker(self) -> None:
-        """Start a task manager and wait until the cluster has its slots."""
-        self._worker = self.engines.start("flink-taskmanager", self._worker_command())
-        wait_until(lambda: self._fetch("overview")["slots-total"] >= SLOTS, "slots are there", 60)
+        """Start a task manager and wait until the cluster has its slot."""
+        name = f"flink-taskmanager-{len(self._workers)}"
+        self._workers.append(self.engines.start(name, self._worker_command()))
+        running = [worker for worker in self._workers if worker.poll() is None]
+        wait_until(
+            lambda: self._fetch("overview")["slots-total"] >= len(running), "slots are there", 60
+        )
 
     def kill_worker(self) -> None:
-        """Kill the task manager, and start another as a cluster's own supervisor would."""
-        inner(self._worker).kill()
-        self._worker.wait()
+        """Kill a task manager, and start another as a cluster's own supervisor would."""
+        inner(self._workers[-1]).kill()
+        self._workers[-1].wait()
         self.start_worker()
 
     def is_busy(self) -> bool:
@@ -405,7 +413,7 @@ class Spark:
                 "org.apache.spark.deploy.worker.Worker",
                 *("--host", "127.0.0.1"),
                 *("--cores", str(SLOTS)),
-                *("--memory", "1g"),
+                *("--memory", f"{SLOTS}g"),
                 *("--work-dir", str(folder)),
                 f"spark://127.0.0.1:{SPARK_PORT}",
             ],
@@ -420,6 +428,7 @@ class Spark:
                 f"--master=spark://127.0.0.1:{SPARK_PORT}",
                 "--driver-memory=1g",
                 "--executor-memory=1g",
+                "--conf=spark.executor.cores=1",
                 f"--driver-java-options={' '.join(_JAVA_FLAGS)} -Djava.io.tmpdir={folder}",
                 "--conf=spark.driver.host=127.0.0.1",
                 "--class=org.apache.beam.runners.spark.SparkJobServerDriver",
