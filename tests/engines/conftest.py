@@ -1,13 +1,12 @@
 """Fixtures: engines for all tests of a session, and models to evaluate on them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.engines import Engines, Flink, Spark, prepare, worker_pool
+from tests.engines.engines import Engines, Flink, Spark, prepare, processes, worker_pool
 from tests.helpers.saved_models import save_signature
 
 BATCH = 16
@@ -74,17 +73,9 @@ def engine(request: pytest.FixtureRequest) -> Flink | Spark:
 @pytest.fixture(scope="session")
 def environments(engines: Engines) -> dict[str, str]:
     """Options of each environment of the workers."""
-    command = {
-        "command": str(engines.built / "boot"),
-        "env": {
-            **engines.surroundings(),
-            # Otherwise boot makes an environment without Paring.
-            "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
-        },
-    }
     return {
         "LOOPBACK": "--environment_type=LOOPBACK",
-        "PROCESS": f"--environment_type=PROCESS --environment_config='{json.dumps(command)}'",
+        "PROCESS": processes(engines),
         "EXTERNAL": f"--environment_type=EXTERNAL --environment_config={worker_pool(engines)}",
     }
 

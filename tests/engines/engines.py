@@ -30,8 +30,7 @@ SPARK_UI_PORT = 8080
 POOL_PORT = 50000
 
 SLOTS = 2
-"""Task managers of Flink with one slot each, and executors of Spark with one core each: each has
-a process of Python. Instances of one process share its own at random; see docs/beam.md."""
+"""Task managers of Flink, with one slot each, and cores of Spark's executor."""
 
 _READY_SECONDS = 120
 
@@ -310,16 +309,17 @@ class Flink:
         """Start a task manager and wait until the cluster has its slot."""
         name = f"flink-taskmanager-{len(self._workers)}"
         self._workers.append(self.engines.start(name, self._worker_command()))
-        running = [worker for worker in self._workers if worker.poll() is None]
-        wait_until(
-            lambda: self._fetch("overview")["slots-total"] >= len(running), "slots are there", 60
-        )
+        slots = len(self._workers)
+        wait_until(lambda: self._fetch("overview")["slots-total"] >= slots, "slots are there", 60)
 
     def kill_worker(self) -> None:
-        """Kill a task manager, and start another as a cluster's own supervisor would."""
-        inner(self._workers[-1]).kill()
-        self._workers[-1].wait()
-        self.start_worker()
+        """Kill the task managers, and start others as a cluster's own supervisor would."""
+        for worker in self._workers:
+            inner(worker).kill()
+            worker.wait()
+        self._workers.clear()
+        for _ in range(SLOTS):
+            self.start_worker()
 
     def is_busy(self) -> bool:
         """Return True if a job has not ended."""
@@ -413,7 +413,7 @@ class Spark:
                 "org.apache.spark.deploy.worker.Worker",
                 *("--host", "127.0.0.1"),
                 *("--cores", str(SLOTS)),
-                *("--memory", f"{SLOTS}g"),
+                *("--memory", "1g"),
                 *("--work-dir", str(folder)),
                 f"spark://127.0.0.1:{SPARK_PORT}",
             ],
@@ -428,7 +428,6 @@ class Spark:
                 f"--master=spark://127.0.0.1:{SPARK_PORT}",
                 "--driver-memory=1g",
                 "--executor-memory=1g",
-                "--conf=spark.executor.cores=1",
                 f"--driver-java-options={' '.join(_JAVA_FLAGS)} -Djava.io.tmpdir={folder}",
                 "--conf=spark.driver.host=127.0.0.1",
                 "--class=org.apache.beam.runners.spark.SparkJobServerDriver",
@@ -457,8 +456,24 @@ class Spark:
         executors[0].kill()
 
 
+def processes(engines: Engines) -> str:
+    """Return the options of workers that each of an engine's own processes starts."""
+    config = {
+        "command": str(engines.built / "boot"),
+        "env": {
+            **engines.surroundings(),
+            # Otherwise boot makes an environment without Paring.
+            "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
+        },
+    }
+    return f"--environment_type=PROCESS --environment_config='{json.dumps(config)}'"
+
+
 def worker_pool(engines: Engines) -> str:
-    """Start a pool that starts workers as processes, and return its address."""
+    """Start a pool that starts workers as processes, and return its address.
+
+    It serves a single process of an engine: those of two have the same ids.
+    """
     module, name = "apache_beam.runners.worker.worker_pool_main", "worker-pool"
     process = engines.start(name, [sys.executable, "-m", module, f"--service_port={POOL_PORT}"])
     engines.wait_for_port(POOL_PORT, process, name)

@@ -69,15 +69,15 @@ def test_a_worker_that_is_killed_changes_nothing(
 def test_each_slot_works_in_a_process_of_its_own(
     tmp_path: Path,
     engines: Engines,
-    engine: Flink | Spark,
+    flink: Flink,
     environments: dict[str, str],
     inputs: Inputs,
 ) -> None:
     for file in worked(engines):
         file.unlink()
-    out = tmp_path / f"{engine.name}-slots"
+    out = tmp_path / f"{flink.name}-slots"
     held = hold(engines)
-    words = flags(engine, environments["EXTERNAL"], tmp_path / "shared")
+    words = flags(flink, environments["PROCESS"], tmp_path / "shared")
     process = start(engines, inputs, out, f"--metric={METRIC}", *words)
     # While each batch takes two seconds.
     wait_until(lambda: len(worked(engines)) == SLOTS, "all slots are at work", 300)

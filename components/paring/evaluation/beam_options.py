@@ -84,15 +84,30 @@ class BeamOptions:
     Attributes:
         flags: As `PipelineOptions` takes them.
         runner: Its name.
+        has_processes: True if the workers are other processes on this machine.
     """
 
     flags: tuple[str, ...]
     runner: str
+    has_processes: bool = False
 
     @property
     def is_remote(self) -> bool:
         """True if the workers may be on other machines, without access to local paths."""
         return self.runner != IN_PROCESS
+
+    def check_tpu(self) -> None:
+        """Refuse what can't be where the workers are on a host with a TPU.
+
+        Raises:
+            ParameterError: They are processes, of which one alone can hold a TPU.
+        """
+        if self.has_processes:
+            raise _refusal(
+                "workers can't be processes of a host with a TPU, which one process holds",
+                " ".join(self.flags),
+                "leave out direct_running_mode and direct_num_workers",
+            )
 
 
 def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
@@ -130,8 +145,9 @@ def _read(words: Sequence[str], shared_dir: str) -> tuple[BeamOptions, list[str]
         notes.append(f"{named} is {IN_PROCESS}, in this process; Beam would download Prism for it")
     _check_fit(options)
     flags = [*words, f"--runner={runner}"]
+    has_processes = False
     if runner == IN_PROCESS:
-        _check_local(options)
+        has_processes = _check_local(options)
         if shared_dir:
             raise ParameterError(
                 "shared_dir: the workers are on this machine, so nothing is shared",
@@ -147,7 +163,7 @@ def _read(words: Sequence[str], shared_dir: str) -> tuple[BeamOptions, list[str]
             )
         _check_place(shared_dir)
     _check_by_beam(flags, runner)
-    return BeamOptions(tuple(flags), runner), notes
+    return BeamOptions(tuple(flags), runner, has_processes), notes
 
 
 def _check_place(shared_dir: str) -> None:
@@ -231,7 +247,8 @@ def _runner_of(options: "PipelineOptions") -> tuple[str, str]:
     return name, name
 
 
-def _check_local(options: "PipelineOptions") -> None:
+def _check_local(options: "PipelineOptions") -> bool:
+    """Check what the runner in this process takes; return whether its workers are processes."""
     from apache_beam.options.pipeline_options import DirectOptions, PortableOptions
 
     direct = options.view_as(DirectOptions)
@@ -258,6 +275,7 @@ def _check_local(options: "PipelineOptions") -> None:
                 given[name],
                 "leave it out, or name a runner with workers elsewhere",
             )
+    return bool(direct.direct_running_mode == "multi_processing")
 
 
 def _need_job_server(options: "PipelineOptions") -> None:

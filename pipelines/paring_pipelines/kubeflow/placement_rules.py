@@ -70,7 +70,7 @@ def place(
         check_step(dag, layer)
     for layer in runtime.layers:
         check_node(dag, layer)
-    checked: set[tuple[str, str]] = set()
+    checked: set[tuple[str, str, bool]] = set()
     result = {node.id: NodeFields(node, runtime, image, checked) for node in dag.nodes.values()}
     for node in dag.nodes.values():
         for layer in runtime.layers:
