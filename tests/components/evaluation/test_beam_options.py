@@ -37,6 +37,16 @@ def test_processes_on_this_machine_need_no_shared_folder() -> None:
         read_beam_options(text, SHARED)
 
 
+def test_processes_of_a_host_with_a_tpu_are_refused_and_others_are_not() -> None:
+    text = "--direct_num_workers=2 --direct_running_mode=multi_processing"
+    with pytest.raises(ParameterError, match="a TPU, which one process holds") as raised:
+        read_beam_options(text, "").check_tpu()
+    assert text in str(raised.value.received)
+    threads = text.replace("multi_processing", "multi_threading")
+    read_beam_options(threads, "").check_tpu()
+    read_beam_options(COMPLETE["FlinkRunner"], SHARED).check_tpu()
+
+
 @pytest.mark.parametrize("runner", COMPLETE)
 def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None:
     options = read_beam_options(COMPLETE[runner], SHARED)
