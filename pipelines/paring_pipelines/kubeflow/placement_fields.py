@@ -61,7 +61,7 @@ class NodeFields:
         image: The image of every node, in place of those that the files name.
         checked: Beam's options, shared folders, and whether on a TPU, that were found valid, by
             any node: those of all evaluations are mostly the same, and what is to be known of
-            them is told once.
+            them is reported once.
     """
 
     def __init__(
