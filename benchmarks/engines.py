@@ -2,10 +2,10 @@
 
     python benchmarks/engines.py [--rows N] [--out FILE]
 
-As root: the engines are those of tests/engines, with two slots each and workers of a pool. Two
-classifiers of one layer are compared, so that what is measured is Paring and Beam rather than
-TensorFlow. The metric of benchmarks/beam.py notes when each batch is done in each process.
-Figures are also written as JSON.
+As root: the engines are those of tests/engines. Flink's two task managers start a worker process
+each, Spark's executor one for both of its cores. Two classifiers of one layer are compared, so
+that what is measured is Paring and Beam rather than TensorFlow. The metric of benchmarks/beam.py
+notes when each batch is done in each process. Figures are also written as JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import beam
 import numpy as np
-from tests.engines.engines import SLOTS, Engines, Flink, Spark, prepare, worker_pool
+from tests.engines.engines import SLOTS, Engines, Flink, Spark, prepare, processes
 
 from paring.execution import environment
 from paring.system import hardware
@@ -41,11 +41,10 @@ def main() -> int:
         os.environ[beam.NOTES] = str(work / "notes")
         with Engines(prepare()) as engines:
             shutil.copy(beam.__file__, engines.folder)
-            pool = worker_pool(engines)
             for name, words in {
                 "in process": [],
-                "Flink": flags(Flink(engines), pool, work),
-                "Spark": flags(Spark(engines), pool, work),
+                "Flink": flags(Flink(engines), work),
+                "Spark": flags(Spark(engines), work),
             }.items():
                 figures[name] = measured(engines, work, words)
                 print(
@@ -80,13 +79,13 @@ def save_inputs(work: Path, rows: int) -> None:
         np.save(folder / "label.npy", generator.integers(0, 10, count))
 
 
-def flags(engine: Flink | Spark, pool: str, work: Path) -> list[str]:
+def flags(engine: Flink | Spark, work: Path) -> list[str]:
     """Start an engine, and return the flags of `evaluate` for it."""
     engine.start()
     words = f"--runner={engine.name} --job_endpoint=127.0.0.1:{engine.job_port}"
-    words += f" --environment_type=EXTERNAL --environment_config={pool}"
+    words += f" {processes(engine.engines)}"
     if isinstance(engine, Flink):
-        words += f" --parallelism={SLOTS} --sdk_worker_parallelism={SLOTS}"
+        words += f" --parallelism={SLOTS}"
     return [f"--beam-options={words}", f"--shared-dir={work / 'shared'}"]
 
 

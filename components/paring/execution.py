@@ -143,7 +143,7 @@ def _described(error: BaseException) -> str:
 
 
 def _execute(step: Step, call: Call) -> dict[str, Artifact]:
-    _find_accelerator()
+    find_accelerator()
     parameters = step.parse_parameters(call.parameters)
     _check_names(step, "output", call.outputs, known=set(step.outputs), required=set(step.outputs))
     required = {n for n, s in step.inputs.items() if not (s.optional or s.family)}
@@ -183,7 +183,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     return outputs
 
 
-def _find_accelerator() -> None:
+def find_accelerator() -> None:
     """Look for the accelerator that the caller requests, before anything is computed without it.
 
     Raises:

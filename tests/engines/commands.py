@@ -37,7 +37,8 @@ def finish(engines: Engines, process: subprocess.Popen[bytes], out: Path) -> byt
 def options(engine: Flink | Spark, environment: str) -> str:
     words = f"--runner={engine.name} --job_endpoint=127.0.0.1:{engine.job_port} {environment}"
     if isinstance(engine, Flink):
-        words += f" --parallelism={SLOTS} --sdk_worker_parallelism={SLOTS}"
+        # Workers that another process starts serve one task manager alone.
+        words += f" --parallelism={SLOTS if 'PROCESS' in environment else 1}"
     return words
 
 

@@ -1,25 +1,28 @@
 """Fixtures: engines for all tests of a session, and models to evaluate on them."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.engines import Engines, Flink, Spark, prepare, worker_pool
+from tests.engines.engines import Engines, Flink, Spark, prepare, processes, worker_pool
 from tests.helpers.saved_models import save_signature
 
 BATCH = 16
 METRIC = "metric_of_engines:right"
 """Metric top-1 that takes two seconds for a batch while there is a file `held`."""
 
-_METRIC = """\
-import pathlib, time
+WORKED = "worked-"
+"""Prefix of the files that `METRIC` leaves beside itself, one for each process that it ran in."""
+
+_METRIC = f"""\
+import os, pathlib, time
 
 def right(predictions, labels):
     folder = pathlib.Path(__file__).parent
     (folder / "reached").touch()
+    (folder / f"{WORKED}{{os.getpid()}}").touch()
     end = time.monotonic() + 2
     while (folder / "held").exists() and time.monotonic() < end:
         time.sleep(0.05)
@@ -70,17 +73,9 @@ def engine(request: pytest.FixtureRequest) -> Flink | Spark:
 @pytest.fixture(scope="session")
 def environments(engines: Engines) -> dict[str, str]:
     """Options of each environment of the workers."""
-    command = {
-        "command": str(engines.built / "boot"),
-        "env": {
-            **engines.surroundings(),
-            # Otherwise boot makes an environment without Paring.
-            "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
-        },
-    }
     return {
         "LOOPBACK": "--environment_type=LOOPBACK",
-        "PROCESS": f"--environment_type=PROCESS --environment_config='{json.dumps(command)}'",
+        "PROCESS": processes(engines),
         "EXTERNAL": f"--environment_type=EXTERNAL --environment_config={worker_pool(engines)}",
     }
 

@@ -30,6 +30,7 @@ SPARK_UI_PORT = 8080
 POOL_PORT = 50000
 
 SLOTS = 2
+"""Task managers of Flink, with one slot each, and cores of Spark's executor."""
 
 _READY_SECONDS = 120
 
@@ -59,13 +60,13 @@ _JAVA_FLAGS = [
     *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENS),
 ]
 
-_FLINK_CONFIGURATION = f"""\
+_FLINK_CONFIGURATION = """\
 jobmanager.rpc.address: 127.0.0.1
 jobmanager.memory.process.size: 1024m
 rest.address: 127.0.0.1
 taskmanager.host: 127.0.0.1
 taskmanager.memory.process.size: 1280m
-taskmanager.numberOfTaskSlots: {SLOTS}
+taskmanager.numberOfTaskSlots: 1
 heartbeat.interval: 2000
 heartbeat.timeout: 10000
 restart-strategy.type: fixed-delay
@@ -260,9 +261,10 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float) -> None:
 
 @dataclass
 class Flink:
-    """Session cluster with one task manager, and Beam's job server for it."""
+    """Session cluster with a task manager for each slot, and Beam's job server for it."""
 
     engines: Engines
+    _workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     name = "FlinkRunner"
     job_port = FLINK_JOB_PORT
@@ -283,7 +285,8 @@ class Flink:
             ],
         )
         self.engines.wait_for_port(FLINK_REST_PORT, manager, "flink-jobmanager")
-        self.start_worker()
+        for _ in range(SLOTS):
+            self.start_worker()
         name = "flink-job-server"
         server = self.engines.start(
             name,
@@ -303,15 +306,20 @@ class Flink:
         self.engines.wait_for_port(self.job_port, server, name)
 
     def start_worker(self) -> None:
-        """Start a task manager and wait until the cluster has its slots."""
-        self._worker = self.engines.start("flink-taskmanager", self._worker_command())
-        wait_until(lambda: self._fetch("overview")["slots-total"] >= SLOTS, "slots are there", 60)
+        """Start a task manager and wait until the cluster has its slot."""
+        name = f"flink-taskmanager-{len(self._workers)}"
+        self._workers.append(self.engines.start(name, self._worker_command()))
+        slots = len(self._workers)
+        wait_until(lambda: self._fetch("overview")["slots-total"] >= slots, "slots are there", 60)
 
     def kill_worker(self) -> None:
-        """Kill the task manager, and start another as a cluster's own supervisor would."""
-        inner(self._worker).kill()
-        self._worker.wait()
-        self.start_worker()
+        """Kill the task managers, and start others as a cluster's own supervisor would."""
+        for worker in self._workers:
+            inner(worker).kill()
+            worker.wait()
+        self._workers.clear()
+        for _ in range(SLOTS):
+            self.start_worker()
 
     def is_busy(self) -> bool:
         """Return True if a job has not ended."""
@@ -448,8 +456,24 @@ class Spark:
         executors[0].kill()
 
 
+def processes(engines: Engines) -> str:
+    """Return the options of workers that each of an engine's own processes starts."""
+    config = {
+        "command": str(engines.built / "boot"),
+        "env": {
+            **engines.surroundings(),
+            # Otherwise boot makes an environment without Paring.
+            "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT": "1",
+        },
+    }
+    return f"--environment_type=PROCESS --environment_config='{json.dumps(config)}'"
+
+
 def worker_pool(engines: Engines) -> str:
-    """Start a pool that starts workers as processes, and return its address."""
+    """Start a pool that starts workers as processes, and return its address.
+
+    It serves a single process of an engine: those of two have the same ids.
+    """
     module, name = "apache_beam.runners.worker.worker_pool_main", "worker-pool"
     process = engines.start(name, [sys.executable, "-m", module, f"--service_port={POOL_PORT}"])
     engines.wait_for_port(POOL_PORT, process, name)

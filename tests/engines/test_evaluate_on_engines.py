@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.engines.commands import finish, flags, start
-from tests.engines.conftest import METRIC, Inputs
-from tests.engines.engines import Engines, Flink, Spark, inner, wait_until
+from tests.engines.conftest import METRIC, WORKED, Inputs
+from tests.engines.engines import SLOTS, Engines, Flink, Spark, inner, wait_until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -64,6 +64,31 @@ def test_a_worker_that_is_killed_changes_nothing(
     )
     for name in ("count", "score", "source_score", "accuracy", "agreement"):
         assert result[name] == expected[name]
+
+
+def test_each_slot_works_in_a_process_of_its_own(
+    tmp_path: Path,
+    engines: Engines,
+    flink: Flink,
+    environments: dict[str, str],
+    inputs: Inputs,
+) -> None:
+    for file in worked(engines):
+        file.unlink()
+    out = tmp_path / f"{flink.name}-slots"
+    held = hold(engines)
+    words = flags(flink, environments["PROCESS"], tmp_path / "shared")
+    process = start(engines, inputs, out, f"--metric={METRIC}", *words)
+    # While each batch takes two seconds.
+    wait_until(lambda: len(worked(engines)) == SLOTS, "all slots are at work", 300)
+    held.unlink()
+    finish(engines, process, out)
+    assert len(worked(engines)) == SLOTS
+
+
+def worked(engines: Engines) -> list[Path]:
+    """Return a file for each process in which `METRIC` ran."""
+    return list(engines.folder.glob(f"{WORKED}*"))
 
 
 def test_ctrl_c_ends_the_job_and_leaves_nothing(

@@ -23,10 +23,9 @@ CACHE = Path.home() / ".cache" / "paring-images"
 # Root's limits are above what runc may set where it runs inside a sandbox.
 _LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
 
-# As k8s/ runs it, and without a network.
+# As k8s/ runs it.
 _HARDENED = [
     "--rm",
-    "--network=none",
     "--read-only",
     "--tmpfs=/tmp",
     "--cap-drop=all",
@@ -66,9 +65,10 @@ class Podman:
             )
         return done
 
-    def run_command(self, image: str, *options: str) -> list[str]:
+    def run_command(self, image: str, *options: str, network: str = "none") -> list[str]:
         """The command that runs `image`; its arguments are to follow."""
-        return ["podman", *self.flags, "run", *_HARDENED, *_LIMITS, *options, image]
+        hardened = [f"--network={network}", *_HARDENED]
+        return ["podman", *self.flags, "run", *hardened, *_LIMITS, *options, image]
 
 
 @dataclass(frozen=True)

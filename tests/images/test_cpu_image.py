@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 from tests.conformance.kfp_runner import PackageRun, command_paring, run_package
+from tests.helpers.beam_servers import free_port, is_open, job_server, started, wait_for
 from tests.images.conftest import BASE, ROOT, SOURCE, Built, Podman, alone, make_image
 
 from paring.artifacts import read_record
 from paring.errors import MissingDependencyError
+from paring.execution import Call, execute
+from paring.steps.evaluate import evaluate
 from paring_pipelines.cli.main import main
 from paring_pipelines.pipeline.recipes import load_recipes
 from paring_pipelines.pipeline.settings import Settings
@@ -241,6 +244,59 @@ def test_the_steps_of_every_runtime_work(
     assert {f"evaluation-{name}" for name in ("onnx", "openvino", "optimized")} < set(
         done.stdout.split()
     )
+
+
+@pytest.fixture
+def pool(
+    podman: Podman, cpu_image: Built, bucket: str, tmp_path: Path
+) -> Iterator[tuple[str, Path]]:
+    """The address of a worker pool in the image, as docs/beam.md has it, and the file of its log.
+
+    On this machine's network, as a sidecar is on its pod's.
+    """
+    page = (ROOT / "docs/beam.md").read_text()
+    (documented,) = re.findall(r"^command: \[(.*)\]$", page, re.MULTILINE)
+    entry, *arguments = documented.split(", ")
+    port = free_port()
+    arguments[-1] = arguments[-1].replace("50000", str(port))
+    # As `bucket` set them. A bundle of certificates would be this machine's.
+    store = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    name = f"paring-pool-{os.getpid()}"
+    options = [f"--name={name}", f"--entrypoint={entry}", *(f"--env={item}" for item in store)]
+    command = podman.run_command(cpu_image.name, *options, network="host")
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    with started(folder, [*command, *arguments], environment=podman.environment) as process:
+        try:
+            wait_for(process, lambda: is_open(port))
+            yield f"localhost:{port}", folder / "log"
+        finally:
+            # The first process of a container takes no signal that it has no handler for.
+            podman("kill", name, check=False)
+
+
+def test_a_pool_of_workers_in_the_image_evaluates_as_this_process_does(
+    pool: tuple[str, Path],
+    bucket: str,
+    tmp_path: Path,
+    digits_model: Path,
+    digits_npz: Path,
+) -> None:
+    paths = {"source": digits_model, "examples": digits_npz}
+    alone = execute(evaluate, Call(paths, {"evaluation": tmp_path / "alone"}))["evaluation"]
+    address, log = pool
+    folder = tmp_path / "job-server"
+    folder.mkdir()
+    with job_server(folder) as server:
+        options = f"--runner=PortableRunner --job_endpoint={server}"
+        options += f" --environment_type=EXTERNAL --environment_config={address}"
+        parameters = {"beam_options": options, "shared_dir": f"s3://{bucket}/shared"}
+        call = Call(paths, {"evaluation": tmp_path / "remote"}, parameters)
+        remote = execute(evaluate, call)["evaluation"]
+    result, expected = ((item.path / "evaluation.json").read_bytes() for item in (remote, alone))
+    assert result == expected
+    # In the pool, which is in the container.
+    assert "Starting worker with command" in log.read_text()
 
 
 def test_what_an_image_is_not_for_is_an_error_that_says_so(

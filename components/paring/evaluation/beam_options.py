@@ -61,6 +61,19 @@ _UNFIT = {
 _PROCESS = '{"command": "FILE"}'
 """Environment of the type PROCESS."""
 
+_EMBEDDED = "embed"
+"""In place of a job server's address: Beam's own job server, in this process."""
+
+_ELSEWHERE = (
+    "environment_config",
+    "environment_options",
+    "environment_type",
+    "parallelism",
+    "sdk_container_image",
+    "sdk_worker_parallelism",
+)
+"""Options of workers on other machines."""
+
 _ENVIRONMENTS = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
 
 
@@ -71,15 +84,30 @@ class BeamOptions:
     Attributes:
         flags: As `PipelineOptions` takes them.
         runner: Its name.
+        has_processes: True if the workers are other processes on this machine.
     """
 
     flags: tuple[str, ...]
     runner: str
+    has_processes: bool = False
 
     @property
     def is_remote(self) -> bool:
         """True if the workers may be on other machines, without access to local paths."""
         return self.runner != IN_PROCESS
+
+    def check_tpu(self) -> None:
+        """Refuse what can't be where the workers are on a host with a TPU.
+
+        Raises:
+            ParameterError: They are processes, of which one alone can hold a TPU.
+        """
+        if self.has_processes:
+            raise _refusal(
+                "workers can't be processes of a host with a TPU, which one process holds",
+                " ".join(self.flags),
+                "leave out direct_running_mode and direct_num_workers",
+            )
 
 
 def read_beam_options(text: str, shared_dir: str) -> BeamOptions:
@@ -117,8 +145,9 @@ def _read(words: Sequence[str], shared_dir: str) -> tuple[BeamOptions, list[str]
         notes.append(f"{named} is {IN_PROCESS}, in this process; Beam would download Prism for it")
     _check_fit(options)
     flags = [*words, f"--runner={runner}"]
+    has_processes = False
     if runner == IN_PROCESS:
-        _check_local(options)
+        has_processes = _check_local(options)
         if shared_dir:
             raise ParameterError(
                 "shared_dir: the workers are on this machine, so nothing is shared",
@@ -134,7 +163,7 @@ def _read(words: Sequence[str], shared_dir: str) -> tuple[BeamOptions, list[str]
             )
         _check_place(shared_dir)
     _check_by_beam(flags, runner)
-    return BeamOptions(tuple(flags), runner), notes
+    return BeamOptions(tuple(flags), runner, has_processes), notes
 
 
 def _check_place(shared_dir: str) -> None:
@@ -150,7 +179,8 @@ def _check_words(words: Sequence[str]) -> None:
     """Refuse what Beam's parser would drop without a word: values of no option."""
     takes_value = False
     for word in words:
-        if not word.startswith("-") and not takes_value:
+        # Beam drops one with a single dash, too.
+        if not word.startswith("--") and not takes_value:
             raise _refusal("this belongs to no option", word, f"write --{word.lstrip('-')}")
         takes_value = word.startswith("--") and "=" not in word
 
@@ -217,7 +247,8 @@ def _runner_of(options: "PipelineOptions") -> tuple[str, str]:
     return name, name
 
 
-def _check_local(options: "PipelineOptions") -> None:
+def _check_local(options: "PipelineOptions") -> bool:
+    """Check what the runner in this process takes; return whether its workers are processes."""
     from apache_beam.options.pipeline_options import DirectOptions, PortableOptions
 
     direct = options.view_as(DirectOptions)
@@ -236,6 +267,15 @@ def _check_local(options: "PipelineOptions") -> None:
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint:
         raise _refusal(f"{IN_PROCESS} takes no job server", endpoint, "add --runner=PortableRunner")
+    given = options.get_all_options(drop_default=True)
+    for name in _ELSEWHERE:
+        if name in given:
+            raise _refusal(
+                f"{name} does nothing with {IN_PROCESS}, whose workers are on this machine",
+                given[name],
+                "leave it out, or name a runner with workers elsewhere",
+            )
+    return bool(direct.direct_running_mode == "multi_processing")
 
 
 def _need_job_server(options: "PipelineOptions") -> None:
@@ -245,7 +285,7 @@ def _need_job_server(options: "PipelineOptions") -> None:
         raise _refusal(
             "PortableRunner needs a job server", "no job_endpoint", "add --job_endpoint=HOST:PORT"
         )
-    _need_environment(options)
+    _check_portable(options)
 
 
 def _need_flink(options: "PipelineOptions") -> None:
@@ -263,7 +303,13 @@ def _need_flink(options: "PipelineOptions") -> None:
             "add --job_endpoint=HOST:PORT, or --flink_master=HOST:PORT with"
             " --flink_job_server_jar=FILE and Java on this machine",
         )
-    _need_environment(options)
+    if flink.parallelism == 0 or flink.parallelism < -1:
+        raise _refusal(
+            "parallelism: must be 1 or more, or -1 for the cluster's own",
+            flink.parallelism,
+            "give the number of slots",
+        )
+    _check_portable(options)
 
 
 def _need_spark(options: "PipelineOptions") -> None:
@@ -280,7 +326,7 @@ def _need_spark(options: "PipelineOptions") -> None:
             "add --job_endpoint=HOST:PORT, or --spark_master_url=spark://HOST:PORT with"
             " --spark_job_server_jar=FILE and Java on this machine",
         )
-    _need_environment(options)
+    _check_portable(options)
 
 
 def _need_dataflow(options: "PipelineOptions") -> None:
@@ -308,14 +354,40 @@ _REQUIREMENTS: dict[str, Callable[["PipelineOptions"], None]] = {
 """The runners with workers elsewhere, and what each asks for."""
 
 
+def _check_portable(options: "PipelineOptions") -> None:
+    """Check what all runners with a job server take: its address, and the workers."""
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    portable = options.view_as(PortableOptions)
+    if portable.job_endpoint and portable.job_endpoint != _EMBEDDED:
+        _check_address("job_endpoint", portable.job_endpoint)
+    # Beam takes any text.
+    if not str(portable.sdk_worker_parallelism).isdecimal():
+        raise _refusal(
+            "sdk_worker_parallelism: must be 0 or more",
+            portable.sdk_worker_parallelism,
+            "give the number of processes of each of the engine's workers; 0 for one a core",
+        )
+    _need_environment(options)
+
+
+def _check_address(name: str, text: str) -> None:
+    """Refuse what no connection is made to, and which Beam would wait for in vain."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise _refusal(f"{name}: must be HOST:PORT", text, f"write --{name}=HOST:PORT")
+
+
 def _need_environment(options: "PipelineOptions") -> None:
     """Refuse workers in Beam's own image, which has no Paring."""
     from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
 
     portable = options.view_as(PortableOptions)
-    kind = (portable.environment_type or "DOCKER").upper()
+    # Beam takes them in capitals alone.
+    kind = portable.environment_type or "DOCKER"
     if kind not in _ENVIRONMENTS:
-        raise _refusal("environment_type: there is no such one", kind, nearest(kind, _ENVIRONMENTS))
+        remedy = nearest(kind.upper(), _ENVIRONMENTS)
+        raise _refusal("environment_type: there is no such one", kind, remedy)
     named = (
         portable.environment_config
         or portable.environment_options
@@ -329,8 +401,12 @@ def _need_environment(options: "PipelineOptions") -> None:
             f"environment_type {kind}, no environment_config",
             f"add --environment_type={kind} --environment_config={wanted[kind]}",
         )
-    if kind == "PROCESS" and portable.environment_config:
-        _check_process(portable.environment_config)
+    config = portable.environment_config
+    if kind == "PROCESS" and config:
+        _check_process(config)
+    # Beam takes JSON of an address with parameters as well.
+    if kind == "EXTERNAL" and config and not config.lstrip().startswith("{"):
+        _check_address("environment_config", config)
 
 
 def _check_process(text: str) -> None:

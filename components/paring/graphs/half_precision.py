@@ -79,7 +79,7 @@ def to_half_precision(
     if not any(editor.nodes[name].op in _HEAVY for name in half):
         raise UnsupportedError(
             f"nothing in this model gains from {precision}",
-            received="no convolution or product of matrices in float32",
+            received=_no_heavy_reason(editor, ordered, fetched=fetched, dtype=dtype),
             remedy="leave precision at float32",
         )
     casts = _Casts(editor, dtype)
@@ -94,6 +94,28 @@ def to_half_precision(
                 if not tensor.startswith("^") and node_name(tensor) in half:
                     node.input[place] = casts.widened(tensor)
     return editor.finish(outputs)
+
+
+def _no_heavy_reason(
+    editor: GraphEditor, ordered: Iterable[NodeDef], *, fetched: set[str], dtype: tf.DType
+) -> str:
+    """Return the reason why no heavy operator can compute in half precision."""
+    heavy = [node for node in ordered if node.op in _HEAVY and is_float32(node)]
+    largest = [
+        (float(np.abs(value).max()), node.name)
+        for node in heavy
+        for place in _float_inputs(node)
+        if (value := editor.value(node.input[place])) is not None and not _holds(dtype, value)
+    ]
+    if largest:
+        size, name = max(largest)
+        return (
+            f"values up to {size:g} in a constant of {name}, and {dtype.name} holds up to"
+            f" {float(dtype.max):g}"
+        )
+    if any(node.name in fetched for node in heavy):
+        return "no convolution or product of matrices but those that give the outputs"
+    return "no convolution or product of matrices in float32"
 
 
 def _computes_in_half(

@@ -134,15 +134,18 @@ def evaluate(
         StepFailedError: The runner or its workers broke.
     """
     from paring.evaluation.beam_options import read_beam_options
+    from paring.models.tpu import has_tpu
 
     options = read_beam_options(beam_options, shared_dir)
+    on_tpu = has_tpu() and not options.is_remote
+    if on_tpu:
+        options.check_tpu()
     from paring.data.examples import open_split
     from paring.evaluation.inference import tally_pair
     from paring.evaluation.scoring import make_plan
     from paring.evaluation.thresholds import find_thresholds
     from paring.graphs.xla import check_before_tpu
     from paring.models.saved_model import SavedModel
-    from paring.models.tpu import has_tpu
 
     saved = SavedModel.open(source)
     signature = saved.signature()
@@ -175,7 +178,7 @@ def evaluate(
             remedy=f"start the run again; it was planned with {metric_digest}",
         )
     judged = candidate or source
-    if has_tpu() and not options.is_remote:
+    if on_tpu:
         check_before_tpu([source, judged], batch_size)
     result = tally_pair(
         source, judged, plan, split, batch_size=batch_size, options=options, shared_dir=shared_dir

@@ -18,7 +18,7 @@ from paring.system.trees import copy_tree
 _SEPARATE_BYTES = 32 << 20
 
 
-@step(version="4", machine_dependent=True)
+@step(version="5", machine_dependent=True)
 def optimize_savedmodel(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -163,7 +163,12 @@ def optimize_savedmodel(
         if choice.form is None and fixed_batch:
             again = task.folder / "again"
             choice = with_fixed_batch(
-                build_again, choice, trial, folder=again, limit=max_difference
+                build_again,
+                choice,
+                trial,
+                folder=again,
+                limit=max_difference,
+                timed=keep == "faster",
             )
         copy_tree(choice.folder, optimized.serving_dir)
 

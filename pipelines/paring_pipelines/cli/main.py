@@ -18,8 +18,10 @@ from paring import __version__
 from paring.adapters.cli import StepGroup
 from paring.artifacts import RECORD, Artifact, content_digest, read_record
 from paring.errors import ArtifactTypeError, ParameterError, ParingError, StepFailedError
+from paring.execution import find_accelerator
 from paring.storage import is_remote, list_below, local_path, write_text
 from paring.system import interruption, logs
+from paring.system.supervision import exit_now
 from paring_pipelines.advice.advice import AUTO, AdvisedRecipes
 from paring_pipelines.cli.compiling import compile_package, components, recipes_file
 from paring_pipelines.cli.kubeflow import COMMANDS
@@ -157,7 +159,7 @@ def _run(
     start = time.monotonic()
     screen = console.make_console()
     # What can fail fast goes before what may take long to bring here.
-    local.check(flag)
+    _check_local(local)
     _check_workers(settings)
     chosen = load_recipes(DEFAULT_FILE if recipes in (None, AUTO) else recipes, settings.target)
     place.check()
@@ -202,6 +204,12 @@ def _run(
         write_text(str(reasons), json.dumps(advice.as_json(), indent=2) + "\n")
         place.publish(reasons.name)
     console.show_outcome(screen, outcome, time.monotonic() - start)
+
+
+def _check_local(local: LocalSettings) -> None:
+    """Refuse settings that are invalid here, and an accelerator that is not there."""
+    local.check(flag)
+    find_accelerator()
 
 
 def _check_workers(settings: Settings) -> None:
@@ -279,7 +287,7 @@ def advise(model: str, examples: str, recipes: Path | None, as_json: bool, **giv
 
     file, settings = recipes_file(recipes), read_settings(given)
     local = LocalSettings.pick(given)
-    local.check(flag)
+    _check_local(local)
     with (
         fetched_for_now(model, examples) as sources,
         step_processes(local.limits, PROFILE_LIBRARIES) as execute,
@@ -307,7 +315,7 @@ def demo(out: Path, **given: Any) -> None:
 
     # Before the training, not after it.
     local = LocalSettings.pick(given)
-    local.check(flag)
+    _check_local(local)
     read_settings(given)
     model, examples = out / "digits", out / "digits.npz"
     if model.exists() and examples.exists():
@@ -401,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         click.echo(_interrupted(error), err=True)
-        sys.exit(INTERRUPTED)
+        exit_now(INTERRUPTED)
     except Exception as error:
         if debug:
             raise

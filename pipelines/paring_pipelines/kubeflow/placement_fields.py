@@ -53,10 +53,26 @@ _DEFAULT_IMAGE = "cpu"
 
 
 class NodeFields:
-    """The fields of one node, each with the table that it comes from."""
+    """The fields of one node, each with the table that it comes from.
 
-    def __init__(self, node: Node, runtime: PlacementRules, image: str | None) -> None:
+    Args:
+        node: The node.
+        runtime: What is said of all nodes.
+        image: The image of every node, in place of those that the files name.
+        checked: Beam's options, shared folders, and whether on a TPU, that were found valid, by
+            any node: those of all evaluations are mostly the same, and what is to be known of
+            them is reported once.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        runtime: PlacementRules,
+        image: str | None,
+        checked: set[tuple[str, str, bool]],
+    ) -> None:
         self._node = node
+        self._checked = checked
         self._runtime = runtime
         self._image = image
         self._values: dict[str, Any] = {}
@@ -312,13 +328,17 @@ class NodeFields:
         """Refuse what the step would refuse, after all that comes before it has run."""
         own = {key: str(self._node.parameters.get(key, "")) for key in _PARAMETERS}
         beam_options, shared_dir = ({**own, **given}[key] for key in _PARAMETERS)
-        if not (beam_options or shared_dir):
+        on_tpu = self.accelerator.startswith("tpu-")
+        item = (beam_options, shared_dir, on_tpu)
+        if not (beam_options or shared_dir) or item in self._checked:
             return
         # Imported late: this takes Beam, which takes seconds to load.
         from paring.evaluation.beam_options import read_beam_options
 
         try:
-            read_beam_options(beam_options, shared_dir)
+            options = read_beam_options(beam_options, shared_dir)
+            if on_tpu:
+                options.check_tpu()
         except ParameterError as error:
             if not given:
                 raise
@@ -329,6 +349,7 @@ class NodeFields:
                 received=error.received,
                 remedy=error.remedy,
             ) from error
+        self._checked.add(item)
 
     def _check_folder(self, given: Mapping[str, str]) -> None:
         """Refuse a folder that is written to and lies in the container, which is deleted."""

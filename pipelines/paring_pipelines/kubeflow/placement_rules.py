@@ -70,7 +70,8 @@ def place(
         check_step(dag, layer)
     for layer in runtime.layers:
         check_node(dag, layer)
-    result = {node.id: NodeFields(node, runtime, image) for node in dag.nodes.values()}
+    checked: set[tuple[str, str, bool]] = set()
+    result = {node.id: NodeFields(node, runtime, image, checked) for node in dag.nodes.values()}
     for node in dag.nodes.values():
         for layer in runtime.layers:
             if layer.fits(node):

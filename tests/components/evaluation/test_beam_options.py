@@ -37,6 +37,16 @@ def test_processes_on_this_machine_need_no_shared_folder() -> None:
         read_beam_options(text, SHARED)
 
 
+def test_processes_of_a_host_with_a_tpu_are_refused_and_others_are_not() -> None:
+    text = "--direct_num_workers=2 --direct_running_mode=multi_processing"
+    with pytest.raises(ParameterError, match="a TPU, which one process holds") as raised:
+        read_beam_options(text, "").check_tpu()
+    assert text in str(raised.value.received)
+    threads = text.replace("multi_processing", "multi_threading")
+    read_beam_options(threads, "").check_tpu()
+    read_beam_options(COMPLETE["FlinkRunner"], SHARED).check_tpu()
+
+
 @pytest.mark.parametrize("runner", COMPLETE)
 def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None:
     options = read_beam_options(COMPLETE[runner], SHARED)
@@ -65,6 +75,9 @@ def test_a_runner_elsewhere_is_taken_with_all_that_it_needs(runner: str) -> None
         ("--job_endpoint=localhost:8099", "takes no job server"),
         ("--quite_unheard_of", r"no such option[\s\S]*quite_unheard_of"),
         ("--no_wait_until_finish", "there is no result"),
+        ("-direct_num_workers=2", r"belongs to no option[\s\S]*write --direct_num_workers=2"),
+        ("--sdk_worker_parallelism=2", "does nothing with FnApiRunner"),
+        ("--runner=DirectRunner --environment_type=LOOPBACK", "does nothing with FnApiRunner"),
     ],
 )
 def test_what_cannot_run_here_is_refused(text: str, message: str) -> None:
@@ -94,6 +107,26 @@ def test_a_runner_without_an_option_that_it_needs_is_refused(
     assert without in text
     with pytest.raises(ParameterError, match=message):
         read_beam_options(text.replace(without, ""), SHARED)
+
+
+@pytest.mark.parametrize(
+    ("changed", "to", "message"),
+    [
+        ("localhost:8099", "localhost", "job_endpoint: must be HOST:PORT"),
+        ("localhost:8099", "localhost:grpc", "job_endpoint: must be HOST:PORT"),
+        ("localhost:8099", "localhost:80990", "job_endpoint: must be HOST:PORT"),
+        ("localhost:50000", "localhost", "environment_config: must be HOST:PORT"),
+        ("EXTERNAL", "external", r"no such one[\s\S]*did you mean 'EXTERNAL'"),
+        ("parallelism=4", "parallelism=0", "parallelism: must be 1 or more"),
+        ("--runner", "--sdk_worker_parallelism=-1 --runner", "parallelism: must be 0 or more"),
+        ("--runner", "--sdk_worker_parallelism=all --runner", "parallelism: must be 0 or more"),
+    ],
+)
+def test_what_the_engine_would_stumble_over_is_refused(changed: str, to: str, message: str) -> None:
+    text = COMPLETE["FlinkRunner"]
+    assert changed in text
+    with pytest.raises(ParameterError, match=message):
+        read_beam_options(text.replace(changed, to), SHARED)
 
 
 PROCESS = COMPLETE["PortableRunner"].replace("LOOPBACK", "PROCESS")

@@ -90,3 +90,13 @@ def test_a_graph_without_products_is_refused() -> None:
         tf.nn.relu(tf.compat.v1.placeholder(tf.float32, (2, 4), "x"), name="y")
     with pytest.raises(UnsupportedError, match="nothing in this model gains from bfloat16"):
         to_half_precision(graph.as_graph_def(), ["y:0"], "bfloat16")
+
+
+def test_a_graph_whose_weights_do_not_fit_is_refused_with_them() -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (2, 4), "x")
+        tf.nn.relu(tf.matmul(x, 1e6 * np.ones((4, 4), np.float32), name="large"), name="y")
+    reason = "values up to 1e\\+06 in a constant of large, and float16 holds up to 65504"
+    with pytest.raises(UnsupportedError, match=reason):
+        to_half_precision(graph.as_graph_def(), ["y:0"], "float16")
+    to_half_precision(graph.as_graph_def(), ["y:0"], "bfloat16")

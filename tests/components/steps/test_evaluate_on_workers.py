@@ -1,21 +1,20 @@
 """Workers in other processes give the same results as one in this process."""
 
-import contextlib
 import json
 import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers import beam_servers
+from tests.helpers.beam_servers import POOL, free_port, is_open, python_module, wait_for
 from tests.helpers.saved_models import save_signature
 
 from paring.errors import ModelError, OutputError, ParameterError, StepFailedError
@@ -92,19 +91,14 @@ def in_one_worker(
 @pytest.fixture(scope="module")
 def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of Beam's own job server, in a process of its own."""
-    folder = tmp_path_factory.mktemp("job-server")
-    module = "apache_beam.runners.portability.local_job_service_main"
-    arguments = ["--port_file", str(folder / "port"), "--staging_dir", str(folder / "staged")]
-    with child(folder, module, *arguments) as process:
-        wait_for(process, (folder / "port").exists)
-        yield f"localhost:{(folder / 'port').read_text()}"
+    with beam_servers.job_server(tmp_path_factory.mktemp("job-server")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def worker_pool(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> Iterator[str]:
     """The address of a pool that starts workers as processes, as a container beside Flink's."""
     port = free_port()
-    module = "apache_beam.runners.worker.worker_pool_main"
     store = {
         "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -114,50 +108,10 @@ def worker_pool(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> I
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     folder = tmp_path_factory.mktemp("pool")
-    with child(folder, module, f"--service_port={port}", environment=store) as process:
+    arguments = f"--service_port={port}"
+    with python_module(folder, POOL, arguments, environment=store) as process:
         wait_for(process, lambda: is_open(port))
         yield f"localhost:{port}"
-
-
-@contextlib.contextmanager
-def child(
-    folder: Path,
-    module: str,
-    *arguments: str,
-    environment: Mapping[str, str] = os.environ,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python module as a process in a group of its own, ended in the end."""
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-
-
-def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
-    while not ready():
-        assert process.poll() is None
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as item:
-        item.bind(("127.0.0.1", 0))
-        port: int = item.getsockname()[1]
-        return port
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as item:
-        return item.connect_ex(("127.0.0.1", port)) == 0
 
 
 def on_loopback(job_server: str) -> str:

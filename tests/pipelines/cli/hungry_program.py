@@ -1,5 +1,6 @@
 """The `paring` command with one step, `fill`, which takes a stated amount of memory."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -47,7 +48,10 @@ def fill(
         if mode == "child":
             child.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode in ("wait", "deaf"):
+    if mode == "linger":
+        # As TensorFlow does on a busy machine when the interpreter ends.
+        atexit.register(time.sleep, 300)
+    if mode in ("wait", "deaf", "linger"):
         (filled.path.parent / "started").write_text(str(os.getpid()))
         time.sleep(300)
     if file_mib:

@@ -240,6 +240,20 @@ def test_an_output_folder_that_can_not_be_written_is_named(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_accelerator_that_is_not_here_ends_a_run_before_it_begins(
+    paring: Paring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PARING_ACCELERATOR", "nvidia-l4")
+    out = tmp_path / "out"
+    # Not even the sources are looked at: they may have to be brought here first.
+    code, _, error = paring("run", "--model", "a", "--examples", "b", "--out", out)
+    assert code == 14
+    assert "PARING_ACCELERATOR requests nvidia-l4" in error
+    _on_one_screen(error)
+    assert not out.exists()
+
+
 def test_an_output_folder_of_somebody_elses_is_left_alone(
     paring: Paring, tmp_path: Path, bare_model: Path, digits_npz: Path
 ) -> None:

@@ -125,12 +125,31 @@ def test_a_limit_that_is_kept_changes_nothing(model: Path) -> None:
     assert PrunedModel.load(model.parent / "out").failure is None
 
 
-def test_a_second_interrupt_ends_a_step_that_heeds_none(model: Path) -> None:
-    child = _start(model, "--mode", "deaf")
+def _started(model: Path, mode: str) -> "subprocess.Popen[str]":
+    """Start the step, and wait until it runs."""
+    child = _start(model, "--mode", mode)
     deadline = time.monotonic() + 60
     while not (model.parent / "started").is_file():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return child
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_is_told_once_however_long_the_interpreter_takes_to_end(
+    model: Path, sent: signal.Signals
+) -> None:
+    child = _started(model, "linger")
+    child.send_signal(sent)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert error.count("interrupted") == 1
+    assert _left(model.parent) == ["model.bin", "scratch", "started"]
+    assert _left(model.parent / "scratch") == []
+
+
+def test_a_second_interrupt_ends_a_step_that_heeds_none(model: Path) -> None:
+    child = _started(model, "deaf")
     workers = psutil.Process(child.pid).children(recursive=True)
     child.send_signal(signal.SIGINT)
     time.sleep(0.5)

@@ -511,6 +511,26 @@ def test_workers_that_the_pipeline_itself_names_are_checked_too() -> None:
         place(build([], settings), [], target="gpu")
 
 
+def test_workers_that_are_processes_cannot_be_on_a_tpu() -> None:
+    dag = build([], Settings(target="tpu", beam_options=TWO_PROCESSES))
+    files = [K8S / "runtime.toml", K8S / "runtime.gke.toml"]
+    with pytest.raises(ParameterError, match="a TPU, which one process holds"):
+        place(dag, files, target="tpu")
+    place(dag, files, target="cpu-server")
+
+
+def test_what_is_to_be_known_of_the_workers_is_told_once_for_all_evaluations(
+    dag: Dag, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = '[[place]]\nstep = "evaluate"\nbeam_options = "--runner=DirectRunner"\n'
+    placed = _place(dag, tmp_path, rule)
+    assert {name for name, item in placed.items() if item.parameters} == {
+        "evaluate-source",
+        "evaluate-engine",
+    }
+    assert len(caplog.records) == 1
+
+
 REMOTE = "--runner=PortableRunner --job_endpoint=a:1"
 LOOPBACK = f"{REMOTE} --environment_type=LOOPBACK"
 EXTERNAL = f"{REMOTE} --environment_type=EXTERNAL --environment_config=localhost:1"

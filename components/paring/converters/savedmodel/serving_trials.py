@@ -1,6 +1,7 @@
 """Trials of forms of a serving graph; faster ones with equal outputs are kept."""
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,8 @@ class TrialOutcome:
         beside: The form that it was measured beside; "source" for the source.
         applied: Whether the result has it.
         reason: Why not, if it does not.
-        difference: From the source; see `MeasuringEvaluator.difference`. None if it doesn't run.
+        difference: From the source; see `MeasuringEvaluator.difference`. None if it doesn't run,
+            or without limit, as where values overflow.
         speedup: Of the form, over the one beside it; None if it was not measured.
         size_bytes: Of its SavedModel; None if there is none.
     """
@@ -166,6 +168,7 @@ def with_fixed_batch(
     *,
     folder: Path,
     limit: float,
+    timed: bool = True,
 ) -> Choice:
     """Return the source's own graph with a second signature for a fixed batch.
 
@@ -175,16 +178,19 @@ def with_fixed_batch(
         trial: Compares and measures.
         folder: Gets the SavedModel.
         limit: The largest difference.
+        timed: Whether it must be as fast as the source on this machine.
 
     Raises:
         UnsupportedError: It would be slower than the source, or give other outputs.
     """
     build(folder)
-    difference, result = trial.difference(folder), trial.speedup(choice.folder, folder)
-    if not difference <= limit or result.high < 1:
+    difference = trial.difference(folder)
+    result = trial.speedup(choice.folder, folder) if timed else None
+    if not difference <= limit or (result and result.high < 1):
+        speed = f", a speed of {result.estimate:.2f}" if result else ""
         raise UnsupportedError(
             "a signature for a fixed batch can't be added to this model at no cost",
-            received=f"a difference of {difference:.2g}, a speed of {result.estimate:.2f}",
+            received=f"a difference of {difference:.2g}{speed}",
             remedy="leave fixed_batch out",
         )
     return replace(choice, folder=folder, difference=difference, speedup=result)
@@ -203,10 +209,14 @@ def _inaccuracy(
     try:
         build(form, folder)
         outcome.size_bytes = content_bytes(folder)
-        outcome.difference = judge.difference(folder)
+        difference = judge.difference(folder)
     except ParingError as error:
         return f"can't be built or run: {in_short(error)}"
-    if not outcome.difference <= limit:
+    if not math.isfinite(difference):
+        # JSON has no such number.
+        return f"differs without limit, as where values overflow in {form.precision}"
+    outcome.difference = difference
+    if not difference <= limit:
         return f"differs by {outcome.difference:.2g}, more than {limit:g}"
     return ""
 

@@ -113,11 +113,13 @@ def test_each_change_is_measured_beside_the_best_so_far(tmp_path: Path) -> None:
 
 
 def test_what_differs_too_much_is_not_even_measured(tmp_path: Path) -> None:
-    judge = Given(SPEEDS, {GRAPH: 0.5, f"{GRAPH}, float16": float("nan")})
+    judge = Given(SPEEDS, {GRAPH: 0.5, f"{GRAPH}, float16": float("inf")})
     choice, outcomes = chosen(judge, tmp_path)
     assert choice.form == GraphVariant("bfloat16")
     assert outcomes[GRAPH].reason == "differs by 0.5, more than 0.0001"
-    assert outcomes["float16"].reason == "differs by nan, more than 0.01"
+    assert "without limit, as where values overflow in float16" in outcomes["float16"].reason
+    # What JSON has no number for.
+    assert outcomes["float16"].difference is None
     assert {side for pair in judge.asked for side in pair}.isdisjoint({GRAPH, f"{GRAPH}, float16"})
 
 
@@ -214,6 +216,10 @@ def test_the_source_gets_a_fixed_batch_unless_that_costs_something(
     signature = SavedModel(made.folder).signature("serving_batch_3")
     assert signature.inputs["x"].shape == (3,)
     assert signature.outputs["y"].shape == (3,)
+    untimed = with_fixed_batch(
+        build, source, Constant(slower), folder=tmp_path / "untimed", limit=1e-4, timed=False
+    )
+    assert untimed.speedup is None
     for judge in (Constant(slower), Constant(even, 0.1)):
         folder = tmp_path / f"{judge.far}"
         with pytest.raises(UnsupportedError, match="at no cost"):
