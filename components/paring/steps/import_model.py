@@ -58,6 +58,7 @@ def import_model(
     from paring.models.saved_model import SavedModel
     from paring.models.state import refuse_state
     from paring.models.trust import read_contents, refuse_code
+    from paring.training.keras_form import drop_other_form
 
     if not original.path.exists():
         raise ModelError(
@@ -89,6 +90,8 @@ def import_model(
             shutil.copyfile(source, model.keras_file)
             model.keras = "tf_keras"
             model.source_precision = original.source_precision
+    if model.keras == "tf_keras":
+        drop_other_form(model, saved)
     if not model.serving_dir.exists():
         copy_tree(saved.folder, model.serving_dir)
         model.size_bytes = content_bytes(model.serving_dir)
@@ -100,7 +103,7 @@ def _save_in_float32(loaded: "Loaded", saved: "SavedModel", model: Model) -> Non
     from paring.training.training import keep_signature
 
     keep_signature(loaded.model, saved.signature())
-    save_model(loaded.model, model)
+    save_model(loaded.model, model, saved)
     model.source_precision = loaded.source_precision
 
 

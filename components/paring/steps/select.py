@@ -135,6 +135,8 @@ def select(
     copy_tree(served, selected.serving_dir)
     selected.copied_from(winner)
     selected.candidate = chosen.id
+    selected.signature = winner.signature
+    selected.dropped_signatures = winner.dropped_signatures
     selected.size_bytes = content_bytes(selected.serving_dir)
     ordered = _ordered(rows, objective)
     weights = evaluations[SOURCE].sample_weights
