@@ -60,7 +60,7 @@ def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
         if not spec.is_numeric:
             raise UnsupportedError(
                 f"input {spec.name!r} of the model can't be fed from arrays of numbers",
-                received=signature.beside(f"dtype {spec.dtype}"),
+                received=signature.beside(str(spec)),
                 remedy=signature.advice(
                     "export the model with a signature that takes numeric tensors"
                 ),

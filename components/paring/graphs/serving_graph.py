@@ -24,7 +24,7 @@ from paring.graphs.inlined_graph import (
     inlined_graph,
     run_grappler,
 )
-from paring.graphs.other_signatures import other_signatures
+from paring.graphs.other_signatures import check_passed, other_signatures
 from paring.models.arguments import (
     argument_specs,
     by_position,
@@ -230,6 +230,8 @@ def save_signature(
     release_memory()
     save_signatures(module, signatures, folder, names)
     keep_methods(source, folder)
+    if others:
+        check_passed(source, folder)
     release_memory()
     saved = SavedModel(folder, source.key).signature()
     if saved.inputs.keys() != specs.keys():

@@ -12,7 +12,6 @@ from paring.errors import UnsupportedError
 from paring.graphs.graph import concrete_shape
 from paring.models.library_types import KerasModel
 from paring.models.loading import load_whole
-from paring.models.same_signatures import same_signatures
 from paring.models.saved_model import SavedModel
 from paring.models.signature import Signature
 from paring.runtimes import Features
@@ -31,16 +30,16 @@ _BATCH: Final = 4
 def drop_other_form(model: Model, saved: SavedModel) -> None:
     """Remove a model's Keras form if it does not compute the signature that was chosen.
 
-    Keras writes its model as serving_default. What a user has added beside it, such as the
-    features before the last layer, another model may compute, and training steps must not
-    put the first in its place.
+    A signature beside the model's own call may be anything, such as the features before the
+    last layer, and training steps must not put the model in its place. serving_default, which
+    Keras itself writes, is not looked at.
 
     Args:
         model: A model with its Keras form, and maybe with its SavedModel, which then is removed
             too, since it was made of that form.
         saved: The user's SavedModel, opened for the signature.
     """
-    if DEFAULT_SIGNATURE in same_signatures(saved):
+    if saved.key == DEFAULT_SIGNATURE:
         return
     loaded = load_whole(model)
     tolerance = _HALF_TOLERANCE if loaded.source_precision else _TOLERANCE
