@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from paring.errors import UnsupportedError, first_line
 from paring.models.arguments import argument_specs, by_name, by_position, signature_specs
+from paring.models.quiet import silent_stderr
 from paring.models.same_signatures import dropped_signatures
 from paring.models.saved_model import SavedModel
 from paring.models.signature_loading import load_signatures
@@ -127,7 +128,9 @@ def _blank_inputs(function: Any) -> dict[str, Any]:
 
 
 def _called(loaded: Any, key: str, features: Mapping[str, Any]) -> dict[str, Any]:
-    outputs = by_name(loaded.signatures[key])(features)
+    # TensorFlow writes there what it raises too.
+    with silent_stderr():
+        outputs = by_name(loaded.signatures[key])(features)
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
