@@ -29,7 +29,7 @@ class TensorSpec:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether arrays of numbers can be given for it."""
+        """True if arrays of numbers can be given for it."""
         try:
             return np.dtype(self.dtype).kind in "biuf"
         except TypeError:
@@ -61,7 +61,7 @@ class Signature:
 
     @property
     def takes_numbers(self) -> bool:
-        """Whether it can be called with arrays of numbers alone."""
+        """True if it can be called with arrays of numbers alone."""
         return bool(self.inputs) and all(spec.is_numeric for spec in self.inputs.values())
 
     def __str__(self) -> str:
