@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="3", machine_dependent=True)
+@step(version="4", machine_dependent=True)
 def convert_tftrt(
     model: Input[Model],
     examples: Input[Examples | None],

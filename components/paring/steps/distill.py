@@ -15,7 +15,7 @@ from paring.system.workers import StrategyName
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="4")
+@step(version="5")
 def distill(
     model: Input[Model],
     examples: Input[Examples],

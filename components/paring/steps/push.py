@@ -31,7 +31,7 @@ BATCHING = "batching_parameters.txt"
 """Beside a SavedModel: the same for TF Serving."""
 
 
-@step(version="4", side_effects=True)
+@step(version="5", side_effects=True)
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],

@@ -10,7 +10,7 @@ from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="9", imports_models=True)
+@step(version="10", imports_models=True)
 def quantize(
     model: Input[Model],
     examples: Input[Examples],

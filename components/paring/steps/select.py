@@ -29,7 +29,7 @@ from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="6", opens_models=False)
+@step(version="7", opens_models=False)
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
