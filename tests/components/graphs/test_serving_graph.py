@@ -63,7 +63,7 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, features: Any, signature: str = "serving_default") -> dict[str, np.ndarray]:
-    return SavedModelRuntime(SavedModel(folder), signature=signature).run(features)
+    return SavedModelRuntime(SavedModel(folder, signature)).run(features)
 
 
 def operators(graph_def: Any) -> set[str]:
