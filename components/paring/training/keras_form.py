@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import tensorflow as tf
 
-from paring.artifacts import DEFAULT_SIGNATURE, Model
+from paring.artifacts import Model
 from paring.errors import UnsupportedError
 from paring.graphs.graph import concrete_shape
 from paring.models.library_types import KerasModel
@@ -31,16 +31,13 @@ def drop_other_form(model: Model, saved: SavedModel) -> None:
     """Remove a model's Keras form if it does not compute the signature that was chosen.
 
     A signature beside the model's own call may be anything, such as the features before the
-    last layer, and training steps must not put the model in its place. serving_default, which
-    Keras itself writes, is not looked at.
+    last layer, and training steps must not put the model in its place.
 
     Args:
         model: A model with its Keras form, and maybe with its SavedModel, which then is removed
             too, since it was made of that form.
         saved: The user's SavedModel, opened for the signature.
     """
-    if saved.key == DEFAULT_SIGNATURE:
-        return
     loaded = load_whole(model)
     tolerance = _HALF_TOLERANCE if loaded.source_precision else _TOLERANCE
     try:
