@@ -161,6 +161,7 @@ class _Side:
         self.runtime: Runtime | None = None
         self.encoded: list[Features] = []
         self.calls = 0
+        self._warm_up_calls = 1
         self._next = 0
         self.is_large = _is_large_graph(self.model.path)
         """Whether it is a frozen graph with large constants."""
@@ -207,19 +208,20 @@ class _Side:
             seconds: When to stop at the latest, after three windows though.
         """
         end = time.perf_counter() + seconds
-        calls = 1
-        while (
-            self.time_calls(calls).sum() < _WARM_UP_WINDOW_SECONDS
-            and calls < _MAX_CALLS
-            and time.perf_counter() < end
-        ):
-            calls *= 2
         medians: list[float] = []
         while not has_settled(medians):
             if time.perf_counter() > end and len(medians) >= 3:
                 return False
-            medians.append(float(np.median(self.time_calls(calls))))
+            timed = self.time_calls(self._warm_up_calls)
             _stop_if_orphaned()
+            if (
+                timed.sum() < _WARM_UP_WINDOW_SECONDS
+                and self._warm_up_calls < _MAX_CALLS
+                and time.perf_counter() < end
+            ):
+                self._warm_up_calls *= 2
+            else:
+                medians.append(float(np.median(timed)))
         return True
 
     def calibrate(self, window_seconds: float) -> None:

@@ -11,6 +11,7 @@ from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
 
 from paring.errors import UnsupportedError
+from paring.graphs.freezing import release_compiled_functions
 from paring.graphs.graph_editing import GraphEditor, node_name
 from paring.models.arguments import argument_specs, by_position, signature_specs
 from paring.models.library_types import GraphDef, NodeDef
@@ -219,6 +220,7 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
     for node in all_nodes(graph_def):
         # Gradients that a model defines, as silu does; their functions would be looked for.
         node.attr.pop("_gradient_op_type", None)
+    release_compiled_functions(graph_def)
     fed = [tensor.name for tensor in traced.inputs]
     return run_grappler(graph_def, [*fed, *outputs], ("function",))
 

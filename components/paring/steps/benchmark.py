@@ -31,7 +31,7 @@ _BATCHES = 16
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@step(version="7", machine_dependent=True, runs_model=True)
+@step(version="8", machine_dependent=True, runs_model=True)
 def benchmark(
     source: Input[Servable],
     candidate: Input[Servable | None],

@@ -18,7 +18,7 @@ from paring.system.trees import copy_tree
 _SEPARATE_BYTES = 32 << 20
 
 
-@step(version="4", machine_dependent=True)
+@step(version="5", machine_dependent=True)
 def optimize_savedmodel(
     model: Input[Model],
     examples: Input[Examples | None],

@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 LARGEST = 10
 
 
-@step(version="3")
+@step(version="4")
 def profile(model: Input[Model], profile: Output[ModelProfile]) -> None:
     """Count a model's weights, operations and memory, and audit its graph.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
-@step(version="3")
+@step(version="4")
 def split_model(
     model: Input[Model],
     examples: Input[Examples | None],

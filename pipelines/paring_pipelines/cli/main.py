@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,10 +57,22 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
+_DEMO_PRECISION = 0.2
+"""Enough where each candidate is many times as fast as the source."""
+
 _DEMO = {
-    name: item
+    name: replace(item, default=_DEMO_PRECISION) if name == "speedup_precision" else item
     for name, item in (LocalSettings.declared() | UserSettings.declared()).items()
-    if name in ("runner", "jobs", "metric", "top_k", "step_time_limit", "step_memory_limit")
+    if name
+    in (
+        "runner",
+        "jobs",
+        "metric",
+        "top_k",
+        "speedup_precision",
+        "step_time_limit",
+        "step_memory_limit",
+    )
 }
 """Settings that the demo takes."""
 

@@ -41,6 +41,9 @@ class Sample:
 BRIEF: Mapping[str, int | float] = MappingProxyType({"rounds": 3, "min_seconds": 1.0})
 """How `benchmark` measures in less time, with wider intervals; so it does on a sample."""
 
+_SOURCE_TIMING: Mapping[str, int | float] = MappingProxyType({"rounds": 3})
+"""How `benchmark` measures the source: nothing is decided by its ratio to itself."""
+
 
 def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None = None) -> Dag:
     """Return the Dag that tries `recipes` on the sources `model` and `examples`.
@@ -122,6 +125,7 @@ def _add_measurements(
 ) -> dict[str, Wire]:
     """Add `evaluate` and `benchmark` of each candidate; return the inputs of `select`."""
     timing = BRIEF if brief or settings.brief else {}
+    source_timing = {**_SOURCE_TIMING, **timing}
     benchmarks: dict[str, Edge] = {}
     evaluations: dict[str, Edge] = {}
     for name, candidate in candidates.items():
@@ -145,7 +149,7 @@ def _add_measurements(
             f"benchmark-{name}",
             benchmark,
             compared,
-            {**settings.of(benchmark), **timing},
+            {**settings.of(benchmark), **(timing if candidate != given.source else source_timing)},
             tolerate=tolerate,
             candidate=name,
         ).out("metrics")

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from paring.benchmarking import measure
-from paring.benchmarking.measure import Spec, time_latency
+from paring.benchmarking.measure import Spec, _Side, time_latency
 from paring.models.saved_model import SavedModel
 from paring.runtimes.savedmodel import SavedModelRuntime
 
@@ -90,3 +90,22 @@ def test_of_two_large_frozen_graphs_one_is_loaded_at_a_time(
             ["source", "candidate", "candidate", "source"],
             ["candidate", "source", "source", "candidate"],
         )
+
+
+def test_a_later_warm_up_begins_with_windows_of_the_length_that_the_first_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def time_calls(side: _Side, calls: int) -> Any:
+        timed.append(calls)
+        return np.full(calls, 0.001)
+
+    monkeypatch.setattr(_Side, "time_calls", time_calls)
+    side = _Side(str(tmp_path), [], cast(Spec, None))
+    assert side.warm_up(60.0)
+    # Until a window lasts 20 ms, and three of these.
+    assert timed == [1, 2, 4, 8, 16, 32, 32, 32]
+    timed.clear()
+    assert side.warm_up(60.0)
+    assert timed == [32, 32, 32]

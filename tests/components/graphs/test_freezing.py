@@ -4,6 +4,7 @@ from typing import Any
 import tensorflow as tf
 
 from paring.graphs.freezing import freeze
+from paring.graphs.kernels import nodes_without_kernel
 
 
 class Counting(tf.Module):
@@ -40,3 +41,21 @@ def test_a_variable_that_is_changed_stays_one() -> None:
     assert result["StatefulPartitionedCall"] == result["PartitionedCall"] == 0
     assert result["AssignAddVariableOp"] == result["ReadVariableOp"] == 1
     assert result["Const"] == 2
+
+
+def test_a_function_that_xla_would_compile_is_inlined_like_any_other() -> None:
+    inner = tf.function(lambda x: tf.tanh(x), jit_compile=True)
+    outer = tf.function(lambda x: inner(x) + 1.0)
+    result = kinds(freeze(outer.get_concrete_function(tf.TensorSpec([None], tf.float32))))
+    assert result["Tanh"] == 1
+    assert result["PartitionedCall"] == 0
+
+
+def test_what_only_xla_computes_stays_in_its_function() -> None:
+    inner = tf.function(lambda x: tf.math.lgamma(x), jit_compile=True)
+    spec = tf.TensorSpec([4], tf.bfloat16)
+    graph_def = inner.get_concrete_function(spec).graph.as_graph_def()
+    assert [node.op for node in nodes_without_kernel(graph_def, "CPU")] == ["Lgamma"]
+    outer = tf.function(lambda x: inner(x) + 1)
+    result = kinds(freeze(outer.get_concrete_function(spec)))
+    assert result["PartitionedCall"] == 1

@@ -47,6 +47,7 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(x)))
     x = layers.BatchNormalization()(layers.DepthwiseConv2D(3, depth_multiplier=2)(x))
     x = layers.ReLU(6.0)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 1, groups=4)(x)))
     x = layers.BatchNormalization()(layers.Conv2DTranspose(6, 3)(x))
     x = layers.Reshape((-1, 6))(layers.Dropout(0.5)(x))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv1D(4, 3)(x)))

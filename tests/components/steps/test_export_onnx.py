@@ -255,6 +255,29 @@ def test_the_exact_gelu_of_transformers_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_grouped_convolutions_are_exported(tmp_path: Path) -> None:
+    """As ConvNeXt and ResNeXt have them. Keras has XLA compile each, in a function of its own."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    layers = tf_keras.layers
+    network = tf_keras.Sequential(
+        [
+            tf_keras.Input((8, 8, 4), name="image"),
+            layers.Conv2D(8, 3, padding="same", groups=2, activation="relu"),
+            layers.Conv2D(8, 7, padding="same", groups=8),
+            layers.LayerNormalization(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="kind"),
+        ]
+    )
+    network.save(tmp_path / "network.keras")
+    images = np.random.default_rng(0).random((5, 8, 8, 4), np.float32)
+    made = exported(tmp_path / "network.keras", tmp_path / "out")
+    (result,) = open_runtime(made).run({"image": images}).values()
+    np.testing.assert_allclose(result, network(images).numpy(), atol=1e-5)
+
+
 def test_one_name_for_an_input_and_an_output_is_refused(tmp_path: Path) -> None:
     import tensorflow as tf
 

@@ -7,6 +7,7 @@ import pytest
 from paring.artifacts import Model, ModelProfile, content_digest
 from paring.errors import ModelError
 from paring.execution import Call, execute
+from paring.steps.import_model import import_model
 from paring.steps.profile import profile
 
 CONV = 2 * (6 * 6 * 4) * (3 * 3 * 1) + 2 * (6 * 6 * 4)  # products and sums; bias and ReLU
@@ -106,6 +107,23 @@ def test_figures_are_for_one_example_of_a_fixed_batch(
     single, _ = profiled(folder, tmp_path / "single")
     assert content["batch_size"] == 5
     assert (made.flops, made.activation_bytes) == (single.flops, single.activation_bytes)
+
+
+def test_grouped_convolutions_are_counted(tmp_path: Path) -> None:
+    """Keras has XLA compile each of them, in a function of its own."""
+    import tf_keras
+
+    layers = tf_keras.layers
+    grouped = layers.Conv2D(8, 3, groups=2, use_bias=False)
+    network = tf_keras.Sequential([tf_keras.Input((8, 8, 4)), grouped, layers.ReLU()])
+    network.save(tmp_path / "grouped.keras")
+    imported = execute(
+        import_model, Call({"original": tmp_path / "grouped.keras"}, {"model": tmp_path / "model"})
+    )["model"]
+    made, content = profiled(imported.path, tmp_path / "out")
+    # Each of 6 x 6 x 8 results meets 3 x 3 x 2 inputs, and is then cut off at 0.
+    assert made.flops == 6 * 6 * 8 * (2 * 3 * 3 * 2 + 1)
+    assert content["operators"] == {"Conv2D": 1, "Relu": 1}
 
 
 def test_matrix_products_of_every_kind_count_two_for_a_multiply_add(tmp_path: Path) -> None:

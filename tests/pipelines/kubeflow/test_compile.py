@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -31,6 +32,7 @@ from paring.errors import OutputError, ParameterError
 from paring.serving.versions import versions
 from paring.steps.convert_tflite import convert_tflite
 from paring.steps.import_model import import_model
+from paring_pipelines.demo import Digits, build_network, fit_network
 from paring_pipelines.kubeflow.compile import compile_dag
 from paring_pipelines.kubeflow.placement import EnvReference, Placement, Retry
 from paring_pipelines.kubeflow.placement_file import SecurityContext, Toleration, Volume
@@ -614,10 +616,24 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
+@pytest.fixture
+def small_sources(tmp_path: Path, digits: Digits) -> dict[str, Path]:
+    """A network of four convolutions and few digits: what all steps take in seconds."""
+    import tf_keras
+
+    few = Digits(*(array[: 360 if index < 2 else 120] for index, array in enumerate(digits)))
+    tf_keras.utils.set_random_seed(0)
+    network = build_network((16, 32))
+    fit_network(network, few, epochs=4)
+    network.save(tmp_path / "model", save_format="tf", include_optimizer=False)
+    np.savez(tmp_path / "few.npz", **few._asdict())
+    return {"model": tmp_path / "model", "examples": tmp_path / "few.npz"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
-    tmp_path: Path, digits_model: Path, digits_npz: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from paring_pipelines.runners.tfx import TFXRunner
 
@@ -626,7 +642,7 @@ def test_tfx_kubeflow_and_the_command_line_give_the_same_for_every_step(
     dag = _conformance_dag(tmp_path)
     # convert_tftrt takes a TensorFlow that was built with TensorRT, and a GPU.
     assert {node.step.name for node in dag.nodes.values()} == set(STEPS) - {"convert_tftrt"}
-    paths = {"model": digits_model, "examples": digits_npz, "onnx": tmp_path / "onnx"}
+    paths = {**small_sources, "onnx": tmp_path / "onnx"}
     paths["onnx"].mkdir()
     graphs.product(paths["onnx"] / "model.onnx", graphs.FLOAT)
     digests = {name: content_digest(path) for name, path in paths.items()}

@@ -50,9 +50,16 @@ def test_a_limit_that_can_not_be_is_refused_before_anything_runs(paring: Paring)
 
 
 def test_a_brief_run_measures_as_on_a_sample() -> None:
-    measured = _dag(brief=True).nodes["benchmark-source"].parameters
-    assert measured == _dag(sample=Sample(100, 50)).nodes["benchmark-source"].parameters
-    assert measured["rounds"] < _dag().nodes["benchmark-source"].parameters["rounds"]
+    node = "benchmark-tflite-int8"
+    measured = _dag(brief=True).nodes[node].parameters
+    assert measured == _dag(sample=Sample(100, 50)).nodes[node].parameters
+    assert measured["rounds"] < _dag().nodes[node].parameters["rounds"]
+
+
+def test_the_source_beside_itself_is_measured_in_fewer_rounds() -> None:
+    nodes = _dag().nodes
+    source, candidate = (nodes[f"benchmark-{of}"].parameters for of in ("source", "tflite-int8"))
+    assert source == {**candidate, "rounds": 3}
 
 
 def test_a_sample_is_neither_tuned_nor_checked() -> None:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from paring.converters.onnx.ordered_sets import ordered_sets
 from paring.errors import ModelError, UnsupportedError, first_line
+from paring.graphs.freezing import inlining_compiled_functions
 from paring.models.arguments import signature_arguments
 from paring.models.library_types import GraphDef
 from paring.models.quiet import quiet_tensorflow, silent_stderr
@@ -110,15 +111,16 @@ def _freeze(folder: Path, key: str) -> _Frozen:
     # It would be called while the loaded model and three graphs of it are in memory.
     tf_loader.tf_optimize = lambda inputs, outputs, graph_def: graph_def
     try:
-        graph_def, inputs, outputs, function, _, renamed = tf_loader.from_saved_model(
-            str(folder),
-            None,
-            None,
-            "serve",
-            [key],
-            return_concrete_func=True,
-            return_tensors_to_rename=True,
-        )
+        with inlining_compiled_functions():
+            graph_def, inputs, outputs, function, _, renamed = tf_loader.from_saved_model(
+                str(folder),
+                None,
+                None,
+                "serve",
+                [key],
+                return_concrete_func=True,
+                return_tensors_to_rename=True,
+            )
     finally:
         tf_loader.tf_optimize = optimize
     # tf2onnx takes the names of placeholders, which are in lower case and without much else.
