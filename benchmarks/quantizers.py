@@ -25,12 +25,11 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from numpy.typing import NDArray
 
-from paring.artifacts import Examples
+from paring.artifacts import DEFAULT_SIGNATURE, Examples
 from paring.converters.tflite.calibration import calibration_calls
 from paring.converters.tflite.conversion import Calls, convert
 from paring.data.examples import open_split
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 
 KINDS: dict[str, Callable[[], Any]] = {
     "dynamic": recipe.dynamic_wi8_afp32,
@@ -98,13 +97,13 @@ def by_ai_edge(whole: bytes, wanted: Any, calls: Calls) -> bytes:
     if worker.need_calibration:
         for operator in ("INPUT", "OUTPUT"):
             worker.update_quantization_recipe(".*", operator, algorithm_key="no_quantize")
-        result = worker.calibrate({SERVING_KEY: list(calls())})
+        result = worker.calibrate({DEFAULT_SIGNATURE: list(calls())})
     return bytes(worker.quantize(result).quantized_model)
 
 
 def scores(content: bytes, images: NDArray[Any]) -> NDArray[Any]:
     """The file's first output for all images, one at a time."""
-    runner = Interpreter(model_content=content).get_signature_runner(SERVING_KEY)
+    runner = Interpreter(model_content=content).get_signature_runner(DEFAULT_SIGNATURE)
     name = next(iter(runner.get_input_details()))
     return np.concatenate([next(iter(runner(**{name: image}).values())) for image in each(images)])
 

@@ -196,8 +196,9 @@ def write_form(network: Path, form: GraphVariant, out: Path) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "written"
-        GraphVariants(load_function(SavedModel(network)), variables="frozen", fixed_batch=0).build(
-            form, written
+        source = SavedModel(network)
+        GraphVariants(load_function(source), variables="frozen", fixed_batch=0).build(
+            form, written, source
         )
         run("import_model", {"original": written}, out)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from paring import storage
 from paring.artifacts import (
+    DEFAULT_SIGNATURE,
     RECORD,
     Artifact,
     Examples,
@@ -40,7 +41,15 @@ from paring.errors import (
     first_line,
     nearest,
 )
-from paring.step import TRUST, TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
+from paring.step import (
+    GENERAL,
+    SIGNATURE,
+    TRUST_ENGINE,
+    TRUST_MODEL,
+    InputSpec,
+    Scalar,
+    Step,
+)
 from paring.system import accelerators, interruption, logs, tracing
 from paring.system.distributions import installed_version
 from paring.system.supervision import process_number
@@ -152,6 +161,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
     inputs = {name: _load_input(name, spec, call) for name, spec in step.inputs.items()}
     trusted = bool(parameters.get(TRUST_MODEL))
     _trust(inputs, trusted=trusted, engine_trusted=bool(parameters.get(TRUST_ENGINE)))
+    _choose_signature(inputs, str(parameters.get(SIGNATURE, "")))
     lineage = {
         "step": step.name,
         "version": step.version,
@@ -167,6 +177,7 @@ def _execute(step: Step, call: Call) -> dict[str, Artifact]:
         }
         # What is made of a trusted model may have to be opened by the step too.
         _trust(outputs, trusted=trusted, engine_trusted=True)
+        _carry_signature(inputs, outputs)
         with _final_paths(staged, call.outputs):
             failure = _attempt(step, inputs, outputs, parameters=parameters, tolerate=call.tolerate)
         if failure is not None:
@@ -246,7 +257,7 @@ def _attempt(
             require_tpu()
         elif parameters.get("strategy") == "multi_worker":
             require_workers()
-        own = {name: value for name, value in parameters.items() if name not in TRUST}
+        own = {name: value for name, value in parameters.items() if name not in GENERAL}
         with _models_ready(step, inputs) as ready:
             step.function(**ready, **outputs, **own)
     except UnsupportedError as error:
@@ -379,6 +390,53 @@ def _trust(artifacts: Mapping[str, Any], *, trusted: bool, engine_trusted: bool)
             if isinstance(member, Servable):
                 member.trusted = trusted
                 member.engine_trusted = trusted or engine_trusted
+
+
+def _choose_signature(artifacts: Mapping[str, Any], signature: str) -> None:
+    """Set the signature of the models that no record describes.
+
+    Raises:
+        ParameterError: The record of a model states another signature.
+    """
+    if not signature:
+        return
+    models = (m for value in artifacts.values() for m in _members(value) if isinstance(m, Servable))
+    for model in models:
+        if model.signature == signature or model.failure is not None:
+            continue
+        if _is_keras_file(model.path):
+            raise ParameterError(
+                f"{SIGNATURE}: {model.path} is a Keras file, which has no signatures",
+                received=signature,
+                remedy=f"leave it out: Paring exports the model as {DEFAULT_SIGNATURE}",
+            )
+        if read_record(model.path) is not None:
+            raise ParameterError(
+                f"{SIGNATURE}: {model.path} was made for another signature",
+                received=f"{signature}; its record states {model.signature}",
+                remedy="leave it out, or import the original model again with import_model"
+                f" --signature {signature}",
+            )
+        model.signature = signature
+
+
+def _is_keras_file(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    from paring.models.importing import is_keras_file
+
+    return is_keras_file(path)
+
+
+def _carry_signature(inputs: Mapping[str, Any], outputs: Mapping[str, Artifact]) -> None:
+    """Set the signature of the models that are made to that of the model they are made of."""
+    source = next((item for item in inputs.values() if isinstance(item, Servable)), None)
+    if source is None:
+        return
+    for output in outputs.values():
+        if isinstance(output, Servable):
+            output.signature = source.signature
+            output.dropped_signatures = source.dropped_signatures
 
 
 def _describe(value: Artifact | Mapping[str, Artifact] | None) -> Any:

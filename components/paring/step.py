@@ -91,7 +91,12 @@ TRUST_ENGINE = "trust_engine"
 `TRUST_MODEL` is off. An engine is code; a pipeline sets it for those that it builds itself, so
 that the source model is checked all the same."""
 
-TRUST = (TRUST_MODEL, TRUST_ENGINE)
+SIGNATURE = "signature"
+"""The parameter of every step that opens a model: the signature of SavedModels and TFLite files
+that no record describes; "" for `paring.artifacts.DEFAULT_SIGNATURE`. `paring.execution` hands
+the step artifacts whose `signature` says the same."""
+
+GENERAL = (TRUST_MODEL, TRUST_ENGINE, SIGNATURE)
 """The parameters that `paring.execution` acts on; no step's function gets them."""
 
 
@@ -185,8 +190,8 @@ class Step:
         runs_model: Whether it runs the models that its inputs hold, so that one built for a
             GPU needs that GPU here.
         opens_models: Whether it opens the models that its inputs hold, and so has the
-            parameter `TRUST_MODEL`. A step that takes models and only copies or
-            describes them is declared with False.
+            parameters `TRUST_MODEL` and `SIGNATURE`. A step that takes models and only copies
+            or describes them is declared with False.
         imports_models: Whether it takes Keras files as they are. The others get them in
             Paring's layout; see `paring.models.importing`.
     """
@@ -301,12 +306,13 @@ def _declare(function: Callable[..., None], *, opens_models: bool) -> Step:
             )
     opens_models = opens_models and any(issubclass(item.type, Servable) for item in inputs.values())
     if opens_models:
-        for name in TRUST:
+        for name in GENERAL:
             if name in parameters:
                 raise TypeError(f"{function.__name__}: {name} is added by itself")
         parameters[TRUST_MODEL] = ParameterSpec(bool, bool, False)
         if any(_may_be_engine(item.type) for item in inputs.values()):
             parameters[TRUST_ENGINE] = ParameterSpec(bool, bool, False)
+        parameters[SIGNATURE] = ParameterSpec(str, str, "")
     return Step(function.__name__, function, inputs, outputs, parameters, opens_models=opens_models)
 
 

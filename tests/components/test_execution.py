@@ -85,7 +85,7 @@ def test_the_record_says_from_which_bytes_and_by_which_step(source: Path, tmp_pa
     assert record["facts"]["sparsity"] == 0.5
     lineage = record["lineage"]
     assert (lineage["step"], lineage["version"], lineage["identity"]) == ("copy", "7", "abc")
-    assert lineage["parameters"] == {"mode": "work", "trust_model": False}
+    assert lineage["parameters"] == {"mode": "work", "trust_model": False, "signature": ""}
     assert lineage["inputs"]["model"]["digest"] == content_digest(source)
     assert lineage["environment"]["numpy"] != "absent"
 

@@ -48,6 +48,7 @@ def test_the_signature_is_the_declaration() -> None:
         "trust": bool,
         # Of every step that opens a model.
         "trust_model": bool,
+        "signature": str,
     }
     assert toy.parameters["mode"].choices == ("fast", "exact")
     assert (toy.name, toy.version, toy.machine_dependent) == ("toy", "3", True)
@@ -62,6 +63,7 @@ def test_parameters_are_read_from_text_and_doubles() -> None:
         "mode": "fast",
         "trust": True,
         "trust_model": False,
+        "signature": "",
     }
     assert type(parsed["epochs"]) is int
 

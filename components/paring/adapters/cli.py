@@ -11,7 +11,7 @@ from paring.artifacts import Artifact
 from paring.catalog import STEPS, find
 from paring.errors import ParameterError
 from paring.execution import Call, execute, failing
-from paring.step import TRUST_ENGINE, TRUST_MODEL, ParameterSpec, Step
+from paring.step import SIGNATURE, TRUST_ENGINE, TRUST_MODEL, ParameterSpec, Step
 from paring.storage import local_path
 from paring.system.step_limits import (
     MEMORY_HELP,
@@ -130,7 +130,8 @@ def _limits(time: str | None, memory: str | None, on_kubeflow: bool) -> LimitSet
     return LimitSettings.parse(os.environ.get(TIME_VARIABLE) or None, memory, on_kubeflow=True)
 
 
-_TRUST_HELP = {
+_GENERAL_HELP = {
+    SIGNATURE: "Signature of a model without a record; serving_default if not given.",
     TRUST_MODEL: "Let code and unknown operators in the model run.",
     TRUST_ENGINE: "Load a TensorRT engine, which is code; --trust-model does so too.",
 }
@@ -149,11 +150,14 @@ def _parameter_option(name: str, spec: ParameterSpec) -> click.Option:
             [f"{flag}/--no-{flag[2:]}"],
             default=spec.default,
             show_default=True,
-            help=_TRUST_HELP.get(name),
+            help=_GENERAL_HELP.get(name),
         )
     metavar = "|".join(spec.choices) or spec.type.__name__.upper()
     return click.Option(
-        [_flag(name)], type=str, metavar=metavar, help=f"[default: {spec.default!r}]"
+        [_flag(name)],
+        type=str,
+        metavar=metavar,
+        help=_GENERAL_HELP.get(name) or f"[default: {spec.default!r}]",
     )
 
 

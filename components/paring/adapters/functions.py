@@ -176,7 +176,7 @@ def _signature(step: Step) -> inspect.Signature:
     parameters = [
         declared[name]
         if name in declared
-        else kinds(name, kinds.KEYWORD_ONLY, default=spec.default, annotation=bool)
+        else kinds(name, kinds.KEYWORD_ONLY, default=spec.default, annotation=spec.annotation)
         for name, spec in step.parameters.items()
     ]
     out = kinds("out", kinds.KEYWORD_ONLY, default=None, annotation=str | Path | None)

@@ -35,6 +35,7 @@ from paring.artifacts.findings import (
     TPUReadiness,
 )
 from paring.artifacts.models import (
+    DEFAULT_SIGNATURE,
     KERAS_FILE,
     SERVING_DIR,
     ChannelPrunedModel,
@@ -51,6 +52,7 @@ from paring.artifacts.models import (
 )
 
 __all__ = [
+    "DEFAULT_SIGNATURE",
     "KERAS_FILE",
     "RECORD",
     "SERVING_DIR",

@@ -5,6 +5,7 @@ KFP take them as they are; `Format-Keras/model.keras` beside it is what the
 training steps go on from.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,9 @@ from paring.artifacts.findings import Findings
 SERVING_DIR = "Format-Serving"
 KERAS_FILE = "Format-Keras/model.keras"
 
+DEFAULT_SIGNATURE = "serving_default"
+"""The signature of a SavedModel that is used where no other one is named."""
+
 
 @dataclass
 class Servable(Artifact):
@@ -23,6 +27,10 @@ class Servable(Artifact):
     Attributes:
         size_bytes: The size of what is served, without the training form.
         note: What a reader of its figures should know, if anything.
+        signature: Name of the SavedModel's signature that is optimized, compared and measured.
+            A TFLite file has it under the same name; of the other formats, which have no
+            signatures, it is that of the SavedModel that they were converted from.
+        dropped_signatures: The user's model's other signatures that this one does not have.
         trusted: Whether the user lets code that the model carries run. No fact: it comes
             from the option of the step that opens the model, and is neither written into
             the record nor read from one (docs/adr/0016-trust.md).
@@ -31,6 +39,8 @@ class Servable(Artifact):
 
     size_bytes: Annotated[int, Highlight("{:,} bytes")] = 0
     note: str | None = None
+    signature: str = DEFAULT_SIGNATURE
+    dropped_signatures: tuple[str, ...] = ()
     trusted: bool = False
     engine_trusted: bool = False
 
@@ -38,6 +48,10 @@ class Servable(Artifact):
     def serving_dir(self) -> Path:
         """The folder of the served form."""
         return self.path / SERVING_DIR
+
+    def drop_signatures(self, names: Iterable[str]) -> None:
+        """Add names to `dropped_signatures`."""
+        self.dropped_signatures = tuple(sorted({*self.dropped_signatures, *names}))
 
 
 @dataclass
@@ -193,6 +207,7 @@ class ServingModel(Model):
         variables: frozen (weights are constants) or kept; "" where it is the source's
             graph.
         fixed_batch: The batch size of the second signature; None if there is none.
+        passed_signatures: The source's other signatures, which compute as they do there.
         operators, source_operators: Nodes of the serving graph without constants, now
             and before; None where the source's can't be frozen.
         speedup: The source's median latency over its own, measured in one run; None
@@ -209,6 +224,7 @@ class ServingModel(Model):
     compiled: bool = False
     variables: str = ""
     fixed_batch: int | None = None
+    passed_signatures: tuple[str, ...] = ()
     operators: int | None = None
     source_operators: int | None = None
     speedup: Annotated[float | None, Highlight("{:.2f} times as fast")] = None

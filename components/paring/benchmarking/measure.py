@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paring.artifacts import SERVING_DIR, Servable
+from paring.artifacts import DEFAULT_SIGNATURE, SERVING_DIR, Servable
 from paring.benchmarking.statistics import Array, has_settled, speedup
 from paring.errors import ParingError
 from paring.runtimes import (
@@ -69,6 +69,8 @@ DEVICE_MEMORY: dict[str | None, str | None] = {
 }
 """Description of each way to count the memory on GPUs, for the record of a measurement."""
 
+_SideName = Literal["source", "candidate"]
+
 _parent = os.getppid()
 """Process that waits for the result."""
 
@@ -95,6 +97,7 @@ class Spec:
             the interval.
         trusted: Whether operators of the models that touch files or processes may run.
         engine_trusted: Whether a TensorRT engine may be loaded.
+        source_signature, candidate_signature: Names of the models' signatures.
         compiled: Whether XLA compiles SavedModels, for a TPU where this host has one.
     """
 
@@ -114,6 +117,8 @@ class Spec:
     gpu_memory_mb: int = 0
     trusted: bool = False
     engine_trusted: bool = False
+    source_signature: str = DEFAULT_SIGNATURE
+    candidate_signature: str = DEFAULT_SIGNATURE
     compiled: bool = False
 
     @property
@@ -149,8 +154,8 @@ class Spec:
 class _Side:
     """One model under test: its runtime, and its place in the list of inputs."""
 
-    def __init__(self, path: str, batches: list[Features], spec: Spec) -> None:
-        self.path = Path(path)
+    def __init__(self, name: _SideName, batches: list[Features], spec: Spec) -> None:
+        self.model = _servable(name, spec)
         self.batches = batches
         self.spec = spec
         self.runtime: Runtime | None = None
@@ -158,11 +163,11 @@ class _Side:
         self.calls = 0
         self._warm_up_calls = 1
         self._next = 0
-        self.is_large = _is_large_graph(self.path)
+        self.is_large = _is_large_graph(self.model.path)
         """Whether it is a frozen graph with large constants."""
 
     def open(self) -> None:
-        self.runtime = _open(self.path, self.spec)
+        self.runtime = _open(self.model, self.spec)
         self.encoded = [self.runtime.encode(batch) for batch in self.batches]
         if self.is_large:
             # What loading and the first call have left behind.
@@ -177,7 +182,7 @@ class _Side:
     def time_calls(self, calls: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the seconds of each of so many calls, one after another."""
         if self.runtime is None:
-            raise RuntimeError(f"{self.path} is not open")
+            raise RuntimeError(f"{self.model.path} is not open")
         run, batches, first = self.runtime.run, self.encoded, self._next
         clock = time.perf_counter
         seconds = np.empty(calls)
@@ -232,8 +237,8 @@ def time_latency(spec: Spec) -> dict[str, Any]:
     after the other, and alternate by rounds.
     """
     batches = _read_batches(spec)
-    source = _Side(spec.source, batches, spec)
-    candidate = _Side(spec.candidate, batches, spec)
+    source = _Side("source", batches, spec)
+    candidate = _Side("candidate", batches, spec)
     sides = {"source": source, "candidate": candidate}
     rows: dict[str, list[Any]] = {"source": [], "candidate": []}
     steady = {"source": 0, "candidate": 0}
@@ -290,14 +295,14 @@ def run_solo(spec: Spec) -> dict[str, Any]:
     """Load and run the candidate alone; times in ms, memory in bytes."""
     batches = _read_batches(spec)
     baseline = peak_memory_bytes()
-    artifact = _servable(Path(spec.candidate), spec)
+    artifact = _servable("candidate", spec)
     start = time.perf_counter()
     import_library(artifact)
     imported = time.perf_counter()
     # A server that trusts its model loads it without this.
     check_served(artifact)
     moments = [time.perf_counter()]
-    runtime = _open(artifact.path, spec)
+    runtime = _open(artifact, spec)
     moments.append(time.perf_counter())
     runtime.run(batches[0])
     moments.append(time.perf_counter())
@@ -324,7 +329,7 @@ def time_throughput(spec: Spec) -> dict[str, Any]:
     Those that run at the same time begin together, each loaded and warm, and go on for
     `spec.window_seconds`, or longer where that is less than 10 calls.
     """
-    side = _Side(spec.candidate, _read_batches(spec), spec)
+    side = _Side("candidate", _read_batches(spec), spec)
     side.open()
     side.warm_up(_FIRST_WARM_UP_SECONDS)
     side.calibrate(spec.window_seconds / _WINDOWS)
@@ -350,7 +355,7 @@ def time_throughput(spec: Spec) -> dict[str, Any]:
 
 def inspect(spec: Spec) -> dict[str, Any]:
     """Load the candidate, and say which batch it takes; None for any."""
-    runtime = _open(Path(spec.candidate), spec)
+    runtime = _open(_servable("candidate", spec), spec)
     return {
         "batch_size": runtime.batch_size,
         "runtime": runtime.name,
@@ -419,9 +424,9 @@ def run(file: Path) -> int:
     return code
 
 
-def _open(path: Path, spec: Spec) -> Runtime:
+def _open(model: Servable, spec: Spec) -> Runtime:
     return open_runtime(
-        _servable(path, spec),
+        model,
         threads=spec.threads,
         gpu_memory_mb=spec.gpu_memory_mb,
         # What users see is measured: loading and memory. The latency does not depend on it.
@@ -436,8 +441,14 @@ def _is_large_graph(path: Path) -> bool:
     return any(file.is_file() and file.stat().st_size > _LARGE_GRAPH_BYTES for file in files)
 
 
-def _servable(path: Path, spec: Spec) -> Servable:
-    return Servable(path, trusted=spec.trusted, engine_trusted=spec.engine_trusted)
+def _servable(name: _SideName, spec: Spec) -> Servable:
+    is_source = name == "source"
+    return Servable(
+        Path(spec.source if is_source else spec.candidate),
+        signature=spec.source_signature if is_source else spec.candidate_signature,
+        trusted=spec.trusted,
+        engine_trusted=spec.engine_trusted,
+    )
 
 
 def _order(number: int) -> tuple[str, str]:

@@ -12,8 +12,10 @@ from typing import Any, Final
 from paring.converters.comparison import Compared, compare
 from paring.converters.tflite.conversion import Calls
 from paring.errors import MissingDependencyError, StepFailedError, UnsupportedError, first_line
+from paring.models.arguments import name_signature
 from paring.models.plain_paths import plain_path
 from paring.models.quiet import quiet_tensorflow
+from paring.models.same_signatures import same_signatures
 from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 from paring.runtimes.savedmodel import SavedModelRuntime
@@ -50,7 +52,7 @@ def built_with_tensorrt(build_info: Mapping[str, Any]) -> bool:
 
 
 def convert(
-    folder: Path,
+    model: SavedModel,
     out: Path,
     *,
     precision: str,
@@ -61,7 +63,7 @@ def convert(
     """Write a SavedModel with engines for the GPU here.
 
     Args:
-        folder: A SavedModel with the signature serving_default.
+        model: A SavedModel; the converter writes the signature that it was opened for alone.
         out: Where the other goes.
         precision: One of `PRECISIONS`.
         workspace_mb: Memory that an engine may work in, in MiB; 0 for all.
@@ -80,7 +82,8 @@ def convert(
 
     try:
         converter = TrtGraphConverterV2(
-            input_saved_model_dir=str(plain_path(folder)),
+            input_saved_model_dir=str(plain_path(model.folder)),
+            input_saved_model_signature_key=model.key,
             use_dynamic_shape=True,
             dynamic_shape_profile_strategy="Range",
             max_workspace_size_bytes=workspace_mb << 20 or _ALL_OF_IT,
@@ -93,6 +96,7 @@ def convert(
         # Builds the profiles, then calibrates if a calibration was requested.
         converter.build(input_fn=shapes)
         converter.save(str(out), save_gpu_specific_engines=True)
+        name_signature(out, model.key, same_signatures(model))
     except Exception as error:
         # The converter raises bare ValueError and RuntimeError, and TensorFlow's own
         # errors for what goes wrong in a graph.

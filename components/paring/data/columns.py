@@ -57,15 +57,13 @@ def model_inputs(signature: Signature) -> dict[str, TensorSpec]:
             tf.Example themselves.
     """
     for spec in signature.inputs.values():
-        try:
-            known = np.dtype(spec.dtype).kind in "biuf"
-        except TypeError:
-            known = False
-        if not known:
+        if not spec.is_numeric:
             raise UnsupportedError(
                 f"input {spec.name!r} of the model can't be fed from arrays of numbers",
-                received=f"dtype {spec.dtype}",
-                remedy="export the model with a signature that takes numeric tensors",
+                received=signature.beside(str(spec)),
+                remedy=signature.advice(
+                    "export the model with a signature that takes numeric tensors"
+                ),
             )
     return signature.inputs
 

@@ -52,7 +52,7 @@ def find_thresholds(
         wanted = labels.get(name)
         if not _is_single(spec, wanted):
             continue
-        activation = last_activation(graph, name)
+        activation = last_activation(graph, name, model.key)
         if activation == "softmax":
             continue
         if activation is not None:

@@ -13,7 +13,7 @@ from paring.graphs.freezing import freeze
 from paring.models.arguments import by_name
 from paring.models.library_types import KerasModel
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY, Signature, TensorSpec
+from paring.models.signature import Signature, TensorSpec
 from paring.models.signature_loading import load_signatures
 
 UNKNOWN_DIMENSION = 32
@@ -84,8 +84,8 @@ class GraphCost:
     operators: dict[str, int]
 
 
-def load_function(model: SavedModel, key: str = SERVING_KEY) -> Any:
-    """Return the SavedModel's signature `key` as a concrete function.
+def load_function(model: SavedModel) -> Any:
+    """Return the signature that the SavedModel was opened for as a concrete function.
 
     It keeps the loaded model alive as `_paring_owner`.
 
@@ -93,7 +93,7 @@ def load_function(model: SavedModel, key: str = SERVING_KEY) -> Any:
         ModelError: TensorFlow can't load it.
     """
     loaded = load_signatures(model)
-    function = loaded.signatures[key]
+    function = loaded.signatures[model.key]
     # Functions hold their variables weakly.
     function._paring_owner = loaded
     return function

@@ -228,6 +228,9 @@ def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
 def _inference_only(graph_def: GraphDef, outputs: Sequence[str]) -> GraphDef:
     """Return the graph without what is there for its side effects: assertions, prints, updates."""
     editor = GraphEditor(graph_def)
+    for node in editor.nodes.values():
+        # Nodes beside which it is placed: of TensorFlow 1 also inputs, which are replaced.
+        node.attr.pop("_class", None)
     if not any(node.op in _FRAMES for node in editor.nodes.values()):
         for node in editor.nodes.values():
             data = [tensor for tensor in node.input if not tensor.startswith("^")]

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from paring.graphs.graph_editing import node_name
 from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef
-from paring.models.signature import SERVING_KEY
 
 Activation = Literal["sigmoid", "softmax", "linear"]
 
@@ -32,9 +31,7 @@ _SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 _WEIGHTS = frozenset({"Const", "ReadVariableOp"})
 
 
-def last_activation(
-    meta_graph: MetaGraphDef, output: str, key: str = SERVING_KEY
-) -> Activation | None:
+def last_activation(meta_graph: MetaGraphDef, output: str, key: str) -> Activation | None:
     """Return the activation that an output comes from, if the graph shows it.
 
     Args:

@@ -20,7 +20,7 @@ from paring.models.arguments import (
 )
 from paring.models.library_types import GraphDef
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY, Signature
+from paring.models.signature import Signature
 from paring.models.signature_loading import load_signatures
 from paring.models.state import WRITES, without_writes
 
@@ -47,7 +47,7 @@ def save_again(model: SavedModel, out: Path) -> int:
         ModelError: TensorFlow can't load it.
     """
     loaded = load_signatures(model)
-    function = loaded.signatures[SERVING_KEY]
+    function = loaded.signatures[model.key]
     variables = list(function.variables)
     halved = half_precision(function.graph.as_graph_def())
     if not (variables or halved):
@@ -64,8 +64,10 @@ def save_again(model: SavedModel, out: Path) -> int:
     serve = (_in_full_precision if halved else _serving)(function, specs)
     traced = tf.function(serve, autograph=False)
     signature = traced.get_concrete_function(*argument_specs(specs))
-    save_signatures(module, {SERVING_KEY: signature}, out, specs)
-    if _without_bfloat16(SavedModel(out).signature()) != _without_bfloat16(model.signature()):
+    save_signatures(module, {model.key: signature}, out, {model.key: specs})
+    if _without_bfloat16(SavedModel(out, model.key).signature()) != _without_bfloat16(
+        model.signature()
+    ):
         raise ValueError("the signature changed while it was saved again")
     return sum(int(np.prod(variable.shape)) for variable in variables if len(variable.shape) > 1)
 

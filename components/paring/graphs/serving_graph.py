@@ -1,4 +1,4 @@
-"""A SavedModel's serving signature as one frozen graph, and back again.
+"""A SavedModel's signature as one frozen graph, and back again.
 
 TensorFlow's own machinery does the work: Grappler inlines functions, folds constants
 and drops what no output needs; `convert_to_constants` freezes the variables.
@@ -24,6 +24,7 @@ from paring.graphs.inlined_graph import (
     inlined_graph,
     run_grappler,
 )
+from paring.graphs.other_signatures import check_passed, other_signatures
 from paring.models.arguments import (
     argument_specs,
     by_position,
@@ -31,8 +32,8 @@ from paring.models.arguments import (
     signature_specs,
 )
 from paring.models.library_types import GraphDef
+from paring.models.same_signatures import keep_methods, same_signatures
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 from paring.system.memory import frequent_collection, release_memory
 
 Variables = Literal["frozen", "kept"]
@@ -107,16 +108,19 @@ def inference_graph(function: Any) -> ServingGraph:
 def export(
     graph: ServingGraph,
     folder: Path,
+    source: SavedModel,
     *,
     compiled: bool = False,
     variables: Variables = "frozen",
     fixed_batch: int = 0,
 ) -> None:
-    """Write the graph as a SavedModel with the signature `serving_default`.
+    """Write the graph as a SavedModel, as the signature that it was made of.
 
     Args:
         graph: The graph.
         folder: Gets the SavedModel.
+        source: The SavedModel that the graph was made of. Its other signatures are written
+            too, as they are; see `paring.graphs.other_signatures`.
         compiled: Whether TensorFlow compiles the signature with XLA, for each shape of
             its inputs when it first gets it.
         variables: Whether weights are constants of the graph, or variables beside it,
@@ -140,17 +144,18 @@ def export(
 
     traced = tf.function(serve, autograph=False, jit_compile=True if compiled else None)
     concrete = traced.get_concrete_function(*argument_specs(graph.specs))
-    save_signature(module, concrete, specs=graph.specs, folder=folder, fixed_batch=fixed_batch)
+    save_signature(
+        module, concrete, source, specs=graph.specs, folder=folder, fixed_batch=fixed_batch
+    )
 
 
-def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
+def export_again(function: Any, folder: Path, source: SavedModel, *, fixed_batch: int) -> None:
     """Write a loaded signature, as it is, as a SavedModel with a fixed batch beside it.
-
-    Everything else of the model it came from is left out.
 
     Args:
         function: The signature, as `paring.graphs.graph.load_function` gives it.
         folder: Gets the SavedModel.
+        source: See `export`.
         fixed_batch: See `export`.
     """
     module = tf.Module()
@@ -159,7 +164,7 @@ def export_again(function: Any, folder: Path, *, fixed_batch: int) -> None:
     specs = signature_specs(function)
     traced = tf.function(by_position(function, specs), autograph=False)
     concrete = traced.get_concrete_function(*argument_specs(specs))
-    save_signature(module, concrete, specs=specs, folder=folder, fixed_batch=fixed_batch)
+    save_signature(module, concrete, source, specs=specs, folder=folder, fixed_batch=fixed_batch)
 
 
 def fixed_key(batch: int) -> str:
@@ -168,21 +173,43 @@ def fixed_key(batch: int) -> str:
 
 
 def save_signature(
-    module: Any, concrete: Any, *, specs: Mapping[str, Any], folder: Path, fixed_batch: int = 0
+    module: Any,
+    concrete: Any,
+    source: SavedModel,
+    *,
+    specs: Mapping[str, Any],
+    folder: Path,
+    fixed_batch: int = 0,
+    others: bool = True,
 ) -> None:
-    """Write a module as a SavedModel with the signature `serving_default`.
+    """Write a module as a SavedModel, with a signature of its source.
 
     Args:
         module: Holds the function's variables, and nothing else; see `save_signatures`.
         concrete: The signature's function.
+        source: The SavedModel. The signature gets the name that it was opened for, and those of
+            its other signatures that compute the same.
         specs: tf.TensorSpec of each input, by its name.
         folder: Gets the SavedModel.
         fixed_batch: See `export`.
+        others: Whether the source's other signatures are written too, as they are.
 
     Raises:
         UnsupportedError: A SavedModel can't have these names.
     """
-    signatures = {SERVING_KEY: concrete}
+    same = same_signatures(source)
+    signatures = dict.fromkeys(same, concrete)
+    names = dict.fromkeys(same, specs)
+    if others:
+        passed = other_signatures(source, module)
+        signatures |= {key: item.function for key, item in passed.items()}
+        names |= {key: item.specs for key, item in passed.items()}
+    if fixed_batch and fixed_key(fixed_batch) in signatures:
+        raise UnsupportedError(
+            "the model has a signature of the name that the one for a fixed batch gets",
+            received=fixed_key(fixed_batch),
+            remedy="leave fixed_batch out",
+        )
     if fixed_batch:
         fixed = {
             name: tf.TensorSpec([fixed_batch, *spec.shape[1:]], spec.dtype)
@@ -198,11 +225,15 @@ def save_signature(
 
         traced = tf.function(serve_batch, autograph=False)
         signatures[fixed_key(fixed_batch)] = traced.get_concrete_function(*argument_specs(fixed))
+        names[fixed_key(fixed_batch)] = specs
     # What the tracing has left, and then what the saving has left.
     release_memory()
-    save_signatures(module, signatures, folder, specs)
+    save_signatures(module, signatures, folder, names)
+    keep_methods(source, folder)
+    if others:
+        check_passed(source, folder)
     release_memory()
-    saved = SavedModel(folder).signature()
+    saved = SavedModel(folder, source.key).signature()
     if saved.inputs.keys() != specs.keys():
         raise UnsupportedError(
             "a new SavedModel can't keep the names of this model's inputs",

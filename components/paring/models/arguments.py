@@ -7,7 +7,7 @@ signatures are read, called and saved here, by the signature's names alone.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def signature_arguments(function: Any) -> dict[str, str]:
 
 
 def save_signatures(
-    module: Any, signatures: Mapping[str, Any], folder: Path, names: Iterable[str]
+    module: Any, signatures: Mapping[str, Any], folder: Path, names: Mapping[str, Iterable[str]]
 ) -> None:
     """Write a module as a SavedModel whose signatures have inputs of these names.
 
@@ -139,7 +139,7 @@ def save_signatures(
             traced again when it is saved, and all constants are in the file twice.
         signatures: Concrete functions that were traced with `argument_specs`.
         folder: Gets the SavedModel.
-        names: The inputs' names.
+        names: Names of the inputs of each signature.
     """
     quiet_tensorflow()
     import tensorflow as tf
@@ -148,17 +148,18 @@ def save_signatures(
     rename_inputs(folder, names)
 
 
-def rename_inputs(folder: Path, names: Iterable[str]) -> None:
+def rename_inputs(folder: Path, names: Mapping[str, Iterable[str]]) -> None:
     """Give the signatures of a SavedModel their inputs' names instead of the arguments'.
 
     Args:
         folder: A SavedModel whose signatures were traced with `argument_specs`.
-        names: The inputs' names.
+        names: Names of the inputs of each signature.
     """
     renamed = {
-        argument: name for name, argument in argument_names(names).items() if name != argument
+        key: {argument: name for name, argument in argument_names(own).items() if name != argument}
+        for key, own in names.items()
     }
-    if not renamed:
+    if not any(renamed.values()):
         return
     quiet_tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
@@ -167,26 +168,66 @@ def rename_inputs(folder: Path, names: Iterable[str]) -> None:
     file = folder / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for graph in saved.meta_graphs:
-        for definition in graph.signature_def.values():
-            for argument, name in renamed.items():
+        for key, definition in graph.signature_def.items():
+            for argument, name in renamed.get(key, {}).items():
                 if argument in definition.inputs:
                     definition.inputs[name].CopyFrom(definition.inputs[argument])
                     del definition.inputs[argument]
-        _rename_functions(graph.object_graph_def, renamed)
+        for child in signature_objects(graph.object_graph_def):
+            _rename_function(graph.object_graph_def, child, renamed.get(child.local_name, {}))
     file.write_bytes(saved.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(folder))
 
 
-def _rename_functions(objects: Any, renamed: Mapping[str, str]) -> None:
-    """Rename the inputs of what `tf.saved_model.load` makes the signatures' functions of."""
-    for node in objects.nodes:
-        if node.WhichOneof("kind") != "bare_concrete_function":
-            continue
-        keywords = node.bare_concrete_function.argument_keywords
-        keywords[:] = [renamed.get(keyword, keyword) for keyword in keywords]
-        function = objects.concrete_functions[node.bare_concrete_function.concrete_function_name]
-        # A tuple of positional arguments and a dictionary of the others.
-        given = function.canonicalized_input_signature.tuple_value.values[1].dict_value.fields
-        for argument, name in renamed.items():
-            if argument in given:
-                given[argument].tensor_spec_value.name = name
+def name_signature(folder: Path, key: str, names: Sequence[str]) -> None:
+    """Give a signature of a SavedModel other names; its other signatures are gone.
+
+    Args:
+        folder: The SavedModel.
+        key: The signature.
+        names: Its names from now on.
+    """
+    quiet_tensorflow()
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow.python.saved_model import fingerprinting_utils
+
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for graph in saved.meta_graphs:
+        own = type(graph.signature_def[key]).FromString(
+            graph.signature_def[key].SerializeToString()
+        )
+        for name in [name for name in graph.signature_def if not name.startswith("__")]:
+            del graph.signature_def[name]
+        for name in names:
+            graph.signature_def[name].CopyFrom(own)
+        objects = graph.object_graph_def
+        (place,) = (c.node_id for c in objects.nodes[0].children if c.local_name == "signatures")
+        children = objects.nodes[place].children
+        number = next(child.node_id for child in children if child.local_name == key)
+        del children[:]
+        for name in names:
+            children.add(node_id=number, local_name=name)
+    file.write_bytes(saved.SerializeToString(deterministic=True))
+    fingerprinting_utils.write_fingerprint(str(folder))
+
+
+def signature_objects(objects: Any) -> list[Any]:
+    """Return the references to signatures' functions in a SavedObjectGraph, by `local_name`.
+
+    `tf.saved_model.load` makes the signatures of them.
+    """
+    held = (item for item in objects.nodes[0].children if item.local_name == "signatures")
+    return [child for item in held for child in objects.nodes[item.node_id].children]
+
+
+def _rename_function(objects: Any, child: Any, renamed: Mapping[str, str]) -> None:
+    """Rename the inputs of what `tf.saved_model.load` makes a signature of."""
+    made = objects.nodes[child.node_id].bare_concrete_function
+    made.argument_keywords[:] = [renamed.get(item, item) for item in made.argument_keywords]
+    function = objects.concrete_functions[made.concrete_function_name]
+    # A tuple of positional arguments and a dictionary of the others.
+    given = function.canonicalized_input_signature.tuple_value.values[1].dict_value.fields
+    for argument, name in renamed.items():
+        if argument in given:
+            given[argument].tensor_spec_value.name = name

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Model, Servable, content_bytes
+from paring.artifacts import DEFAULT_SIGNATURE, Model, Servable, content_bytes
 from paring.errors import ParingError, UnsupportedError, first_line
 from paring.models.arguments import argument_specs, rename_inputs
 from paring.models.loading import (
@@ -142,7 +142,7 @@ def _export(network: Any, folder: Path) -> None:
     archive.track(network)
     archive.add_endpoint("serve", serve, input_signature=argument_specs(specs))
     archive.write_out(str(folder), verbose=False)
-    rename_inputs(folder, specs)
+    rename_inputs(folder, dict.fromkeys(("serve", DEFAULT_SIGNATURE), specs))
 
 
 def _output_names(graph: Any) -> list[str]:

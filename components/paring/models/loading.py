@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifacts import Model, QuantizedModel, content_bytes
+from paring.artifacts import DEFAULT_SIGNATURE, Model, QuantizedModel, content_bytes
 from paring.errors import ModelError, ParingError, UnsupportedError, first_line
-from paring.models.arguments import argument_specs, rename_inputs
+from paring.models.arguments import argument_specs, name_signature, rename_inputs
 from paring.models.library_types import KerasModel
 from paring.models.plain_paths import plain_path
 from paring.models.precision import in_float32
 from paring.models.quiet import quiet_tensorflow
+from paring.models.same_signatures import keep_methods, note_dropped, same_signatures
 from paring.models.saved_model import SavedModel, find_saved_model
 from paring.models.trust import (
     names_optimization_classes,
@@ -162,7 +163,7 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
     if source.is_dir():
         # Keras reads the graph too; a cut-off one is reported by name. Layers may call
         # any of its functions.
-        saved = SavedModel(source)
+        saved = SavedModel(source, model.signature)
         saved.signature()
         if not trusted:
             saved.refuse_operators(all_functions=True)
@@ -193,18 +194,29 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
     return Written(loaded, contents.is_keras_3, precision)
 
 
-def save_model(keras_model: KerasModel, output: Model) -> None:
+def save_model(keras_model: KerasModel, output: Model, source: SavedModel | None = None) -> None:
     """Write a tf_keras model into `output` and set its `size_bytes` and `keras`.
 
-    `Format-Serving/` becomes a SavedModel whose signature serving_default takes
+    `Format-Serving/` becomes a SavedModel whose signature takes
     and gives one tensor for each of the model's inputs and outputs, under their
     Keras names, at inference (training=False); `Format-Keras/model.keras` holds
     what training steps go on from.
+
+    Args:
+        keras_model: The model.
+        output: Gets both forms.
+        source: The SavedModel that it was made of. Its signature's name is kept, and those of
+            the others that compute the same; the rest is added to
+            `output.dropped_signatures`. Without it the signature is serving_default.
 
     Raises:
         UnsupportedError: The model has no declared inputs (it is subclassed).
     """
     export(keras_model, output.serving_dir)
+    if source is not None:
+        name_signature(output.serving_dir, DEFAULT_SIGNATURE, same_signatures(source))
+        keep_methods(source, output.serving_dir)
+        note_dropped(source, output)
     output.size_bytes = content_bytes(output.serving_dir)
     save_keras(keras_model, output.keras_file)
     output.keras = "tf_keras"
@@ -259,7 +271,7 @@ def export(keras_model: KerasModel, folder: Path) -> None:
     finally:
         if interactive:
             tf_keras.utils.enable_interactive_logging()
-    rename_inputs(folder, specs)
+    rename_inputs(folder, dict.fromkeys(("serve", DEFAULT_SIGNATURE), specs))
 
 
 def optimization_classes() -> AbstractContextManager[Any]:

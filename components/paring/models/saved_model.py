@@ -1,14 +1,15 @@
 """A SavedModel on disk: found, checked, and read once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from paring.artifacts import Servable
+from paring.artifacts import DEFAULT_SIGNATURE, Servable
 from paring.errors import ModelError, UntrustedModelError, first_line, nearest
 from paring.models.library_types import MetaGraphDef
 from paring.models.operators import ENGINE_NOTE, unlisted_operators
 from paring.models.quiet import quiet_tensorflow
-from paring.models.signature import SERVING_KEY, Signature, TensorSpec
+from paring.models.signature import Signature, TensorSpec, choose_signature
 from paring.system.trees import describe_path, tree_files
 
 # A larger graph, as of a model whose weights are constants, is read again each time, so that
@@ -28,13 +29,15 @@ class SavedModel:
 
     Args:
         folder: The folder that holds saved_model.pb.
+        key: Name of the signature that it is opened for.
 
     Attributes:
-        folder: The same.
+        folder, key: The same.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = DEFAULT_SIGNATURE) -> None:
         self.folder = folder
+        self.key = key
         self._meta_graph: MetaGraphDef | None = None
         self._stamp: tuple[int, ...] = ()
         self._signatures: dict[str, Signature] = {}
@@ -44,7 +47,8 @@ class SavedModel:
         """Find the SavedModel of an artifact, and check that it may be loaded.
 
         Args:
-            model: An artifact; a path is taken as one that is not trusted.
+            model: An artifact, which states the signature too; a path is taken as one that is
+                not trusted.
 
         Raises:
             ModelError: There is none, it is broken, or a link in it leads out of it; the
@@ -53,7 +57,7 @@ class SavedModel:
                 network, or engines of TensorRT's, and is not trusted.
         """
         artifact = Servable(model) if isinstance(model, Path) else model
-        opened = cls(find_saved_model(artifact))
+        opened = cls(find_saved_model(artifact), artifact.signature)
         tree_files(opened.folder)
         if not artifact.trusted:
             opened.refuse_operators(engine_trusted=artifact.engine_trusted)
@@ -80,12 +84,26 @@ class SavedModel:
             self._meta_graph = read
         return read
 
-    def signature(self, key: str = SERVING_KEY) -> Signature:
-        """Return a signature.
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of all signatures that a caller may use, sorted.
 
         Raises:
-            ModelError: saved_model.pb can't be read, or has no such signature with inputs.
+            ModelError: saved_model.pb can't be read.
         """
+        return tuple(sorted(name for name in self.meta_graph.signature_def if _is_public(name)))
+
+    def signature(self, key: str = "") -> Signature:
+        """Return a signature.
+
+        Args:
+            key: Its name; "" for the one that the model was opened for.
+
+        Raises:
+            ModelError: saved_model.pb can't be read, or has no such signature with inputs; the
+                message lists those that there are.
+        """
+        key = key or self.key
         if key not in self._signatures:
             self._signatures[key] = self._read_signature(key)
         return self._signatures[key]
@@ -140,18 +158,31 @@ class SavedModel:
         return result
 
     def _read_signature(self, key: str) -> Signature:
-        definitions = self.meta_graph.signature_def
-        if key not in definitions or not definitions[key].inputs:
-            known = [name for name in definitions if not name.startswith("__")]
+        definitions = {
+            name: item for name, item in self.meta_graph.signature_def.items() if _is_public(name)
+        }
+        known = {
+            name: Signature(_input_specs(item.inputs), _specs(item.outputs))
+            for name, item in sorted(definitions.items())
+        }
+        listed = tuple(f"{name}{item}" for name, item in known.items())
+        usable = tuple(name for name, item in known.items() if name != key and item.takes_numbers)
+        if key not in known or not known[key].inputs:
+            near = nearest(key, known) if known and key != DEFAULT_SIGNATURE else ""
+            export = f"export the model with a signature named {key}, as tf_keras'"
+            export += " model.save(DIR) and model.export(DIR) do"
+            remedy = choose_signature(usable) if usable else export
             raise ModelError(
                 f"{self.folder} has no signature {key!r} with inputs",
-                received=f"signatures {', '.join(sorted(known)) or 'none'}",
-                remedy="export the model with a signature named "
-                f"{key}, as tf_keras' model.save(DIR) and model.export(DIR) do"
-                + (f" ({nearest(key, known)})" if known else ""),
+                received=f"signatures {'; '.join(listed) or 'none'}",
+                remedy=f"{remedy} ({near})" if near else remedy,
             )
-        definition = definitions[key]
-        return Signature(_specs(definition.inputs), _specs(definition.outputs))
+        return replace(known[key], key=key, listed=listed, usable=usable)
+
+
+def _is_public(key: str) -> bool:
+    """Return whether a signature is one for callers; TensorFlow has others for loading."""
+    return not key.startswith("__")
 
 
 def find_saved_model(model: Servable) -> Path:
@@ -216,6 +247,16 @@ def _read_meta_graph(file: Path) -> MetaGraphDef:
         )
     # Of several graphs, loaders take the one with the tags that they ask for and no others.
     return next((item for item in serving if set(item.meta_info_def.tags) == {"serve"}), serving[0])
+
+
+def _input_specs(tensors: Any) -> dict[str, TensorSpec]:
+    """Return the specs of inputs; sparse, ragged and other composite ones are of no NumPy type."""
+    specs = _specs(tensors)
+    kinds = {"coo_sparse": "sparse", "composite_tensor": "composite"}
+    for name, spec in specs.items():
+        if kind := kinds.get(tensors[name].WhichOneof("encoding")):
+            specs[name] = replace(spec, dtype=f"{kind} {spec.dtype}")
+    return specs
 
 
 def _specs(tensors: Any) -> dict[str, TensorSpec]:

@@ -7,7 +7,6 @@ from typing import Any, Final
 from paring.errors import UnsupportedError
 from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 
 WRITES: Final = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply")
 """How the names of operators begin that write to a variable."""
@@ -18,7 +17,7 @@ _LOOPS: Final = frozenset({"While", "StatelessWhile"})
 _MOST_ITERATIONS: Final = 16
 
 
-def refuse_state(model: SavedModel, key: str = SERVING_KEY) -> None:
+def refuse_state(model: SavedModel, key: str = "") -> None:
     """Refuse a SavedModel whose outputs depend on the calls before.
 
     Examples are compared and timed in any order and from several processes, so that the
@@ -26,13 +25,13 @@ def refuse_state(model: SavedModel, key: str = SERVING_KEY) -> None:
 
     Args:
         model: The SavedModel.
-        key: The signature.
+        key: The signature; "" for the one that the model was opened for.
 
     Raises:
         ModelError: It can't be read.
         UnsupportedError: The signature keeps state.
     """
-    kept = state_variables(model.meta_graph, key)
+    kept = state_variables(model.meta_graph, key or model.key)
     if kept:
         raise UnsupportedError(
             f"{model.folder} keeps state from call to call, and examples are evaluated one by one",
@@ -42,7 +41,7 @@ def refuse_state(model: SavedModel, key: str = SERVING_KEY) -> None:
         )
 
 
-def state_variables(meta_graph: MetaGraphDef, key: str = SERVING_KEY) -> list[str]:
+def state_variables(meta_graph: MetaGraphDef, key: str) -> list[str]:
     """Return the variables that carry something from one call of a signature to the next.
 
     These are the variables that the signature writes and that its outputs depend on.
@@ -69,7 +68,7 @@ def state_variables(meta_graph: MetaGraphDef, key: str = SERVING_KEY) -> list[st
     return sorted(read & walk.written)
 
 
-def called_nodes(meta_graph: MetaGraphDef, key: str = SERVING_KEY) -> Iterable[NodeDef]:
+def called_nodes(meta_graph: MetaGraphDef, key: str) -> Iterable[NodeDef]:
     """Return the nodes that a signature runs, each function's once.
 
     Args:

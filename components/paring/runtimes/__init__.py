@@ -4,7 +4,6 @@ One file a runtime, with its record in `RUNTIME`; `paring.runtimes.registry` lis
 """
 
 from paring.runtimes.base import (
-    SIGNATURE,
     Features,
     InputTensor,
     LoadOptions,
@@ -27,7 +26,6 @@ from paring.runtimes.registry import (
 )
 
 __all__ = [
-    "SIGNATURE",
     "Features",
     "InputTensor",
     "LoadOptions",

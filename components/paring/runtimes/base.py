@@ -11,9 +11,6 @@ import numpy as np
 from paring.artifacts import Servable
 from paring.errors import ModelError, ParameterError, UnsupportedError, nearest
 
-SIGNATURE = "serving_default"
-"""The signature that every runtime calls."""
-
 Features = Mapping[str, np.ndarray[Any, Any]]
 """A batch: an array [batch, ...] for each input of the signature."""
 

@@ -12,7 +12,6 @@ from paring.models.arguments import by_name, signature_specs
 from paring.models.gpu_memory import peak_memory, set_gpu_memory
 from paring.models.quiet import quiet_tensorflow
 from paring.runtimes.base import (
-    SIGNATURE,
     DeviceMemory,
     Features,
     InputTensor,
@@ -32,10 +31,10 @@ class SavedModelRuntime(SignatureRuntime):
     """A SavedModel; a call goes from numpy arrays to numpy arrays.
 
     Args:
-        model: The SavedModel, which was checked when it was opened.
+        model: The SavedModel, which was checked when it was opened; the signature that it was
+            opened for is called.
         threads: Threads within and across operators, for the whole process;
             0 leaves them to TensorFlow.
-        signature: The signature that is called.
         gpu_memory_mb: MiB of each GPU's memory that the whole process may take; with 0
             it takes what it needs, unless TensorFlow has started already.
         whole: Whether functions are loaded that no signature calls.
@@ -56,7 +55,6 @@ class SavedModelRuntime(SignatureRuntime):
         model: "SavedModel",
         *,
         threads: int = 0,
-        signature: str = SIGNATURE,
         gpu_memory_mb: int = 0,
         whole: bool = False,
         compiled: bool = False,
@@ -81,16 +79,18 @@ class SavedModelRuntime(SignatureRuntime):
         # The signature holds no reference to the variables; the model does.
         with strategy.scope() if strategy is not None else nullcontext():
             self._model: Any = load_signatures(model, options, whole=whole)
-        if signature not in self._model.signatures:
+        if model.key not in self._model.signatures:
+            # It names those that there are.
+            model.signature()
             raise ModelError(
-                f"{model.folder} has no signature {signature!r}",
+                f"{model.folder}: TensorFlow does not load the signature {model.key!r}",
                 received=", ".join(self._model.signatures) or "no signatures",
                 remedy="export the model with model.save(dir) or model.export(dir)",
             )
-        if self._model.signatures[signature].variables:
-            refuse_state(model, signature)
+        function = self._model.signatures[model.key]
+        if function.variables:
+            refuse_state(model)
         self._tf = tf
-        function = self._model.signatures[signature]
         self._call = by_name(function)
         if strategy is not None:
             self._call = compiled_call(self._call, strategy, model.folder)
@@ -159,7 +159,7 @@ def _load(file: Path, artifact: Servable, options: LoadOptions) -> SavedModelRun
     from paring.models.saved_model import SavedModel
 
     return SavedModelRuntime(
-        SavedModel(file.parent),
+        SavedModel(file.parent, artifact.signature),
         threads=options.threads,
         gpu_memory_mb=options.gpu_memory_mb,
         whole=options.whole,

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from paring.artifacts import Servable
+from paring.artifacts import DEFAULT_SIGNATURE, Servable
 from paring.errors import ModelError, UnsupportedError, first_line
 from paring.models.quiet import silent_stderr
-from paring.models.signature import Signature, TensorSpec
+from paring.models.signature import Signature, TensorSpec, choose_signature
 from paring.models.tflite_files import check_tflite
 from paring.runtimes.base import (
-    SIGNATURE,
     Features,
     InputTensor,
     LoadOptions,
@@ -38,16 +37,24 @@ class TFLiteRuntime(Runtime):
         file: The TFLite file.
         threads: Threads for one call; 0 leaves them to LiteRT.
         trusted: Whether it may hold custom operators.
+        signature: Name of its signature that is called.
 
     Raises:
-        ModelError: It can't be read, or has no `serving_default` signature.
+        ModelError: It can't be read, or has no such signature.
         UntrustedModelError: It has custom operators, and is not trusted.
         UnsupportedError: It keeps state in variables that can't be reset.
     """
 
     name = "tflite"
 
-    def __init__(self, file: Path, *, threads: int = 0, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        threads: int = 0,
+        trusted: bool = False,
+        signature: str = DEFAULT_SIGNATURE,
+    ) -> None:
         check_threads(threads)
         check_tflite(file, trusted=trusted)
         from ai_edge_litert.interpreter import Interpreter
@@ -61,11 +68,13 @@ class TFLiteRuntime(Runtime):
                 received=first_line(error),
                 remedy="convert the model again; the file is incomplete or damaged",
             ) from error
-        if SIGNATURE not in signatures:
+        if signature not in signatures:
             raise ModelError(
-                f"{file} has no signature {SIGNATURE!r}",
+                f"{file} has no signature {signature!r}",
                 received=", ".join(signatures) or "no signatures",
-                remedy="convert it from a SavedModel, which carries its signature over",
+                remedy=choose_signature(tuple(signatures))
+                if signatures
+                else "convert it from a SavedModel, which carries its signature over",
             )
         self._file = file
         operators = {detail["op_name"] for detail in self._interpreter._get_ops_details()}
@@ -76,13 +85,13 @@ class TFLiteRuntime(Runtime):
                 remedy="convert the model with stateful=False, or with the state as an input and"
                 " an output of the signature",
             )
-        self._inputs, self._outputs = _tensors(self._interpreter)
+        self._inputs, self._outputs = _tensors(self._interpreter, signature)
         # Tensors are set and read by their index in the first graph, which is
         # the fast path; a signature of another graph would need the runner.
         first = {details["index"] for details in self._interpreter.get_input_details()}
         if {details["index"] for details in self._inputs.values()} != first:
             raise ModelError(
-                f"{file}: the signature {SIGNATURE!r} is not that of its first graph",
+                f"{file}: the signature {signature!r} is not that of its first graph",
                 remedy="convert the SavedModel with this one signature",
             )
         self._takes_integers = any(_stands_for_floats(d) for d in self._inputs.values())
@@ -175,11 +184,13 @@ class TFLiteRuntime(Runtime):
         self._shapes = shapes
 
 
-def _tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _tensors(
+    interpreter: Any, signature: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return the details of the signature's inputs and outputs, by name."""
     # The runner must be gone before tensors are allocated: LiteRT refuses that
     # while anything else refers to the interpreter's inner object.
-    runner = interpreter.get_signature_runner(SIGNATURE)
+    runner = interpreter.get_signature_runner(signature)
     return runner.get_input_details(), runner.get_output_details()
 
 
@@ -221,7 +232,12 @@ def _check(file: Path, artifact: Servable) -> None:
 
 
 def _load(file: Path, artifact: Servable, options: LoadOptions) -> TFLiteRuntime:
-    return TFLiteRuntime(file, threads=options.threads, trusted=artifact.trusted)
+    return TFLiteRuntime(
+        file,
+        threads=options.threads,
+        trusted=artifact.trusted,
+        signature=artifact.signature,
+    )
 
 
 RUNTIME = RuntimeSpec(

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 from paring import storage
-from paring.artifacts import Servable, content_digest
+from paring.artifacts import DEFAULT_SIGNATURE, Servable, content_digest
 from paring.errors import (
     ArtifactTypeError,
     ModelError,
@@ -180,6 +180,7 @@ def publish(
     folder: Path,
     about: Version,
     *,
+    signature: str = DEFAULT_SIGNATURE,
     trusted: bool = False,
     engine_trusted: bool = False,
     call: Call = call_here,
@@ -194,6 +195,7 @@ def publish(
         destination: A path or URI.
         folder: What the version's folder shall be.
         about: All but number, digest, host and time.
+        signature: Name of the signature that is run once.
         trusted: Whether operators that touch files or processes may run.
         engine_trusted: Whether a TensorRT engine may be loaded.
         call: Calls what loads and runs the model.
@@ -224,7 +226,10 @@ def publish(
                     received=destination,
                     remedy="push again; if it stays so, look at the store",
                 )
-            call(partial(run_once, read_back, trusted=trusted, engine_trusted=engine_trusted))
+            staged_model = Servable(
+                read_back, signature=signature, trusted=trusted, engine_trusted=engine_trusted
+            )
+            call(partial(run_once, staged_model))
         made, is_own = _claim(destination, replace(about, digest=digest), changed)
         if not is_own:
             return made
@@ -242,6 +247,7 @@ def roll_back(
     to: int | None = None,
     run: str = "",
     *,
+    signature: str = "",
     trusted: bool = False,
     call: Call = call_here,
 ) -> Version:
@@ -252,6 +258,8 @@ def roll_back(
         to: The older version; by default the newest that has another content than what
             is served now, and was not rolled back itself.
         run: What started this.
+        signature: Name of the signature that is run once; "" for that of the version's record,
+            or `paring.artifacts.DEFAULT_SIGNATURE` without one.
         trusted: Whether operators that touch files or processes may run.
         call: Calls what loads and runs the model.
 
@@ -281,14 +289,15 @@ def roll_back(
             withdrawn=served.digest if older else "",
             run=run,
         )
-        return publish(destination, folder, about, trusted=trusted, call=call)
+        signature = signature or Servable.load(folder).signature
+        return publish(destination, folder, about, signature=signature, trusted=trusted, call=call)
 
 
 def _origin(version: Version) -> int:
     return version.of or version.number
 
 
-def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = False) -> None:
+def run_once(model: Servable) -> None:
     """Load a version's folder, and run a batch of zeros where its signature has a shape.
 
     Raises:
@@ -296,7 +305,7 @@ def run_once(folder: Path, *, trusted: bool = False, engine_trusted: bool = Fals
     """
     from paring.runtimes import blank_batch, open_runtime
 
-    runtime = open_runtime(Servable(folder, trusted=trusted, engine_trusted=engine_trusted))
+    runtime = open_runtime(model)
     try:
         batch = blank_batch(runtime)
         if batch is not None:

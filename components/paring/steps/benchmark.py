@@ -148,6 +148,8 @@ def benchmark(
             "names": names,
             "folder": folder,
             "gpu_memory_mb": gpu_memory_mb,
+            "source_signature": source.signature,
+            "candidate_signature": candidate.signature,
             "trusted": source.trusted,
             "engine_trusted": source.engine_trusted,
             "compiled": on_tpu,

@@ -9,7 +9,7 @@ from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="6", imports_models=True)
+@step(version="7", imports_models=True)
 def cluster(
     model: Input[Model],
     examples: Input[Examples],

@@ -19,7 +19,7 @@ _CHECKED = 32
 _log = logging.getLogger(__name__)
 
 
-@step(version="5")
+@step(version="6")
 def convert_mixed(
     model: Input[Model],
     examples: Input[Examples],

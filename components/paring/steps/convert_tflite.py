@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="7")
+@step(version="8")
 def convert_tflite(
     model: Input[Model],
     examples: Input[Examples | None],

@@ -15,7 +15,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 32
 
 
-@step(version="3", machine_dependent=True)
+@step(version="4", machine_dependent=True)
 def convert_tftrt(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -78,6 +78,7 @@ def convert_tftrt(
     from paring.converters.tflite.calibration import calibration_calls, drawn_batches
     from paring.converters.tflite.conversion import Calls, Features, random_features
     from paring.data.examples import open_split
+    from paring.models.same_signatures import keep_methods, note_dropped
     from paring.models.saved_model import SavedModel
 
     saved = SavedModel.open(model)
@@ -100,7 +101,7 @@ def convert_tftrt(
         yield {name: np.repeat(array, max_batch, axis=0) for name, array in item.items()}
 
     converted.engines = tftrt.convert(
-        saved.folder,
+        saved,
         converted.serving_dir,
         precision=precision,
         workspace_mb=workspace_mb,
@@ -110,12 +111,14 @@ def convert_tftrt(
     batches = drawn_batches(given, signature, size=_COMPARED, seed=seed)
     compared = tftrt.check_outputs(
         saved,
-        SavedModel(converted.serving_dir),
+        SavedModel(converted.serving_dir, saved.key),
         batches,
         precision=precision,
         drawn=given is not None,
     )
     converted.compared, converted.difference = compared.on, compared.difference
+    keep_methods(saved, converted.serving_dir)
+    note_dropped(saved, converted)
     converted.keras = "none"
     converted.precision = precision
     converted.max_batch = max_batch

@@ -15,7 +15,7 @@ from paring.system.workers import StrategyName
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="4")
+@step(version="5")
 def distill(
     model: Input[Model],
     examples: Input[Examples],
@@ -91,6 +91,7 @@ def distill(
     quiet_tensorflow()
     from paring.data.examples import class_ids, open_split
     from paring.models.loading import save_model
+    from paring.models.saved_model import SavedModel
     from paring.system.child_calls import call_in_child
     from paring.training.distillation.compiling import check_on_processor, check_student_compiles
     from paring.training.distillation.distillation import (
@@ -177,7 +178,7 @@ def distill(
                 )
     network = devices.take_off(network)
     keep_signature(network, teacher.signature)
-    save_model(network, distilled)
+    save_model(network, distilled, SavedModel.open(model))
     distilled.trained_on = str(devices)
     distilled.sample_weights = split.weights_column
     distilled.student = student

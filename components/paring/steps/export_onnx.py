@@ -13,7 +13,7 @@ _CALIBRATION_SIZE = 200
 _COMPARED = 300
 
 
-@step(version="6")
+@step(version="7")
 def export_onnx(
     model: Input[Model],
     examples: Input[Examples | None],

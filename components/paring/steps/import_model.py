@@ -4,7 +4,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING
 
-from paring.artifacts import Model, content_bytes
+from paring.artifacts import DEFAULT_SIGNATURE, Model, content_bytes
 from paring.errors import ModelError, ParingError, UnsupportedError, first_line
 from paring.step import Input, Output, step
 from paring.system.trees import copy_tree
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="6", imports_models=True)
+@step(version="7", imports_models=True)
 def import_model(
     original: Input[Model],
     model: Output[Model],
@@ -30,6 +30,9 @@ def import_model(
     tf_keras and checked to give the same outputs (`paring.models.bridge`). A model that can't
     be rebuilt is exported by Keras 3 itself: it can be converted, and the fact
     `not_trainable` states why it can't be trained.
+
+    The signature of a SavedModel that the option `signature` names becomes a fact of the model,
+    and of all that is made of it. A Keras form that does not compute it is left out.
 
     A Keras model that computes in half precision, such as mixed_float16, becomes
     the same model in float32, in both forms, and the fact `source_precision` states
@@ -89,6 +92,10 @@ def import_model(
             shutil.copyfile(source, model.keras_file)
             model.keras = "tf_keras"
             model.source_precision = original.source_precision
+    if model.keras == "tf_keras" and saved.key != DEFAULT_SIGNATURE:
+        from paring.training.keras_form import drop_other_form
+
+        drop_other_form(model, saved)
     if not model.serving_dir.exists():
         copy_tree(saved.folder, model.serving_dir)
         model.size_bytes = content_bytes(model.serving_dir)
@@ -100,7 +107,7 @@ def _save_in_float32(loaded: "Loaded", saved: "SavedModel", model: Model) -> Non
     from paring.training.training import keep_signature
 
     keep_signature(loaded.model, saved.signature())
-    save_model(loaded.model, model)
+    save_model(loaded.model, model, saved)
     model.source_precision = loaded.source_precision
 
 

@@ -44,7 +44,7 @@ def optimize_savedmodel(
 
     These changes are tried one after another, each on top of those that helped before:
 
-    - the inference graph: the serving signature alone, its variables constants, batch
+    - the inference graph: what the signature needs alone, its variables constants, batch
       normalization folded into the layers before it, constants folded, and without
       what no output needs (assertions, prints, updates, identities, dead branches);
     - bfloat16 and float16: convolutions and products of matrices, operators that only move
@@ -58,8 +58,10 @@ def optimize_savedmodel(
     `keep` set to accurate keeps each change within the tolerance and measures nothing, for
     models that run on another machine, as on a TPU.
 
-    The signature `serving_default` keeps its names, dtypes and shapes. The result has
-    no Keras form.
+    The model's signature keeps its name, and those of its inputs and outputs, dtypes and
+    shapes. The result has the model's other signatures too: those that call the same function
+    call the optimized one, and the others, listed in `passed_signatures`, compute as before,
+    of variables of their own. The result has no Keras form.
 
     Examples:
         >>> optimized = paring.optimize_savedmodel(network, arrays, xla=False)
@@ -143,6 +145,7 @@ def optimize_savedmodel(
                 seed=seed,
             ),
             seconds=60 * max_minutes,
+            signature=model.signature,
         )
 
         def build(form: GraphVariant, folder: Path) -> None:
@@ -175,6 +178,7 @@ def optimize_savedmodel(
     optimized.keras = "none"
     optimized.size_bytes = content_bytes(optimized.serving_dir)
     optimized.fixed_batch = fixed_batch or None
+    optimized.passed_signatures = prepared.others
     optimized.compared_on = prepared.drawn_from
     optimized.not_applied = tuple(
         f"{outcome.tried}: {outcome.reason}" for outcome in choice.outcomes if not outcome.applied

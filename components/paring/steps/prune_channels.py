@@ -11,7 +11,7 @@ from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="5", imports_models=True)
+@step(version="6", imports_models=True)
 def prune_channels(
     model: Input[Model],
     examples: Input[Examples],

@@ -31,7 +31,7 @@ BATCHING = "batching_parameters.txt"
 """Beside a SavedModel: the same for TF Serving."""
 
 
-@step(version="4", side_effects=True)
+@step(version="5", side_effects=True)
 def push(
     selection: Input[Selection],
     selected: Input[SelectedModel],
@@ -194,6 +194,8 @@ def _lay_out(
         candidate=selected.candidate,
         size_bytes=selected.size_bytes,
         note=selected.note,
+        signature=selected.signature,
+        dropped_signatures=selected.dropped_signatures,
         lineage=selected.lineage,
     )
     content.save()
@@ -241,6 +243,7 @@ def _push(folder: Path, about: "Version", pushed: PushedModel, selected: Selecte
         pushed.destination,
         folder,
         about,
+        signature=selected.signature,
         trusted=selected.trusted,
         engine_trusted=selected.engine_trusted,
     )

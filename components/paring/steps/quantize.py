@@ -10,7 +10,7 @@ from paring.step import Input, Output, Search, step
 from paring.system.workers import StrategyName
 
 
-@step(version="9", imports_models=True)
+@step(version="10", imports_models=True)
 def quantize(
     model: Input[Model],
     examples: Input[Examples],
@@ -123,7 +123,7 @@ def quantize(
         quantized.not_preserved = tuple(preserving.not_preserved)
     training.save(made.model, model, quantized)
     quantized.float_layers = tuple(made.float_layers.values())
-    nodes = called_nodes(SavedModel(quantized.serving_dir).meta_graph)
+    nodes = called_nodes(SavedModel(quantized.serving_dir).meta_graph, quantized.signature)
     quantized.quantized_tensors = sum(node.op.startswith("FakeQuant") for node in nodes)
     quantized.not_reached = tuple(stale_ranges(made.model))
     if not quantized.quantized_tensors:

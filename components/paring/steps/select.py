@@ -29,7 +29,7 @@ from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="6", opens_models=False)
+@step(version="7", opens_models=False)
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -135,6 +135,8 @@ def select(
     copy_tree(served, selected.serving_dir)
     selected.copied_from(winner)
     selected.candidate = chosen.id
+    selected.signature = winner.signature
+    selected.dropped_signatures = winner.dropped_signatures
     selected.size_bytes = content_bytes(selected.serving_dir)
     ordered = _ordered(rows, objective)
     weights = evaluations[SOURCE].sample_weights

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 
-@step(version="3")
+@step(version="4")
 def split_model(
     model: Input[Model],
     examples: Input[Examples | None],
@@ -42,7 +42,8 @@ def split_model(
 
     Stages run one after another, so that a call takes no less time than before.
 
-    The result keeps the signature `serving_default`, and has no Keras form. Its outputs are
+    The result keeps the model's signature, and no other one, since each would need all weights
+    on one device; `dropped_signatures` lists them. It has no Keras form. Its outputs are
     compared with the source's, with each stage on a logical CPU device of its own.
     `stages.json` has for each stage:
 
@@ -91,6 +92,7 @@ def split_model(
         draw_trial_inputs,
     )
     from paring.models.gpu_memory import set_gpu_memory
+    from paring.models.same_signatures import note_dropped
     from paring.models.saved_model import SavedModel
 
     saved = SavedModel.open(model)
@@ -114,12 +116,13 @@ def split_model(
     rows = _rows(work, cuts, places=graph.places, device_type=device_type)
     if device_memory_mb:
         _check_fits(work, rows, limit_mb=device_memory_mb, batch=batch)
-    write_stages(graph, cuts, split.serving_dir)
+    write_stages(graph, cuts, split.serving_dir, source)
     split.difference = compare(
         source, split.serving_dir, devices=devices, inputs=inputs, max_difference=max_difference
     )
     place_stages(split.serving_dir, device_type)
 
+    note_dropped(saved, split)
     split.keras = "none"
     split.size_bytes = content_bytes(split.serving_dir)
     split.applied = (f"split into {devices} stages",)

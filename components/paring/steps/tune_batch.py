@@ -301,6 +301,8 @@ class _Trials:
             "folder": str(folder),
             "threads": threads,
             "gpu_memory_mb": self.gpu_memory_mb,
+            "source_signature": self.source.signature,
+            "candidate_signature": self.candidate.signature,
             "trusted": self.source.trusted,
             "engine_trusted": self.source.engine_trusted,
         }

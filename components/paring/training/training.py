@@ -112,7 +112,8 @@ class Training:
             # Wrapping keeps their order, if not their names.
             model.output_names = list(self.model.output_names)
         keep_signature(model, self.signature)
-        save_model(model, output)
+        # A Keras file has no signatures to keep.
+        save_model(model, output, None if source.path.is_file() else SavedModel.open(source))
         output.trained_on = str(self.devices)
         output.sample_weights = self.split.weights_column
         output.source_precision = self.source_precision

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paring.artifacts import Examples, Model, ModelProfile
 from paring.artifacts.reading import read_object
 from paring.execution import Call, execute
-from paring.step import TRUST_MODEL, Step
+from paring.step import SIGNATURE, TRUST_MODEL, Step
 from paring.steps.import_examples import import_examples
 from paring.steps.import_model import import_model
 from paring.steps.profile import profile
@@ -74,7 +74,7 @@ def inspect(model: Path, examples: Path, settings: Settings, execute: "Execute" 
         root = Path(folder)
         made: dict[str, Any] = {}
         calls: list[tuple[Step, dict[str, Path], Mapping[str, object]]] = [
-            (import_model, {"original": model}, {}),
+            (import_model, {"original": model}, {SIGNATURE: settings.signature}),
             (
                 import_examples,
                 {"original": examples, "model": root / "model"},

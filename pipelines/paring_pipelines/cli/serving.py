@@ -38,11 +38,18 @@ def list_versions(destination: str, as_json: bool) -> None:
 )
 @step_limits
 @click.option(
+    "--signature",
+    default="",
+    metavar="NAME",
+    help="The signature that is run once; that of the version's record if not given.",
+)
+@click.option(
     "--trust-model", is_flag=True, help="Let operators that touch files or processes run."
 )
 def rollback(
     destination: str,
     to: int | None,
+    signature: str,
     trust_model: bool,
     step_time_limit: str | None,
     step_memory_limit: str | None,
@@ -59,7 +66,9 @@ def rollback(
     before = {version.number for version in versions(destination)}
     command = f"paring {shlex.join(sys.argv[1:])}"
     with limited_calls(limits) as call:
-        made = roll_back(destination, to, command, trusted=trust_model, call=call)
+        made = roll_back(
+            destination, to, command, signature=signature, trusted=trust_model, call=call
+        )
     if made.number in before:
         click.echo(f"{destination}/{made.number} is the newest version, and holds these bytes")
     else:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from paring.artifacts import Artifact
+from paring.artifacts import Artifact, Servable
 from paring.errors import ParameterError, nearest
-from paring.step import TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
+from paring.step import SIGNATURE, TRUST_ENGINE, TRUST_MODEL, InputSpec, Scalar, Step
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,14 @@ class Dag:
         name: The pipeline's name.
         sources: The artifacts that a run is given, by name.
         trust_model: Whether every step that opens a model may run code in it.
+        signature: Name of the signature of the sources that are models; "" for serving_default.
+            What is made of them carries it along.
     """
 
     name: str
     sources: Mapping[str, type[Artifact]]
     trust_model: bool = False
+    signature: str = ""
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -132,6 +135,8 @@ class Dag:
         if TRUST_ENGINE in step.parameters:
             # None comes from outside: the sources are models that are converted here.
             given[TRUST_ENGINE] = True
+        if SIGNATURE in step.parameters and self._opens_source(inputs):
+            given[SIGNATURE] = self.signature
         parsed = step.parse_parameters(given)
         node = Node(node_id, step, dict(inputs), parsed, tolerate, candidate)
         self._nodes[node_id] = node
@@ -144,6 +149,13 @@ class Dag:
         if edge.node not in self._nodes:
             raise ParameterError(f"no node {edge.node!r}", remedy=nearest(edge.node, self._nodes))
         return self._nodes[edge.node].step.outputs[edge.output]
+
+    def _opens_source(self, inputs: Mapping[str, Wire]) -> bool:
+        """Return whether a source among the inputs is a model."""
+        wires = inputs.values()
+        edges = [e for wire in wires for e in ([wire] if isinstance(wire, Edge) else wire.values())]
+        kinds = (self.sources.get(edge.node, Artifact) for edge in edges)
+        return any(issubclass(kind, Servable) for kind in kinds)
 
     def _check(self, where: str, spec: InputSpec, wire: Wire) -> None:
         if isinstance(wire, Edge) == spec.family:

@@ -55,7 +55,12 @@ def build(recipes: Sequence[Recipe], settings: Settings, sample: Sample | None =
         ParameterError: A setting can't be taken.
     """
     settings.check()
-    dag = Dag(NAME, {"model": Model, "examples": Examples}, trust_model=settings.trust_model)
+    dag = Dag(
+        NAME,
+        {"model": Model, "examples": Examples},
+        trust_model=settings.trust_model,
+        signature=settings.signature,
+    )
     given = _add_sources(dag, recipes, settings, sample)
     candidates = _add_candidates(dag, recipes, given)
     measured = _add_measurements(dag, candidates, given, settings, brief=sample is not None)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from paring.artifacts import Examples, Servable
 from paring.catalog import STEPS, find
 from paring.errors import ParameterError, nearest
-from paring.step import TRUST_MODEL, Scalar, Step
+from paring.step import SIGNATURE, TRUST_MODEL, Scalar, Step
 from paring_pipelines.pipeline.toml_file import read_toml
 
 Target = Literal["cpu-server", "mobile", "gpu", "tpu"]
@@ -143,12 +143,13 @@ def _parse(
                 remedy=nearest(step_name, known),
             )
         step = find(step_name)
-        if TRUST_MODEL in given:
-            raise ParameterError(
-                f"{where}: {TRUST_MODEL} is said of a whole run",
-                received=given[TRUST_MODEL],
-                remedy="leave it out, and give --trust-model",
-            )
+        for general in (TRUST_MODEL, SIGNATURE):
+            if general in given:
+                raise ParameterError(
+                    f"{where}: {general} is said of a whole run",
+                    received=given[general],
+                    remedy=f"leave it out, and give --{general.replace('_', '-')}",
+                )
         try:
             links.append(Link(step, step.parse_parameters(given)))
         except ParameterError as error:

@@ -258,6 +258,12 @@ class UserSettings(_Declared):
         help="The examples' feature with sample weights, for training and the metrics; all"
         " count the same if not given.",
     )
+    signature: str = setting(
+        str,
+        default="",
+        metavar="NAME",
+        help="Signature of the SavedModel to optimize; serving_default if not given.",
+    )
     trust_model: bool = setting(
         bool, default=False, help="Let code inside the model (Lambda layers) run."
     )

@@ -115,6 +115,7 @@ def test_a_component_has_the_steps_inputs_outputs_and_defaults() -> None:
         "thorough": "Boolean",
         "mode": "String",
         "trust_model": "Boolean",
+        "signature": "String",
         "source_digest": "String",
     }
     assert {name for name, item in spec.inputs.items() if not item.optional} == {"model"}

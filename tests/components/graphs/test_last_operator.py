@@ -18,7 +18,7 @@ def _head(keras: Any, activation: str | None) -> Any:
 
 def _activation(folder: Path) -> str | None:
     (output,) = SavedModel(folder).signature().outputs
-    return last_activation(SavedModel(folder).meta_graph, output)
+    return last_activation(SavedModel(folder).meta_graph, output, "serving_default")
 
 
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
@@ -62,7 +62,7 @@ def test_a_graph_that_leads_back_to_where_it_began_ends() -> None:
     meta_graph.signature_def["serving_default"].outputs["y"].name = "first:0"
     meta_graph.graph_def.node.add(name="first", op="Identity", input=["second:0"])
     meta_graph.graph_def.node.add(name="second", op="Identity", input=["first:0"])
-    assert last_activation(meta_graph, "y") is None
+    assert last_activation(meta_graph, "y", "serving_default") is None
 
 
 def test_arithmetic_behind_an_activation_is_none_that_is_known(tmp_path: Path) -> None:

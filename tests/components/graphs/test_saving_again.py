@@ -59,7 +59,7 @@ def test_calls_loops_conditions_and_tables_stay(tmp_path: Path) -> None:
     call = loaded.signatures["serving_default"]
     # Both were read, and the counter was written alone.
     assert {variable.name for variable in call.variables} >= {"kernel:0", "bias:0"}
-    assert not list(filter(writes, called_nodes(SavedModel(again).meta_graph)))
+    assert not list(filter(writes, called_nodes(SavedModel(again).meta_graph, "serving_default")))
     kernel, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2, 3], np.float32)
     for x in (np.array([[1, 2]], np.float32), np.array([[-1, 0], [0, -3]], np.float32)):
         kind = np.arange(len(x))

@@ -64,7 +64,7 @@ def normalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, features: Any, signature: str = "serving_default") -> dict[str, np.ndarray]:
-    return SavedModelRuntime(SavedModel(folder), signature=signature).run(features)
+    return SavedModelRuntime(SavedModel(folder, signature)).run(features)
 
 
 def operators(graph_def: Any) -> set[str]:
@@ -81,7 +81,7 @@ def test_only_inference_is_left_and_batch_normalization_is_folded(
     normalized: Path, tmp_path: Path
 ) -> None:
     graph = inference_graph(load_function(SavedModel(normalized)))
-    export(graph, tmp_path / "made")
+    export(graph, tmp_path / "made", SavedModel(normalized))
     left = operators(SavedModel(tmp_path / "made").meta_graph.graph_def)
     for gone in ("BatchNorm", "Random", "Variable", "Rsqrt", "Assign", "Assert"):
         assert not [item for item in left if gone in item and item != "NoOp"], gone
@@ -98,7 +98,7 @@ def test_only_inference_is_left_and_batch_normalization_is_folded(
 @pytest.mark.parametrize("fixed_batch", [0, 4])
 def test_constants_are_stored_once(normalized: Path, tmp_path: Path, fixed_batch: int) -> None:
     graph = inference_graph(load_function(SavedModel(normalized)))
-    export(graph, tmp_path / "made", fixed_batch=fixed_batch)
+    export(graph, tmp_path / "made", SavedModel(normalized), fixed_batch=fixed_batch)
 
     def elements(nodes: Any) -> int:
         constants = (node.attr["value"].tensor for node in nodes if node.op == "Const")
@@ -119,7 +119,9 @@ def test_gradients_that_a_model_defines_are_left_behind(save: Save, tmp_path: Pa
         return {"y": loop[1]}
 
     source = save(serve, ROW)
-    export(inference_graph(load_function(SavedModel(source))), tmp_path / "made")
+    export(
+        inference_graph(load_function(SavedModel(source))), tmp_path / "made", SavedModel(source)
+    )
     features = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
     result, expected = run(tmp_path / "made", features), run(source, features)
     np.testing.assert_allclose(result["y"], expected["y"], atol=1e-6)
@@ -127,7 +129,7 @@ def test_gradients_that_a_model_defines_are_left_behind(save: Save, tmp_path: Pa
 
 def test_weights_stay_variables_on_request(normalized: Path, tmp_path: Path) -> None:
     graph = inference_graph(load_function(SavedModel(normalized)))
-    export(graph, tmp_path / "made", variables="kept")
+    export(graph, tmp_path / "made", SavedModel(normalized), variables="kept")
     loaded = tf.saved_model.load(str(tmp_path / "made"))
     assert sum(int(tf.size(weight)) for weight in loaded.weights.values()) > 500
     features = images(3)
@@ -144,7 +146,7 @@ def test_a_second_signature_takes_one_batch_size(
     normalized: Path, tmp_path: Path, compiled: bool
 ) -> None:
     graph = inference_graph(load_function(SavedModel(normalized)))
-    export(graph, tmp_path / "made", fixed_batch=4, compiled=compiled)
+    export(graph, tmp_path / "made", SavedModel(normalized), fixed_batch=4, compiled=compiled)
     own = SavedModel(tmp_path / "made").signature(fixed_key(4))
     assert own.inputs["image"].shape == (4, 12, 12, 3)
     assert own.outputs["scores"].shape == (4, 5)
@@ -160,8 +162,8 @@ def test_a_compiled_signature_is_compiled_when_it_is_loaded_again(
     normalized: Path, tmp_path: Path
 ) -> None:
     graph = inference_graph(load_function(SavedModel(normalized)))
-    export(graph, tmp_path / "plain")
-    export(graph, tmp_path / "made", compiled=True)
+    export(graph, tmp_path / "plain", SavedModel(normalized))
+    export(graph, tmp_path / "made", SavedModel(normalized), compiled=True)
 
     def asked(folder: Path) -> bool:
         library = SavedModel(folder).meta_graph.graph_def.library
@@ -182,7 +184,11 @@ def test_two_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
     left, right = tf_keras.Input((5,), name="left"), tf_keras.Input((5,), name="right")
     outputs = [layers.Dense(2, name="z")(left - right), layers.Dense(3, name="a")(left)]
     save_signature(tf_keras.Model([right, left], outputs), tmp_path / "source")
-    export(inference_graph(load_function(SavedModel(tmp_path / "source"))), tmp_path / "made")
+    export(
+        inference_graph(load_function(SavedModel(tmp_path / "source"))),
+        tmp_path / "made",
+        SavedModel(tmp_path / "source"),
+    )
     generator = np.random.default_rng(0)
     features = {name: generator.random((3, 5), np.float32) for name in ("left", "right")}
     expected, result = (run(tmp_path / name, features) for name in ("source", "made"))
@@ -200,7 +206,7 @@ def test_loops_of_recurrent_layers_stay_loops(tmp_path: Path) -> None:
     network = tf_keras.Model(ids, layers.Dense(3, name="scores")(x))
     save_signature(network, tmp_path / "source")
     graph = inference_graph(load_function(SavedModel(tmp_path / "source")))
-    export(graph, tmp_path / "made")
+    export(graph, tmp_path / "made", SavedModel(tmp_path / "source"))
     assert {operator for operator in operators(graph.graph_def) if "While" in operator} == {
         "StatelessWhile"
     }
@@ -225,7 +231,7 @@ def test_what_is_done_for_its_side_effect_is_gone(save: Save, tmp_path: Path) ->
     source = save(serve, ROW, weight=weight, calls=calls)
     graph = inference_graph(load_function(SavedModel(source)))
     assert operators(graph.graph_def) == {"Const", "Placeholder", "MatMul", "Identity"}
-    export(graph, tmp_path / "made", fixed_batch=2, variables="kept")
+    export(graph, tmp_path / "made", SavedModel(source), fixed_batch=2, variables="kept")
     features = {"x": np.random.default_rng(0).random((2, 4), np.float32)}
     expected, result = run(source, features), run(tmp_path / "made", features)
     assert result.keys() == expected.keys()
@@ -240,7 +246,9 @@ def test_conditions_stay(save: Save, tmp_path: Path) -> None:
         ROW,
         weight=weight,
     )
-    export(inference_graph(load_function(SavedModel(source))), tmp_path / "made")
+    export(
+        inference_graph(load_function(SavedModel(source))), tmp_path / "made", SavedModel(source)
+    )
     for value in (0.1, 3.0):
         features = {"x": np.full((1, 4), value, np.float32)}
         np.testing.assert_array_equal(

@@ -162,7 +162,7 @@ def test_checks_leave_the_graph_that_others_read_as_it_is(tmp_path: Path) -> Non
             node.attr.pop("shared_name", None)
     before = model.meta_graph.SerializeToString(deterministic=True)
     model.refuse_operators(all_functions=True)
-    state_variables(model.meta_graph)
+    state_variables(model.meta_graph, model.key)
     assert model.meta_graph.SerializeToString(deterministic=True) == before
 
 

@@ -56,7 +56,7 @@ def test_variables_that_outputs_depend_on_and_calls_change_are_state(
 ) -> None:
     folder = saved(tmp_path, serve)
     assert remembers(folder)
-    assert state_variables(SavedModel(folder).meta_graph) == ["memory"]
+    assert state_variables(SavedModel(folder).meta_graph, "serving_default") == ["memory"]
     with pytest.raises(UnsupportedError, match="keeps state from call to call") as caught:
         refuse_state(SavedModel(folder))
     assert "memory" in caught.value.received
@@ -75,7 +75,7 @@ def reads(memory: Any, x: Any) -> Any:
 def test_counters_and_weights_are_no_state(serve: Any, tmp_path: Path) -> None:
     folder = saved(tmp_path, serve)
     assert not remembers(folder)
-    assert state_variables(SavedModel(folder).meta_graph) == []
+    assert state_variables(SavedModel(folder).meta_graph, "serving_default") == []
     refuse_state(SavedModel(folder))
 
 
@@ -94,7 +94,7 @@ def test_random_generators_are_no_state(tmp_path: Path) -> None:
 
     module.generator, module.serve = generator, serve
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": serve})
-    assert state_variables(SavedModel(tmp_path).meta_graph) == []
+    assert state_variables(SavedModel(tmp_path).meta_graph, "serving_default") == []
 
 
 def test_models_without_the_signature_have_no_state(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paring import storage
-from paring.artifacts import content_digest
+from paring.artifacts import Servable, content_digest
 from paring.errors import ArtifactTypeError, ModelError, OutputError, ParameterError, StorageError
 from paring.serving import versions as serving
 from paring.serving.versions import (
@@ -179,7 +179,7 @@ def test_a_model_that_does_not_run_is_never_seen(tmp_path: Path, tiny_models: Mo
 
 
 def test_a_model_of_text_is_loaded_alone(tiny_models: Models) -> None:
-    run_once(tiny_models["words"])
+    run_once(Servable(tiny_models["words"]))
 
 
 def test_writers_at_the_same_time_get_numbers_of_their_own(

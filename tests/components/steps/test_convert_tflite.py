@@ -86,6 +86,8 @@ def test_every_quantization_predicts_as_the_float_model_does(
     content = made.file.read_bytes()
     stored = stored_weights(content)
     assert made.facts() == {
+        "signature": "serving_default",
+        "dropped_signatures": (),
         "quantization": quantization,
         "size_bytes": len(content),
         "gzip_bytes": len(gzip.compress(content, 9)),

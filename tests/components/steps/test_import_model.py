@@ -63,6 +63,8 @@ def test_a_saved_model_is_copied_byte_by_byte_with_its_keras_form(
     assert content_digest(model.serving_dir) == content_digest(keras_folder)
     assert model.facts() == {
         "size_bytes": content_bytes(keras_folder),
+        "signature": "serving_default",
+        "dropped_signatures": (),
         "keras": "tf_keras",
         "trained_on": "",
         "sample_weights": "",
@@ -151,7 +153,7 @@ def test_a_lambda_layer_needs_trust(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     model = imported(original, tmp_path / "out", trust_model=True)
     assert model.keras == "tf_keras"
-    assert model.lineage["parameters"] == {"trust_model": True}
+    assert model.lineage["parameters"] == {"trust_model": True, "signature": ""}
     # It says nothing to the next step, which has the option itself.
     stored = Model.load(model.path)
     with pytest.raises(UntrustedModelError, match="--trust-model"):

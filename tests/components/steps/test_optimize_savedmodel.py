@@ -189,7 +189,7 @@ def test_a_fixed_batch_is_there_even_where_nothing_helps(lookup: Path, tmp_path:
     assert made.difference == 0
     assert made.speedup_high is not None
     assert made.speedup_high >= 1
-    fixed = SavedModelRuntime(SavedModel(made.serving_dir), signature="serving_batch_3")
+    fixed = SavedModelRuntime(SavedModel(made.serving_dir, "serving_batch_3"))
     np.testing.assert_array_equal(fixed.run({"x": np.array([1, 7, 0])})["y"], [6, -1, 5])
     any_batch = SavedModelRuntime(SavedModel(made.serving_dir))
     np.testing.assert_array_equal(any_batch.run({"x": np.array([1])})["y"], [6])

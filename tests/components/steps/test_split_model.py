@@ -253,7 +253,7 @@ def test_loops_stay_whole_with_several_inputs_and_outputs(
         "tokens": generator.integers(0, 50, (4, 6)).astype(np.int32),
         "scale": generator.random((4, 1)).astype(np.float32),
     }
-    run = run_on_cpus(made.serving_dir, 3, [features])
+    run = run_on_cpus(SavedModel(made.serving_dir), 3, [features])
     assert run.devices == {0: {0}, 1: {1}, 2: {2}}
     expected = SavedModelRuntime(SavedModel(text_network)).run(features)
     assert set(expected) == set(run.outputs[0])
@@ -291,7 +291,7 @@ def test_nothing_is_fused_across_a_cut_wherever_it_is(tmp_path: Path) -> None:
     graph = source.measure(inputs.batch_of(1))
     assert graph.places == ["Conv2D", "BiasAdd", "add", "Relu"]
     for cut in range(1, 4):
-        write_stages(graph, [0, cut, 4], tmp_path / f"{cut}")
+        write_stages(graph, [0, cut, 4], tmp_path / f"{cut}", source)
         assert (
             compare(source, tmp_path / f"{cut}", devices=2, inputs=inputs, max_difference=1e-5)
             < 1e-5

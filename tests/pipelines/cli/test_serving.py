@@ -82,6 +82,7 @@ def test_the_push_is_the_last_node_where_it_is_asked_for() -> None:
         "run": "it",
         "trust_model": False,
         "trust_engine": True,
+        "signature": "",
     }
     assert not node.tolerate
 

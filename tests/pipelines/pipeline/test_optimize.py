@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from paring.errors import ParameterError
 from paring_pipelines.pipeline.optimize import build
 from paring_pipelines.pipeline.recipes import TARGETS, load_recipes
 from paring_pipelines.pipeline.settings import Settings
@@ -50,3 +51,22 @@ def test_every_recipe_is_a_candidate_beside_the_source(target: str) -> None:
     dag = build(recipes, Settings())
     measured = [node.candidate for node in dag.nodes.values() if node.step.name == "benchmark"]
     assert measured == ["source", *(recipe.name for recipe in recipes)]
+
+
+def test_the_signature_is_that_of_the_source_alone_and_changes_every_identity() -> None:
+    recipes = load_recipes(target="cpu-server")
+    dag, plain = (build(recipes, Settings(signature=name)) for name in ("predict", ""))
+    taken = {n: node.parameters.get("signature") for n, node in dag.nodes.items()}
+    assert taken.pop("import_model") == "predict"
+    # What is made of it has it in its record. These two open no model.
+    assert {name for name, value in taken.items() if value != ""} == {"select", "report"}
+    digests = {"model": "m", "examples": "e"}
+    before, after = (item.identities(digests, "machine") for item in (plain, dag))
+    assert not [name for name in before if before[name] == after[name]]
+
+
+def test_a_recipe_can_not_name_a_signature(tmp_path: Path) -> None:
+    file = tmp_path / "recipes.toml"
+    file.write_text('[recipes.x]\nsteps = [{ step = "convert_tflite", signature = "predict" }]\n')
+    with pytest.raises(ParameterError, match="signature is said of a whole run"):
+        load_recipes(file)

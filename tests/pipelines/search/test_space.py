@@ -55,7 +55,7 @@ def test_a_range_beside_a_parameter_is_all_that_a_search_needs() -> None:
         """Stand for a new step."""
 
     assert soften.parameters["strength"].parse("strength", "0.95") == 0.95
-    base = Recipe("base", (Link(soften, {"strength": 0.95, "rounds": 1, "trust_model": False}),))
+    base = Recipe("base", (Link(soften, soften.parse_parameters({"strength": 0.95})),))
     assert space(base) == {"0.strength": Search(0.1, 0.95)}
     (variant,) = draw(base, [(base, 0)], ["base"], count=1, seed=0)
     assert 0.1 <= float(variant.links[0].parameters["strength"]) < 0.95

@@ -18,6 +18,7 @@ from paring.converters.onnx.onnx_export import check
 from paring.converters.onnx.onnx_precision import layers_in_float
 from paring.errors import UnsupportedError
 from paring.graphs.full_precision import precision_of
+from paring.models.same_signatures import dropped_signatures
 from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 from paring.runtimes.onnx import OnnxRuntime
@@ -57,6 +58,7 @@ def store(
         UnsupportedError: It is no valid ONNX, can't be run, or gives other outputs.
     """
     check(graph)
+    exported.drop_signatures(dropped_signatures(model))
     exported.serving_dir.mkdir()
     onnx.save(graph, exported.file)
     made = run_all(OnnxRuntime(exported.file, optimized=False), batches)

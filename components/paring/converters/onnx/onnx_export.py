@@ -21,7 +21,7 @@ from paring.models.arguments import signature_arguments
 from paring.models.library_types import GraphDef
 from paring.models.quiet import quiet_tensorflow, silent_stderr
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY, Signature, TensorSpec, loading_saved_model
+from paring.models.signature import Signature, TensorSpec, loading_saved_model
 from paring.system.memory import frequent_collection, release_memory
 
 BATCH = "batch"
@@ -62,7 +62,7 @@ def to_onnx(saved: SavedModel, opset: int) -> onnx.ModelProto:
         )
     with _quiet_tf2onnx(), ordered_sets(), frequent_collection():
         with loading_saved_model(saved.folder) as plain:
-            frozen = _freeze(plain)
+            frozen = _freeze(plain, saved.key)
         if frozen.graph_def.ByteSize() > _LARGEST_BYTES:
             raise UnsupportedError(
                 "the model is larger than one ONNX file may be",
@@ -103,8 +103,8 @@ class _Frozen:
     renamed: dict[str, str]
 
 
-def _freeze(folder: Path) -> _Frozen:
-    """Freeze the SavedModel's signature: its variables become constants."""
+def _freeze(folder: Path, key: str) -> _Frozen:
+    """Freeze the SavedModel's signature `key`: its variables become constants."""
     from tf2onnx import tf_loader
 
     optimize = tf_loader.tf_optimize
@@ -117,7 +117,7 @@ def _freeze(folder: Path) -> _Frozen:
                 None,
                 None,
                 "serve",
-                [SERVING_KEY],
+                [key],
                 return_concrete_func=True,
                 return_tensors_to_rename=True,
             )

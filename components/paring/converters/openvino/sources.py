@@ -106,14 +106,17 @@ def _savedmodel(model: Servable) -> Source:
 
 
 def _tflite(file: Path, model: Servable) -> Source:
-    runtime = TFLiteRuntime(file, trusted=model.trusted)
+    def open_file() -> TFLiteRuntime:
+        return TFLiteRuntime(file, trusted=model.trusted, signature=model.signature)
+
+    runtime = open_file()
     signature, names = runtime.signature, runtime.tensor_names
     runtime.close()
     return Source(
         "tflite",
         getattr(model, "quantization", "") or "none",
         signature,
-        lambda: TFLiteRuntime(file, trusted=model.trusted),
+        open_file,
         lambda: _named(_read(file), *names),
     )
 

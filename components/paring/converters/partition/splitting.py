@@ -27,6 +27,7 @@ class Source:
     """The SavedModel that is split, in the memory of the CPU alone.
 
     Attributes:
+        model: The SavedModel.
         outputs: For each compared call, an array [batch, ...] by output.
         own_difference: How far they are from themselves, called again.
     """
@@ -37,6 +38,7 @@ class Source:
         Raises:
             ModelError: TensorFlow can't load it.
         """
+        self.model = model
         with tf.device(_CPU):
             self._function = load_function(model)
             self.outputs = self._run(inputs.compared)
@@ -61,18 +63,19 @@ class Source:
         return result
 
 
-def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path) -> None:
+def write_stages(graph: StageGraph, cuts: Sequence[int], folder: Path, source: Source) -> None:
     """Write a graph in stages as a SavedModel, each on a CPU device of its own.
 
     Args:
         graph: What `Source.measure` gave.
         cuts: As `paring.converters.partition.stage_layout.best_cuts` gives them.
         folder: Gets the SavedModel.
+        source: What the graph was made of.
 
     Raises:
         UnsupportedError: TensorFlow can't write it.
     """
-    _or_refuse(lambda: export_stages(graph.cut(cuts), graph.inlined, folder))
+    _or_refuse(lambda: export_stages(graph.cut(cuts), graph.inlined, folder, source.model))
     place_stages(folder, "CPU")
 
 
@@ -87,7 +90,8 @@ def compare(
     Raises:
         UnsupportedError: It is larger than allowed, or a stage runs elsewhere.
     """
-    run = _or_refuse(lambda: run_on_cpus(folder, devices, inputs.compared))
+    made = SavedModel(folder, source.model.key)
+    run = _or_refuse(lambda: run_on_cpus(made, devices, inputs.compared))
     for stage, result in sorted(run.devices.items()):
         if result != {stage}:
             raise UnsupportedError(

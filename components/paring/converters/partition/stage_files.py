@@ -14,7 +14,7 @@ from paring.graphs.inlined_graph import InlinedGraph, import_nodes
 from paring.graphs.serving_graph import save_signature
 from paring.models.arguments import argument_specs
 from paring.models.plain_paths import plain_path
-from paring.models.signature import SERVING_KEY
+from paring.models.saved_model import SavedModel
 from paring.runtimes import Features
 
 DeviceType = Literal["GPU", "CPU"]
@@ -37,25 +37,29 @@ class Run:
     devices: dict[int, set[int]]
 
 
-def export_stages(staged: StagedGraph, graph: InlinedGraph, folder: Path) -> None:
-    """Write the graph as a SavedModel with the signature `serving_default`.
+def export_stages(
+    staged: StagedGraph, graph: InlinedGraph, folder: Path, source: SavedModel
+) -> None:
+    """Write the graph as a SavedModel, as the signature that it was made of.
 
-    `place_stages` says where its stages run.
+    `place_stages` says where its stages run. The source's other signatures are left out: they
+    would need all weights on one device.
 
     Args:
         staged: The graph in stages.
         graph: The graph that it was made of.
         folder: Gets the SavedModel.
+        source: The SavedModel that the graph was made of.
     """
     module = tf.Module()
     weights: dict[str, Any] = {}
     taken: set[str] = set()
     # Beside the source's, which are there too; a GPU may not hold them all.
     with tf.device("/device:CPU:0"):
-        for placeholder, source in staged.variables.items():
+        for placeholder, variable in staged.variables.items():
             stage = placeholder.partition("/")[0]
-            name = _free_name(f"{stage}/{source.name.partition(':')[0]}", taken)
-            weights[placeholder] = tf.Variable(source.read_value(), trainable=False, name=name)
+            name = _free_name(f"{stage}/{variable.name.partition(':')[0]}", taken)
+            weights[placeholder] = tf.Variable(variable.read_value(), trainable=False, name=name)
     # A checkpoint takes no slashes in a name.
     module.weights = {weight.name.replace("/", "."): weight for weight in weights.values()}
 
@@ -67,7 +71,7 @@ def export_stages(staged: StagedGraph, graph: InlinedGraph, folder: Path) -> Non
 
     traced = tf.function(serve, autograph=False)
     concrete = traced.get_concrete_function(*argument_specs(graph.specs))
-    save_signature(module, concrete, specs=graph.specs, folder=folder)
+    save_signature(module, concrete, source, specs=graph.specs, folder=folder, others=False)
 
 
 def place_stages(folder: Path, device_type: DeviceType) -> None:
@@ -95,14 +99,14 @@ def place_stages(folder: Path, device_type: DeviceType) -> None:
     fingerprinting_utils.write_fingerprint(str(folder))
 
 
-def run_on_cpus(folder: Path, devices: int, calls: Sequence[Features]) -> Run:
+def run_on_cpus(model: SavedModel, devices: int, calls: Sequence[Features]) -> Run:
     """Run a SavedModel that is placed on CPU devices, in a session with `devices` of them.
 
     Sessions have devices of their own, whatever TensorFlow was configured with at its start.
     Nothing runs elsewhere than where it was put, or TensorFlow refuses it.
 
     Args:
-        folder: The SavedModel.
+        model: The SavedModel.
         devices: How many logical CPU devices there are.
         calls: The inputs of each call.
     """
@@ -112,8 +116,8 @@ def run_on_cpus(folder: Path, devices: int, calls: Sequence[Features]) -> Run:
     about = v1.RunMetadata()
     outputs: list[Features] = []
     with v1.Graph().as_default(), v1.Session(config=config) as session:
-        meta_graph = v1.saved_model.loader.load(session, ["serve"], str(plain_path(folder)))
-        signature = meta_graph.signature_def[SERVING_KEY]
+        meta_graph = v1.saved_model.loader.load(session, ["serve"], str(plain_path(model.folder)))
+        signature = meta_graph.signature_def[model.key]
         fetched = {name: item.name for name, item in signature.outputs.items()}
         for number, call in enumerate(calls):
             feed = {signature.inputs[name].name: array for name, array in call.items()}

@@ -9,6 +9,7 @@ from paring.errors import UnsupportedError
 if TYPE_CHECKING:
     from paring.graphs.half_precision import HalfPrecision
     from paring.graphs.serving_graph import ServingGraph, Variables
+    from paring.models.saved_model import SavedModel
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -95,8 +96,13 @@ class GraphVariants:
         halved = to_half_precision(self.graph.graph_def, outputs, form.precision)
         return replace(self.graph, graph_def=halved)
 
-    def build(self, form: GraphVariant, folder: Path) -> "ServingGraph":
+    def build(self, form: GraphVariant, folder: Path, source: "SavedModel") -> "ServingGraph":
         """Write the SavedModel of a form, and return its graph.
+
+        Args:
+            form: The form.
+            folder: Gets the SavedModel.
+            source: What all forms are made of.
 
         Raises:
             UnsupportedError: The model has no such form.
@@ -107,6 +113,7 @@ class GraphVariants:
         export(
             graph,
             folder,
+            source,
             compiled=form.compiled,
             variables=self._variables,
             fixed_batch=self._fixed_batch,

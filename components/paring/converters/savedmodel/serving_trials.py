@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paring.artifacts import content_bytes
+from paring.artifacts import DEFAULT_SIGNATURE, content_bytes
 from paring.benchmarking.measure import Spec
 from paring.benchmarking.process import measure
 from paring.benchmarking.statistics import Interval, speedup
@@ -243,6 +243,7 @@ class MeasuringEvaluator:
         names: The signature's inputs.
         timing: Options of each measurement.
         seconds: How long all measurements may take.
+        signature: Name of the signature that is called.
     """
 
     def __init__(
@@ -253,12 +254,14 @@ class MeasuringEvaluator:
         *,
         timing: TimingOptions,
         seconds: float,
+        signature: str = DEFAULT_SIGNATURE,
     ) -> None:
         self._compare = compare
         self._inputs = inputs
         self._names = names
         self._timing = timing
         self._left = seconds
+        self._signature = signature
 
     def difference(self, folder: Path) -> float:
         """Return the difference of the outputs from the source's."""
@@ -292,6 +295,8 @@ class MeasuringEvaluator:
             **self._timing.spec_fields(),
             # The step looked at the source when it opened it, and made the other of it.
             trusted=True,
+            source_signature=self._signature,
+            candidate_signature=self._signature,
         )
         measure(spec, timeout_seconds=self._left)
         with np.load(spec.latencies, allow_pickle=False) as result:

@@ -25,8 +25,9 @@ from paring.converters.savedmodel.trial_inputs import (
 )
 from paring.errors import ParingError, UnsupportedError, first_line
 from paring.models.gpu_memory import set_gpu_memory
+from paring.models.same_signatures import dropped_signatures
 from paring.models.saved_model import SavedModel
-from paring.runtimes import SIGNATURE, Features
+from paring.runtimes import Features
 from paring.runtimes.savedmodel import SavedModelRuntime
 
 
@@ -86,6 +87,7 @@ class Prepared:
         drawn_from: See `TrialInputs`.
         variation: How far the source's outputs for one example are from those for another.
         source_operators: Operators of the signature; None if the model can't be frozen.
+        others: The model's other signatures, which each form has as they are.
     """
 
     changes: Mapping[str, Mapping[str, Any]]
@@ -93,6 +95,7 @@ class Prepared:
     drawn_from: str
     variation: float
     source_operators: int | None
+    others: tuple[str, ...]
 
 
 def prepare(task: Task) -> Prepared:
@@ -112,7 +115,7 @@ def prepare(task: Task) -> Prepared:
     inputs = draw_trial_inputs(
         task.examples, signature, size=task.comparison_size, batch=batch, seed=task.seed
     )
-    comparison = Comparison(source.folder, inputs, task.fixed_batch)
+    comparison = Comparison(source, inputs, task.fixed_batch)
     check_repeatable(comparison.own_difference, task.max_difference)
     task.comparison_file.write_bytes(pickle.dumps(comparison))
     names = list(inputs.timed[0])
@@ -131,6 +134,7 @@ def prepare(task: Task) -> Prepared:
         inputs.drawn_from,
         comparison.variation,
         None if forms.graph is None else forms.graph.source_operators,
+        dropped_signatures(source),
     )
 
 
@@ -143,7 +147,7 @@ def build(task: Task, form: GraphVariant, folder: Path) -> int:
     set_gpu_memory(0)
     forms: GraphVariants = pickle.loads(task.forms_file.read_bytes())
     with _refusals():
-        return forms.build(form, folder).operators
+        return forms.build(form, folder, SavedModel.open(task.model)).operators
 
 
 def build_again(task: Task, folder: Path) -> None:
@@ -152,8 +156,8 @@ def build_again(task: Task, folder: Path) -> None:
     from paring.graphs.serving_graph import export_again
 
     set_gpu_memory(0)
-    function = load_function(SavedModel.open(task.model))
-    export_again(function, folder, fixed_batch=task.fixed_batch)
+    source = SavedModel.open(task.model)
+    export_again(load_function(source), folder, source, fixed_batch=task.fixed_batch)
 
 
 def difference(task: Task, folder: Path) -> float:
@@ -176,25 +180,23 @@ class Comparison:
         variation: How far its outputs for one example are from those for another.
     """
 
-    def __init__(self, source: Path, inputs: TrialInputs, fixed_batch: int) -> None:
+    def __init__(self, source: SavedModel, inputs: TrialInputs, fixed_batch: int) -> None:
         """Run the source.
 
         Args:
-            source: The source's SavedModel.
+            source: The source.
             inputs: What is compared.
             fixed_batch: The batch of the second signature that models other than the source
                 have; 0 if there is none.
         """
         from paring.graphs.serving_graph import fixed_key
 
-        self._compared = {SIGNATURE: inputs.compared}
+        self._compared = {source.key: inputs.compared}
         if fixed_batch:
             self._compared[fixed_key(fixed_batch)] = [inputs.batch_of(fixed_batch)]
-        self._expected = {
-            key: _outputs(source, calls, SIGNATURE) for key, calls in self._compared.items()
-        }
+        self._expected = {key: _outputs(source, calls) for key, calls in self._compared.items()}
         # Within one load, since random numbers may start over with each.
-        twice = _outputs(source, [*inputs.compared, *inputs.compared], SIGNATURE)
+        twice = _outputs(source, [*inputs.compared, *inputs.compared])
         calls = len(inputs.compared)
         self.own_difference = largest_difference(twice[:calls], twice[calls:])
         self.variation = largest_difference(
@@ -204,7 +206,7 @@ class Comparison:
     def difference(self, folder: Path) -> float:
         """Return the difference of the outputs from the source's; see `largest_difference`."""
         return max(
-            largest_difference(self._expected[key], _outputs(folder, calls, key))
+            largest_difference(self._expected[key], _outputs(SavedModel(folder, key), calls))
             for key, calls in self._compared.items()
         )
 
@@ -235,8 +237,8 @@ def _shifted(call: Features) -> Features:
     }
 
 
-def _outputs(folder: Path, calls: Sequence[Features], signature: str) -> list[Features]:
-    runtime = SavedModelRuntime(SavedModel(folder), signature=signature)
+def _outputs(model: SavedModel, calls: Sequence[Features]) -> list[Features]:
+    runtime = SavedModelRuntime(model)
     try:
         return [runtime.run(call) for call in calls]
     finally:

@@ -49,7 +49,10 @@ def fixed_batch_of(signature: Signature) -> int | None:
         if spec.dtype == "object":
             raise UnsupportedError(
                 f"input {spec.name!r} takes text, on which models can't be compared and timed",
-                remedy="export the model with what it looks up for the text as its input",
+                received=signature.beside(str(spec)),
+                remedy=signature.advice(
+                    "export the model with what it looks up for the text as its input"
+                ),
             )
         if not spec.shape:
             raise UnsupportedError(

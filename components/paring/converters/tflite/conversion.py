@@ -26,12 +26,9 @@ from paring.errors import ParingError, UnsupportedError, first_line
 from paring.graphs.graph import concrete_shape
 from paring.models.arguments import argument_specs, by_position, save_signatures, signature_specs
 from paring.models.quiet import quiet_tensorflow, silent_stderr
+from paring.models.same_signatures import dropped_signatures
 from paring.models.saved_model import SavedModel
-from paring.models.signature import (
-    SERVING_KEY,
-    Signature,
-    loading_saved_model,
-)
+from paring.models.signature import Signature, loading_saved_model
 from paring.models.signature_loading import load_signatures
 from paring.models.state import refuse_state
 from paring.models.tflite_files import has_variable_tensors
@@ -159,7 +156,7 @@ def convertible(model: SavedModel) -> Iterator[tuple[SavedModel, int]]:
             # found in its file.
             _log.warning("%s can't be saved again: %s", model.folder, first_line(error))
             shutil.rmtree(out, ignore_errors=True)
-        yield (SavedModel(out) if out.is_dir() else model), weights
+        yield (SavedModel(out, model.key) if out.is_dir() else model), weights
 
 
 def check_weights(content: bytes, weights: int) -> None:
@@ -208,7 +205,7 @@ def convert_any_batch(
     with tempfile.TemporaryDirectory(prefix="paring-convert-") as scratch:
         of_one, of_known_state = Path(scratch) / "batch", Path(scratch) / "state"
         _fix_batch(model, of_one)
-        fixed = SavedModel(of_one)
+        fixed = SavedModel(of_one, model.key)
         try:
             return convert_one(fixed), 1
         except UnsupportedError as error:
@@ -216,7 +213,7 @@ def convert_any_batch(
             if _OPEN_STATE not in str(error.__cause__):
                 raise
         fix_state_shapes(fixed, of_known_state)
-        return convert_one(SavedModel(of_known_state)), 1
+        return convert_one(SavedModel(of_known_state, model.key)), 1
 
 
 def _has_open_batch(model: SavedModel) -> bool:
@@ -311,7 +308,7 @@ def open_converter(model: SavedModel) -> Any:
     import tensorflow as tf
 
     with loading_saved_model(model.folder) as plain:
-        return tf.lite.TFLiteConverter.from_saved_model(str(plain), signature_keys=[SERVING_KEY])
+        return tf.lite.TFLiteConverter.from_saved_model(str(plain), signature_keys=[model.key])
 
 
 def _fix_batch(model: SavedModel, out: Path) -> None:
@@ -319,7 +316,7 @@ def _fix_batch(model: SavedModel, out: Path) -> None:
     import tensorflow as tf
 
     loaded = load_signatures(model)
-    call = loaded.signatures[SERVING_KEY]
+    call = loaded.signatures[model.key]
     specs = {
         name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype)
         for name, spec in signature_specs(call).items()
@@ -329,7 +326,7 @@ def _fix_batch(model: SavedModel, out: Path) -> None:
     module.loaded = loaded
     traced = tf.function(by_position(call, specs), autograph=False)
     signature = traced.get_concrete_function(*argument_specs(specs))
-    save_signatures(module, {SERVING_KEY: signature}, out, specs)
+    save_signatures(module, {model.key: signature}, out, {model.key: specs})
 
 
 def store(
@@ -357,6 +354,7 @@ def store(
     converted.serving_dir.mkdir()
     converted.file.write_bytes(content)
     check_runs(converted.file, source.signature(), batches[0])
+    converted.drop_signatures(dropped_signatures(source))
 
     def only_rounded() -> bool:
         # The same conversion without quantization computes what the source does, and no
@@ -369,7 +367,7 @@ def store(
             file.write_bytes(plain)
             compare(
                 lambda: SavedModelRuntime(source),
-                lambda: TFLiteRuntime(file),
+                lambda: TFLiteRuntime(file, signature=source.key),
                 batches,
                 # Of a source with fake quantization, rounding tips steps.
                 form="half",
@@ -380,7 +378,7 @@ def store(
 
     compared = compare(
         lambda: SavedModelRuntime(source),
-        lambda: TFLiteRuntime(converted.file),
+        lambda: TFLiteRuntime(converted.file, signature=source.key),
         batches,
         form=form,
         drawn=drawn,
@@ -409,7 +407,7 @@ def check_runs(file: Path, signature: Signature, features: Mapping[str, NDArray[
         UnsupportedError: It can't be loaded or run, or gives other outputs.
     """
     try:
-        outputs = TFLiteRuntime(file, threads=1).run(features)
+        outputs = TFLiteRuntime(file, threads=1, signature=signature.key).run(features)
     except Exception as error:
         # LiteRT raises RuntimeError and ValueError, by what goes wrong.
         raise UnsupportedError(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from paring.data.scales import INT8_STEPS, INT16_STEPS, MEASURED_CALLS, Scales, unlike_inputs
 from paring.errors import UnsupportedError
-from paring.models.signature import SERVING_KEY
 
 # What comes behind these has scales of its own.
 _HEAVY = frozenset(
@@ -74,7 +73,7 @@ def nodes_in_float(content: bytes, batches: Iterator[Mapping[str, NDArray[Any]]]
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
-    runner = interpreter.get_signature_runner(SERVING_KEY)
+    runner = interpreter.get_signature_runner()
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     operators = interpreter._get_ops_details()
     front = {int(detail["index"]) for detail in interpreter.get_input_details()}

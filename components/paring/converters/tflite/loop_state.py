@@ -18,7 +18,6 @@ from paring.graphs.inlined_graph import import_nodes, traced_flat
 from paring.models.arguments import argument_specs, save_signatures, signature_specs
 from paring.models.library_types import GraphDef
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 
 # The place of the elements' shape among the operator's inputs.
 _SHAPE_PLACES = {
@@ -63,7 +62,7 @@ def fix_state_shapes(model: SavedModel, out: Path) -> None:
 
     traced = tf.function(serve, autograph=False)
     signature = traced.get_concrete_function(*argument_specs(specs))
-    save_signatures(tf.Module(), {SERVING_KEY: signature}, out, specs)
+    save_signatures(tf.Module(), {model.key: signature}, out, {model.key: specs})
 
 
 def _element_shapes(graph_def: GraphDef) -> Iterator[Any]:

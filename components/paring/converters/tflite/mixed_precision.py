@@ -26,7 +26,6 @@ from paring.data.scales import unlike_inputs
 from paring.errors import UnsupportedError
 from paring.models.quiet import silent_stderr
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 
 # Examples that layers' errors are measured on; each of them has many values.
 _MEASURED = 32
@@ -142,7 +141,7 @@ def outputs(content: bytes, calls: Calls) -> dict[str, NDArray[Any]]:
     """Return the TFLite file's outputs for all calls, by name, along the first axis."""
     with silent_stderr():
         interpreter = Interpreter(model_content=content)
-        runner = interpreter.get_signature_runner(SERVING_KEY)
+        runner = interpreter.get_signature_runner()
         given = []
         for features in calls():
             given.append(runner(**features))
@@ -172,7 +171,7 @@ def _measure(content: bytes, quantized: bytes, calls: Calls) -> list[Layer]:
         if names[int(item["outputs"][0])] in scales
     }
     sums = {index: _Rounding(*scales[names[index]]) for index in made_by}
-    runner = interpreter.get_signature_runner(SERVING_KEY)
+    runner = interpreter.get_signature_runner()
     for features in islice(calls(), _MEASURED):
         runner(**features)
         for index, rounding in sums.items():

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from tests.helpers.saved_models import save_signature
 
+from paring.artifacts import DEFAULT_SIGNATURE
 from paring.converters.onnx.onnx_export import sort_nodes, to_onnx
 from paring.converters.onnx.ordered_sets import ordered_sets
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
 
 _OPSET = 18
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from paring.models.quiet import quiet_tensorflow
 quiet_tensorflow()
 import tf2onnx
+from paring.artifacts import DEFAULT_SIGNATURE
 from paring.converters.onnx.onnx_export import to_onnx
 from paring.models.saved_model import SavedModel
 
@@ -42,7 +43,7 @@ def _in_one_call(folder: Path) -> onnx.ModelProto:
     import tf2onnx
 
     graph, inputs, outputs, renamed = tf2onnx.tf_loader.from_saved_model(
-        str(folder), None, None, "serve", [SERVING_KEY], return_tensors_to_rename=True
+        str(folder), None, None, "serve", [DEFAULT_SIGNATURE], return_tensors_to_rename=True
     )
     made = tf2onnx.convert.from_graph_def(
         graph,
@@ -113,7 +114,7 @@ def test_copies_of_the_weights_are_freed_on_the_way(tmp_path: Path) -> None:
             rows = tf.nn.relu(tf.matmul(rows, weight))
         return {"made": rows}
 
-    tf.saved_model.save(module, str(tmp_path / "model"), signatures={SERVING_KEY: serve})
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={DEFAULT_SIGNATURE: serve})
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(tmp_path / "model")],
         stdout=subprocess.PIPE,

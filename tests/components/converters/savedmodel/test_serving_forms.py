@@ -29,8 +29,8 @@ def test_half_precision_keeps_the_signature_and_the_classes(
     forms = GraphVariants(
         load_function(SavedModel(digits_model)), variables=variables, fixed_batch=0
     )
-    forms.build(GraphVariant(precision, compiled), tmp_path / "half")
-    forms.build(GraphVariant(), tmp_path / "float")
+    forms.build(GraphVariant(precision, compiled), tmp_path / "half", SavedModel(digits_model))
+    forms.build(GraphVariant(), tmp_path / "float", SavedModel(digits_model))
     assert SavedModel(tmp_path / "half").signature() == SavedModel(digits_model).signature()
     features = {"image": digits.x_eval[:50]}
     expected, result = (
@@ -64,7 +64,7 @@ def test_without_a_frozen_graph_there_is_no_form(lookup: Path, tmp_path: Path) -
     assert forms.graph is None
     assert list(forms.changes("auto", True)) == ["inference graph"]
     with pytest.raises(UnsupportedError, match="lookup table"):
-        forms.build(GraphVariant(), tmp_path / "made")
+        forms.build(GraphVariant(), tmp_path / "made", SavedModel(lookup))
 
 
 def test_a_form_is_named_for_what_was_done() -> None:

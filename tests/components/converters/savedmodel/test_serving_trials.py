@@ -209,7 +209,7 @@ def test_the_source_gets_a_fixed_batch_unless_that_costs_something(
     even, slower = Interval(0.99, 0.97, 1.01), Interval(0.9, 0.85, 0.95)
 
     def build(folder: Path) -> None:
-        export_again(function, folder, fixed_batch=3)
+        export_again(function, folder, SavedModel(lookup), fixed_batch=3)
 
     made = with_fixed_batch(build, source, Constant(even), folder=tmp_path / "even", limit=1e-4)
     assert (made.folder, made.form, made.speedup) == (tmp_path / "even", None, even)

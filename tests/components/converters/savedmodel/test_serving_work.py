@@ -80,7 +80,7 @@ def test_the_source_is_written_again_with_a_fixed_batch(tmp_path: Path) -> None:
 def test_a_source_whose_outputs_do_not_vary_is_seen(tmp_path: Path, factor: float) -> None:
     source = affine(tmp_path / "model", factor)
     inputs = draw_trial_inputs(None, SavedModel(source).signature(), size=20, batch=1, seed=0)
-    comparison = Comparison(source, inputs, 0)
+    comparison = Comparison(SavedModel(source), inputs, 0)
     assert comparison.own_difference == comparison.difference(source) == 0
     assert (comparison.variation > 0.1) == bool(factor)
 
