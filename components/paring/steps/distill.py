@@ -179,6 +179,7 @@ def distill(
     keep_signature(network, teacher.signature)
     save_model(network, distilled)
     distilled.trained_on = str(devices)
+    distilled.trained_form = "keras"
     distilled.sample_weights = split.weights_column
     distilled.student = student
     distilled.parameters = network.count_params()

@@ -114,6 +114,7 @@ class Training:
         keep_signature(model, self.signature)
         save_model(model, output)
         output.trained_on = str(self.devices)
+        output.trained_form = "keras"
         output.sample_weights = self.split.weights_column
         output.source_precision = self.source_precision
         return model
