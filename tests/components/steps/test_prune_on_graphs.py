@@ -271,6 +271,7 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(images: Path, tmp_pat
             "no output of this model depends on a kernel",
         ),
         "resized": (resized, "ResizeArea"),
+        "compiled": (tf.function(tf.matmul, jit_compile=True), "compiled as a whole"),
     }
     for name, (call, reason) in cases.items():
         _save(call, tmp_path / name)

@@ -42,8 +42,9 @@ _LOOKED_AT = 128
 _TOLERANCE = 1e-4
 # Examples that statistics of batch normalization are computed from.
 _ENOUGH = 10_000
-# A function in XLA's own form.
+# A function in XLA's own form, and calls that are not inlined.
 _COMPILED = "XlaCallModule"
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _OPERATOR = re.compile(r"\(op type: (\w+)\)")
 
 _log = logging.getLogger(__name__)
@@ -385,8 +386,11 @@ def open_graph_training(
 
 def _no_kernels(artifact: Model, model: GraphModel) -> UnsupportedError:
     why = "; ".join(model.weights.left_out[:5])
-    if any(node.op == _COMPILED for node in model.graph.graph_def.node):
+    operators = {node.op for node in model.graph.graph_def.node}
+    if _COMPILED in operators:
         why = f"{_COMPILED}, as jax2tf writes it: a compiled program, whose weights are hidden"
+    elif not operators.isdisjoint(_CALLS):
+        why = "a function that is compiled as a whole, as by jit_compile, with all of its weights"
     return UnsupportedError(
         f"{artifact.path} has no weight that can be trained on its graph",
         received=why
