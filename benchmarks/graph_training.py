@@ -28,7 +28,6 @@ from paring_pipelines.demo import (
 
 CASES: dict[str, tuple[Step, dict[str, float | int]]] = {
     "prune 0.5": (prune, {"sparsity": 0.5}),
-    "prune 0.6": (prune, {"sparsity": 0.6}),
     "cluster 16": (cluster, {"clusters": 16}),
 }
 WAYS = ("keras", "graph")

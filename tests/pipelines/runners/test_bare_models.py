@@ -31,6 +31,6 @@ def test_a_bare_saved_model_is_pruned_clustered_and_measured(
     assert rows["pruned"].outcome in ("selected", "passed", "rejected")
     assert rows["pruned"].agreement is not None
     assert rows["pruned"].p50_ms is not None
-    (folder,) = (tmp_path / "out").glob("pipeline/artifacts/prune-pruned/pruned")
+    (folder,) = (tmp_path / "out").glob("pipeline/artifacts/prune-pruned/pruned/*")
     pruned = PrunedModel.load(folder)
     assert (pruned.sparsity, pruned.trained_form) == (0.5, "graph")
