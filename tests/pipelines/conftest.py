@@ -1,4 +1,4 @@
-"""A bare SavedModel, which no training step takes, and one run of the pipeline."""
+"""A bare SavedModel, whose layers no training step takes, and one run of the pipeline."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ RECIPES = """
 steps = [{ step = "convert_tflite" }]
 
 [recipes.pruned]
-steps = [{ step = "prune" }, { step = "convert_tflite" }]
+steps = [{ step = "prune_channels" }, { step = "convert_tflite" }]
 """
 
 

@@ -63,13 +63,15 @@ class Model(Servable):
 
     Attributes:
         keras: "tf_keras" where the Keras form is there, "none" where not.
-        not_trainable: Why a Keras file has no Keras form that training steps take, if so.
+        not_trainable: Why a Keras model has no Keras form that training steps take, if so;
+            some train on its graph.
         rebuilt_difference: Largest absolute difference of outputs from the Keras 3
             model that this one was rebuilt from; None if it was not.
         source_precision: The dtype policies that the user's model was stored with, such as
             mixed_float16, where that was half precision; this one computes in float32.
             None if it was not.
         trained_on: The strategy, replicas and dtype policy of the step that trained it.
+        trained_form: "keras" or "graph", the form that the step trained; None where none did.
         sample_weights: The column of sample weights that it was trained with; "" without.
     """
 
@@ -78,6 +80,7 @@ class Model(Servable):
     rebuilt_difference: float | None = None
     source_precision: tuple[str, ...] | None = None
     trained_on: str = ""
+    trained_form: str | None = None
     sample_weights: str = ""
 
     @property

@@ -117,7 +117,7 @@ def _export_as_written(
     model.keras = "none"
     model.not_trainable = why.what
     model.size_bytes = content_bytes(model.serving_dir)
-    _log.warning("%s can be converted, but not trained: %s", original.path, model.not_trainable)
+    _log.warning("%s has no Keras form: %s", original.path, model.not_trainable)
 
 
 def _export(network: Any, folder: Path) -> None:

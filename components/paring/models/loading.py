@@ -30,6 +30,7 @@ __all__ = [
     "Written",
     "as_tf_keras",
     "export",
+    "has_trainable_layers",
     "keras_source",
     "load_as_written",
     "load_keras",
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+# The kinds of models that are made of layers.
+_LAYERED = frozenset({"Functional", "Model", "Sequential"})
 
 
 def keras_source(model: Model) -> Path | None:
@@ -65,6 +69,23 @@ def keras_source(model: Model) -> Path | None:
         return model.keras_file
     folder = find_saved_model(model)
     return folder if (folder / "keras_metadata.pb").is_file() else None
+
+
+def has_trainable_layers(model: Model) -> bool:
+    """Return whether training steps take the model's Keras form, rather than its graph.
+
+    A folder that tf_keras wrote of a subclassed model, or of layers of classes that are not
+    here, has a Keras form whose layers can't be changed one by one.
+
+    Raises:
+        ModelError: `model.path` holds no model at all, or a broken one.
+    """
+    source = keras_source(model)
+    if source is None or source.is_file():
+        return source is not None
+    configs = read_contents(source).configs
+    root = configs[0] if configs and isinstance(configs[0], dict) else {}
+    return root.get("class_name") in _LAYERED and not own_classes(configs)
 
 
 def load_keras(model: Model, *, trust: bool = False) -> KerasModel:
@@ -145,15 +166,15 @@ def load_as_written(model: Model, *, trust: bool = False) -> Written:
         raise UnsupportedError(
             f"{model.path} has no form that can be trained",
             received=model.not_trainable,
-            remedy="change that in the model and import it again, or use recipes without training"
-            " steps; conversion works on this one as it is",
+            remedy="change that in the model and import it again; prune and cluster train on the"
+            " graph of this one, and conversion works on it as it is",
         )
     if source is None:
         raise UnsupportedError(
-            f"{model.path} is a bare SavedModel, and training steps need the Keras form",
+            f"{model.path} is a bare SavedModel, and this step needs the Keras form",
             received="a SavedModel without keras_metadata.pb",
-            remedy="give a .keras file, or a SavedModel written by tf_keras' model.save(DIR);"
-            " conversion works on this one as it is",
+            remedy="give a .keras file, or a SavedModel written by tf_keras' model.save(DIR); prune"
+            " and cluster train on the graph of this one, and conversion works on it as it is",
         )
     contents = read_contents(source)
     trusted = trust or model.trusted

@@ -33,14 +33,19 @@ def cluster(
     on a tenth of the train split; the eval split is not read.
     Batch-normalization statistics are re-estimated.
 
+    A model without a Keras form is clustered on its graph: the kernels of its convolutions and
+    matrix products. Each weight keeps the cluster that k-means gives it, and the centroids are
+    fine-tuned to give the model's own outputs of before, so that no labels are
+    needed, on one device.
+
     Examples:
         >>> clustered = paring.cluster(network, arrays, clusters=8, epochs=1)
         >>> clustered.distinct_weights
         8
 
     Args:
-        model: A model in Keras form, with class scores or values as outputs.
-        examples: Labelled examples; its train split is used.
+        model: A model with class scores or values as outputs.
+        examples: Examples, labelled if the model has a Keras form; its train split is used.
         clustered: The same architecture under the same signature names, with the
             facts `distinct_weights`, the most values in any clustered kernel,
             `sparsity`, `unclustered_layers`, and `not_reached`, the layers with more values.
@@ -58,16 +63,38 @@ def cluster(
             compiled steps of a TPU; auto takes what there is.
 
     Raises:
-        UnsupportedError: No layer can be clustered or none was, the examples have no labels, or
-            the model is not in Keras form, or no loss goes with its outputs.
+        ParameterError: A strategy of several devices for a model without a Keras form.
+        UnsupportedError: No layer can be clustered or none was, the examples have no labels, no
+            loss goes with the model's outputs, or an operator of its graph has no gradient.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
         MissingDependencyError: Strategy tpu was requested, and there is no TPU.
     """
+    from paring.models.loading import has_trainable_layers
     from paring.models.quiet import quiet_tensorflow
 
     quiet_tensorflow()
+    if not has_trainable_layers(model):
+        from paring.training.graphs.clustering import cluster_graph
+        from paring.training.graphs.graph_training import open_graph_training
+
+        cluster_graph(
+            open_graph_training(
+                model,
+                examples,
+                batch_size=batch_size,
+                seed=seed,
+                strategy=strategy,
+                weights=weights,
+            ),
+            clustered,
+            clusters=clusters,
+            preserve_sparsity=preserve_sparsity,
+            epochs=epochs,
+            learning_rate=learning_rate,
+        )
+        return
     import numpy as np
 
     from paring.training.quantization.clustering import Clustering

@@ -180,6 +180,7 @@ def distill(
     keep_signature(network, teacher.signature)
     save_model(network, distilled, SavedModel.open(model))
     distilled.trained_on = str(devices)
+    distilled.trained_form = "keras"
     distilled.sample_weights = split.weights_column
     distilled.student = student
     distilled.parameters = network.count_params()

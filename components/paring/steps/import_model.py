@@ -29,7 +29,7 @@ def import_model(
     kept beside it for the training steps. A file of Keras 3 is rebuilt in
     tf_keras and checked to give the same outputs (`paring.models.bridge`). A model that can't
     be rebuilt is exported by Keras 3 itself: it can be converted, and the fact
-    `not_trainable` states why it can't be trained.
+    `not_trainable` states why it has no Keras form; prune and cluster train its graph.
 
     The signature of a SavedModel that the option `signature` names becomes a fact of the model,
     and of all that is made of it. A Keras form that does not compute it is left out.
@@ -137,7 +137,7 @@ def _add_keras_form(original: Model, saved: "SavedModel", model: Model) -> str:
         AttributeError,
     ) as error:
         _LOG.warning(
-            "%s has no Keras form that can be trained, so it can only be converted: %s",
+            "%s has no Keras form that can be trained, so that only its graph can be: %s",
             original.path,
             first_line(error),
         )

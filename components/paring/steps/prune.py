@@ -36,6 +36,11 @@ def prune(
     full sparsity is kept, by the loss on a tenth of the train split; the eval
     split is not looked at. Batch-normalization statistics are re-estimated.
 
+    A model without a Keras form is pruned on its graph: the kernels of its convolutions and
+    matrix products, on the same schedule. It is fine-tuned to give its own outputs
+    of before, so that no labels are needed, with the statistics of batch normalization as they
+    are, on one device.
+
     The zeros can follow a pattern, in convolutions and dense layers; other layers then
     stay dense:
 
@@ -56,8 +61,8 @@ def prune(
         0.75
 
     Args:
-        model: A model in Keras form, with class scores or values as outputs.
-        examples: Labelled examples; its train split is used.
+        model: A model with class scores or values as outputs.
+        examples: Examples, labelled if the model has a Keras form; its train split is used.
         pruned: The same architecture under the same signature names, with the
             facts `sparsity`, `layer_sparsities` and `pattern`, measured over the
             prunable kernels, `unpruned_layers`, and `not_reached`, the layers that have fewer
@@ -80,9 +85,9 @@ def prune(
 
     Raises:
         ParameterError: Pattern 2:4 with another sparsity than 0.5, or with allocation
-            sensitivity.
-        UnsupportedError: No layer can be pruned or none was, the examples lack labels, or
-            the model is not in Keras form, or no loss goes with its outputs.
+            sensitivity; a strategy of several devices for a model without a Keras form.
+        UnsupportedError: No layer can be pruned or none was, the examples lack labels, no loss
+            goes with the model's outputs, or an operator of its graph has no gradient.
         ModelError: `model` is missing or broken.
         ExamplesError: `examples` are missing or not what the model takes.
         StepFailedError: The training diverged.
@@ -100,9 +105,31 @@ def prune(
             received=f"allocation {allocation}",
             remedy="leave allocation out, or use pattern 1x4 or unstructured",
         )
+    from paring.models.loading import has_trainable_layers
     from paring.models.quiet import quiet_tensorflow
 
     quiet_tensorflow()
+    if not has_trainable_layers(model):
+        from paring.training.graphs.graph_training import open_graph_training
+        from paring.training.graphs.pruning import prune_graph
+
+        prune_graph(
+            open_graph_training(
+                model,
+                examples,
+                batch_size=batch_size,
+                seed=seed,
+                strategy=strategy,
+                weights=weights,
+            ),
+            pruned,
+            sparsity=sparsity,
+            pattern=pattern,
+            allocation=allocation,
+            epochs=epochs,
+            learning_rate=learning_rate,
+        )
+        return
     from paring.training.pruning.pruning import Pruning, prunable_layers
     from paring.training.pruning.sensitivity import allocate, scan
     from paring.training.training import open_training

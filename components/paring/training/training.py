@@ -115,6 +115,7 @@ class Training:
         # A Keras file has no signatures to keep.
         save_model(model, output, None if source.path.is_file() else SavedModel.open(source))
         output.trained_on = str(self.devices)
+        output.trained_form = "keras"
         output.sample_weights = self.split.weights_column
         output.source_precision = self.source_precision
         return model

@@ -64,6 +64,12 @@ _GAINS = {
 }
 
 _LOOPS = ("While", "StatelessWhile")
+# Training steps that take a model without a Keras form, and what they change in its graph.
+_ON_GRAPHS = ("prune", "cluster")
+_KERNELS = (
+    *("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Conv2D", "Conv2DBackpropInput"),
+    *("Conv3D", "Conv3DBackpropInputV2", "Einsum", "MatMul"),
+)
 
 # Scales of students, largest first.
 _WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.2, 0.1)
@@ -158,14 +164,15 @@ class AdvisedRecipes:
 # The rules. Each returns None where it has nothing to say of a recipe.
 
 
-def _trained(recipe: Recipe) -> str:
-    """Return the first step that goes on training the model's own layers, or ""."""
+def _trained(recipe: Recipe, facts: Facts) -> str:
+    """Return the first step that needs the model's own layers and labels to train, or ""."""
     names = (
         link.step.name
         for link in recipe.links
         if "examples" in link.step.inputs
         and issubclass(next(iter(link.step.outputs.values())), Model)
         and link.step.name != "distill"
+        and (facts.keras or link.step.name not in _ON_GRAPHS)
     )
     return next(names, "")
 
@@ -197,11 +204,17 @@ def _quantization(recipe: Recipe) -> str:
 
 
 def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
-    step = _trained(recipe)
+    step = _trained(recipe, facts)
     if facts.keras:
         return None
     if _taught(recipe, "feature_weight"):
         return Reason(False, "no Keras form", "the features of a bare SavedModel can't be read")
+    if not step and _uses(recipe, *_ON_GRAPHS) and not facts.count(*_KERNELS):
+        return Reason(
+            False,
+            "no Keras form",
+            "the graph has no convolution or matrix product whose kernel could be changed",
+        )
     if not step:
         return None
     return Reason(
@@ -212,7 +225,7 @@ def _needs_keras(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
 
 
 def _needs_labels(recipe: Recipe, facts: Facts, gate: Gate) -> Reason | None:
-    step = _trained(recipe)
+    step = _trained(recipe, facts)
     soft_weight = _taught(recipe, "soft_weight")
     if soft_weight is not None and soft_weight < 1:
         step = "distill with a soft_weight below 1"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.artifacts import Artifact, Model
+from paring.artifacts import Artifact, Model, PrunedModel
 from paring.catalog import STEPS
 from paring.errors import UnsupportedError, UntrustedModelError
 from paring.execution import Call, execute
@@ -93,7 +93,7 @@ def keras_3(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return network
 
 
-def test_a_model_of_keras_3_that_cant_be_rebuilt_is_converted_and_not_trained(
+def test_a_model_of_keras_3_that_cant_be_rebuilt_is_converted_and_trained_on_its_graph(
     keras_3: Any, tmp_path: Path
 ) -> None:
     model = run("import_model", tmp_path / "model", original=tmp_path / "network.keras")
@@ -111,8 +111,12 @@ def test_a_model_of_keras_3_that_cant_be_rebuilt_is_converted_and_not_trained(
         (result,) = open_runtime(item).run({"series": x}).values()  # type: ignore[arg-type]
         np.testing.assert_allclose(result, wanted, atol=1e-5)
     with pytest.raises(UnsupportedError) as refused:
-        run("prune", tmp_path / "pruned", model=model.path, examples=examples)
+        run("quantize", tmp_path / "quantized", model=model.path, examples=examples)
     assert model.not_trainable in str(refused.value)
+    pruned = run("prune", tmp_path / "pruned", model=model.path, examples=examples)
+    assert isinstance(pruned, PrunedModel)
+    assert (pruned.trained_form, pruned.sparsity) == ("graph", 0.5)
+    assert pruned.not_trainable == model.not_trainable
 
 
 def test_a_model_of_text_goes_on_without_training_and_says_why(tmp_path: Path) -> None:

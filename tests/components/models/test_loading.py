@@ -114,7 +114,7 @@ def test_a_model_without_declared_inputs_cannot_be_saved(tmp_path: Path) -> None
 
 def test_a_bare_saved_model_has_no_keras_form(network: Any, tmp_path: Path) -> None:
     model = saved(network, tmp_path / "model")
-    with pytest.raises(UnsupportedError, match="training steps need the Keras form"):
+    with pytest.raises(UnsupportedError, match="this step needs the Keras form"):
         load_keras(Model(model.serving_dir))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.artifacts import Artifact, Model, ServingModel, TFLiteModel
+from paring.artifacts import Artifact, Model, PrunedModel, ServingModel, TFLiteModel
 from paring.errors import ModelError, ParameterError, UnsupportedError
 from paring.execution import Call, execute
 from paring.models.saved_model import SavedModel
@@ -99,8 +99,9 @@ def test_the_result_is_measured_faster_or_is_a_copy(
     call = Call({"model": made.path}, {"converted": tmp_path / "lite"})
     assert isinstance(execute(convert_tflite, call)["converted"], TFLiteModel)
     training = Call({"model": made.path, "examples": digits_npz}, {"pruned": tmp_path / "pruned"})
-    with pytest.raises(UnsupportedError, match="bare SavedModel"):
-        execute(prune, training)
+    pruned = execute(prune, training)["pruned"]
+    assert isinstance(pruned, PrunedModel)
+    assert (pruned.trained_form, pruned.sparsity) == ("graph", pytest.approx(0.5, abs=0.01))
 
 
 def test_outputs_beyond_the_tolerance_leave_a_copy(

@@ -60,10 +60,18 @@ def test_each_recipe_of_the_file_gets_a_verdict_with_the_models_figures() -> Non
     assert all(item.reasons for item in result.values())
 
 
-def test_without_a_keras_form_no_recipe_that_trains_is_advised() -> None:
+def test_without_a_keras_form_no_recipe_that_trains_layers_is_advised() -> None:
     against = _against(replace(CNN, keras=False), objective="size")
-    assert set(against) == TRAINED
+    assert set(against) == {"prune-cluster-qat-int8", "qat-int8"}
     assert against["qat-int8"].startswith("no Keras form: quantize trains the layers")
+
+
+def test_without_a_keras_form_kernels_of_the_graph_are_pruned_without_labels() -> None:
+    bare = replace(CNN, keras=False, labelled=False)
+    assert "prune-int8" not in _against(bare, objective="size")
+    against = _against(replace(bare, operators={"Mul": 1}), objective="size")
+    assert set(against) >= TRAINED
+    assert "no convolution or matrix product" in against["prune-int8"]
 
 
 def test_without_labels_only_a_student_can_be_trained() -> None:

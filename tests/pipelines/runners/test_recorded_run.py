@@ -94,7 +94,7 @@ def test_what_is_not_as_it_was_written_is_not_answered(
         content["facts"]["drop"] = 0.5
         file.write_text(json.dumps(content))
     elif change == "missing":
-        shutil.rmtree(result.outputs["prune-pruned"]["pruned"])
+        shutil.rmtree(result.outputs["prune_channels-pruned"]["pruned"])
     elif change == "metadata":
         (root / "metadata.sqlite").unlink()
     else:
@@ -135,11 +135,11 @@ def test_a_failure_that_is_to_be_tried_again_leaves_no_record(
     recorded: tuple[Path, Dag, dict[str, str], RunResult],
 ) -> None:
     root, dag, identities, answer = recorded
-    path = answer.outputs["prune-pruned"]["pruned"]
+    path = answer.outputs["prune_channels-pruned"]["pruned"]
     loaded = Artifact.load(path)
     assert loaded.failure is not None
     assert loaded.failure.outcome == "unsupported"
-    loaded.failure = Failure("failed", "prune", "out of memory")
+    loaded.failure = Failure("failed", "prune_channels", "out of memory")
     loaded.save()
     record_run(root, dag, identities=identities, result=answer)
     assert not (root / "last_run.json").exists()

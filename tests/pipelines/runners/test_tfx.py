@@ -261,7 +261,7 @@ def test_a_changed_model_at_the_same_path_is_noticed(
     assert done == set()
     (model / "assets" / "note.txt").write_text("changed")
     _, done = _rerun(first_run, model, examples, few)
-    assert {"import_model", "benchmark-source", "prune-pruned", "select"} <= done
+    assert {"import_model", "benchmark-source", "prune_channels-pruned", "select"} <= done
 
 
 def _write_examples(folder: Path, digits: Digits) -> None:

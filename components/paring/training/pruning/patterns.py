@@ -22,7 +22,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl impor
 
 Pattern = Literal["unstructured", "1x4", "2:4"]
 
-_GROUP = 4
+GROUP = 4
 _KINDS = (tf_keras.layers.Conv2D, tf_keras.layers.Dense, tf_keras.layers.SeparableConv2D)
 
 
@@ -33,8 +33,8 @@ def misfit(layer: Any, kernel: Any, pattern: Pattern) -> str | None:
     if type(layer) not in _KINDS:
         return f"pattern {pattern} is for convolutions and dense layers"
     axis, side = (-1, "output") if pattern == "1x4" else (-2, "input")
-    if kernel.shape[axis] < _GROUP:
-        return f"fewer than {_GROUP} {side} channels"
+    if kernel.shape[axis] < GROUP:
+        return f"fewer than {GROUP} {side} channels"
     return None
 
 
@@ -44,7 +44,7 @@ def follows(kernel: NDArray[Any], pattern: Pattern) -> bool:
         return True
     # The groups lie along the last axis.
     nonzero = (kernel if pattern == "1x4" else np.swapaxes(kernel, -1, -2)) != 0
-    starts, sizes = _groups(nonzero.shape[-1], _GROUP)
+    starts, sizes = _groups(nonzero.shape[-1], GROUP)
     counts = np.add.reduceat(nonzero.astype(int), starts, axis=-1)
     if pattern == "2:4":
         return bool(np.all(counts <= 2))
@@ -59,12 +59,12 @@ def zero_groups(kernel: NDArray[Any], pattern: Pattern) -> tuple[int, int]:
         group of fewer than four keeps two weights, that group is not counted.
     """
     if pattern == "1x4":
-        starts, _ = _groups(kernel.shape[-1], _GROUP)
+        starts, _ = _groups(kernel.shape[-1], GROUP)
         nonzero = np.add.reduceat((kernel != 0).astype(int), starts, axis=-1)
         return int(np.count_nonzero(nonzero == 0)), nonzero.size
     counted = kernel
     if pattern == "2:4":
-        counted = kernel[..., : kernel.shape[-2] // _GROUP * _GROUP, :]
+        counted = kernel[..., : kernel.shape[-2] // GROUP * GROUP, :]
     return int(np.count_nonzero(counted == 0)), counted.size
 
 
@@ -79,12 +79,34 @@ def largest(kernel: NDArray[Any], sparsity: float, pattern: Pattern) -> NDArray[
     Returns:
         A mask of the kernel's shape.
     """
-    starts, sizes = _groups(kernel.shape[-1], _GROUP if pattern == "1x4" else 1)
+    starts, sizes = _groups(kernel.shape[-1], GROUP if pattern == "1x4" else 1)
     scores = np.add.reduceat(np.abs(kernel), starts, axis=-1) / sizes
     dropped = scores.size - max(1, round(scores.size * (1 - sparsity)))
     threshold = np.partition(scores, dropped, axis=None)[dropped]
     kept: NDArray[np.bool_] = np.repeat(scores >= threshold, sizes, axis=-1)
     return kept
+
+
+def two_of_four(kernel: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return a mask of the weights that stay in pattern 2:4: the two largest of each group.
+
+    Args:
+        kernel: [..., channels in, channels out].
+
+    Returns:
+        A mask of the kernel's shape.
+    """
+    scores = np.swapaxes(np.abs(kernel), -1, -2)
+    padded = np.pad(
+        scores, [(0, 0)] * (scores.ndim - 1) + [(0, -scores.shape[-1] % GROUP)], constant_values=-1
+    )
+    groups = padded.reshape(*padded.shape[:-1], -1, GROUP)
+    # Stable, so that of equal ones the first stay.
+    order = np.argsort(-groups, axis=-1, kind="stable")
+    kept = np.zeros(groups.shape, bool)
+    np.put_along_axis(kept, order[..., :2], True, axis=-1)
+    mask: NDArray[np.bool_] = kept.reshape(padded.shape)[..., : scores.shape[-1]]
+    return np.swapaxes(mask, -1, -2)
 
 
 def _groups(channels: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -102,9 +124,9 @@ class BlockPruning(Pruning):  # type: ignore[misc]
     def _maybe_update_block_mask(self, weights: Any) -> Any:
         channels = weights.shape[-1]
         flat = tf.abs(tf.reshape(weights, [-1, channels]))
-        padded = tf.pad(flat, [[0, 0], [0, -channels % _GROUP]])
-        sums = tf.reduce_sum(tf.reshape(padded, [flat.shape[0], -1, _GROUP]), axis=-1)
-        _, sizes = _groups(channels, _GROUP)
+        padded = tf.pad(flat, [[0, 0], [0, -channels % GROUP]])
+        sums = tf.reduce_sum(tf.reshape(padded, [flat.shape[0], -1, GROUP]), axis=-1)
+        _, sizes = _groups(channels, GROUP)
         threshold, mask = self._update_mask(sums / tf.constant(sizes, sums.dtype))
-        mask = tf.repeat(mask, _GROUP, axis=1)[:, :channels]
+        mask = tf.repeat(mask, GROUP, axis=1)[:, :channels]
         return threshold, tf.reshape(mask, weights.shape)

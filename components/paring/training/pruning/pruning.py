@@ -2,8 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import tensorflow_model_optimization as tfmot
@@ -22,11 +23,49 @@ from paring.training.wrapping import share_of_zeros, wrap_layers
 
 # Updates of the masks while the sparsity rises; each sorts every kernel.
 _UPDATES = 100
+# Of Zhu and Gupta's schedule.
+_POWER = 3
 
 # Of the requested share of zeros; a model none of whose kernels has it was not pruned.
 _LEAST_SHARE = 0.5
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Training steps in which masks are computed again, and the sparsity in each.
+
+    The sparsity rises from 0 to its target over the first half of the steps, as
+    s(t) = s (1 - (1 - t/n)^3) of Zhu and Gupta, "To prune, or not to prune", 2017
+    (arXiv:1710.01878). In pattern 2:4 all zeros are there from the first step.
+
+    Attributes:
+        frequency: Steps from one update of the masks to the next.
+        last_step: The step of the last update, the one to the target.
+    """
+
+    frequency: int
+    last_step: int
+
+    @classmethod
+    def of(cls, steps: int, pattern: Pattern) -> Self:
+        """Return the schedule of a training of so many steps, at least 1."""
+        if pattern == "2:4":
+            return cls(1, 1)
+        ramp = max(1, steps // 2)
+        frequency = max(1, ramp // _UPDATES)
+        # The last update falls on the last step.
+        return cls(frequency, ramp - ramp % frequency)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the masks are computed again in a step; the first one is 1."""
+        return step <= self.last_step and step % self.frequency == 0
+
+    def sparsity(self, step: int, target: float) -> float:
+        """Return the sparsity in a step."""
+        left = 1 - min(step, self.last_step) / self.last_step
+        return float(target * (1 - left**_POWER))
 
 
 class PrunedLayer(PruneLowMagnitude):  # type: ignore[misc]
@@ -109,17 +148,14 @@ class Pruning:
             UnsupportedError: No layer can be pruned.
         """
         self._pattern = pattern
-        ramp = max(1, steps // 2)
-        self._frequency = max(1, ramp // _UPDATES)
-        # The last update, the one to the target itself, falls on the last step.
-        self._last_step = 1 if pattern == "2:4" else ramp - ramp % self._frequency
+        self._schedule = Schedule.of(steps, pattern)
         self._sparsities = sparsities
         self._wrapped_layers: list[Any] = []
         wrapped = wrap_layers(model, self._wrap, kernels_of, step="prune", done="pruned")
         self.model, self.left_out = wrapped.model, wrapped.left_out
         self._wrappers = wrapped.wrappers
         self._asked = [sparsities[layer] for layer in self._wrapped_layers]
-        self._masks = MaskUpdates(self._wrappers, self._is_due)
+        self._masks = MaskUpdates(self._wrappers, self._schedule.is_due)
         if pattern == "1x4":
             for wrapper in self._wrappers:
                 wrapper.pruning_obj = BlockPruning(
@@ -138,7 +174,7 @@ class Pruning:
 
     def reached(self) -> bool:
         """Return whether the sparsity has risen to its target."""
-        return self._masks.steps >= self._last_step
+        return self._masks.steps >= self._schedule.last_step
 
     def shortfalls(self) -> list[str]:
         """Return the layers that have fewer zeros than requested, each with the reason.
@@ -146,27 +182,14 @@ class Pruning:
         Raises:
             UnsupportedError: No kernel has even half of its zeros.
         """
-        short: list[str] = []
-        least: list[bool] = []
-        for wrapper, asked in zip(self._wrappers, self._asked, strict=True):
-            for kernel in (weight.numpy() for weight in wrapper.prunable_weights):
-                zeros, groups = zero_groups(kernel, self._pattern)
-                wanted = int(asked * groups)
-                if wanted:
-                    least.append(zeros >= _LEAST_SHARE * wanted)
-                # Rounding the number of weights that stay may take one.
-                if zeros < wanted - 1:
-                    short.append(
-                        f"{wrapper.layer.name}: {zeros / groups:.3f} of {asked:.3f},"
-                        f" {_reason(kernel)}"
-                    )
-        if least and not any(least):
-            raise UnsupportedError(
-                "no kernel of the model has the requested zeros after training",
-                received="; ".join(short[:5]),
-                remedy="use a recipe without prune",
-            )
-        return short
+        return shortfalls(
+            (
+                (wrapper.layer.name, kernel.numpy(), asked)
+                for wrapper, asked in zip(self._wrappers, self._asked, strict=True)
+                for kernel in wrapper.prunable_weights
+            ),
+            self._pattern,
+        )
 
     def sparsity(self) -> float:
         """Return the share of zeros among all prunable weights, as they are now."""
@@ -195,11 +218,6 @@ class Pruning:
     def _kernels(self) -> list[NDArray[Any]]:
         return [kernel.numpy() for wrapper in self._wrappers for kernel in wrapper.prunable_weights]
 
-    def _is_due(self, step: int) -> bool:
-        if self._pattern == "2:4":
-            return step == 1
-        return step <= self._last_step and step % self._frequency == 0
-
     def _wrap(self, layer: Any) -> Any | None:
         kernels = kernels_of(layer)
         if not kernels:
@@ -214,12 +232,41 @@ class Pruning:
                 initial_sparsity=0.0,
                 final_sparsity=self._sparsities[layer],
                 begin_step=0,
-                end_step=self._last_step,
-                power=3,
-                frequency=self._frequency,
+                end_step=self._schedule.last_step,
+                power=_POWER,
+                frequency=self._schedule.frequency,
             ),
             sparsity_m_by_n=(2, 4) if self._pattern == "2:4" else None,
         )
+
+
+def shortfalls(kernels: Iterable[tuple[str, NDArray[Any], float]], pattern: Pattern) -> list[str]:
+    """Return the layers that have fewer zeros than requested, each with the reason.
+
+    Args:
+        kernels: Name, kernel and requested share of zeros of each.
+        pattern: What the zeros are held to.
+
+    Raises:
+        UnsupportedError: No kernel has even half of its zeros.
+    """
+    short: list[str] = []
+    least: list[bool] = []
+    for name, kernel, asked in kernels:
+        zeros, groups = zero_groups(kernel, pattern)
+        wanted = int(asked * groups)
+        if wanted:
+            least.append(zeros >= _LEAST_SHARE * wanted)
+        # Rounding the number of weights that stay may take one.
+        if zeros < wanted - 1:
+            short.append(f"{name}: {zeros / groups:.3f} of {asked:.3f}, {_reason(kernel)}")
+    if least and not any(least):
+        raise UnsupportedError(
+            "no kernel of the model has the requested zeros after training",
+            received="; ".join(short[:5]),
+            remedy="use a recipe without prune",
+        )
+    return short
 
 
 def _reason(kernel: NDArray[Any]) -> str:

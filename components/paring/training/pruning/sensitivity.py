@@ -6,7 +6,7 @@ several sparsities, and the loss is looked at. The budget then goes to where it 
 least, as if the costs of layers added up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from paring.training.training import Training, compile_loss
 _LEVELS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 _HIGHEST = 0.95
 # Examples that the loss is taken of.
-_EXAMPLES = 128
+EXAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def scan(
             that is near, up to half of what the share leaves.
         pattern: What the zeros are held to: unstructured or 1x4.
     """
-    rows = training.portions.validation[:_EXAMPLES]
+    rows = training.portions.validation[:EXAMPLES]
     compile_loss(training.model, training.loss, jit_compile=training.devices.jit_compile)
 
     def loss() -> float:
@@ -67,11 +67,30 @@ def scan(
         )
         return float(training.model.evaluate(batches, verbose=0))
 
+    kernels = [(layer.name, kernels_of(layer)) for layer in layers]
+    return scan_kernels(kernels, loss, sparsity=sparsity, pattern=pattern)
+
+
+def scan_kernels(
+    kernels: Sequence[tuple[str, Sequence[Any]]],
+    loss: Callable[[], float],
+    *,
+    sparsity: float,
+    pattern: Pattern,
+) -> list[Sensitivity]:
+    """Prune the kernels of each layer alone to several sparsities; they are left as they were.
+
+    Args:
+        kernels: The name of each layer, and its tf.Variables [..., channels in, channels out].
+        loss: Computes the loss with the kernels as they are.
+        sparsity: See `scan`.
+        pattern: See `scan`.
+    """
     levels = (*_LEVELS, max(_HIGHEST, (1 + sparsity) / 2))
     dense = loss()
     result: list[Sensitivity] = []
-    for layer in layers:
-        before = [(variable, variable.numpy()) for variable in kernels_of(layer)]
+    for name, variables in kernels:
+        before = [(variable, variable.numpy()) for variable in variables]
         losses = [dense]
         for level in levels[1:]:
             for variable, values in before:
@@ -80,7 +99,7 @@ def scan(
         for variable, values in before:
             variable.assign(values)
         size = sum(values.size for _, values in before)
-        result.append(Sensitivity(layer.name, size, levels, tuple(losses)))
+        result.append(Sensitivity(name, size, levels, tuple(losses)))
     return result
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paring.training.pruning.patterns import Pattern, follows, largest, misfit
+from paring.training.pruning.patterns import Pattern, follows, largest, misfit, two_of_four
+from paring.training.pruning.pruning import Schedule
 
 
 def _kernel(*shape: int) -> Any:
@@ -81,3 +82,25 @@ def test_the_blocks_of_the_largest_mean_stay() -> None:
     kernel = np.array([[9, 0, 0, 0, 3, 3], [1, 1, 1, 1, 2, 2]], np.float32)
     # The means are 2.25, 3, 1 and 2.
     np.testing.assert_array_equal(largest(kernel, 0.5, "1x4"), [[True] * 6, [False] * 6])
+
+
+def test_the_two_largest_of_four_input_channels_stay() -> None:
+    draw = np.random.default_rng(0).normal(size=(3, 3, 10, 5))
+    mask = two_of_four(draw)
+    assert follows(draw * mask, "2:4")
+    for group in (slice(0, 4), slice(4, 8), slice(8, 10)):
+        kept = np.abs(np.where(mask, draw, 0))[:, :, group]
+        # The last group has two channels, of which both stay.
+        wanted = np.sort(np.abs(draw[:, :, group]), axis=2)[:, :, -2:]
+        np.testing.assert_array_equal(np.sort(kept, axis=2)[:, :, -2:], wanted)
+        assert np.all(np.count_nonzero(kept, axis=2) == 2)
+
+
+def test_the_sparsity_rises_to_its_target_in_half_of_the_steps() -> None:
+    schedule = Schedule.of(1000, "unstructured")
+    due = [step for step in range(1, 1001) if schedule.is_due(step)]
+    assert due == list(range(5, 501, 5))
+    # Zhu and Gupta: s (1 - (1 - t/n)^3).
+    assert schedule.sparsity(250, 0.8) == pytest.approx(0.8 * (1 - 0.5**3))
+    assert schedule.sparsity(500, 0.8) == 0.8
+    assert [step for step in range(1, 9) if Schedule.of(8, "2:4").is_due(step)] == [1]

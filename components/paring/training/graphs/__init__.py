@@ -1,0 +1,1 @@
+"""Training of a SavedModel's graph, for models that have no Keras form."""
