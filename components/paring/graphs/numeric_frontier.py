@@ -8,8 +8,10 @@ What is text work is told by the operators and by the types of their tensors; wh
 has a row for each example is measured, by computing it for batches of two sizes.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,7 +134,7 @@ def find_frontier(
     absorbed = _absorb(view, parts)
     measured = _Rows(view, parts, shapes, batches)
     _move_until_rows(view, parts, measured)
-    _release(view, parts, absorbed)
+    _narrow(view, parts, absorbed, measured)
     core = [op for op in view.operations if op.name not in parts.before | parts.after]
     sources = {name: _behind(view.graph.get_tensor_by_name(item)) for name, item in outputs.items()}
     heavy = [op for op in core if view.is_heavy(op)]
@@ -325,34 +327,109 @@ def _absorb(view: _View, parts: _Parts) -> set[str]:
     return absorbed
 
 
-def _release(view: _View, parts: _Parts, absorbed: set[str]) -> None:
-    """Give the core back what it can compute from tensors that it takes in any case.
+def _narrow(view: _View, parts: _Parts, absorbed: set[str], rows: "_Rows") -> None:
+    """Give the core back what lets fewer tensors cross.
 
-    A mask, for one, that is computed from the ids of an embedding.
+    A mask and the ids that an embedding clips may both come from the ids of a table: one tensor
+    instead of two. It is a minimum cut (Ford and Fulkerson, 1956) through the tensors between
+    text work and the core; of several, the one nearest to the core.
     """
-    taken = {
-        tensor.name
-        for op in view.operations
-        if op.name not in parts.before | parts.after
-        for tensor in view.inputs(op)
-    }
-    # What text work needs stays where it is.
-    needed = {
-        tensor.op.name
-        for op in view.operations
-        if op.name in parts.before - absorbed
-        for tensor in view.inputs(op)
-    }
-    released: set[str] = set()
+    fixed = parts.before - absorbed
+    pending = [op for op in view.operations if op.name in fixed]
+    while pending:
+        for tensor in view.inputs(pending.pop()):
+            if tensor.op.name in parts.before and tensor.op.name not in fixed:
+                fixed.add(tensor.op.name)
+                pending.append(tensor.op)
+    network = _Network()
     for op in view.operations:
-        if op.name in absorbed - needed and all(
-            tensor.name in taken or tensor.op.name in released for tensor in view.inputs(op)
-        ):
-            released.add(op.name)
-    for op in reversed(view.operations):
-        if op.name in parts.before - released:
-            released -= {tensor.op.name for tensor in view.inputs(op)}
-    parts.before -= released
+        if op.name in fixed or op.name in parts.after:
+            continue
+        for tensor in view.inputs(op):
+            if tensor.op.name not in parts.before:
+                continue
+            network.add_tensor(tensor.name, can_cross=rows.shape(tensor) is not None)
+            if tensor.op.name in fixed:
+                network.add_source(tensor.name)
+            if op.name not in parts.before:
+                network.add_end(tensor.name)
+            else:
+                for output in op.outputs:
+                    network.add_tensor(output.name, can_cross=rows.shape(output) is not None)
+                    network.add_edge(tensor.name, output.name)
+    parts.before = fixed
+    for name in network.minimum_cut():
+        _move(view, parts, view.graph.get_tensor_by_name(name).op)
+
+
+class _Network:
+    """Tensors between text work and the core, of which the fewest that part them are sought."""
+
+    _SOURCE, _END = ("source", 0), ("end", 0)
+    _MANY = 1 << 30
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
+        self._tensors: set[str] = set()
+
+    def add_tensor(self, name: str, *, can_cross: bool) -> None:
+        """Add a tensor, once."""
+        if name not in self._tensors:
+            self._tensors.add(name)
+            self._add((name, 0), (name, 1), 1 if can_cross else self._MANY)
+
+    def add_source(self, name: str) -> None:
+        """Note that text work gives a tensor."""
+        self._add(self._SOURCE, (name, 0), self._MANY)
+
+    def add_end(self, name: str) -> None:
+        """Note that the core reads a tensor."""
+        self._add((name, 1), self._END, self._MANY)
+
+    def add_edge(self, name: str, other: str) -> None:
+        """Note that a tensor is computed from another."""
+        self._add((name, 1), (other, 0), self._MANY)
+
+    def minimum_cut(self) -> set[str]:
+        """Return the tensors of the minimum cut that is nearest to the core."""
+        while path := self._path():
+            for start, end in pairwise(path):
+                self._left[start][end] -= 1
+                self._left[end][start] += 1
+        reaching = {self._END}
+        pending = [self._END]
+        while pending:
+            end = pending.pop()
+            for start in self._left[end]:
+                if start not in reaching and self._left[start][end] > 0:
+                    reaching.add(start)
+                    pending.append(start)
+        return {
+            name
+            for name in self._tensors
+            if (name, 1) in reaching and (name, 0) not in reaching
+        }
+
+    def _add(self, start: tuple[str, int], end: tuple[str, int], capacity: int) -> None:
+        self._left.setdefault(start, {})[end] = capacity
+        self._left.setdefault(end, {}).setdefault(start, 0)
+
+    def _path(self) -> list[tuple[str, int]]:
+        """Return a path with capacity left, found breadth first; none if there is none."""
+        came = {self._SOURCE: self._SOURCE}
+        pending = deque([self._SOURCE])
+        while pending:
+            start = pending.popleft()
+            for end, left in self._left.get(start, {}).items():
+                if left > 0 and end not in came:
+                    came[end] = start
+                    pending.append(end)
+        if self._END not in came:
+            return []
+        path = [self._END]
+        while path[-1] != self._SOURCE:
+            path.append(came[path[-1]])
+        return path[::-1]
 
 
 class _Rows:
