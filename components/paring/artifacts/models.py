@@ -14,6 +14,7 @@ from paring.artifacts.findings import Findings
 
 SERVING_DIR = "Format-Serving"
 KERAS_FILE = "Format-Keras/model.keras"
+PARTS_DIR = "Format-Parts"
 
 
 @dataclass
@@ -39,6 +40,14 @@ class Servable(Artifact):
         """The folder of the served form."""
         return self.path / SERVING_DIR
 
+    @property
+    def parts_dir(self) -> Path:
+        """The folder of the text work around a numeric core; may not exist.
+
+        See `paring.graphs.numeric_core`.
+        """
+        return self.path / PARTS_DIR
+
 
 @dataclass
 class Model(Servable):
@@ -57,6 +66,9 @@ class Model(Servable):
             None if it was not.
         trained_on: The strategy, replicas and dtype policy of the step that trained it.
         sample_weights: The column of sample weights that it was trained with; "" without.
+        preprocess_inputs: What the signature of the user's model takes, where that does text
+            work and this one is its dense numeric core; see `parts_dir`.
+        uncut: Why a model that does text work was not cut at its numeric core, if so.
     """
 
     keras: str = ""
@@ -65,6 +77,8 @@ class Model(Servable):
     source_precision: tuple[str, ...] | None = None
     trained_on: str = ""
     sample_weights: str = ""
+    preprocess_inputs: tuple[str, ...] = ()
+    uncut: str | None = None
 
     @property
     def keras_file(self) -> Path:

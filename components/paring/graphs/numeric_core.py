@@ -32,7 +32,6 @@ from paring.graphs.numeric_frontier import (
     Frontier,
     ParsedFeature,
     find_frontier,
-    needs_cut,
     parsed_features,
 )
 from paring.graphs.trial_batches import BatchKind, batch_kinds, make_batch
@@ -44,6 +43,7 @@ from paring.models.arguments import (
 )
 from paring.models.library_types import GraphDef
 from paring.models.numeric_parts import INTERFACE, POSTPROCESS, PREPROCESS, Interface, Tensor
+from paring.models.part_calls import PartCalls, equal_outputs
 from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY
 from paring.models.signature_loading import load_signatures
@@ -53,8 +53,6 @@ _BATCHES = (3, 5)
 _CHECKED_BATCH = 4
 _WORDS = 100
 _TABLES = ("HashTable", "HashTableV2", "MutableHashTable", "MutableHashTableV2")
-# The same kernels on the same values; XLA and Grappler may still fuse across the cut.
-_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,6 @@ class SignatureParts:
         self._constants = {
             name: tensor for name, tensor in captures.items() if tensor.dtype != tf.resource
         }
-        self.is_needed = needs_cut(
-            self._graph_def, self._inputs.values(), self._outputs.values()
-        )
-        if not self.is_needed:
-            return
         self._tables = self._copied_tables(
             {n: t for n, t in captures.items() if n not in self._variables | self._constants}
         )
@@ -356,66 +349,14 @@ class SignatureParts:
         """Compare the parts with the whole on made-up examples."""
         batch = self._tensors(self._batch(self._kind, _CHECKED_BATCH))
         whole = by_name(self._function)(batch)
-        joined = load_parts(parts, core)(batch)
+        joined = PartCalls(parts, core).whole(batch)
         for name, tensor in whole.items():
-            if not _equal(tensor.numpy(), joined[name].numpy()):
+            if not equal_outputs(tensor.numpy(), joined[name].numpy()):
                 raise UnsupportedError(
                     f"output {name!r} of this model's parts is not that of the whole",
                     received=f"parts cut at {', '.join(c.name for c in self.frontier.core_inputs)}",
                     remedy="serve it as it is",
                 )
-
-
-def cut_signature(
-    model: SavedModel, parts: Path, core: Path, *, key: str = SERVING_KEY
-) -> Interface | None:
-    """Cut a signature that does text work, and write its parts.
-
-    Args:
-        model: A SavedModel that was checked when it was opened.
-        parts: Gets the text work; see the module.
-        core: Gets the dense numeric core.
-        key: The signature.
-
-    Returns:
-        The tensors between the parts; None if the signature does no text work.
-
-    Raises:
-        ModelError: TensorFlow can't load it.
-        UnsupportedError: It has no dense numeric core, or can't be cut.
-    """
-    cut = SignatureParts(model, key)
-    return cut.write(parts, core) if cut.is_needed else None
-
-
-def load_parts(
-    parts: Path, core: Path
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Return a function that calls the parts one after another on tensors by their names.
-
-    Args:
-        parts: The text work; see the module.
-        core: A SavedModel with the core's signature.
-    """
-    interface = Interface.read(parts / INTERFACE)
-    loaded = [load_signatures(SavedModel(parts / PREPROCESS)), load_signatures(SavedModel(core))]
-    if interface.post_outputs:
-        loaded.append(load_signatures(SavedModel(parts / POSTPROCESS)))
-    calls = [by_name(item.signatures[SERVING_KEY]) for item in loaded]
-
-    def call(tensors: Mapping[str, Any]) -> dict[str, Any]:
-        known = calls[0](tensors)
-        known |= calls[1]({item.name: known[item.name] for item in interface.core_inputs})
-        last = {}
-        if interface.post_outputs:
-            last = calls[2]({name: known[name] for name in interface.post_inputs})
-        return {
-            name: last[name] if name in interface.post_outputs else known[source]
-            for name, source in interface.outputs.items()
-        }
-
-    call.__dict__["loaded"] = loaded
-    return call
 
 
 def join_parts(parts: Path, core: Path, out: Path) -> None:
@@ -429,22 +370,20 @@ def join_parts(parts: Path, core: Path, out: Path) -> None:
     Raises:
         ModelError: A part is broken.
     """
-    interface = Interface.read(parts / INTERFACE)
-    call = load_parts(parts, core)
-    source = load_signatures(SavedModel(parts / PREPROCESS)).signatures[SERVING_KEY]
-    specs = signature_specs(source)
+    calls = PartCalls(parts, core)
+    specs = signature_specs(calls.loaded[0].signatures[SERVING_KEY])
     module = tf.Module()
     module.weights, module.tables = [], []
-    for loaded in call.__dict__["loaded"]:
+    for loaded in calls.loaded:
         _keep(module, loaded)
 
     def serve(*tensors: Any) -> dict[str, Any]:
-        return call(dict(zip(specs, tensors, strict=True)))
+        return calls.whole(dict(zip(specs, tensors, strict=True)))
 
     traced = tf.function(serve, autograph=False)
     concrete = traced.get_concrete_function(*argument_specs(specs))
-    save_signatures(module, {interface.signature: concrete}, out, specs)
-    _set_method(out, interface)
+    save_signatures(module, {calls.interface.signature: concrete}, out, specs)
+    _set_method(out, calls.interface)
 
 
 def _keep(module: Any, loaded: Any) -> None:
@@ -476,14 +415,6 @@ def _set_method(folder: Path, interface: Interface) -> None:
         definition.method_name = interface.method
     file.write_bytes(saved.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(folder))
-
-
-def _equal(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    if left.dtype.kind not in "fc":
-        return bool(np.array_equal(left, right))
-    return bool(np.allclose(left, right, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
 
 
 def _described(name: str, spec: Any) -> Tensor:

@@ -93,20 +93,6 @@ class _Parts:
     after: set[str] = field(default_factory=set)
 
 
-def needs_cut(graph_def: GraphDef, placeholders: Iterable[str], outputs: Iterable[str]) -> bool:
-    """Return whether a signature does text work anywhere.
-
-    Args:
-        graph_def: The signature's graph with its functions inlined.
-        placeholders: Those of the inputs.
-        outputs: The tensors of its outputs.
-    """
-    view = _View(graph_def, list(placeholders), list(outputs), {})
-    return any(view.is_outside(op) for op in view.operations) or any(
-        not _is_number(view.graph.get_tensor_by_name(f"{name}:0").dtype) for name in placeholders
-    )
-
-
 def find_frontier(
     graph_def: GraphDef,
     inputs: Mapping[str, str],

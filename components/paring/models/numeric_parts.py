@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from paring.errors import ModelError
+from paring.models.saved_model import SavedModel
+from paring.models.signature import SERVING_KEY
+from paring.models.state import called_nodes
 from paring.system.documents import read_json
 
 PREPROCESS: Final = "preprocess"
@@ -17,6 +20,29 @@ POSTPROCESS: Final = "postprocess"
 
 INTERFACE: Final = "interface.json"
 """File of the tensors between the parts."""
+
+SOURCE: Final = "source"
+"""Folder of the SavedModel as it was before it was cut."""
+
+# How the names of operators begin that make a model of numbers one that runs in TensorFlow alone.
+_TEXT_WORK = ("AsString", "LookupTableFind", "ParseExample", "StringToHash", "StringToNumber")
+
+
+def does_text_work(model: SavedModel, key: str = SERVING_KEY) -> bool:
+    """Return whether a signature takes or gives text, looks up tables, or hashes.
+
+    Args:
+        model: The SavedModel.
+        key: The signature.
+
+    Raises:
+        ModelError: It can't be read.
+    """
+    signature = model.signature(key)
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
+    return any(spec.dtype == "object" for spec in specs) or any(
+        node.op.startswith(_TEXT_WORK) for node in called_nodes(model.meta_graph, key)
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="6", imports_models=True)
+@step(version="7", imports_models=True)
 def import_model(
     original: Input[Model],
     model: Output[Model],
@@ -34,6 +34,13 @@ def import_model(
     A Keras model that computes in half precision, such as mixed_float16, becomes
     the same model in float32, in both forms, and the fact `source_precision` states
     its former precision. A bare SavedModel stays as it is.
+
+    A signature that takes serialized tf.Examples or text, looks up tables or hashes is cut:
+    `Format-Serving/` gets its dense numeric core, which all other steps work on, and
+    `Format-Parts/` the rest: the whole SavedModel in `source/`, its text work in `preprocess/`
+    and `postprocess/`, and the tensors between in `interface.json`. The parts are checked to
+    answer as the whole on made-up examples. The fact `preprocess_inputs` names what the whole
+    takes; where there is no such core, `uncut` states the reason.
 
     Examples:
         >>> model = paring.import_model(network)
@@ -67,6 +74,7 @@ def import_model(
     source = keras_source(original)
     if original.path.is_file():
         import_keras_file(original, model)
+        _cut(model)
         return
 
     saved = SavedModel.open(original)
@@ -92,6 +100,35 @@ def import_model(
     if not model.serving_dir.exists():
         copy_tree(saved.folder, model.serving_dir)
         model.size_bytes = content_bytes(model.serving_dir)
+    _cut(model)
+
+
+def _cut(model: Model) -> None:
+    """Put the numeric core of a model that does text work in its place."""
+    from paring.models.numeric_parts import SOURCE, does_text_work
+    from paring.models.saved_model import SavedModel
+
+    if not does_text_work(SavedModel(model.serving_dir)):
+        return
+    from paring.graphs.numeric_core import SignatureParts
+
+    source = model.parts_dir / SOURCE
+    model.parts_dir.mkdir()
+    model.serving_dir.rename(source)
+    try:
+        interface = SignatureParts(SavedModel(source)).write(model.parts_dir, model.serving_dir)
+    except UnsupportedError as error:
+        shutil.rmtree(model.serving_dir, ignore_errors=True)
+        source.rename(model.serving_dir)
+        shutil.rmtree(model.parts_dir)
+        model.uncut = first_line(error)
+        _LOG.warning("its numeric core can't be optimized apart from its text work: %s", error)
+        return
+    shutil.rmtree(model.keras_file.parent, ignore_errors=True)
+    model.keras = "none"
+    model.not_trainable = "its Keras form takes text, and the examples are those of its core"
+    model.preprocess_inputs = tuple(item.name for item in interface.inputs)
+    model.size_bytes = content_bytes(model.serving_dir)
 
 
 def _save_in_float32(loaded: "Loaded", saved: "SavedModel", model: Model) -> None:
