@@ -35,7 +35,9 @@ from paring.artifacts.findings import (
     TPUReadiness,
 )
 from paring.artifacts.models import (
+    CORE_DIR,
     KERAS_FILE,
+    PARTS_DIR,
     SERVING_DIR,
     ChannelPrunedModel,
     ClusteredModel,
@@ -51,7 +53,9 @@ from paring.artifacts.models import (
 )
 
 __all__ = [
+    "CORE_DIR",
     "KERAS_FILE",
+    "PARTS_DIR",
     "RECORD",
     "SERVING_DIR",
     "Artifact",

@@ -15,6 +15,7 @@ from paring.artifacts.findings import Findings
 SERVING_DIR = "Format-Serving"
 KERAS_FILE = "Format-Keras/model.keras"
 PARTS_DIR = "Format-Parts"
+CORE_DIR = "Format-Core"
 
 
 @dataclass
@@ -47,6 +48,13 @@ class Servable(Artifact):
         See `paring.graphs.numeric_core`.
         """
         return self.path / PARTS_DIR
+
+    def numeric_core(self) -> "Servable":
+        """Return the numeric core of a selected model; the artifact itself where it is none."""
+        core = self.path / CORE_DIR
+        if not core.is_dir():
+            return self
+        return Servable(core, trusted=self.trusted, engine_trusted=self.engine_trusted)
 
 
 @dataclass
@@ -268,6 +276,10 @@ class SplitModel(ServingModel):
 @dataclass
 class SelectedModel(Servable):
     """The chosen candidate, in whichever form it is served.
+
+    Where the source was cut at its numeric core, `Format-Serving/` holds the whole model: a
+    SavedModel with the source's signature, or the core's file with the text work beside it,
+    and `Format-Core/` the candidate itself.
 
     Attributes:
         candidate: The id of the candidate.

@@ -77,7 +77,7 @@ class _Source:
 
     def __init__(self, model: Model, *, label: str, weights: str) -> None:
         self._core = SavedModel.open(model)
-        self._parts = PartCalls(model.parts_dir, self._core.folder)
+        self._parts = PartCalls(model.parts_dir, self._core.folder, trusted=model.trusted)
         self._interface: Interface = self._parts.interface
         whole = SavedModel.open(_whole(model))
         self._whole_model = load_signatures(whole)

@@ -124,12 +124,13 @@ class SignatureParts:
             batches=_BATCHES,
         )
 
-    def write(self, parts: Path, core: Path) -> Interface:
+    def write(self, parts: Path, core: Path, *, trusted: bool = False) -> Interface:
         """Write the parts, and check that together they answer as the whole.
 
         Args:
             parts: Gets `preprocess/`, `postprocess/` where there is one, and `interface.json`.
             core: Gets the core, a SavedModel with the signature `serving_default`.
+            trusted: Whether the text work may hold operators that touch anything else.
 
         Raises:
             UnsupportedError: They don't.
@@ -138,8 +139,10 @@ class SignatureParts:
         given = [*frontier.core_inputs, *frontier.aside]
         self._save(
             parts / PREPROCESS,
-            {name: Crossing(name, f"{self._inputs[name]}:0", spec.dtype, None)
-             for name, spec in self._specs.items()},
+            {
+                name: Crossing(name, f"{self._inputs[name]}:0", spec.dtype, None)
+                for name, spec in self._specs.items()
+            },
             {item.name: item.tensor for item in given},
             specs=self._specs,
             asserted=True,
@@ -157,7 +160,7 @@ class SignatureParts:
             )
         interface = self._interface()
         interface.write(parts / INTERFACE)
-        self._check(parts, core)
+        self._check(PartCalls(parts, core, trusted=trusted))
         return interface
 
     def _interface(self) -> Interface:
@@ -345,11 +348,11 @@ class SignatureParts:
         handles |= {name: item for name, item in self._constants.items() if name in read}
         return {name: graph.capture(tensor) for name, tensor in handles.items()}
 
-    def _check(self, parts: Path, core: Path) -> None:
+    def _check(self, calls: PartCalls) -> None:
         """Compare the parts with the whole on made-up examples."""
         batch = self._tensors(self._batch(self._kind, _CHECKED_BATCH))
         whole = by_name(self._function)(batch)
-        joined = PartCalls(parts, core).whole(batch)
+        joined = calls.whole(batch)
         for name, tensor in whole.items():
             if not equal_outputs(tensor.numpy(), joined[name].numpy()):
                 raise UnsupportedError(
@@ -359,18 +362,19 @@ class SignatureParts:
                 )
 
 
-def join_parts(parts: Path, core: Path, out: Path) -> None:
+def join_parts(parts: Path, core: Path, out: Path, *, trusted: bool = False) -> None:
     """Write a SavedModel with the source's signature whose core is another one.
 
     Args:
         parts: The text work; see the module.
         core: A SavedModel with the core's signature, such as an optimized one.
         out: Gets the SavedModel.
+        trusted: Whether the text work may hold operators that touch anything else.
 
     Raises:
         ModelError: A part is broken.
     """
-    calls = PartCalls(parts, core)
+    calls = PartCalls(parts, core, trusted=trusted)
     specs = signature_specs(calls.loaded[0].signatures[SERVING_KEY])
     module = tf.Module()
     module.weights, module.tables = [], []

@@ -29,7 +29,14 @@ Batch = Mapping[str, np.ndarray[Any, Any]]
 # look up, or make tensors whose size depends on the values.
 _OUTSIDE = (
     *("DecodeCSV", "DecodeJSON", "DecodeProto", "DenseBincount", "Bincount", "Fingerprint"),
-    *("LookupTable", "MutableHashTable", "HashTable", "ParseExample", "ParseSingle", "ParseSequence"),
+    *(
+        "LookupTable",
+        "MutableHashTable",
+        "HashTable",
+        "ParseExample",
+        "ParseSingle",
+        "ParseSequence",
+    ),
     *("Ragged", "Sparse", "String", "Unique", "UnsortedSegmentJoin", "Unicode", "Where"),
 )
 # They begin so too, and are arithmetic.
@@ -168,9 +175,7 @@ class _View:
         self.operations = [
             op
             for op in ordered
-            if op.name in self.changing
-            and op.name not in self.placeholders
-            and op.name not in ends
+            if op.name in self.changing and op.name not in self.placeholders and op.name not in ends
         ]
 
     def inputs(self, op: Any) -> list[Any]:
@@ -215,8 +220,7 @@ def _is_outside(op: str) -> bool:
 
 def _has_text(node: Any) -> bool:
     return any(
-        value.type == tf.string.as_datatype_enum
-        or tf.string.as_datatype_enum in value.list.type
+        value.type == tf.string.as_datatype_enum or tf.string.as_datatype_enum in value.list.type
         for value in node.attr.values()
     )
 
@@ -391,9 +395,7 @@ class _Network:
                     reaching.add(start)
                     pending.append(start)
         return {
-            name
-            for name in self._tensors
-            if (name, 1) in reaching and (name, 0) not in reaching
+            name for name in self._tensors if (name, 1) in reaching and (name, 0) not in reaching
         }
 
     def _add(self, start: tuple[str, int], end: tuple[str, int], capacity: int) -> None:
@@ -499,7 +501,9 @@ def _assembled(
     inputs: Mapping[str, str],
 ) -> Frontier:
     core = {
-        op.name for op in view.operations if op.name not in parts.before and op.name not in parts.after
+        op.name
+        for op in view.operations
+        if op.name not in parts.before and op.name not in parts.after
     }
     crossing: dict[str, Any] = {}
     for op in view.operations:
@@ -645,11 +649,7 @@ def _plain(name: str) -> str:
 
 def parsed_keys(op: Any) -> dict[int, str]:
     """Return the feature that each output of an operator that parses tf.Example comes from."""
-    return {
-        place: feature.name
-        for feature in parsed_features(op)
-        for place in feature.outputs
-    }
+    return {place: feature.name for feature in parsed_features(op) for place in feature.outputs}
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def make_batch(
 
 
 class _Values:
-    def __init__(self, random: np.random.Generator, kind: BatchKind, words: Sequence[bytes]) -> None:
+    def __init__(
+        self, random: np.random.Generator, kind: BatchKind, words: Sequence[bytes]
+    ) -> None:
         self._random = random
         self._kind = kind
         self._words = [*words, b"paring", b"unknown words"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.artifacts import Servable
 from paring.models.arguments import by_name
 from paring.models.numeric_parts import INTERFACE, POSTPROCESS, PREPROCESS, Interface
 from paring.models.saved_model import SavedModel
@@ -24,7 +25,9 @@ class PartCalls:
     Args:
         parts: The folder with the text work and `interface.json`; see
             `paring.graphs.numeric_core`.
-        core: A SavedModel with the core's signature; None for the text work alone.
+        core: A SavedModel with the core's signature, which was checked when it was opened; None
+            for the text work alone.
+        trusted: Whether the text work may hold operators that touch anything else.
 
     Attributes:
         interface: The tensors between the parts.
@@ -36,13 +39,13 @@ class PartCalls:
             network.
     """
 
-    def __init__(self, parts: Path, core: Path | None = None) -> None:
+    def __init__(self, parts: Path, core: Path | None = None, *, trusted: bool = False) -> None:
         self.interface = Interface.read(parts / INTERFACE)
-        models = [SavedModel.open(parts / PREPROCESS)]
+        models = [SavedModel.open(Servable(parts / PREPROCESS, trusted=trusted))]
         if core is not None:
             models.append(SavedModel(core))
         if self.interface.post_outputs:
-            models.append(SavedModel.open(parts / POSTPROCESS))
+            models.append(SavedModel.open(Servable(parts / POSTPROCESS, trusted=trusted)))
         self.loaded = [load_signatures(item) for item in models]
         self._calls = [by_name(item.signatures[SERVING_KEY]) for item in self.loaded]
 

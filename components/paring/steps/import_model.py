@@ -116,7 +116,8 @@ def _cut(model: Model) -> None:
     model.parts_dir.mkdir()
     model.serving_dir.rename(source)
     try:
-        interface = SignatureParts(SavedModel(source)).write(model.parts_dir, model.serving_dir)
+        cut = SignatureParts(SavedModel(source))
+        interface = cut.write(model.parts_dir, model.serving_dir, trusted=model.trusted)
     except UnsupportedError as error:
         shutil.rmtree(model.serving_dir, ignore_errors=True)
         source.rename(model.serving_dir)
@@ -124,9 +125,10 @@ def _cut(model: Model) -> None:
         model.uncut = first_line(error)
         _LOG.warning("its numeric core can't be optimized apart from its text work: %s", error)
         return
-    shutil.rmtree(model.keras_file.parent, ignore_errors=True)
-    model.keras = "none"
-    model.not_trainable = "its Keras form takes text, and the examples are those of its core"
+    if model.keras_file.exists():
+        shutil.rmtree(model.keras_file.parent)
+        model.keras = "none"
+        model.not_trainable = "its Keras form takes text, and the examples are those of its core"
     model.preprocess_inputs = tuple(item.name for item in interface.inputs)
     model.size_bytes = content_bytes(model.serving_dir)
 

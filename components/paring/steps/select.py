@@ -29,7 +29,7 @@ from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="6", opens_models=False)
+@step(version="7")
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -52,6 +52,11 @@ def select(
     candidate with its figures, its outcome, the reasons, and notes on how it was
     built; null is not measured.
 
+    Where `import_model` cut the source at its numeric core, the figures are those of cores, and
+    the selected model is whole again: a SavedModel with the source's signature and the chosen
+    core in it, or the core's file with `preprocess/` and `interface.json` beside it, which
+    `paring.load_runner` calls one after another.
+
     Examples:
         >>> converted = paring.convert_tflite(network)
         >>> models = {"source": paring.import_model(network), "lite": converted}
@@ -72,7 +77,7 @@ def select(
         evaluations: The gate's metric, accuracy and agreement of each, by the
             same ids.
         selection: Record of the selection, `selection.json`.
-        selected: A copy of the chosen candidate's served form.
+        selected: A copy of the chosen candidate's served form, with the source's text work.
         max_accuracy_drop: Largest loss against the source by the metric of the
             evaluations: 0.01 is one point of accuracy, a growth of an error by
             1%, or, without labels, a disagreement on 1% of the examples. Each
@@ -132,7 +137,7 @@ def select(
             remedy="give outputs of import_model or of an optimizing step",
         )
     winner.verify(thoroughly=True)
-    copy_tree(served, selected.serving_dir)
+    _write_whole(candidates[SOURCE], winner, selected, chosen.id)
     selected.copied_from(winner)
     selected.candidate = chosen.id
     selected.size_bytes = content_bytes(selected.serving_dir)
@@ -152,6 +157,17 @@ def select(
     selection.candidates = len(rows)
     selection.passed = passed
     selection.sample_weights = weights
+
+
+def _write_whole(source: Servable, winner: Servable, selected: SelectedModel, name: str) -> None:
+    """Copy the winner, joined with the source's text work where the source was cut."""
+    if not source.parts_dir.is_dir():
+        copy_tree(winner.serving_dir, selected.serving_dir)
+        return
+    from paring.serving.delivery import deliver
+
+    source.verify(thoroughly=True)
+    deliver(source, winner.serving_dir, selected, is_source=name == SOURCE)
 
 
 _BENCHMARK_FIGURES = {field.name for field in fields(CandidateRow)} & (
