@@ -123,9 +123,9 @@ def find_frontier(
         UnsupportedError: Nothing dense with weights is left for a core.
     """
     view = _View(graph_def, list(inputs.values()), list(outputs.values()), variables)
-    parts = _levels(view)
+    measured = _Rows(view, shapes, batches)
+    parts = _levels(view, measured)
     absorbed = _absorb(view, parts)
-    measured = _Rows(view, parts, shapes, batches)
     _move_until_rows(view, parts, measured)
     _narrow(view, parts, absorbed, measured)
     core = [op for op in view.operations if op.name not in parts.before | parts.after]
@@ -266,18 +266,24 @@ def _in_order(ends: Iterable[Any]) -> list[Any]:
     return list(ordered.values())
 
 
-def _levels(view: _View) -> _Parts:
+def _levels(view: _View, rows: "_Rows") -> _Parts:
     """Put text work before the core, and what of it needs the core's weights after it."""
     parts = _Parts()
     weighed: set[str] = set()
+    # What may lie in the core: an embedding of sparse ids, for one, may not.
+    dense: set[str] = set()
     outside: list[Any] = []
     for op in view.operations:
         sources = {item.op.name for item in view.inputs(op)}
+        if not view.is_outside(op) and all(
+            item.op.name in dense or rows.shape(item) is not None for item in view.inputs(op)
+        ):
+            dense.add(op.name)
         if sources & parts.after or (view.is_outside(op) and sources & weighed):
             parts.after.add(op.name)
         elif view.is_outside(op):
             outside.append(op)
-        if sources & weighed or view.is_heavy(op):
+        if sources & weighed or (op.name in dense and view.is_heavy(op)):
             weighed.add(op.name)
     for op in outside:
         _move(view, parts, op)
@@ -390,7 +396,7 @@ class _Network:
         pending = [self._END]
         while pending:
             end = pending.pop()
-            for start in self._left[end]:
+            for start in self._left.get(end, {}):
                 if start not in reaching and self._left[start][end] > 0:
                     reaching.add(start)
                     pending.append(start)
@@ -426,7 +432,6 @@ class _Rows:
     def __init__(
         self,
         view: _View,
-        parts: _Parts,
         shapes: Callable[[Sequence[str]], Sequence[Mapping[str, tuple[int, ...]]]],
         batches: Sequence[int],
     ) -> None:
