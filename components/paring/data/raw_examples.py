@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from paring.artifacts import Model
 from paring.data.columns import label_outputs
 from paring.data.example_files import WHOLE, Group, column_file, locate, read_columns
+from paring.data.raw_sample import SAMPLE, write_sample
 from paring.data.record_files import records
 from paring.data.tables import column_values, read_table, shaped
 from paring.data.tfrecords import read_records
@@ -101,6 +102,9 @@ class _Source:
             made = self._preprocess(batch, group.where)
             for name, array in made.items():
                 parts[name].append(array)
+            if number == 0:
+                rows = {name: array[:_COMPARED] for name, array in batch.items()}
+                write_sample(folder / SAMPLE, rows)
             if number < _COMPARED_BATCHES:
                 compared += self._compare(batch, made, group.where)
         for name, arrays in parts.items():

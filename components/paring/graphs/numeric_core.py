@@ -7,16 +7,15 @@ between them. Tables are stored inside of these, with their content, so that no 
 vocabularies lie beside.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from paring.errors import ModelError, UnsupportedError, first_line
+from paring.errors import UnsupportedError, first_line
 from paring.graphs.graph import load_function
 from paring.graphs.graph_editing import GraphEditor, node_name
 from paring.graphs.inlined_graph import (
@@ -29,7 +28,6 @@ from paring.graphs.inlined_graph import (
 from paring.graphs.numeric_frontier import (
     Batch,
     Crossing,
-    Frontier,
     ParsedFeature,
     find_frontier,
     parsed_features,
@@ -46,7 +44,6 @@ from paring.models.numeric_parts import INTERFACE, POSTPROCESS, PREPROCESS, Inte
 from paring.models.part_calls import PartCalls, equal_outputs
 from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY
-from paring.models.signature_loading import load_signatures
 
 # Sizes by which a tensor's rows are told from its other dimensions, and one to check the cut by.
 _BATCHES = (3, 5)

@@ -76,6 +76,7 @@ def import_examples(
     from paring.data.example_files import column_file
     from paring.data.examples import LABEL, draw_rows, open_splits, stratified_split
     from paring.data.raw_examples import preprocessed
+    from paring.data.raw_sample import SAMPLE
     from paring.data.weights import FOLDER, check_any_weight
     from paring.models.saved_model import SavedModel
 
@@ -86,6 +87,8 @@ def import_examples(
         source, examples.compared_with_whole = preprocessed(
             original.path, model, scratch / "preprocessed", label=label, weights=weights
         )
+        for sample in sorted(source.rglob(SAMPLE))[:1]:
+            shutil.copyfile(sample, examples.path / SAMPLE)
     splits = open_splits(
         source,
         ["train", "eval"],

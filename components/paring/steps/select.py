@@ -144,7 +144,7 @@ def select(
     ordered = _ordered(rows, objective)
     weights = evaluations[SOURCE].sample_weights
     SelectionResult(
-        verdict=verdict(chosen, ordered[0], passed),
+        verdict=_verdict(chosen, ordered[0], passed, benchmarks[chosen.id]),
         source_digest=candidates[SOURCE].digest,
         selected=chosen.id,
         gate=gate,
@@ -310,7 +310,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
         artifact=str(own.candidate.path),
         outcome=Outcome(failure.outcome) if failure else Outcome.PASSED,
         reasons=(failure.reason,) if failure else (),
-        notes=(own.candidate.note,) if own.candidate.note else (),
+        notes=_notes(own),
         metric=metric,
         score=judged.score,
         drop=0.0 if name == SOURCE else judged.drop,
@@ -321,6 +321,30 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
         size_bytes=own.size_bytes,
         size_ratio=sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
         **{figure: getattr(own.benchmark, figure) for figure in _BENCHMARK_FIGURES},
+    )
+
+
+def _verdict(
+    chosen: CandidateRow, source: CandidateRow, passed: int, benchmark: BenchmarkMetrics
+) -> str:
+    text = verdict(chosen, source, passed)
+    if chosen.id == SOURCE or benchmark.whole_speedup is None:
+        return text
+    return f"{text} These {_whole_figure(benchmark)}."
+
+
+def _notes(own: _Trio) -> tuple[str, ...]:
+    notes = [own.candidate.note] if own.candidate.note else []
+    if own.benchmark.whole_speedup is not None:
+        notes.append(_whole_figure(own.benchmark))
+    return tuple(notes)
+
+
+def _whole_figure(benchmark: BenchmarkMetrics) -> str:
+    """Return the speed-up with the text work, in words."""
+    return (
+        f"figures are of its numeric core; with {benchmark.text_work_p50_ms:.3g} ms of text work"
+        f" a call the whole is {benchmark.whole_speedup:.3g}x as fast as the source"
     )
 
 

@@ -6,10 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from paring.errors import UnsupportedError
-from paring.models.numeric_parts import INTERFACE, POSTPROCESS, Interface, does_text_work
-from paring.models.saved_model import SavedModel
 from tests.helpers.text_models import (
     example_of,
     save_estimator,
@@ -18,6 +14,10 @@ from tests.helpers.text_models import (
     save_wide_and_deep,
     taxi_rows,
 )
+
+from paring.errors import UnsupportedError
+from paring.models.numeric_parts import INTERFACE, POSTPROCESS, Interface, does_text_work
+from paring.models.saved_model import SavedModel
 
 Inputs = dict[str, Any]
 
