@@ -89,7 +89,7 @@ def save_wide_and_deep(folder: Path) -> None:
 
 
 def save_estimator(folder: Path) -> None:
-    """Save a SavedModel of TensorFlow 1, as estimators export: a vocabulary file, classify, predict.
+    """Save a SavedModel of TensorFlow 1 with a vocabulary file, as estimators export it.
 
     `serving_default` classifies: its classes are text. `predict` gives the likeliest class.
     """

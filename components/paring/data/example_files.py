@@ -134,8 +134,8 @@ def locate(path: Path) -> dict[str, Group]:
         raise ExamplesError(
             f"{path}: not a file of examples",
             received=path.suffix or "a name without a suffix",
-            remedy="give an .npz, .csv, .parquet, .tfrecord or .tfrecord.gz file, or a shard of one,"
-            " such as train.tfrecord-00000-of-00002",
+            remedy="give an .npz, .csv, .parquet, .tfrecord or .tfrecord.gz file, or a shard of"
+            " one, such as train.tfrecord-00000-of-00002",
         )
     # Refuses links that lead out of it.
     tree_files(path, ExamplesError)

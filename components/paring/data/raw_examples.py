@@ -141,7 +141,6 @@ class _Source:
             if len(self._inputs) == 1 and set(features) == set(self._inputs):
                 return self._serialized(group.records), others
             return self._parsed(group), others
-        known = {**self._labels, **({self._weights: None} if self._weights else {})}
         columns = read_columns(
             group,
             inputs={item.name: item for item in self._interface.inputs},
@@ -154,7 +153,7 @@ class _Source:
             arrays[columns.weights[0]] = columns.weights[1]
         raw = {name: self._column(arrays, name, group.where) for name in self._inputs}
         others = {name: array for name, array in arrays.items() if name not in self._inputs}
-        return _batches(raw), {n: a for n, a in others.items() if n in known or n != "x"}
+        return _batches(raw), others
 
     def _column(self, arrays: Mapping[str, NDArray[Any]], name: str, where: str) -> NDArray[Any]:
         if name not in arrays:
@@ -167,14 +166,7 @@ class _Source:
 
     def _serialized(self, files: Sequence[Path]) -> Iterator[Raw]:
         (name,) = self._inputs
-        batch: list[bytes] = []
-        for file in files:
-            for record in records(file):
-                batch.append(record)
-                if len(batch) == _BATCH:
-                    yield {name: np.array(batch, object)}
-                    batch = []
-        if batch:
+        for batch in _record_batches(files):
             yield {name: np.array(batch, object)}
 
     def _parsed(self, group: Group) -> Iterator[Raw]:
@@ -184,7 +176,7 @@ class _Source:
             name: tf.io.FixedLenFeature(_row_shape(item), _record_dtype(item))
             for name, item in self._inputs.items()
         }
-        for batch in self._serialized_lists(group.records):
+        for batch in _record_batches(group.records):
             try:
                 features = tf.io.parse_example(batch, spec)
             except (tf.errors.OpError, UnicodeDecodeError) as error:
@@ -197,17 +189,6 @@ class _Source:
                 name: _typed(features[name].numpy(), item, group.where)
                 for name, item in self._inputs.items()
             }
-
-    def _serialized_lists(self, files: Sequence[Path]) -> Iterator[list[bytes]]:
-        batch: list[bytes] = []
-        for file in files:
-            for record in records(file):
-                batch.append(record)
-                if len(batch) == _BATCH:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
 
     def _from_table(self, group: Group) -> tuple[Iterator[Raw], dict[str, NDArray[Any]]]:
         features = self._interface.features
@@ -254,15 +235,18 @@ class _Source:
         import tensorflow as tf
 
         answers = core({name: tf.constant(array) for name, array in made.items()})
-        for name, source in self._interface.outputs.items():
-            if source in answers and name not in self._interface.post_outputs:
-                if not equal_outputs(whole[name].numpy(), answers[source].numpy()[:count]):
-                    raise UnsupportedError(
-                        f"{where}: output {name!r} of the model's numeric core differs from that"
-                        " of the whole model",
-                        received=f"{count} examples",
-                        remedy="serve the model as it is; its rows may depend on one another",
-                    )
+        own = set(self._interface.outputs) - set(self._interface.post_outputs)
+        for name in sorted(own):
+            source = self._interface.outputs[name]
+            if source in answers and not equal_outputs(
+                whole[name].numpy(), answers[source].numpy()[:count]
+            ):
+                raise UnsupportedError(
+                    f"{where}: output {name!r} of the model's numeric core differs from that of"
+                    " the whole model",
+                    received=f"{count} examples",
+                    remedy="serve the model as it is; its rows may depend on one another",
+                )
         return count
 
     def _tensors(self, batch: Raw) -> dict[str, Any]:
@@ -273,6 +257,18 @@ class _Source:
             name: tf.constant(array, tf.string if kinds[name] == "object" else kinds[name])
             for name, array in batch.items()
         }
+
+
+def _record_batches(files: Sequence[Path]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for file in files:
+        for record in records(file):
+            batch.append(record)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def _whole(model: Model) -> Model:

@@ -28,10 +28,9 @@ from paring.graphs.inlined_graph import (
 from paring.graphs.numeric_frontier import (
     Batch,
     Crossing,
-    ParsedFeature,
     find_frontier,
-    parsed_features,
 )
+from paring.graphs.parsed_features import ParsedFeature, parsed_features
 from paring.graphs.trial_batches import BatchKind, batch_kinds, make_batch
 from paring.models.arguments import (
     argument_specs,

@@ -8,17 +8,17 @@ What is text work is told by the operators and by the types of their tensors; wh
 has a row for each example is measured, by computing it for batches of two sizes.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from paring.errors import UnsupportedError
+from paring.graphs.minimum_cut import TensorNetwork
 from paring.graphs.names import place
+from paring.graphs.parsed_features import parsed_keys
 from paring.models.function_library import FunctionLibrary
 from paring.models.library_types import GraphDef
 
@@ -337,7 +337,7 @@ def _narrow(view: _View, parts: _Parts, absorbed: set[str], rows: "_Rows") -> No
             if tensor.op.name in parts.before and tensor.op.name not in fixed:
                 fixed.add(tensor.op.name)
                 pending.append(tensor.op)
-    network = _Network()
+    network = TensorNetwork()
     for op in view.operations:
         if op.name in fixed or op.name in parts.after:
             continue
@@ -356,74 +356,6 @@ def _narrow(view: _View, parts: _Parts, absorbed: set[str], rows: "_Rows") -> No
     parts.before = fixed
     for name in network.minimum_cut():
         _move(view, parts, view.graph.get_tensor_by_name(name).op)
-
-
-class _Network:
-    """Tensors between text work and the core, of which the fewest that part them are sought."""
-
-    _SOURCE, _END = ("source", 0), ("end", 0)
-    _MANY = 1 << 30
-
-    def __init__(self) -> None:
-        self._left: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
-        self._tensors: set[str] = set()
-
-    def add_tensor(self, name: str, *, can_cross: bool) -> None:
-        """Add a tensor, once."""
-        if name not in self._tensors:
-            self._tensors.add(name)
-            self._add((name, 0), (name, 1), 1 if can_cross else self._MANY)
-
-    def add_source(self, name: str) -> None:
-        """Note that text work gives a tensor."""
-        self._add(self._SOURCE, (name, 0), self._MANY)
-
-    def add_end(self, name: str) -> None:
-        """Note that the core reads a tensor."""
-        self._add((name, 1), self._END, self._MANY)
-
-    def add_edge(self, name: str, other: str) -> None:
-        """Note that a tensor is computed from another."""
-        self._add((name, 1), (other, 0), self._MANY)
-
-    def minimum_cut(self) -> set[str]:
-        """Return the tensors of the minimum cut that is nearest to the core."""
-        while path := self._path():
-            for start, end in pairwise(path):
-                self._left[start][end] -= 1
-                self._left[end][start] += 1
-        reaching = {self._END}
-        pending = [self._END]
-        while pending:
-            end = pending.pop()
-            for start in self._left.get(end, {}):
-                if start not in reaching and self._left[start][end] > 0:
-                    reaching.add(start)
-                    pending.append(start)
-        return {
-            name for name in self._tensors if (name, 1) in reaching and (name, 0) not in reaching
-        }
-
-    def _add(self, start: tuple[str, int], end: tuple[str, int], capacity: int) -> None:
-        self._left.setdefault(start, {})[end] = capacity
-        self._left.setdefault(end, {}).setdefault(start, 0)
-
-    def _path(self) -> list[tuple[str, int]]:
-        """Return a path with capacity left, found breadth first; none if there is none."""
-        came = {self._SOURCE: self._SOURCE}
-        pending = deque([self._SOURCE])
-        while pending:
-            start = pending.popleft()
-            for end, left in self._left.get(start, {}).items():
-                if left > 0 and end not in came:
-                    came[end] = start
-                    pending.append(end)
-        if self._END not in came:
-            return []
-        path = [self._END]
-        while path[-1] != self._SOURCE:
-            path.append(came[path[-1]])
-        return path[::-1]
 
 
 class _Rows:
@@ -636,9 +568,12 @@ class _Origins:
         }
         for op in view.operations:
             keys = parsed_keys(op)
-            sources = frozenset().union(*(self._known[item.name] for item in view.inputs(op)))
-            for place, tensor in enumerate(op.outputs):
-                self._known[tensor.name] = frozenset({keys[place]}) if place in keys else sources
+            sources: frozenset[str] = frozenset().union(
+                *(self._known[item.name] for item in view.inputs(op))
+            )
+            for number, tensor in enumerate(op.outputs):
+                own = {keys[number]} if number in keys else sources
+                self._known[tensor.name] = frozenset(own)
 
     def name(self, tensor: Any) -> str:
         """Return the only feature or input that it comes from, or the name of its layer."""
@@ -650,81 +585,3 @@ class _Origins:
 
 def _plain(name: str) -> str:
     return "_".join(name.split("/")[-2:])
-
-
-def parsed_keys(op: Any) -> dict[int, str]:
-    """Return the feature that each output of an operator that parses tf.Example comes from."""
-    return {place: feature.name for feature in parsed_features(op) for place in feature.outputs}
-
-
-@dataclass(frozen=True)
-class ParsedFeature:
-    """A feature of tf.Example that a signature parses.
-
-    Attributes:
-        name: Its name.
-        dtype: "float32", "int64" or "object" for text.
-        shape: Of one example; None where an example may hold any number of values.
-        required: Whether each example must hold it.
-        outputs: The operator's outputs that hold it.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...] | None
-    required: bool
-    outputs: tuple[int, ...] = ()
-
-
-def parsed_features(op: Any) -> list[ParsedFeature]:
-    """Return the features that an operator parses; none if it is no ParseExampleV2.
-
-    Args:
-        op: A tf.Operation.
-    """
-    if op.type not in ("ParseExample", "ParseExampleV2"):
-        return []
-    inputs = list(op.inputs)[2:]
-    attributes = op.node_def.attr
-    sparse_types = list(attributes["sparse_types"].list.type)
-    dense_types = list(attributes["Tdense"].list.type)
-    ragged_types = list(attributes["ragged_value_types"].list.type)
-    if op.type == "ParseExampleV2":
-        sparse_keys, dense_keys, ragged_keys = (_texts(item) for item in inputs[:3])
-        defaults = inputs[3:]
-    else:
-        counts = len(sparse_types), len(dense_types)
-        sparse_keys = [_texts(item)[0] for item in inputs[: counts[0]]]
-        dense_keys = [_texts(item)[0] for item in inputs[counts[0] : sum(counts)]]
-        ragged_keys, defaults = [], inputs[sum(counts) :]
-    sparse, dense, ragged = len(sparse_types), len(dense_types), len(ragged_types)
-    result = [
-        ParsedFeature(key, _dtype(kind), None, False, (i, sparse + i, 2 * sparse + i))
-        for i, (key, kind) in enumerate(zip(sparse_keys, sparse_types, strict=True))
-    ]
-    shapes = attributes["dense_shapes"].list.shape
-    for i, (key, kind) in enumerate(zip(dense_keys, dense_types, strict=True)):
-        sizes = tuple(int(dim.size) for dim in shapes[i].dim)
-        default = tf.get_static_value(defaults[i])
-        # A feature of variable length has a default for each of its values.
-        shape = None if any(size < 0 for size in sizes) else sizes
-        required = shape is not None and default is not None and np.size(default) == 0
-        result.append(ParsedFeature(key, _dtype(kind), shape, required, (3 * sparse + i,)))
-    first = 3 * sparse + dense
-    result += [
-        ParsedFeature(key, _dtype(kind), None, False, (first + i, first + ragged + i))
-        for i, (key, kind) in enumerate(zip(ragged_keys, ragged_types, strict=True))
-    ]
-    return result
-
-
-def _texts(tensor: Any) -> list[str]:
-    value = tf.get_static_value(tensor)
-    if value is None:
-        return []
-    return [item.decode(errors="replace") for item in np.ravel(value)]
-
-
-def _dtype(kind: int) -> str:
-    dtype = tf.as_dtype(kind)
-    return "object" if dtype == tf.string else str(dtype.name)

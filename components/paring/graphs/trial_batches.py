@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from paring.graphs.numeric_frontier import ParsedFeature
+from paring.graphs.parsed_features import ParsedFeature
 
 Text = Literal["words", "digits", "image"]
 
