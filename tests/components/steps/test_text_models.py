@@ -130,7 +130,7 @@ def test_a_column_that_the_model_needs_is_named(tmp_path: Path, imported: Model)
 
 def test_text_where_the_model_takes_a_number_is_refused(tmp_path: Path, imported: Model) -> None:
     (tmp_path / "rows.csv").write_text("fare,hour,company\n1.5,noon,flash\n2.5,3,blue\n")
-    with pytest.raises(ExamplesError, match="row 0 .*takes int64 for 'hour'"):
+    with pytest.raises(ExamplesError, match=r"row 0 .*takes int64 for 'hour'"):
         _import(tmp_path / "rows.csv", imported, tmp_path / "out")
 
 
