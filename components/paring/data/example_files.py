@@ -222,8 +222,9 @@ def _flat_groups(folder: Path) -> dict[str, Group]:
         return {
             split: Group(
                 f"{folder}/{name}*",
-                **{"records" if records else "tables": tuple(by_split[name])},
+                records=tuple(by_split[name]) if records else (),
                 folder=folder,
+                tables=() if records else tuple(by_split[name]),
             )
             for split, name in _choose_splits(by_split).items()
         }

@@ -27,7 +27,7 @@ from paring.models.numeric_parts import SOURCE, Interface, Tensor
 from paring.models.part_calls import PartCalls, equal_outputs
 from paring.models.quiet import quiet_tensorflow
 from paring.models.saved_model import SavedModel
-from paring.models.signature import SERVING_KEY
+from paring.models.signature import SERVING_KEY, TensorSpec
 from paring.models.signature_loading import load_signatures
 
 # Rows of a call of the text work. The whole is called on fewer at a time, so that a model whose
@@ -143,7 +143,10 @@ class _Source:
             return self._parsed(group), others
         columns = read_columns(
             group,
-            inputs={item.name: item for item in self._interface.inputs},
+            inputs={
+                item.name: TensorSpec(item.name, item.shape or (), item.dtype)
+                for item in self._interface.inputs
+            },
             labels=self._labels,
             scratch=scratch,
             weights=self._weights,
