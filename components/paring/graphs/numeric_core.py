@@ -423,14 +423,33 @@ def _described(name: str, spec: Any) -> Tensor:
 
 
 def _plain_places(graph_def: GraphDef) -> GraphDef:
-    """Return a copy without places, and without what binds nodes to those of other parts."""
+    """Return a copy without places, and without what binds nodes to those of other parts.
+
+    Handles of variables are read directly: behind an Identity, as inlining leaves them, TFLite's
+    converter does not make constants of the variables.
+    """
     plain = type(graph_def)()
     plain.CopyFrom(graph_def)
     for node in all_nodes(plain):
         node.device = ""
         for name in ("_class", "_output_shapes"):
             node.attr.pop(name, None)
-    return plain
+    editor = GraphEditor(plain)
+    for node in editor.nodes.values():
+        node.input[:] = [_behind_handles(editor, tensor) for tensor in node.input]
+    made = type(plain)(versions=plain.versions, library=plain.library)
+    made.node.extend(editor.nodes.values())
+    return made
+
+
+def _behind_handles(editor: GraphEditor, tensor: str) -> str:
+    """Return the handle that identities hand on; the tensor itself where it is none."""
+    while not tensor.startswith("^"):
+        node = editor.nodes[node_name(tensor)]
+        if node.op != "Identity" or node.attr["T"].type != tf.resource.as_datatype_enum:
+            break
+        tensor = node.input[0]
+    return tensor
 
 
 def _callable(graph_def: GraphDef) -> GraphDef:
