@@ -44,7 +44,7 @@ from paring.models.part_calls import PartCalls, equal_outputs
 from paring.models.saved_model import SavedModel
 from paring.models.signature import SERVING_KEY
 
-# Sizes by which a tensor's rows are told from its other dimensions, and one to check the cut by.
+# Sizes that tell a tensor's rows from its other dimensions, and one to check the cut by.
 _BATCHES = (3, 5)
 _CHECKED_BATCH = 4
 _WORDS = 100
@@ -268,8 +268,8 @@ class SignatureParts:
             names = [name for name in tensors if node_name(name) not in passed]
             part = _part(self._graph_def, {}, names, asserted=False)
             nodes |= self._captured({node.name for node in part.node})
-            found = import_nodes(_callable(part), nodes, names, name="measured")
-            known = dict(zip(names, found, strict=True))
+            imported = import_nodes(_callable(part), nodes, names, name="measured")
+            known = dict(zip(names, imported, strict=True))
             known |= {f"{name}:0": tensor for name, tensor in passed.items()}
             return [tf.shape(known[name], tf.int64) for name in tensors]
 

@@ -4,7 +4,7 @@ Text, parsing, vocabulary tables, hashing, and sparse and ragged tensors are wor
 alone. Between them and the signature's outputs lies the part that any runtime can compute: it
 takes dense tensors of numbers with a row for each example. The cut is made there.
 
-What is text work is told by the operators and by the types of their tensors; whether a tensor
+Operators and the types of their tensors show what is text work; whether a tensor
 has a row for each example is measured, by computing it for batches of two sizes.
 """
 
@@ -270,7 +270,7 @@ def _levels(view: _View, rows: "_Rows") -> _Parts:
     """Put text work before the core, and what of it needs the core's weights after it."""
     parts = _Parts()
     weighed: set[str] = set()
-    # What may lie in the core: an embedding of sparse ids, for one, may not.
+    # What the core can hold: an embedding of sparse ids, for one, may not.
     dense: set[str] = set()
     outside: list[Any] = []
     for op in view.operations:
@@ -383,10 +383,10 @@ class _Rows:
 
     def shape(self, tensor: Any) -> tuple[int | None, ...] | None:
         """Return the shape with an open batch; None if it has no row for each example."""
-        found = [item.get(tensor.name) for item in self._shapes]
-        if any(item is None or not item for item in found):
+        measured = [item.get(tensor.name) for item in self._shapes]
+        if any(item is None or not item for item in measured):
             return None
-        sizes = [item for item in found if item]
+        sizes = [item for item in measured if item]
         if len({item[1:] for item in sizes}) > 1:
             return None
         if any(item[0] != batch for item, batch in zip(sizes, self._batches, strict=True)):

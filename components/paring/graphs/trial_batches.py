@@ -23,7 +23,7 @@ _TEXTS: tuple[Text, ...] = ("words", "digits", "image")
 
 @dataclass(frozen=True)
 class BatchKind:
-    """How values are made up.
+    """Recipe for made-up values.
 
     Attributes:
         counts: Values of each example, by its place, where any number is allowed.

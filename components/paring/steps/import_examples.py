@@ -36,8 +36,8 @@ def import_examples(
     the dtypes that are converted, and `paring.data.columns.check_labels` for the
     labels that are accepted.
 
-    Of a model that `import_model` cut at its numeric core, examples are given as the whole
-    model takes them: TFRecords of tf.Example, or columns of text and numbers. Its text work is
+    Of a model that `import_model` cut at its numeric core, examples have the form that the
+    whole model takes: TFRecords of tf.Example, or columns of text and numbers. Its text work is
     done once, and the core's inputs are stored. The core's outputs are compared with the
     whole model's on some of them (`compared_with_whole`).
 

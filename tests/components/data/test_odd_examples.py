@@ -145,7 +145,10 @@ REFUSED: dict[str, tuple[Write, str]] = {
     ),
     "a header that ends early": (_members(x=b"\x93NUMPY\x01\x00"), "not a readable array"),
     "an array that is named an archive": (_file("e.npz", _npy("{}")), r"not a readable \.npz"),
-    "a table of text": (_file("e.txt", b"a,b\n1,2\n"), r"not a file of examples\n.*received: \.txt"),
+    "a table of text": (
+        _file("e.txt", b"a,b\n1,2\n"),
+        r"not a file of examples\n.*received: \.txt",
+    ),
     "CSV of other columns": (_file("e.csv", b"a,b\n1,2\n"), "no column for the model's input"),
     "CSV with rows of several lengths": (
         _file("e.csv", b"image,label\n1,2\n1\n"),
