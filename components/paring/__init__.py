@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paring.artifacts import Artifact, Examples, Failure, Model, SelectedModel, TFLiteModel
     from paring.errors import ParingError
     from paring.execution import Call, execute
+    from paring.serving.runner import Runner, load_runner
     from paring.step import Attempted, Input, Inputs, Output, Step
     from paring_pipelines.api import Result, optimize
 
@@ -28,6 +29,7 @@ __all__ = [
     "Output",
     "ParingError",
     "Result",
+    "Runner",
     "SelectedModel",
     "Step",
     "TFLiteModel",
@@ -48,6 +50,7 @@ __all__ = [
     "export_onnx",
     "import_examples",
     "import_model",
+    "load_runner",
     "optimize",
     "optimize_savedmodel",
     "profile",
@@ -100,6 +103,7 @@ _MODULES = {
     **dict.fromkeys(("Call", "execute"), "paring.execution"),
     **dict.fromkeys(("Attempted", "Input", "Inputs", "Output", "Step"), "paring.step"),
     "ParingError": "paring.errors",
+    **dict.fromkeys(("Runner", "load_runner"), "paring.serving.runner"),
     "as_function": "paring.adapters.functions",
     # The one place where paring reaches paring_pipelines: see docs/adr/0017-public-api.md.
     **dict.fromkeys(("Result", "optimize"), "paring_pipelines.api"),

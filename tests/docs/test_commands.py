@@ -211,6 +211,7 @@ CHECKED: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
 NO_COMMANDS = {
     ("CONTRIBUTING.md", "components/paring/"): "a tree of folders",
     ("docs/gpu.md", "gpu-test: there is no NVIDIA GPU"): "an error",
+    ("docs/numeric-core.md", "source's signature:"): "a drawing",
     ("docs/runs.md", "paring-optimize-"): "what a command prints",
     ("docs/steps/check_tpu.md", "✓"): "what a step prints",
     ("docs/steps/distill.md", "# students.py"): "Python",

@@ -35,8 +35,10 @@ from paring.artifacts.findings import (
     TPUReadiness,
 )
 from paring.artifacts.models import (
+    CORE_DIR,
     DEFAULT_SIGNATURE,
     KERAS_FILE,
+    PARTS_DIR,
     SERVING_DIR,
     ChannelPrunedModel,
     ClusteredModel,
@@ -52,8 +54,10 @@ from paring.artifacts.models import (
 )
 
 __all__ = [
+    "CORE_DIR",
     "DEFAULT_SIGNATURE",
     "KERAS_FILE",
+    "PARTS_DIR",
     "RECORD",
     "SERVING_DIR",
     "Artifact",

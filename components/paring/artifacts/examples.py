@@ -22,12 +22,15 @@ class Examples(Artifact):
         labelled: Whether there are labels.
         sample_weights: The column that the sample weights were taken from; "" where all examples
             count the same.
+        compared_with_whole: Examples on which a model's numeric core was compared with the whole
+            model; 0 where the model was not cut.
     """
 
     train_count: int = 0
     eval_count: int = 0
     labelled: bool = False
     sample_weights: str = ""
+    compared_with_whole: int = 0
 
 
 @dataclass

@@ -75,6 +75,9 @@ class BenchmarkMetrics(Findings):
             the model ran on the CPU.
         load_ms, first_ms: Cold load, and the first inference.
         size_bytes, gzip_bytes: Of the served files.
+        text_work_p50_ms: Median time of the text work before a numeric core, in TensorFlow; None
+            where the source was not cut.
+        whole_speedup: Speed-up of the whole, by the sums of the medians of text work and core.
     """
 
     p50_ms: Annotated[float | None, Highlight("p50 {:.3f} ms")] = None
@@ -91,6 +94,8 @@ class BenchmarkMetrics(Findings):
     first_ms: float | None = None
     size_bytes: Annotated[int | None, Highlight("{:,} bytes")] = None
     gzip_bytes: int | None = None
+    text_work_p50_ms: float | None = None
+    whole_speedup: Annotated[float | None, Highlight("{:.2f} times with its text work")] = None
 
     @property
     def file(self) -> Path:

@@ -15,6 +15,8 @@ from paring.artifacts.findings import Findings
 
 SERVING_DIR = "Format-Serving"
 KERAS_FILE = "Format-Keras/model.keras"
+PARTS_DIR = "Format-Parts"
+CORE_DIR = "Format-Core"
 
 DEFAULT_SIGNATURE = "serving_default"
 """The signature of a SavedModel that is used where no other one is named."""
@@ -53,6 +55,26 @@ class Servable(Artifact):
         """Add names to `dropped_signatures`."""
         self.dropped_signatures = tuple(sorted({*self.dropped_signatures, *names}))
 
+    @property
+    def parts_dir(self) -> Path:
+        """The folder of the text work around a numeric core; may not exist.
+
+        See `paring.graphs.numeric_core`.
+        """
+        return self.path / PARTS_DIR
+
+    def numeric_core(self) -> "Servable":
+        """Return the numeric core of a selected model; the artifact itself where it is none."""
+        core = self.path / CORE_DIR
+        if not core.is_dir():
+            return self
+        return Servable(
+            core,
+            signature=self.signature,
+            trusted=self.trusted,
+            engine_trusted=self.engine_trusted,
+        )
+
 
 @dataclass
 class Model(Servable):
@@ -73,6 +95,9 @@ class Model(Servable):
         trained_on: The strategy, replicas and dtype policy of the step that trained it.
         trained_form: "keras" or "graph", the form that the step trained; None where none did.
         sample_weights: The column of sample weights that it was trained with; "" without.
+        preprocess_inputs: What the signature of the user's model takes, where that does text
+            work and this one is its dense numeric core; see `parts_dir`.
+        uncut: Why a model that does text work was not cut at its numeric core, if so.
     """
 
     keras: str = ""
@@ -82,6 +107,8 @@ class Model(Servable):
     trained_on: str = ""
     trained_form: str | None = None
     sample_weights: str = ""
+    preprocess_inputs: tuple[str, ...] = ()
+    uncut: str | None = None
 
     @property
     def keras_file(self) -> Path:
@@ -273,6 +300,10 @@ class SplitModel(ServingModel):
 @dataclass
 class SelectedModel(Servable):
     """The chosen candidate, in whichever form it is served.
+
+    Where the source was cut at its numeric core, `Format-Serving/` holds the whole model: a
+    SavedModel with the source's signature, or the core's file with the text work beside it,
+    and `Format-Core/` the candidate itself.
 
     Attributes:
         candidate: The id of the candidate.

@@ -5,8 +5,9 @@
     FOLDER/Split-train/*.gz, FOLDER/Split-eval/*.gz            TFX's Examples
     FOLDER/*train*.tfrecord, FOLDER/*eval*.tfrecord[.gz]       TFRecords
     FILE.npz with NAME_train, NAME_eval for each NAME          NumPy
-    FOLDER/NAME.npy, FOLDER/*.tfrecord, FILE.tfrecord[.gz], FILE.npz with NAME:
-                                                               without splits
+    FOLDER/*train*.csv, FOLDER/*eval*.csv[.gz], *.parquet      tables, in Split- folders too
+    FOLDER/NAME.npy, FOLDER/*.tfrecord, FILE.tfrecord[.gz], FILE.csv, FILE.parquet,
+    FILE.npz with NAME:                                        without splits
 
 NAME is an input of the model, the label, or an output that has labels of its
 own; `validation`, `val` and `test` are other names for eval. Where several of these are
@@ -28,9 +29,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
 from numpy.typing import NDArray
 
 from paring.data.columns import map_array
+from paring.data.tables import column_values, is_table, read_table, shaped
 from paring.data.weights import FOLDER as WEIGHTS_FOLDER
 from paring.errors import ExamplesError
 from paring.models.signature import TensorSpec
@@ -67,7 +70,7 @@ _ARCHIVE_ERRORS = (
 
 @dataclass(frozen=True)
 class Group:
-    """The files of one split: arrays, members of an archive, or records.
+    """The files of one split: arrays, members of an archive, records, or tables.
 
     Attributes:
         where: What messages call it.
@@ -76,6 +79,7 @@ class Group:
         records: TFRecord files in order.
         folder: Where their feature_spec.json may be looked for.
         weights: Column and `.npy` file of sample weights that Paring's own form states.
+        tables: CSV or Parquet files in order.
     """
 
     where: str
@@ -84,6 +88,7 @@ class Group:
     records: tuple[Path, ...] = ()
     folder: Path = Path()
     weights: tuple[str, Path] | None = None
+    tables: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,13 +127,15 @@ def locate(path: Path) -> dict[str, Group]:
     if path.is_file():
         if path.suffix == ".npz":
             return _archive_groups(path)
+        if is_table(path):
+            return {WHOLE: Group(str(path), tables=(path,))}
         if _RECORDS.search(path.name):
             return {WHOLE: Group(str(path), records=(path,), folder=path.parent)}
         raise ExamplesError(
             f"{path}: not a file of examples",
             received=path.suffix or "a name without a suffix",
-            remedy="give an .npz, .tfrecord or .tfrecord.gz file, or a shard of one, such as"
-            " train.tfrecord-00000-of-00002",
+            remedy="give an .npz, .csv, .parquet, .tfrecord or .tfrecord.gz file, or a shard of"
+            " one, such as train.tfrecord-00000-of-00002",
         )
     # Refuses links that lead out of it.
     tree_files(path, ExamplesError)
@@ -177,6 +184,9 @@ def _folder_group(folder: Path, root: Path) -> Group:
     if records:
         beside = folder if _spec_file(folder).exists() else root
         return Group(str(folder), records=records, folder=beside)
+    tables = tuple(file for file in files if is_table(file))
+    if tables:
+        return Group(str(folder), tables=tables)
     raise ExamplesError(
         f"{folder}: holds no examples",
         received=f"files {', '.join(file.name for file in files) or 'none'}",
@@ -204,12 +214,18 @@ def _flat_groups(folder: Path) -> dict[str, Group]:
     """Return a folder without `Split-` folders."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     by_split: dict[str, list[Path]] = {}
-    for file in _record_files(files):
+    records = _record_files(files)
+    for file in records or tuple(file for file in files if is_table(file)):
         match = re.search(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", file.name)
         by_split.setdefault(match[1] if match else WHOLE, []).append(file)
     if by_split and WHOLE not in by_split:
         return {
-            split: Group(f"{folder}/{name}*", records=tuple(by_split[name]), folder=folder)
+            split: Group(
+                f"{folder}/{name}*",
+                records=tuple(by_split[name]) if records else (),
+                folder=folder,
+                tables=() if records else tuple(by_split[name]),
+            )
             for split, name in _choose_splits(by_split).items()
         }
     archives = [file for file in files if file.suffix == ".npz"]
@@ -219,7 +235,7 @@ def _flat_groups(folder: Path) -> dict[str, Group]:
 
 
 def _record_files(files: Iterable[Path]) -> tuple[Path, ...]:
-    return tuple(file for file in files if _RECORDS.search(file.name))
+    return tuple(file for file in files if _RECORDS.search(file.name) and not is_table(file))
 
 
 def _spec_file(folder: Path) -> Path:
@@ -306,6 +322,8 @@ def read_columns(
         )
         return Columns(group.where, arrays, unread)
     known = {*inputs, *labels, *(output.name for output in labels.values()), "x", "y", weights}
+    if group.tables:
+        return _table_columns(group, inputs=inputs, known=known, scratch=scratch)
     if group.archive is not None:
         file, members = group.archive
         unread = tuple(name for name in members if name not in known)
@@ -322,6 +340,28 @@ def read_columns(
         column, file = group.weights
         stored = column, map_array(file, f"{group.where}, {column}")
     return Columns(group.where, mapped, unread, stored)
+
+
+def _table_columns(
+    group: Group, *, inputs: Mapping[str, TensorSpec], known: Collection[str], scratch: Path
+) -> Columns:
+    """Write the columns of tables to files, so that they are mapped as others are."""
+    table = read_table(group.tables)
+    scratch.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, name in enumerate(name for name in table.column_names if name in known):
+        where = f"{group.where}, {name}"
+        values = column_values(table, name, group.where)
+        if values.dtype.kind == "O":
+            raise ExamplesError(
+                f"{where}: holds text, and the model takes numbers",
+                remedy="give the numbers that the text stands for",
+            )
+        file = scratch / f"column-{number}.npy"
+        np.save(file, shaped(values, inputs[name].shape if name in inputs else None))
+        arrays[name] = map_array(file, where)
+    unread = tuple(name for name in table.column_names if name not in known)
+    return Columns(group.where, arrays, unread)
 
 
 def _unpack(file: Path, members: Collection[str], scratch: Path) -> dict[str, Path]:

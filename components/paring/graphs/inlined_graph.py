@@ -60,7 +60,7 @@ def inlined_graph(function: Any) -> InlinedGraph:
     names = sorted(function.structured_outputs)
     traced = traced_flat(function, specs)
     outputs = [tensor.name for tensor in traced.outputs]
-    whole = _inlined(traced, outputs)
+    whole = inline_functions(traced, outputs)
     inlined = _inference_only(whole, outputs)
     return InlinedGraph(
         inlined,
@@ -211,8 +211,13 @@ def _writes(op: str) -> bool:
     return op.startswith(("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply"))
 
 
-def _inlined(traced: Any, outputs: Sequence[str]) -> Any:
-    """Return the function's GraphDef with what it calls in it, loops and conditions kept."""
+def inline_functions(traced: Any, outputs: Sequence[str]) -> GraphDef:
+    """Return a function's GraphDef with what it calls in it, loops and conditions kept.
+
+    Args:
+        traced: A concrete function.
+        outputs: The tensors that stay.
+    """
     graph_def = convert_to_constants.disable_lower_using_switch_merge(traced.graph.as_graph_def())
     for function in graph_def.library.function:
         # Another form of the function for GPUs, which would keep it from being inlined.

@@ -99,7 +99,7 @@ def inference_graph(function: Any) -> ServingGraph:
             remedy="serve it as it is",
         ) from error
     for node in all_nodes(done.graph_def):
-        # TensorFlow runs them so by default; `_inlined` turned that off to keep them whole.
+        # TensorFlow runs them so by default; `inline_functions` turned that off to keep them whole.
         if node.op in CONTROL_FLOW:
             node.attr["_lower_using_switch_merge"].b = True
     return done

@@ -38,6 +38,8 @@ _INITIALIZERS = ("saved_model_main_op", "legacy_init_op", "table_initializer")
 # VariableDefs, whose initializers loading runs where a graph names no operator of its own for that.
 _LOCAL_VARIABLES = "local_variables"
 _ASSETS = "assets"
+# AssetFileDefs of models of TensorFlow 1, such as those of estimators.
+_ASSET_COLLECTION = "saved_model_assets"
 
 
 def unlisted_operators(meta_graph: MetaGraphDef, *, all_functions: bool) -> tuple[str, ...]:
@@ -64,9 +66,9 @@ class _Reached:
         self._functions = self._library.functions
         if self._library.is_recursive():
             raise ValueError("a function that calls itself")
+        self._asset_files = _asset_files(meta_graph)
         self._assets = {
-            item.tensor_info.name.partition(":")[0]: item.filename
-            for item in meta_graph.asset_file_def
+            item.tensor_info.name.partition(":")[0]: item.filename for item in self._asset_files
         }
         self._asset_arguments: set[tuple[str, int]] = set()
         if _FILE_READERS.keys() & self._kinds():
@@ -82,7 +84,7 @@ class _Reached:
         """Yield the operators that are reached and on no list."""
         objects = list(self._meta.object_graph_def.nodes)
         saver = self._meta.saver_def
-        for asset in self._meta.asset_file_def:
+        for asset in self._asset_files:
             # Whoever saves the model again copies it into the new one.
             if not _is_inside(asset.filename):
                 yield f"an asset outside of {_ASSETS}/ ({asset.filename})"
@@ -320,6 +322,30 @@ class _Reached:
         place = objects[number].asset.asset_file_def_index
         files = self._meta.asset_file_def
         return 0 <= place < len(files) and _is_inside(files[place].filename)
+
+
+def _asset_files(meta_graph: MetaGraphDef) -> list[Any]:
+    """Return the AssetFileDefs that TensorFlow's loader reads.
+
+    Raises:
+        ValueError: One is broken.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    files = list(meta_graph.asset_file_def)
+    if files or _ASSET_COLLECTION not in meta_graph.collection_def:
+        return files
+    for item in meta_graph.collection_def[_ASSET_COLLECTION].any_list.value:
+        file = meta_graph_pb2.AssetFileDef()
+        try:
+            unpacked = item.Unpack(file)
+        except DecodeError as error:
+            raise ValueError(f"an asset in {_ASSET_COLLECTION} is broken") from error
+        if not unpacked:
+            raise ValueError(f"{_ASSET_COLLECTION} holds what is no asset")
+        files.append(file)
+    return files
 
 
 def _text(node: NodeDef, name: str) -> bytes:

@@ -19,6 +19,7 @@ from paring.artifacts import (
 from paring.benchmarking.timing import TimingOptions
 from paring.errors import ParameterError
 from paring.step import Input, Output, step
+from paring.system.child_calls import call_in_child
 from paring.system.hardware import describe
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def benchmark(
     to within `precision`. The speed-up is the ratio of
     the pooled medians, with a 95% interval that resamples rounds and pairs
     (`paring.benchmarking.statistics`). A call goes from NumPy arrays to NumPy arrays.
+
+    Where `import_model` cut the source, both sides are numeric cores. The text work before them is
+    timed besides, by itself in TensorFlow with its own threads, and `whole_speedup` is the
+    speed-up of the two together, by the sums of their medians.
 
     On a host with a TPU SavedModels run on one core of it, each compiled by XLA for the shape
     of the batch, after they were compiled on the processor for a check.
@@ -107,7 +112,9 @@ def benchmark(
     from paring.benchmarking.measure import DEVICE_MEMORY, Spec
     from paring.benchmarking.process import measure
     from paring.benchmarking.statistics import percentiles, speedup
+    from paring.benchmarking.text_work import text_work_ms
     from paring.benchmarking.timed_inputs import draw_inputs
+    from paring.data.raw_sample import SAMPLE
     from paring.graphs.xla import check_before_tpu
     from paring.runtimes import served_path
 
@@ -174,6 +181,17 @@ def benchmark(
     metrics.load_ms, metrics.first_ms = solo["load_ms"], solo["first_ms"]
     metrics.size_bytes = content_bytes(served)
     metrics.gzip_bytes = gzip_size(served)
+    if source.parts_dir.is_dir() and (examples.path / SAMPLE).is_file():
+        metrics.text_work_p50_ms = call_in_child(
+            text_work_ms,
+            source.parts_dir.absolute(),
+            (examples.path / SAMPLE).absolute(),
+            batch_size=batch_size,
+            seconds=min_seconds,
+            trusted=source.trusted,
+        )
+        before, after = base.p50 + metrics.text_work_p50_ms, own.p50 + metrics.text_work_p50_ms
+        metrics.whole_speedup = before / after
     details = {
         "batch_size": batch_size,
         "gpu_memory_mb": gpu_memory_mb,

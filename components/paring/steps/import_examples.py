@@ -10,7 +10,7 @@ from paring.errors import ExamplesError
 from paring.step import Input, Output, step
 
 
-@step(version="5")
+@step(version="6")
 def import_examples(
     original: Input[Examples],
     model: Input[Model],
@@ -36,13 +36,18 @@ def import_examples(
     the dtypes that are converted, and `paring.data.columns.check_labels` for the
     labels that are accepted.
 
+    Of a model that `import_model` cut at its numeric core, examples have the form that the
+    whole model takes: TFRecords of tf.Example, or columns of text and numbers. Its text work is
+    done once, and the core's inputs are stored. The core's outputs are compared with the
+    whole model's on some of them (`compared_with_whole`).
+
     Examples:
         >>> examples = paring.import_examples(arrays, network)
         >>> examples.train_count, examples.eval_count
         (160, 40)
 
     Args:
-        original: `.npz`, TFRecords, TFX's Examples, or Paring's own form.
+        original: `.npz`, TFRecords, CSV, Parquet, TFX's Examples, or Paring's own form.
         model: A model whose signature states names, shapes and dtypes.
         examples: The imported examples.
         label: Name in `original` of the only output's labels; for several outputs OUTPUT=COLUMN
@@ -63,19 +68,29 @@ def import_examples(
         ExamplesError: The examples are missing, broken, or not what the model takes; or the
             weights are missing, not numbers [count], negative, NaN, or all 0 in a split.
         ModelError: The model's signature can't be read.
+        UnsupportedError: The core of a model that was cut differs from the whole.
     """
     import numpy as np
 
     from paring.data.columns import copy_column, label_outputs
     from paring.data.example_files import column_file
     from paring.data.examples import LABEL, draw_rows, open_splits, stratified_split
+    from paring.data.raw_examples import preprocessed
+    from paring.data.raw_sample import SAMPLE
     from paring.data.weights import FOLDER, check_any_weight
     from paring.models.saved_model import SavedModel
 
     signature = SavedModel.open(model).signature()
     scratch = examples.path / "unpacked"
+    source = original.path
+    if model.preprocess_inputs:
+        source, examples.compared_with_whole = preprocessed(
+            original.path, model, scratch / "preprocessed", label=label, weights=weights
+        )
+        for sample in sorted(source.rglob(SAMPLE))[:1]:
+            shutil.copyfile(sample, examples.path / SAMPLE)
     splits = open_splits(
-        original.path,
+        source,
         ["train", "eval"],
         signature,
         scratch,

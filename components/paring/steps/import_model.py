@@ -38,6 +38,13 @@ def import_model(
     the same model in float32, in both forms, and the fact `source_precision` states
     its former precision. A bare SavedModel stays as it is.
 
+    A signature that takes serialized tf.Examples or text, looks up tables or hashes is cut:
+    `Format-Serving/` gets its dense numeric core, which all other steps work on, and
+    `Format-Parts/` the rest: the whole SavedModel in `source/`, its text work in `preprocess/`
+    and `postprocess/`, and the tensors between in `interface.json`. The parts are checked to
+    answer as the whole on made-up examples. The fact `preprocess_inputs` names what the whole
+    takes; where there is no such core, `uncut` states the reason.
+
     Examples:
         >>> model = paring.import_model(network)
         >>> model.keras
@@ -70,6 +77,7 @@ def import_model(
     source = keras_source(original)
     if original.path.is_file():
         import_keras_file(original, model)
+        _cut(model, DEFAULT_SIGNATURE)
         return
 
     saved = SavedModel.open(original)
@@ -99,6 +107,39 @@ def import_model(
     if not model.serving_dir.exists():
         copy_tree(saved.folder, model.serving_dir)
         model.size_bytes = content_bytes(model.serving_dir)
+    _cut(model, saved.key)
+
+
+def _cut(model: Model, key: str) -> None:
+    """Put the numeric core of a signature that does text work in the model's place."""
+    from paring.models.numeric_parts import SOURCE, does_text_work
+    from paring.models.saved_model import SavedModel
+
+    if not does_text_work(SavedModel(model.serving_dir, key)):
+        return
+    from paring.graphs.numeric_core import SignatureParts
+
+    source = model.parts_dir / SOURCE
+    model.parts_dir.mkdir()
+    model.serving_dir.rename(source)
+    try:
+        whole = SavedModel(source, key)
+        cut = SignatureParts(whole)
+        interface = cut.write(model.parts_dir, model.serving_dir, trusted=model.trusted)
+    except UnsupportedError as error:
+        shutil.rmtree(model.serving_dir, ignore_errors=True)
+        source.rename(model.serving_dir)
+        shutil.rmtree(model.parts_dir)
+        model.uncut = first_line(error)
+        _LOG.warning("its numeric core can't be optimized apart from its text work: %s", error)
+        return
+    if model.keras_file.exists():
+        shutil.rmtree(model.keras_file.parent)
+        model.keras = "none"
+        model.not_trainable = "its Keras form takes text, and the examples are those of its core"
+    model.drop_signatures(set(whole.keys) - {key})
+    model.preprocess_inputs = tuple(item.name for item in interface.inputs)
+    model.size_bytes = content_bytes(model.serving_dir)
 
 
 def _save_in_float32(loaded: "Loaded", saved: "SavedModel", model: Model) -> None:

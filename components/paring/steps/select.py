@@ -29,7 +29,7 @@ from paring.system.documents import parse_json
 from paring.system.trees import copy_tree
 
 
-@step(version="7", opens_models=False)
+@step(version="8")
 def select(
     candidates: Inputs[Servable],
     benchmarks: Inputs[BenchmarkMetrics],
@@ -52,6 +52,11 @@ def select(
     candidate with its figures, its outcome, the reasons, and notes on how it was
     built; null is not measured.
 
+    Where `import_model` cut the source at its numeric core, the figures are those of cores, and
+    the selected model is whole again: a SavedModel with the source's signature and the chosen
+    core in it, or the core's file with `preprocess/` and `interface.json` beside it, which
+    `paring.load_runner` calls one after another.
+
     Examples:
         >>> converted = paring.convert_tflite(network)
         >>> models = {"source": paring.import_model(network), "lite": converted}
@@ -72,7 +77,7 @@ def select(
         evaluations: The gate's metric, accuracy and agreement of each, by the
             same ids.
         selection: Record of the selection, `selection.json`.
-        selected: A copy of the chosen candidate's served form.
+        selected: A copy of the chosen candidate's served form, with the source's text work.
         max_accuracy_drop: Largest loss against the source by the metric of the
             evaluations: 0.01 is one point of accuracy, a growth of an error by
             1%, or, without labels, a disagreement on 1% of the examples. Each
@@ -132,7 +137,7 @@ def select(
             remedy="give outputs of import_model or of an optimizing step",
         )
     winner.verify(thoroughly=True)
-    copy_tree(served, selected.serving_dir)
+    _write_whole(candidates[SOURCE], winner, selected, chosen.id)
     selected.copied_from(winner)
     selected.candidate = chosen.id
     selected.signature = winner.signature
@@ -141,7 +146,7 @@ def select(
     ordered = _ordered(rows, objective)
     weights = evaluations[SOURCE].sample_weights
     SelectionResult(
-        verdict=verdict(chosen, ordered[0], passed),
+        verdict=_verdict(chosen, ordered[0], passed, benchmarks[chosen.id]),
         source_digest=candidates[SOURCE].digest,
         selected=chosen.id,
         gate=gate,
@@ -154,6 +159,17 @@ def select(
     selection.candidates = len(rows)
     selection.passed = passed
     selection.sample_weights = weights
+
+
+def _write_whole(source: Servable, winner: Servable, selected: SelectedModel, name: str) -> None:
+    """Copy the winner, joined with the source's text work where the source was cut."""
+    if not source.parts_dir.is_dir():
+        copy_tree(winner.serving_dir, selected.serving_dir)
+        return
+    from paring.serving.delivery import deliver
+
+    source.verify(thoroughly=True)
+    deliver(source, winner.serving_dir, selected, is_source=name == SOURCE)
 
 
 _BENCHMARK_FIGURES = {field.name for field in fields(CandidateRow)} & (
@@ -296,7 +312,7 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
         artifact=str(own.candidate.path),
         outcome=Outcome(failure.outcome) if failure else Outcome.PASSED,
         reasons=(failure.reason,) if failure else (),
-        notes=(own.candidate.note,) if own.candidate.note else (),
+        notes=_notes(own),
         metric=metric,
         score=judged.score,
         drop=0.0 if name == SOURCE else judged.drop,
@@ -307,6 +323,30 @@ def _row(name: str, recipe: str, own: _Trio, source: _Trio) -> CandidateRow:
         size_bytes=own.size_bytes,
         size_ratio=sizes[1] / sizes[0] if sizes[0] and sizes[1] else None,
         **{figure: getattr(own.benchmark, figure) for figure in _BENCHMARK_FIGURES},
+    )
+
+
+def _verdict(
+    chosen: CandidateRow, source: CandidateRow, passed: int, benchmark: BenchmarkMetrics
+) -> str:
+    text = verdict(chosen, source, passed)
+    if chosen.id == SOURCE or benchmark.whole_speedup is None:
+        return text
+    return f"{text} These {_whole_figure(benchmark)}."
+
+
+def _notes(own: _Trio) -> tuple[str, ...]:
+    notes = [own.candidate.note] if own.candidate.note else []
+    if own.benchmark.whole_speedup is not None:
+        notes.append(_whole_figure(own.benchmark))
+    return tuple(notes)
+
+
+def _whole_figure(benchmark: BenchmarkMetrics) -> str:
+    """Return the speed-up with the text work, in words."""
+    return (
+        f"figures are of its numeric core; with {benchmark.text_work_p50_ms:.3g} ms of text work"
+        f" a call the whole is {benchmark.whole_speedup:.3g}x as fast as the source"
     )
 
 

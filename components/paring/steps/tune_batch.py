@@ -75,7 +75,7 @@ def tune_batch(
         source: The SavedModel that the candidate was built from, by whose signature
             examples are read.
         candidate: The model to tune, in any form that a runtime takes; the source itself
-            if left out.
+            if left out. Of a selected model with text work, its numeric core is tuned.
         examples: Inputs are drawn from its eval split.
         configuration: The best setting in `configuration.json`, with the table of all trials.
         max_latency_ms: Limit on the 99th percentile of one call's latency; 0 for no
@@ -103,7 +103,7 @@ def tune_batch(
     """
     from paring.runtimes import find_served
 
-    candidate = candidate or source
+    candidate = (candidate or source).numeric_core()
     if gpu_memory_mb and not find_served(candidate.path).runtime.limits_gpu_memory:
         raise ParameterError(
             "gpu_memory_mb: only TensorFlow has this limit",

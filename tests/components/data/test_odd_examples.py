@@ -145,11 +145,27 @@ REFUSED: dict[str, tuple[Write, str]] = {
     ),
     "a header that ends early": (_members(x=b"\x93NUMPY\x01\x00"), "not a readable array"),
     "an array that is named an archive": (_file("e.npz", _npy("{}")), r"not a readable \.npz"),
-    "CSV": (_file("e.csv", b"a,b\n1,2\n"), r"not a file of examples\n.*received: \.csv"),
-    "Parquet": (_file("e.parquet", b"PAR1" + bytes(30) + b"PAR1"), "not a file of examples"),
+    "a table of text": (
+        _file("e.txt", b"a,b\n1,2\n"),
+        r"not a file of examples\n.*received: \.txt",
+    ),
+    "CSV of other columns": (_file("e.csv", b"a,b\n1,2\n"), "no column for the model's input"),
+    "CSV with rows of several lengths": (
+        _file("e.csv", b"image,label\n1,2\n1\n"),
+        "not a readable table",
+    ),
+    "CSV with text for numbers": (_file("e.csv", b"image,label\nx,2\ny,1\n"), "holds text"),
+    "CSV with an empty field": (
+        _file("e.csv", b"image,label\n1.5,\n2.5,1\n"),
+        r"'label' has no value in row 0",
+    ),
+    "Parquet that is cut off": (
+        _file("e.parquet", b"PAR1" + bytes(30) + b"PAR1"),
+        "not a readable table",
+    ),
     "CSV that is packed": (
         _file("e.csv.gz", gzip.compress(b"a,b\n1,2\n" * 50)),
-        "not a readable TFRecord file",
+        "no column for the model's input",
     ),
     "a pipe": (_pipe("e.npz"), "neither a file nor a folder"),
     "a pipe of records": (_pipe("e.tfrecord"), "neither a file nor a folder"),

@@ -37,7 +37,10 @@ def read_loop_outputs(content: bytes) -> bytes:
 
 def _read_outputs(model: Any, graph: Any) -> int:
     """Add the operators to one graph; return how many."""
-    read = set(graph.outputs).union(*(operator.inputs for operator in graph.operators))
+    read = set(graph.outputs)
+    for operator in graph.operators:
+        # Handles of variables are made of nothing.
+        read.update(operator.inputs if operator.inputs is not None else ())
     operators: list[Any] = []
     added = 0
     for operator in graph.operators:
