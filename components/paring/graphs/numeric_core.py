@@ -332,7 +332,7 @@ class SignatureParts:
 
         traced = tf.function(serve, autograph=False)
         concrete = traced.get_concrete_function(*argument_specs(specs))
-        save_signatures(module, {key: concrete}, folder, specs)
+        save_signatures(module, {key: concrete}, folder, {key: specs})
 
     def _captured(self, read: set[str]) -> dict[str, Any]:
         """Return what some nodes read besides inputs, in the function that is being traced."""
@@ -384,7 +384,8 @@ def join_parts(parts: Path, core: Path, out: Path, *, trusted: bool = False) -> 
 
     traced = tf.function(serve, autograph=False)
     concrete = traced.get_concrete_function(*argument_specs(specs))
-    save_signatures(module, {calls.interface.signature: concrete}, out, specs)
+    key = calls.interface.signature
+    save_signatures(module, {key: concrete}, out, {key: specs})
     _set_method(out, calls.interface)
 
 

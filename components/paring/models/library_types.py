@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import tf_keras
     from tensorflow.core.framework.graph_pb2 import GraphDef
     from tensorflow.core.framework.node_def_pb2 import NodeDef
-    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 
     KerasModel: TypeAlias = tf_keras.Model
 else:
-    GraphDef = KerasModel = MetaGraphDef = NodeDef = Any
+    GraphDef = KerasModel = MetaGraphDef = NodeDef = SignatureDef = Any
 
-__all__ = ["GraphDef", "KerasModel", "MetaGraphDef", "NodeDef"]
+__all__ = ["GraphDef", "KerasModel", "MetaGraphDef", "NodeDef", "SignatureDef"]

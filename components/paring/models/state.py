@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from paring.errors import UnsupportedError
-from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef
+from paring.models.library_types import GraphDef, MetaGraphDef, NodeDef, SignatureDef
 from paring.models.saved_model import SavedModel
 
 WRITES: Final = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply")
@@ -57,8 +57,9 @@ def state_variables(meta_graph: MetaGraphDef, key: str) -> list[str]:
     """
     if key not in meta_graph.signature_def:
         return []
-    outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
-    reached = _reached(meta_graph.graph_def.node, outputs)
+    signature = meta_graph.signature_def[key]
+    reached = _reached(meta_graph.graph_def.node, signature)
+    outputs = _tensors(signature.outputs)
     library = {item.signature.name: item for item in meta_graph.graph_def.library.function}
     if not any(_writes(node.op) for node in _all_nodes(reached, library)):
         return []
@@ -75,9 +76,9 @@ def called_nodes(meta_graph: MetaGraphDef, key: str) -> Iterable[NodeDef]:
         meta_graph: A MetaGraphDef.
         key: A signature that it has.
     """
-    outputs = [info.name for info in meta_graph.signature_def[key].outputs.values() if info.name]
     library = {item.signature.name: item for item in meta_graph.graph_def.library.function}
-    return _all_nodes(_reached(meta_graph.graph_def.node, outputs), library)
+    signature = meta_graph.signature_def[key]
+    return _all_nodes(_reached(meta_graph.graph_def.node, signature), library)
 
 
 def without_writes(graph_def: GraphDef) -> GraphDef:
@@ -228,17 +229,27 @@ def _writes(op: str) -> bool:
     return op.startswith(WRITES)
 
 
-def _reached(nodes: Iterable[Any], outputs: Iterable[str]) -> list[Any]:
-    """Return the nodes that the outputs need: a SavedModel's graph also restores it."""
+def _reached(nodes: Iterable[Any], signature: SignatureDef) -> list[Any]:
+    """Return the nodes that the outputs need: a SavedModel's graph also restores it.
+
+    Inputs may lie within the graph, as those of TensorFlow 1 behind the parsing of examples do.
+    """
     known = {node.name: node for node in nodes}
+    fed = {tensor.split(":")[0] for tensor in _tensors(signature.inputs)}
     result: dict[str, Any] = {}
-    waiting = [tensor.split(":")[0] for tensor in outputs]
+    waiting = [tensor.split(":")[0] for tensor in _tensors(signature.outputs)]
     while waiting:
         name = waiting.pop()
         if name in known and name not in result:
             result[name] = known[name]
-            waiting += [item.lstrip("^").split(":")[0] for item in known[name].input]
+            if name not in fed:
+                waiting += [item.lstrip("^").split(":")[0] for item in known[name].input]
     return list(result.values())
+
+
+def _tensors(infos: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors of a signature's inputs or outputs."""
+    return [info.name for info in infos.values() if info.name]
 
 
 def _all_nodes(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterable[NodeDef]:

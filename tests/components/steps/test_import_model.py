@@ -68,6 +68,7 @@ def test_a_saved_model_is_copied_byte_by_byte_with_its_keras_form(
         "keras": "tf_keras",
         "trained_on": "",
         "sample_weights": "",
+        "preprocess_inputs": (),
     }
     values = np.ones((2, 6, 6, 1), np.float32)
     np.testing.assert_allclose(load_keras(model)(values), network(values), rtol=1e-6)
