@@ -232,7 +232,7 @@ def _writes(op: str) -> bool:
 def _reached(nodes: Iterable[Any], signature: SignatureDef) -> list[Any]:
     """Return the nodes that the outputs need: a SavedModel's graph also restores it.
 
-    Inputs may lie within the graph, as those of TensorFlow 1 behind the parsing of examples do.
+    Inputs can be within the graph, as those of TensorFlow 1 behind the parsing of examples are.
     """
     known = {node.name: node for node in nodes}
     fed = {tensor.split(":")[0] for tensor in _tensors(signature.inputs)}
