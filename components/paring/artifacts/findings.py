@@ -77,7 +77,8 @@ class BenchmarkMetrics(Findings):
         size_bytes, gzip_bytes: Of the served files.
         text_work_p50_ms: Median time of the text work before a numeric core, in TensorFlow; None
             where the source was not cut.
-        whole_speedup: Speed-up of the whole, by the sums of the medians of text work and core.
+        whole_speedup: Speed-up of the whole, by the sums of the medians of text work and core;
+            None for the source beside itself.
     """
 
     p50_ms: Annotated[float | None, Highlight("p50 {:.3f} ms")] = None

@@ -190,8 +190,9 @@ def benchmark(
             seconds=min_seconds,
             trusted=source.trusted,
         )
-        before, after = base.p50 + metrics.text_work_p50_ms, own.p50 + metrics.text_work_p50_ms
-        metrics.whole_speedup = before / after
+        if candidate is not source:
+            before, after = base.p50 + metrics.text_work_p50_ms, own.p50 + metrics.text_work_p50_ms
+            metrics.whole_speedup = before / after
     details = {
         "batch_size": batch_size,
         "gpu_memory_mb": gpu_memory_mb,

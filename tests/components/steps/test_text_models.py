@@ -245,6 +245,10 @@ def test_benchmark_states_the_speed_of_the_whole(tmp_path: Path, imported: Model
     )
     assert measured.whole_speedup == pytest.approx(whole)
     assert 1 < measured.whole_speedup < measured.speedup
+    del inputs["candidate"]
+    metrics = execute(benchmark, Call(inputs, {"metrics": tmp_path / "source"}, parameters))
+    assert metrics["metrics"].text_work_p50_ms > 0
+    assert metrics["metrics"].whole_speedup is None
 
 
 def test_an_estimator_with_a_vocabulary_file_is_imported_untrusted(tmp_path: Path) -> None:
