@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +102,10 @@ def test_a_later_warm_up_begins_with_windows_of_the_length_that_the_first_found(
         return np.full(calls, 0.001)
 
     monkeypatch.setattr(_Side, "time_calls", time_calls)
-    side = _Side(str(tmp_path), [], cast(Spec, None))
+    spec = Spec(
+        "latency", source="s", candidate="c", inputs="", names=[], folder=str(tmp_path), threads=1
+    )
+    side = _Side("candidate", [], spec)
     assert side.warm_up(60.0)
     # Until a window lasts 20 ms, and three of these.
     assert timed == [1, 2, 4, 8, 16, 32, 32, 32]

@@ -58,8 +58,8 @@ def test_the_signature_is_that_of_the_source_alone_and_changes_every_identity() 
     dag, plain = (build(recipes, Settings(signature=name)) for name in ("predict", ""))
     taken = {n: node.parameters.get("signature") for n, node in dag.nodes.items()}
     assert taken.pop("import_model") == "predict"
-    # What is made of it has it in its record. These two open no model.
-    assert {name for name, value in taken.items() if value != ""} == {"select", "report"}
+    # What is made of it has it in its record. This one opens no model.
+    assert {name for name, value in taken.items() if value != ""} == {"report"}
     digests = {"model": "m", "examples": "e"}
     before, after = (item.identities(digests, "machine") for item in (plain, dag))
     assert not [name for name in before if before[name] == after[name]]
