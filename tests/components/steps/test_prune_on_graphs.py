@@ -256,6 +256,11 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(images: Path, tmp_pat
         square = tf.reshape(tf.matmul(flat, kernel), [-1, 2, 4, 1])
         return tf.compat.v1.image.resize_area(square, [1, 1])
 
+    @tf.function(jit_compile=True)
+    def compiled(flat: Any, kernel: Any) -> Any:
+        # For which only XLA has a kernel.
+        return tf.math.lgamma(tf.cast(tf.matmul(flat, kernel), tf.bfloat16))
+
     cases: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         "nothing": (lambda flat, kernel: flat * 2, "no convolution or matrix product"),
         "gathered": (
@@ -271,12 +276,22 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(images: Path, tmp_pat
             "no output of this model depends on a kernel",
         ),
         "resized": (resized, "ResizeArea"),
-        "compiled": (tf.function(tf.matmul, jit_compile=True), "compiled as a whole"),
+        "compiled": (
+            lambda *given: tf.cast(compiled(*given), tf.float32),
+            "that only XLA computes",
+        ),
     }
     for name, (call, reason) in cases.items():
         _save(call, tmp_path / name)
         with pytest.raises(UnsupportedError, match=reason):
             _prune(tmp_path / name, images, tmp_path / f"{name}-out")
+
+
+def test_a_function_that_xla_would_compile_is_trained(images: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    _save(tf.function(tf.matmul, jit_compile=True), tmp_path / "model")
+    assert _prune(tmp_path / "model", images, tmp_path / "out", epochs=1).sparsity == 0.5
 
 
 def test_a_strategy_of_several_devices_is_refused(

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from paring.artifacts import DEFAULT_SIGNATURE
 from paring.graphs.graph import load_function
 from paring.graphs.graph_editing import is_first_output, node_name
 from paring.graphs.inlined_graph import InlinedGraph, import_nodes, inlined_graph
@@ -68,7 +69,7 @@ class GraphModel:
         self._training_graph = with_batch_statistics(self.graph.graph_def, self.batch_norms)
 
     @classmethod
-    def open(cls, folder: Path, key: str) -> Self:
+    def open(cls, folder: Path, key: str = DEFAULT_SIGNATURE) -> Self:
         """Load the signature `key` of a SavedModel that Paring has written."""
         return cls(SavedModel(folder, key))
 

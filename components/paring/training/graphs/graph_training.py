@@ -390,7 +390,7 @@ def _no_kernels(artifact: Model, model: GraphModel) -> UnsupportedError:
     if _COMPILED in operators:
         why = f"{_COMPILED}, as jax2tf writes it: a compiled program, whose weights are hidden"
     elif not operators.isdisjoint(_CALLS):
-        why = "a function that is compiled as a whole, as by jit_compile, with all of its weights"
+        why = "a function that only XLA computes, with all of its weights"
     return UnsupportedError(
         f"{artifact.path} has no weight that can be trained on its graph",
         received=why
