@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
 
@@ -106,6 +107,10 @@ def import_nodes(
     _rename_functions(body)
     read = {node_name(tensor) for node in body.node for tensor in node.input}
     input_map = {key: tensor for key, tensor in given.items() if key in read}
+    for function in body.library.function:
+        # Importing puts them into the graph alone, and loops are looked up where it is run.
+        if not context.context().has_function(function.signature.name):
+            context.context().add_function_def(function)
     results = tf.graph_util.import_graph_def(
         body, input_map=input_map, return_elements=list(outputs), name=name
     )

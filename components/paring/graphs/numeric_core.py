@@ -32,7 +32,13 @@ from paring.graphs.numeric_frontier import (
     find_frontier,
 )
 from paring.graphs.parsed_features import ParsedFeature, parsed_features
-from paring.graphs.trial_batches import BatchKind, batch_kinds, make_batch
+from paring.graphs.trial_batches import (
+    BatchKind,
+    batch_kinds,
+    longer_kinds,
+    make_batch,
+    varying_names,
+)
 from paring.models.arguments import (
     argument_specs,
     by_name,
@@ -228,24 +234,41 @@ class SignatureParts:
     def _working_kind(self) -> BatchKind:
         """Return the first kind of made-up batches that the whole signature takes.
 
+        What it takes at several lengths has another one in each batch.
+
         Raises:
             UnsupportedError: It takes none.
         """
-        call = by_name(self._function)
         why = ""
         for kind in batch_kinds():
-            try:
-                for size in _BATCHES:
-                    call(self._tensors(self._batch(kind, size)))
-            except (tf.errors.OpError, ValueError) as error:
-                why = why or first_line(error)
-            else:
-                return kind
+            error = self._refusal(kind)
+            if error is None:
+                return self._with_lengths(kind)
+            why = why or first_line(error)
         raise UnsupportedError(
             "this model's numeric core can't be found, since it takes no made-up examples",
             received=why,
             remedy="export a signature that takes numbers",
         )
+
+    def _with_lengths(self, kind: BatchKind) -> BatchKind:
+        """Return the kind of batch with all lengths that the signature lets vary."""
+        for names in varying_names(self._specs, self.features):
+            for longer in longer_kinds(kind, names):
+                if self._refusal(longer) is None:
+                    kind = longer
+                    break
+        return kind
+
+    def _refusal(self, kind: BatchKind) -> Exception | None:
+        """Return why the signature does not take batches of this kind; None if it does."""
+        call = by_name(self._function)
+        try:
+            for size in (*_BATCHES, _CHECKED_BATCH):
+                call(self._tensors(self._batch(kind, size)))
+        except (tf.errors.OpError, ValueError) as error:
+            return error
+        return None
 
     def _batch(self, kind: BatchKind, size: int) -> Batch:
         words = [

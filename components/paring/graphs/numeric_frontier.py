@@ -189,10 +189,18 @@ class _View:
         return self._outside[op.name]
 
     def is_heavy(self, op: Any) -> bool:
-        """Return whether an operation applies weights: a matrix or more of floats."""
-        return not self.is_outside(op) and any(
-            item.op.name not in self.changing and _is_weight(item, self.variables)
-            for item in op.inputs
+        """Return whether an operation applies weights: a matrix or more of floats.
+
+        One that compares with floats and gives integers does not: Transform's bucketize looks up
+        buckets between the boundaries of a matrix, and text work may follow.
+        """
+        return (
+            not self.is_outside(op)
+            and any(item.dtype.is_floating for item in op.outputs)
+            and any(
+                item.op.name not in self.changing and _is_weight(item, self.variables)
+                for item in op.inputs
+            )
         )
 
     def _find_outside(self, op: Any) -> bool:

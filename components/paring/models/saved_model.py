@@ -171,7 +171,9 @@ class SavedModel:
             near = nearest(key, known) if known and key != DEFAULT_SIGNATURE else ""
             export = f"export the model with a signature named {key}, as tf_keras'"
             export += " model.save(DIR) and model.export(DIR) do"
-            remedy = choose_signature(usable) if usable else export
+            # Those that take text are cut at their numeric core when they are imported.
+            others = usable or tuple(name for name, item in known.items() if item.inputs)
+            remedy = choose_signature(others) if others else export
             raise ModelError(
                 f"{self.folder} has no signature {key!r} with inputs",
                 received=f"signatures {'; '.join(listed) or 'none'}",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-@step(version="7", imports_models=True)
+@step(version="8", imports_models=True)
 def import_model(
     original: Input[Model],
     model: Output[Model],

@@ -280,3 +280,112 @@ def test_an_embedding_of_sparse_ids_stays_before_the_core(tmp_path: Path) -> Non
     (crossing,) = interface.core_inputs
     assert (crossing.name, crossing.dtype, crossing.shape) == ("ids", "float32", (None, 4))
     assert parts.frontier.outside_weights == 40
+
+
+def _padded(examples: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.sparse.to_dense(
+        tf.io.parse_example(examples, {"ids": tf.io.VarLenFeature("int64")})["ids"]
+    )
+
+
+def _sequences(examples: Any) -> Any:
+    import tensorflow as tf
+
+    feature = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
+    return tf.io.parse_example(examples, {"ids": feature})["ids"]
+
+
+def _words(text: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.strings.to_hash_bucket_fast(tf.strings.split(text), 20).to_tensor()
+
+
+def _numbers(text: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.strings.to_number(tf.strings.split(text, ","), tf.int64).to_tensor()
+
+
+def _tokens(tokens: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.strings.to_hash_bucket_fast(tokens, 20)
+
+
+def _ids(counts: list[int]) -> list[bytes]:
+    import tensorflow as tf
+
+    examples = [tf.train.Example() for _ in counts]
+    for example, count in zip(examples, counts, strict=True):
+        example.features.feature["ids"].int64_list.value.extend(range(1, count + 1))
+    return [example.SerializeToString() for example in examples]
+
+
+@pytest.mark.parametrize(
+    ("to_ids", "shape", "given"),
+    [
+        (_padded, [None], lambda n: _ids([2, n])),
+        (_sequences, [None], lambda n: _ids([2, n])),
+        (_words, [None], lambda n: ["a b", " ".join("abcdefg"[:n])]),
+        (_numbers, [None], lambda n: ["1,2", ",".join("1234567"[:n])]),
+        (_tokens, [None, None], lambda n: [list("abcdefg"[:n]), list("gfedcba"[:n])]),
+    ],
+    ids=["sparse", "sequences", "words", "numbers", "tokens"],
+)
+def test_lengths_that_vary_stay_open(
+    tmp_path: Path, to_ids: Callable[[Any], Any], shape: list[None], given: Callable[[int], Any]
+) -> None:
+    """Made-up batches that happened to be equally long must not fix the core's inputs."""
+    import tensorflow as tf
+
+    from paring.graphs.numeric_core import SignatureParts, join_parts
+
+    module = tf.Module()
+    module.table = tf.Variable(tf.random.stateless_normal([20, 4], [1, 2]))
+    module.kernel = tf.Variable(tf.random.stateless_normal([4, 2], [3, 4]))
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.string, name="raw")])
+    def serve(raw: Any) -> dict[str, Any]:
+        return {"scores": tf.reduce_sum(tf.gather(module.table, to_ids(raw)), 1) @ module.kernel}
+
+    source, joined = tmp_path / "source", tmp_path / "joined"
+    tf.saved_model.save(module, str(source), signatures={"serving_default": serve})
+    parts = SignatureParts(SavedModel.open(source))
+    parts.write(tmp_path / "parts", tmp_path / "core")
+    join_parts(tmp_path / "parts", tmp_path / "core", joined)
+    whole, again = tf.saved_model.load(str(source)), tf.saved_model.load(str(joined))
+    for length in (1, 2, 3, 7):
+        raw = tf.constant(given(length))
+        expected = whole.signatures["serving_default"](raw=raw)["scores"]
+        got = again.signatures["serving_default"](raw=raw)["scores"]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_boundaries_of_buckets_are_no_weights(tmp_path: Path) -> None:
+    """Transform's bucketize reads a matrix of floats, and counting the buckets is text work."""
+    import tensorflow as tf
+
+    from paring.graphs.numeric_core import SignatureParts
+
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.random.stateless_normal([4, 8], [3, 4]))
+    spec = {"miles": tf.io.FixedLenFeature([], tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve(examples: Any) -> dict[str, Any]:
+        miles = tf.io.parse_example(examples, spec)["miles"]
+        boundaries = tf.constant([[1.0, 2.0, 3.0]])
+        buckets = tf.searchsorted(boundaries, miles[None], side="right")[0]
+        counts = tf.math.bincount(
+            buckets[:, None], minlength=4, maxlength=4, dtype=tf.float32, axis=-1
+        )
+        return {"scores": counts @ module.kernel}
+
+    tf.saved_model.save(module, str(tmp_path / "source"), signatures={"serving_default": serve})
+    parts = SignatureParts(SavedModel.open(tmp_path / "source"))
+    interface = parts.write(tmp_path / "parts", tmp_path / "core")
+    (crossing,) = interface.core_inputs
+    assert (crossing.name, crossing.dtype, crossing.shape) == ("miles", "float32", (None, 4))

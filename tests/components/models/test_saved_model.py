@@ -210,3 +210,16 @@ def test_a_file_that_is_replaced_is_checked_again(tmp_path: Path) -> None:
     for all_functions in (False, True):
         with pytest.raises(UntrustedModelError, match="ReadFile"):
             SavedModel(folder).refuse_operators(all_functions=all_functions)
+
+
+def test_signatures_of_text_alone_are_named_in_the_remedy(tmp_path: Path) -> None:
+    """Importing cuts them at their numeric core, so that one of them can be chosen."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def rank(text: Any) -> dict[str, Any]:
+        return {"length": tf.strings.length(text)}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "model"), signatures={"rank": rank})
+    with pytest.raises(ModelError, match="give --signature rank"):
+        SavedModel(tmp_path / "model").signature()

@@ -299,3 +299,26 @@ def test_a_strategy_of_several_devices_is_refused(
 ) -> None:
     with pytest.raises(ParameterError, match="strategy mirrored"):
         _prune(module, images, tmp_path / "out", strategy="mirrored")
+
+
+def test_layers_around_a_recurrent_one_are_pruned(tmp_path: Path) -> None:
+    """Its loop calls functions of the graph, which the process has to know to run it."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    hidden = keras.layers.GRU(8)(keras.layers.Embedding(50, 8)(ids))
+    keras.Model(ids, keras.layers.Dense(4, name="tags")(hidden)).export(
+        str(tmp_path / "model"), verbose=False
+    )
+    values = np.random.default_rng(0).integers(0, 50, (60, 5))
+    np.savez(tmp_path / "ids.npz", x_train=values, x_eval=values)
+    pruned = _prune(tmp_path / "model", tmp_path / "ids.npz", tmp_path / "out", epochs=1)
+    assert pruned.sparsity == 0.5
+    assert any("read by While" in item for item in pruned.unpruned_layers)
+    dense = [item for item in _variables(pruned.serving_dir).values() if item.shape == (8, 4)]
+    assert min(float(np.mean(item != 0)) for item in dense) == 0.5
+    before, after = _call(tmp_path / "model", values), _call(pruned.serving_dir, values)
+    for name, array in before.items():
+        assert array.shape == after[name].shape
+        assert np.any(array != after[name])
