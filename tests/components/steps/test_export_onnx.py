@@ -255,6 +255,18 @@ def test_the_exact_gelu_of_transformers_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_log1p_is_exported(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    spec = tf.TensorSpec([None, 3], tf.float32, "price")
+    module.serve = tf.function(lambda price: {"y": tf.math.log1p(price)}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
+    prices = np.array([[0, 1e-3, 2.5], [17, 1e4, 1e-6]], np.float32)
+    result = open_runtime(exported(tmp_path / "model", tmp_path / "out")).run({"price": prices})
+    np.testing.assert_allclose(result["y"], np.log1p(prices), rtol=1e-5, atol=1e-6)
+
+
 def test_grouped_convolutions_are_exported(tmp_path: Path) -> None:
     """As ConvNeXt and ResNeXt have them. Keras has XLA compile each, in a function of its own."""
     import tf_keras

@@ -214,7 +214,20 @@ def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     graph.make_node("Sub", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
 
 
-OWN_OPERATORS = {"Erfc": _convert_erfc}
+def _convert_log1p(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Convert log1p, by which features of counts and prices are scaled, to log(1 + x)."""
+    import numpy as np
+
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    item = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
+    constant = graph.make_const(f"{name}/one", item)
+    graph.remove_node(name)
+    total = graph.make_node("Add", [constant.output[0], *node.input], shapes=shapes, dtypes=dtypes)
+    inputs = total.output
+    graph.make_node("Log", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+
+
+OWN_OPERATORS = {"Erfc": _convert_erfc, "Log1p": _convert_log1p}
 """TensorFlow's operators that tf2onnx lacks and that are converted here."""
 
 
