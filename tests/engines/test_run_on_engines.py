@@ -31,7 +31,8 @@ def test_a_run_evaluates_on_the_engine(
         f"--recipes={recipes}",
         "--brief",
         f"--out={out}",
-        f"--beam-options={options(flink, environments['EXTERNAL'])}",
+        # Both are evaluated at the same time, which are two jobs; a pool serves one.
+        f"--beam-options={options(flink, environments['PROCESS'])}",
         f"--shared-dir={tmp_path / 'shared'}",
     ]
     before = flink.jobs()
