@@ -104,10 +104,7 @@ class TFLiteRuntime(Runtime):
     def inputs(self) -> dict[str, InputTensor]:
         """See `paring.runtimes.base.Runtime.inputs`."""
         return {
-            name: InputTensor(
-                tuple(None if size < 0 else size for size in _shape(details["shape_signature"])),
-                np.dtype(details["dtype"]),
-            )
+            name: InputTensor(_open_shape(details), np.dtype(details["dtype"]))
             for name, details in self._inputs.items()
         }
 
@@ -196,8 +193,12 @@ def _tensors(
 
 def _spec(name: str, details: Mapping[str, Any]) -> TensorSpec:
     dtype = "float32" if _stands_for_floats(details) else np.dtype(details["dtype"]).name
-    sizes = _shape(details["shape_signature"])
-    return TensorSpec(name, tuple(None if size < 0 else size for size in sizes), dtype)
+    return TensorSpec(name, _open_shape(details), dtype)
+
+
+def _open_shape(details: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Return a tensor's shape, None where a size is open."""
+    return tuple(None if size < 0 else size for size in _shape(details["shape_signature"]))
 
 
 def _stands_for_floats(details: Mapping[str, Any]) -> bool:

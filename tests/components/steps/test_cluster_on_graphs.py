@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.bare_models import save_frozen, save_module
+from tests.helpers.bare_models import save_frozen, save_images, save_module
 
 from paring.artifacts import ClusteredModel
 from paring.errors import UnsupportedError
@@ -20,10 +20,9 @@ from paring_pipelines.demo import Digits
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
-    """320 digits of 8x8 without labels, in both splits alike."""
-    small = digits.x_train[:320, ::4, ::4]
+    """Examples of `save_images`."""
     file = tmp_path_factory.mktemp("images") / "images.npz"
-    np.savez(file, x_train=small, x_eval=small)
+    save_images(file, digits)
     return file
 
 

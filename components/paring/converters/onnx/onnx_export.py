@@ -201,30 +201,34 @@ def _convert(frozen: _Frozen, opset: int) -> onnx.ModelProto:
     return model
 
 
-def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
-    """Convert erfc, which Keras's exact GELU has and tf2onnx lacks, to 1 - erf(x)."""
+def _make_one(graph: Any, node: Any, name: str) -> str:
+    """Add a constant 1 of the dtype of the node's output, and return its tensor's name."""
     import numpy as np
 
+    item = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(node.output_dtypes[0]))
+    tensor: str = graph.make_const(f"{name}/one", item).output[0]
+    return tensor
+
+
+def _convert_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Convert erfc, which Keras's exact GELU has and tf2onnx lacks, to 1 - erf(x)."""
     shapes, dtypes = node.output_shapes, node.output_dtypes
-    item = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
-    constant = graph.make_const(f"{name}/one", item)
+    unit = _make_one(graph, node, name)
     graph.remove_node(name)
     erf = graph.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
-    inputs = [constant.output[0], erf.output[0]]
+    inputs = [unit, erf.output[0]]
     graph.make_node("Sub", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
 
 
 def _convert_log1p(graph: Any, node: Any, name: str, _: Any) -> None:
     """Convert log1p, by which features of counts and prices are scaled, to log(1 + x)."""
-    import numpy as np
-
     shapes, dtypes = node.output_shapes, node.output_dtypes
-    item = np.array(1, onnx.helper.tensor_dtype_to_np_dtype(dtypes[0]))
-    constant = graph.make_const(f"{name}/one", item)
+    unit = _make_one(graph, node, name)
     graph.remove_node(name)
-    total = graph.make_node("Add", [constant.output[0], *node.input], shapes=shapes, dtypes=dtypes)
-    inputs = total.output
-    graph.make_node("Log", inputs, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
+    total = graph.make_node("Add", [unit, *node.input], shapes=shapes, dtypes=dtypes)
+    graph.make_node(
+        "Log", total.output, name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
+    )
 
 
 OWN_OPERATORS = {"Erfc": _convert_erfc, "Log1p": _convert_log1p}

@@ -66,25 +66,24 @@ class GraphClustering:
         self._training = training
         self._clusters = clusters
         self._kernels: list[_ClusteredKernel] = []
-        self.left_out = list(training.left_out)
+
+        def kept_zeros(weight: GraphWeight) -> NDArray[np.bool_]:
+            zeros: NDArray[np.bool_] = (weight.value == 0) & preserve_sparsity
+            return zeros
+
+        chosen, self.left_out = training.choose_kernels(
+            lambda weight: _misfit(weight, kept_zeros(weight), clusters),
+            step="cluster",
+            participle="clustered",
+        )
         generator = np.random.default_rng(training.seed)
-        for weight in training.kernels:
-            zeros = weight.value == 0 if preserve_sparsity else np.zeros(weight.value.shape, bool)
-            reason = _misfit(weight, zeros, clusters)
-            if reason is not None:
-                self.left_out.append(f"{weight.name} ({reason})")
-                continue
+        for weight in chosen:
+            zeros = kept_zeros(weight)
             free = clusters - 1 if zeros.any() else clusters
             centroids = kmeans(weight.value[~zeros], free, generator)
             numbers = np.where(zeros, -1, nearest(centroids, weight.value)).astype(np.int32)
             self._kernels.append(
                 _ClusteredKernel(weight, tf.Variable(centroids, name="centroids"), numbers)
-            )
-        if not self._kernels:
-            raise UnsupportedError(
-                "the model has no kernel that can be clustered",
-                received="; ".join(self.left_out[:5]),
-                remedy="use a recipe without cluster",
             )
         self._others = training.other_variables({item.weight for item in self._kernels})
 

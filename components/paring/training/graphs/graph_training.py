@@ -88,6 +88,37 @@ class GraphTraining:
         """Training steps in a pass over the training rows, at least 1."""
         return steps_per_epoch(self.portions, self.batch_size)
 
+    def choose_kernels(
+        self, misfit: Callable[[GraphWeight], str | None], *, step: str, participle: str
+    ) -> tuple[list[GraphWeight], list[str]]:
+        """Return the kernels that a step can work on, and the other weights with the reasons.
+
+        Args:
+            misfit: Gives the reason why a kernel is left as it is, or None.
+            step: Name of the step, for the error.
+            participle: What becomes of the kernels, for the error.
+
+        Raises:
+            UnsupportedError: It can work on none.
+        """
+        reasons = {weight: misfit(weight) for weight in self.kernels}
+        chosen = [weight for weight, reason in reasons.items() if reason is None]
+        left_out = [
+            *self.left_out,
+            *(
+                f"{weight.name} ({reason})"
+                for weight, reason in reasons.items()
+                if reason is not None
+            ),
+        ]
+        if not chosen:
+            raise UnsupportedError(
+                f"the model has no kernel that can be {participle}",
+                received="; ".join(left_out[:5]),
+                remedy=f"use a recipe without {step}",
+            )
+        return chosen, left_out
+
     def other_variables(self, kernels: Collection[GraphWeight]) -> dict[GraphWeight, Any]:
         """Return a tf.Variable for each weight that is trained and not among `kernels`."""
         return {

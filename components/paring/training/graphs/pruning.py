@@ -10,7 +10,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from paring.artifacts import PrunedModel
-from paring.errors import UnsupportedError
 from paring.training.graphs.graph_training import GraphTraining
 from paring.training.graphs.weights import GraphWeight
 from paring.training.pruning.patterns import GROUP, Pattern, follows, largest, two_of_four
@@ -61,12 +60,10 @@ class GraphPruning:
         self._training = training
         self._pattern = pattern
         self._kernels: list[_PrunedKernel] = []
-        self.left_out = list(training.left_out)
-        for weight in training.kernels:
-            reason = _misfit(weight, pattern)
-            if reason is not None:
-                self.left_out.append(f"{weight.name} ({reason})")
-                continue
+        chosen, self.left_out = training.choose_kernels(
+            lambda weight: _misfit(weight, pattern), step="prune", participle="pruned"
+        )
+        for weight in chosen:
             values = _oriented(weight, weight.value)
             kernel = _PrunedKernel(
                 weight,
@@ -74,12 +71,6 @@ class GraphPruning:
                 tf.Variable(np.ones_like(values), trainable=False, name="mask"),
             )
             self._kernels.append(kernel)
-        if not self._kernels:
-            raise UnsupportedError(
-                "the model has no kernel that can be pruned",
-                received="; ".join(self.left_out[:5]),
-                remedy="use a recipe without prune",
-            )
         self._others = training.other_variables({item.weight for item in self._kernels})
         self._shares = dict.fromkeys(self._kernels, 0.0)
         self._step = 0
